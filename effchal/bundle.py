@@ -1,0 +1,131 @@
+"""A bundle: all that serving needs beside the base model, in one folder that proves itself."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from effchal import __version__
+from effchal.checkpoint import sync_folder
+from effchal.config import Config, ConfigError, load_config, save_config
+from effchal.model import base_model_fingerprint, load_adapter, load_base_model, load_tokenizer
+
+FORMAT = 1
+
+
+class BundleError(ConfigError):
+    """A bundle that is incomplete, changed, or does not fit its base model."""
+
+
+def write_bundle(folder: Path, cfg: Config, model: nn.Module | None, tokenizer: Any) -> None:
+    """Write adapter, tokenizer, config and manifest; `folder` is replaced only when all is there.
+
+    Args:
+        model: with its adapter, or None for a plain base model (lora=none).
+    """
+    parts = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(parts, ignore_errors=True)
+    parts.mkdir(parents=True)
+    if model is not None:
+        model.save_pretrained(parts / "adapter", safe_serialization=True)
+    tokenizer.save_pretrained(parts / "tokenizer")
+    save_config(cfg, parts / "config.yaml")
+    manifest = {
+        "format": FORMAT,
+        "files": {str(path.relative_to(parts)): sha256(path) for path in _files(parts)},
+        "versions": versions(),
+        "base_model": {
+            "name": cfg.model.name,
+            "revision": cfg.model.revision,
+            "fingerprint": base_model_fingerprint(cfg.model),
+        },
+    }
+    (parts / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    sync_folder(parts)
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    parts.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    sync_folder(folder.parent)
+
+
+def check_bundle(folder: Path) -> dict[str, Any]:
+    """The manifest, after every file was compared with it.
+
+    Raises:
+        BundleError: not a bundle, or a file is missing, changed or not listed.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise BundleError(f"bundle={folder}: no manifest.json there; a run leaves its bundle in outputs/train/<run>/bundle")
+    try:
+        manifest = json.loads(path.read_text())
+        listed = dict(manifest["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path} is not a manifest ({error})") from error
+    if manifest.get("format") != FORMAT:
+        raise BundleError(f"{path} has format {manifest.get('format')}; this version reads {FORMAT}")
+    for name, digest in listed.items():
+        if not (folder / name).is_file():
+            raise BundleError(f"{folder / name} is missing; copy the bundle again")
+        if sha256(folder / name) != digest:
+            raise BundleError(f"{folder / name} has changed since the bundle was written; copy the bundle again")
+    for found in _files(folder):
+        name = str(found.relative_to(folder))
+        if name not in listed and name != "manifest.json":
+            raise BundleError(f"{found} is not in the manifest; remove it")
+    return manifest
+
+
+def read_bundle_config(folder: Path) -> Config:
+    """The frozen config of a bundle, without checking the other files."""
+    if not (folder / "manifest.json").is_file():
+        check_bundle(folder)  # says what is wrong
+    return load_config(folder / "config.yaml")
+
+
+def load_bundle(folder: Path, base_model: str | None, device: torch.device) -> tuple[nn.Module, Any]:
+    """Model (adapter on its base) and tokenizer of a checked bundle.
+
+    Args:
+        base_model: where the base model lies here, if not where the config says.
+
+    Raises:
+        BundleError: the bundle is damaged, or `base_model` is another model.
+    """
+    manifest = check_bundle(folder)
+    base = load_config(folder / "config.yaml").model
+    if base_model is not None:
+        base = dataclasses.replace(base, name=base_model)
+    expected, found = manifest["base_model"]["fingerprint"], base_model_fingerprint(base)
+    if expected and found and found != expected:
+        trained_on = manifest["base_model"]["name"]
+        raise BundleError(f"{base.name} is not the base model of {folder}, which is {trained_on}; give base_model=<folder>")
+    model = load_base_model(base, device)
+    if (folder / "adapter").is_dir():
+        model = load_adapter(model, folder / "adapter")
+    tokenizer = load_tokenizer(dataclasses.replace(base, name=str(folder / "tokenizer"), revision=None))
+    return model, tokenizer
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    packages = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers")
+    return {"effchal": __version__} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,85 @@
+"""What every entry point shares: compose the config, report a bad one in one line, exit 2."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from effchal.config import Config, ConfigError, explain, to_config
+
+# An installed package carries the tree inside itself; a checkout has it beside the package.
+PACKAGE = Path(__file__).resolve().parent
+CONF_DIR = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+
+Run = Callable[[Config, list[str], Path], None]
+
+
+def entry_point(run: Run) -> Callable[[], None]:
+    """Turn run(cfg, typed overrides, output folder) into the main() of `python -m effchal.<name>`.
+
+    A config that cannot be run ends with one line on stderr and exit code 2;
+    any other exception is ours and keeps its traceback.
+    """
+
+    @functools.wraps(run)  # Hydra takes the job's name from the wrapped function's file
+    def task(tree: DictConfig) -> None:
+        job = HydraConfig.get()
+        try:
+            run(to_config(tree), list(job.overrides.task), Path(job.runtime.output_dir))
+        except ConfigError as error:
+            sys.exit(fail(str(error)))
+
+    def main() -> None:
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise to us instead of printing and exiting
+        sys.argv += run_dir_of_resumed_run(sys.argv[1:])
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
+        except HydraException as error:
+            sys.exit(fail(explain(error)))
+
+    return main
+
+
+def fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def run_dir_of_resumed_run(arguments: list[str]) -> list[str]:
+    """A resumed run goes on in its own folder, so that its log does too."""
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == "resume_from" and value not in ("", "null"):
+            return [f"hydra.run.dir='{value}'"]
+    return []
+
+
+def overlay(frozen: Config, composed: Config, overrides: list[str], allowed: set[str], home: str) -> Config:
+    """`frozen` with the typed overrides whose top key is in `allowed` on top.
+
+    Args:
+        frozen: the config of a run or bundle folder.
+        composed: what Hydra composed from the same overrides; the values are taken from it.
+        overrides: what the user typed, e.g. ["decoding=sample", "serve.port=80"].
+        allowed: top-level keys that may change.
+        home: the folder `frozen` comes from, for the message.
+
+    Raises:
+        ConfigError: an override of anything else.
+    """
+    result = OmegaConf.structured(frozen)
+    values = OmegaConf.structured(composed)
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key = override.key_or_group
+        if key.partition(".")[0] not in allowed:
+            may = ", ".join(sorted(allowed))
+            raise ConfigError(f"{key} is frozen in {home}/config.yaml; only {may} may be given here")
+        OmegaConf.update(result, key, OmegaConf.select(values, key))
+    return to_config(result)

@@ -1,0 +1,312 @@
+"""The schema of every YAML file under conf/, and the only way in and out of it."""
+
+import difflib
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+
+class ConfigError(ValueError):
+    """A config that parses but cannot be run. The message names the key to change."""
+
+
+def require(ok: bool, key: str, value: Any, allowed: str) -> None:
+    """Raise ConfigError naming key, value found and what is allowed."""
+    if not ok:
+        raise ConfigError(f"{key} must be {allowed}, got {value!r}")
+
+
+# Enums, not strings, for closed choices: YAML `None` is the string "None".
+class Quantization(Enum):
+    nf4 = "nf4"
+
+
+class Dtype(Enum):
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+class Attention(Enum):
+    auto = "auto"  # flash attention where it is installed and the card can, else SDPA
+    sdpa = "sdpa"
+    flash_attention_2 = "flash_attention_2"
+
+
+class DataFormat(Enum):
+    lima = "lima"  # conversations: [question, answer, question, answer, ...], source
+    platypus = "platypus"  # instruction, input, output, data_source
+
+
+class Optimizer(Enum):
+    adamw = "adamw"
+    adamw8bit = "adamw8bit"
+    paged_adamw = "paged_adamw"
+    paged_adamw8bit = "paged_adamw8bit"
+    lion8bit = "lion8bit"
+
+
+class Schedule(Enum):
+    cosine = "cosine"
+    linear = "linear"
+    constant = "constant"
+
+
+class DecodingMethod(Enum):
+    greedy = "greedy"
+    sample = "sample"
+
+
+class WandbMode(Enum):
+    off = "off"
+    offline = "offline"
+    online = "online"
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING  # Hugging Face repo id, local folder, or builtin:tiny (random weights, for tests)
+    revision: str | None = None  # commit hash; required for a repo id, or the run is not reproducible
+    dtype: Dtype = Dtype.bfloat16  # of the frozen weights and of the arithmetic; adapters are float32
+    quantization: Quantization | None = None  # nf4 = QLoRA; null = LoRA on plain weights
+    double_quant: bool = True  # nf4 only: quantise the quantisation constants too
+    attention: Attention = Attention.auto
+    max_seq_len: int = 2048  # tokens; a longer training example is cut
+
+    def __post_init__(self) -> None:
+        require(self.max_seq_len >= 8, "model.max_seq_len", self.max_seq_len, "at least 8")
+
+
+@dataclass
+class PromptConfig:
+    """How a conversation becomes text, in training and in serving alike.
+
+    `{content}` stands for the turn's text. An answer always ends with the
+    tokenizer's end-of-sequence token, which no template has to spell.
+    """
+
+    system: str = "{content}\n\n"
+    user: str = "{content}"
+    assistant: str = "{content}"
+    after_answer: str = "\n\n"  # between an answer's end-of-sequence token and the next turn
+
+    def __post_init__(self) -> None:
+        for key in ("system", "user", "assistant"):
+            count = getattr(self, key).count("{content}")
+            require(count == 1, f"prompt.{key}", getattr(self, key), "a template with one {content}")
+
+
+@dataclass
+class DataSourceConfig:
+    path: str = MISSING  # Hugging Face data set id, local .jsonl/.json/.parquet file, or builtin:<file>
+    format: DataFormat = MISSING
+    revision: str | None = None  # commit hash; required for a data set id
+    file: str | None = None  # one file inside the hub repository; null = the table named by `split`
+    split: str = "train"
+    where: dict[str, list[str]] = field(default_factory=dict)  # keep rows whose column has one of these
+    weight: float = 1.0  # copies of this source in one epoch of the mix; 0.5 = every other example
+    license: str = "unknown"
+
+
+@dataclass
+class DataMixConfig:
+    sources: dict[str, DataSourceConfig] = field(default_factory=dict)  # by name
+    heldout_fraction: float = 0.05  # of each source, by distinct first prompt, for validation
+    seed: int = 0  # of the held-out choice and of the order
+
+    def __post_init__(self) -> None:
+        in_range = 0 <= self.heldout_fraction < 1
+        require(in_range, "data_mix.heldout_fraction", self.heldout_fraction, "in [0, 1)")
+        for name, source in self.sources.items():
+            require(source.weight > 0, f"data_mix.sources.{name}.weight", source.weight, "above 0")
+
+
+@dataclass
+class LoraConfig:
+    """peft's names. `lora=none` (null) is the plain base model."""
+
+    r: int = 16
+    alpha: int = 16
+    dropout: float = 0.0
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    use_rslora: bool = False
+    use_dora: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.r >= 1, "lora.r", self.r, "at least 1; for no adapter use lora=none")
+        require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "in [0, 1)")
+        require(bool(self.target_modules), "lora.target_modules", self.target_modules, "not empty")
+
+
+@dataclass
+class DecodingConfig:
+    """What the server does where a request does not say otherwise."""
+
+    method: DecodingMethod = DecodingMethod.greedy
+    temperature: float = 1.0  # sample only
+    top_p: float = 1.0  # sample only
+    max_new_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, "decoding.temperature", self.temperature, "above 0; for 0 use decoding=greedy")
+        require(0 < self.top_p <= 1, "decoding.top_p", self.top_p, "in (0, 1]")
+        require(self.max_new_tokens >= 1, "decoding.max_new_tokens", self.max_new_tokens, "at least 1")
+
+
+@dataclass
+class BudgetConfig:
+    hours: float = 24.0  # wall clock, over all restarts of the run
+    reserve_minutes: float = 30.0  # kept for the last validation, the checkpoint and the bundle
+    memory_gib: float | None = None  # GPU memory the process may take; null = the whole card
+
+    def __post_init__(self) -> None:
+        require(self.hours > 0, "budget.hours", self.hours, "above 0")
+        fits = 0 <= self.reserve_minutes < self.hours * 60
+        require(fits, "budget.reserve_minutes", self.reserve_minutes, f"below budget.hours ({self.hours} h)")
+
+
+@dataclass
+class TrainConfig:
+    epochs: int = 3
+    max_steps: int | None = None  # stop there, and let the schedule end there
+    examples_per_step: int = 16  # packing and micro-batches never change what a step learns from
+    micro_batch_size: int = 1  # rows of model.max_seq_len tokens in one forward pass
+    packing: bool = True  # several examples in one row, attention isolated
+    loss_on_prompt: bool = False  # true: prompt tokens are targets too
+    optimizer: Optimizer = Optimizer.adamw
+    lr: float = 2e-4
+    weight_decay: float = 0.0
+    schedule: Schedule = Schedule.cosine
+    warmup_steps: int = 10
+    min_lr_fraction: float = 0.1  # of lr, reached at the last step
+    max_grad_norm: float = 0.3
+    activation_checkpointing: bool = False
+    validate_every: int = 50  # steps; validation also runs before the first and after the last
+    checkpoint_every: int = 50  # steps
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("epochs", "examples_per_step", "micro_batch_size", "validate_every", "checkpoint_every"):
+            require(getattr(self, key) >= 1, f"train.{key}", getattr(self, key), "at least 1")
+        require(self.max_steps is None or self.max_steps >= 1, "train.max_steps", self.max_steps, "at least 1 or null")
+        require(self.lr > 0, "train.lr", self.lr, "above 0")
+        require(0 <= self.min_lr_fraction <= 1, "train.min_lr_fraction", self.min_lr_fraction, "in [0, 1]")
+        require(self.warmup_steps >= 0, "train.warmup_steps", self.warmup_steps, "at least 0")
+        require(self.max_grad_norm > 0, "train.max_grad_norm", self.max_grad_norm, "above 0")
+
+
+@dataclass
+class ServeConfig:
+    host: str = "127.0.0.1"
+    port: int = 8080
+    threads: int = 16  # requests answered or waiting at once; /tokenize and /health need some too
+    max_waiting: int = 64  # completions queued before the server answers 503
+    max_prompt_tokens: int = 4096
+    max_new_tokens: int = 2048  # the most that a request may ask for
+    drain_s: int = 600  # after SIGTERM: time to finish what runs
+
+
+@dataclass
+class ScenarioConfig:
+    """What scripts/helm.sh runs when no entries are typed."""
+
+    entries: list[str] = field(default_factory=list)  # HELM run entries, without their model
+    max_instances: int = 10  # of each entry
+
+
+@dataclass
+class TrackConfig:
+    wandb: WandbMode = WandbMode.off  # metrics.jsonl is always written
+    project: str = "effchal"
+
+
+@dataclass
+class Config:
+    name: str = "dev"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    data_mix: DataMixConfig = field(default_factory=DataMixConfig)
+    lora: LoraConfig | None = field(default_factory=LoraConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
+    scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+    resume_from: str | None = None  # train: continue the run in this folder
+    bundle: str | None = None  # serve: what to serve; null = the base model of this config
+    base_model: str | None = None  # serve: where the bundle's base model lies on this machine
+
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def to_config(tree: Any) -> Config:
+    """OmegaConf tree -> Config. The only place where a DictConfig is seen.
+
+    Raises:
+        ConfigError: unknown key (the nearest known one is named), missing value, wrong type.
+    """
+    try:
+        # Hydra's `+key=value` can add keys that the schema lacks; this merge refuses them.
+        checked = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(tree))
+        missing = OmegaConf.missing_keys(checked)
+        if missing:
+            raise ConfigError(f"no value for {', '.join(sorted(missing))}")
+        return OmegaConf.to_object(checked)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+
+
+def explain(error: BaseException) -> str:
+    """One line for a user out of an error of Hydra or OmegaConf and its causes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and cause.full_key:
+            return f"unknown key {cause.full_key}; the nearest known key is {nearest_key(cause.full_key)}"
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+            return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+        cause = cause.__cause__ or cause.__context__
+    return str(error)
+
+
+def nearest_key(unknown: str) -> str:
+    """The known dotted key most like `unknown`, by its siblings first."""
+    keys = known_keys(Config)
+    parent = unknown.rpartition(".")[0]
+    siblings = [key for key in keys if parent and key.rpartition(".")[0] == parent]
+    last = {key.rpartition(".")[2]: key for key in siblings or keys}
+    matches = difflib.get_close_matches(unknown.rpartition(".")[2], last, n=1, cutoff=0.0)
+    return last[matches[0]]
+
+
+def known_keys(schema: type, prefix: str = "") -> list[str]:
+    """Dotted names of every key of a dataclass; the free names of a dict are left out."""
+    keys = []
+    for item in fields(schema):
+        options = get_args(item.type) or (item.type,)  # `LoraConfig | None` -> LoraConfig, None
+        nested = [option for option in options if is_dataclass(option)]
+        if nested and get_origin(item.type) is not dict:
+            keys += known_keys(nested[0], f"{prefix}{item.name}.")
+        keys.append(prefix + item.name)
+    return keys
+
+
+def save_config(cfg: Config, path: Path) -> None:
+    OmegaConf.save(OmegaConf.structured(cfg), path)
+
+
+def to_plain(cfg: Config) -> dict[str, Any]:
+    """Plain dicts, lists and numbers, for a record that is not YAML."""
+    return OmegaConf.to_container(OmegaConf.structured(cfg), enum_to_str=True)
+
+
+def load_config(path: Path) -> Config:
+    """Read what save_config wrote."""
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; is {path.parent} a run or bundle folder of effchal?")
+    return to_config(OmegaConf.load(path))

@@ -1,0 +1,1 @@
+"""From named sources to packed micro-batches."""

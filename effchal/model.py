@@ -1,0 +1,269 @@
+"""Base model, tokenizer and LoRA adapter: the one place that loads them."""
+
+import contextlib
+import hashlib
+import importlib.util
+import logging
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from effchal.config import Attention, ConfigError, LoraConfig, ModelConfig, Quantization
+
+TINY = "builtin:tiny"
+log = logging.getLogger(__name__)
+
+
+class ModelError(ConfigError):
+    """A model that cannot be loaded. The message names model.name and the remedy."""
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def limit_gpu_memory(memory_gib: float | None, device: torch.device) -> None:
+    """Hold this process to memory_gib of a larger card, so that a run that passes here passes there."""
+    if memory_gib is not None and device.type == "cuda":
+        total_gib = torch.cuda.get_device_properties(device).total_memory / 2**30
+        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_gib / total_gib), device)
+
+
+def pick_attention(wanted: Attention, device: torch.device) -> str:
+    """transformers' name of the attention to use.
+
+    Raises:
+        ModelError: flash attention was asked for and cannot run here.
+    """
+    can = (
+        device.type == "cuda"
+        and importlib.util.find_spec("flash_attn") is not None
+        and torch.cuda.get_device_capability(device)[0] >= 8
+    )
+    if wanted is Attention.flash_attention_2 and not can:
+        raise ModelError(
+            "model.attention=flash_attention_2 needs the package flash_attn and an Ampere card or newer; "
+            "use model.attention=auto"
+        )
+    return "sdpa" if wanted is Attention.sdpa or not can else "flash_attention_2"
+
+
+def base_model_path(cfg: ModelConfig) -> str:
+    """Local folder or hub id to load from, checked before anything heavy starts.
+
+    Raises:
+        ModelError: a missing folder, or a hub id without a revision.
+    """
+    if cfg.name == TINY:
+        return str(_tiny_folder())
+    if Path(cfg.name).is_dir():
+        return cfg.name
+    looks_local = cfg.name.startswith((".", "/", "~")) or cfg.name.count("/") != 1
+    if looks_local:
+        hint = "run `python scripts/fetch.py smollm2_135m`" if cfg.name.endswith("smollm2_135m") else "check the path"
+        raise ModelError(f"model.name: no folder {cfg.name} (from {Path.cwd()}); {hint}, or give model.name=<folder>")
+    if cfg.revision is None:
+        raise ModelError(f"model.name={cfg.name} is a hub id and needs model.revision=<commit>, to be reproducible")
+    return cfg.name
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own bars and remarks out of a log that has to be read."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it remarks on a CPU kernel that it lacks
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft's
+
+
+@contextlib.contextmanager
+def _loading(cfg: ModelConfig):
+    try:
+        yield
+    except (OSError, ValueError) as error:  # transformers' word for missing, gated, unreachable, malformed
+        raise ModelError(
+            f"cannot load model.name={cfg.name} at revision {cfg.revision}: {str(error).strip()[:400]} "
+            f"(with the files in a local folder: model.name=<folder>)"
+        ) from error
+
+
+def load_tokenizer(cfg: ModelConfig) -> Any:
+    """The fast tokenizer, with a pad token set. Built from tokenizer.json, never from tokenizer.model.
+
+    Raises:
+        ModelError: no tokenizer.json, or no end-of-sequence token.
+    """
+    from transformers import AutoTokenizer
+
+    quiet_libraries()
+    path = base_model_path(cfg)
+    if Path(path).is_dir() and not (Path(path) / "tokenizer.json").is_file():
+        raise ModelError(f"model.name: {path} has no tokenizer.json; without it runs of spaces are mis-tokenized")
+    with _loading(cfg):
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=cfg.revision)
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer of model.name={cfg.name} has no end-of-sequence token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # only fills rows; it is never a target
+    return tokenizer
+
+
+def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
+    """The frozen base model on `device`, in cfg.dtype or NF4."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quiet_libraries()
+    dtype = getattr(torch, cfg.dtype.value)
+    options: dict[str, Any] = {}
+    if cfg.quantization is Quantization.nf4:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=cfg.double_quant,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    with _loading(cfg):
+        model = AutoModelForCausalLM.from_pretrained(
+            base_model_path(cfg),
+            revision=cfg.revision,
+            dtype=dtype,
+            attn_implementation=pick_attention(cfg.attention, device),
+            device_map={"": device},
+            use_safetensors=True,  # no pickle
+            **options,
+        )
+    text_config = model.config.get_text_config()
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(text_config, name, None) not in (None, 1.0):
+            raise ModelError(f"model.name={cfg.name} changes its logits after the head ({name}); not supported yet")
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def base_model_fingerprint(cfg: ModelConfig) -> str | None:
+    """Digest that tells one local base model from another; None for a hub id, whose revision does.
+
+    Config, file sizes and both ends of each weight file: milliseconds where a
+    full digest of 14 GB would take a minute.
+    """
+    folder = Path(base_model_path(cfg))
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {path.stat().st_size}".encode())
+            digest.update(file.read(1 << 20))
+            file.seek(max(0, path.stat().st_size - (1 << 20)))
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def add_adapter(model: nn.Module, lora: LoraConfig, seed: int) -> nn.Module:
+    """A fresh LoRA adapter (float32) on a frozen base model.
+
+    Raises:
+        ConfigError: no module of the model matches lora.target_modules.
+    """
+    import peft
+
+    lasts = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    unknown = [name for name in lora.target_modules if name not in lasts]
+    if unknown:
+        raise ConfigError(f"lora.target_modules has {unknown}; this model's linear layers are {sorted(lasts)}")
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+    )
+    torch.manual_seed(seed)  # LoRA's A is random
+    return peft.get_peft_model(model, config)
+
+
+def load_adapter(model: nn.Module, folder: Path) -> nn.Module:
+    """A trained adapter on its base model, for inference."""
+    import peft
+
+    return peft.PeftModel.from_pretrained(model, str(folder)).eval()
+
+
+def enable_activation_checkpointing(model: nn.Module) -> None:
+    """Recompute activations in the backward pass instead of keeping them."""
+    model.activation_checkpointing_enable()
+    model.enable_input_require_grads()  # the frozen embeddings give no gradient to hang on to
+
+
+def causal_lm(model: nn.Module) -> nn.Module:
+    """The transformers model inside, adapter layers included."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def backbone(model: nn.Module) -> nn.Module:
+    """All but the head: input ids -> hidden states after the final norm."""
+    return causal_lm(model).base_model
+
+
+def head(model: nn.Module) -> nn.Module:
+    """Hidden states -> logits."""
+    return causal_lm(model).get_output_embeddings()
+
+
+def packed_hidden_states(model: nn.Module, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+    """(B, T, D) hidden states of packed rows; examples are apart where position_ids restart.
+
+    Isolation rests on position_ids with no cache and **no** attention mask: an
+    all-ones mask or the default cache makes examples of a row see each other,
+    without a word.
+    """
+    rows, length = input_ids.shape
+    if causal_lm(model).config._attn_implementation == "flash_attention_2":
+        # Its variable-length kernel reads restarts only in a batch of one.
+        input_ids, position_ids = input_ids.reshape(1, -1), position_ids.reshape(1, -1)
+    hidden = backbone(model)(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+    return hidden.reshape(rows, length, -1)
+
+
+def _tiny_folder() -> Path:
+    """Two Llama layers of random weights and a byte tokenizer, the same on every machine."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    folder = Path(tempfile.gettempdir()) / f"effchal-tiny-{os.getuid()}-{transformers.__version__}"
+    if (folder / "model.safetensors").is_file():
+        return folder
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["</s>", "<pad>"])
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="<pad>")
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=8192,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.LlamaForCausalLM(config)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as parts:
+        made = Path(parts) / "tiny"
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        with contextlib.suppress(OSError):  # another process made it first
+            made.rename(folder)
+    return folder

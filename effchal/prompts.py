@@ -1,0 +1,90 @@
+"""Conversation -> token ids. Training and serving call the same functions, so they cannot differ."""
+
+import copy
+import re
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Turn:
+    role: str  # one of ROLES
+    content: str
+
+
+class Templates(Protocol):
+    """The fields of config.PromptConfig; each of the first three holds one `{content}`."""
+
+    system: str
+    user: str
+    assistant: str
+    after_answer: str
+
+
+class PromptEncoder:
+    """Turns conversations into ids with one tokenizer and one set of templates.
+
+    Special tokens count only where a template spells them. The same characters
+    inside a turn are ordinary text: no user can end a turn by typing `<|im_end|>`.
+
+    Args:
+        tokenizer: a fast transformers tokenizer with an end-of-sequence token.
+        templates: config.prompt.
+    """
+
+    def __init__(self, tokenizer: Any, templates: Templates) -> None:
+        self.tokenizer, self.templates = tokenizer, templates
+        self.eos_id: int = tokenizer.eos_token_id
+        # What the tokenizer itself puts before every text: [1] for Mistral, [] for SmolLM2.
+        self.bos_ids: list[int] = [i for i in tokenizer("").input_ids if i != self.eos_id]
+        self._special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+        self._special_split = re.compile("(" + "|".join(map(re.escape, sorted(self._special, key=len, reverse=True))) + ")")
+        # A copy, because this switch is state of the backend and other threads use the tokenizer.
+        self._plain = copy.deepcopy(tokenizer.backend_tokenizer)
+        self._plain.encode_special_tokens = True
+        self._plain.no_truncation()
+        self._plain.no_padding()
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of ordinary text: no beginning-of-sequence token, special tokens as characters."""
+        return self._plain.encode(text, add_special_tokens=False).ids if text else []
+
+    def prompt_ids(self, turns: list[Turn]) -> list[int]:
+        """Ids up to where the model answers. The last turn must be the user's.
+
+        Raises:
+            ValueError: no turn, or the last one is an answer.
+        """
+        if not turns or turns[-1].role == "assistant":
+            raise ValueError("a prompt needs at least one turn, and the last one must not be an answer")
+        return self.conversation_ids(turns)[0]
+
+    def conversation_ids(self, turns: list[Turn]) -> tuple[list[int], list[bool]]:
+        """Ids of a whole conversation, and which of them the model has to produce.
+
+        Returns:
+            ids: (T,), beginning-of-sequence token first where the tokenizer has one.
+            is_answer: (T,), True on every answer and the end-of-sequence token after it.
+        """
+        ids, is_answer = list(self.bos_ids), [False] * len(self.bos_ids)
+        for position, turn in enumerate(turns):
+            if turn.role == "assistant":
+                piece = [*self._fill(self.templates.assistant, turn.content), self.eos_id]
+            else:
+                before = self.templates.after_answer if position and turns[position - 1].role == "assistant" else ""
+                piece = self._fill(before + getattr(self.templates, turn.role), turn.content)
+            ids += piece
+            is_answer += [turn.role == "assistant"] * len(piece)
+        return ids, is_answer
+
+    def _fill(self, template: str, content: str) -> list[int]:
+        ids: list[int] = []
+        parts = self._special_split.split(template) if self._special else [template]
+        for part in parts:
+            if part in self._special:
+                ids.append(self.tokenizer.convert_tokens_to_ids(part))
+            else:
+                ids += self.text_ids(part.replace("{content}", content))
+        return ids

@@ -1,0 +1,346 @@
+"""Train one adapter: python -m effchal.train data_mix=lima_platypus lora.r=64"""
+
+import json
+import logging
+import signal
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from effchal.budget import WallClock, lr_factor, process_age_s
+from effchal.bundle import versions, write_bundle
+from effchal.checkpoint import load_checkpoint, save_checkpoint, trainable_parameters
+from effchal.cli import entry_point, overlay
+from effchal.config import Config, ConfigError, Optimizer, TrainConfig, load_config, save_config, to_plain
+from effchal.data.mix import load_mix, write_report
+from effchal.data.packing import IGNORE_INDEX, EncodedExample, MicroBatch, TrainingOrder, encode_example, pack
+from effchal.data.sources import DataError
+from effchal.model import (
+    add_adapter,
+    enable_activation_checkpointing,
+    head,
+    limit_gpu_memory,
+    load_base_model,
+    load_tokenizer,
+    packed_hidden_states,
+    pick_device,
+)
+from effchal.prompts import PromptEncoder
+from effchal.track import Tracker, device_name, git_commit, peak_memory_gib, progress_bar, rewind_metrics
+
+log = logging.getLogger("effchal.train")
+
+
+class NonFiniteError(FloatingPointError):
+    """Loss or gradient is no number; the weights are those of before the step."""
+
+
+@dataclass
+class StepStats:
+    loss: float  # mean nats per target token
+    grad_norm: float  # before clipping
+    tokens: int  # pad left out
+    target_tokens: int
+
+
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, micro_batches: list[MicroBatch], max_grad_norm: float
+) -> StepStats:
+    """One optimizer step. Gradients equal those of one big batch of all micro-batches.
+
+    Raises:
+        NonFiniteError: before the update, naming the examples.
+    """
+    # Divide by target tokens of the whole step, not per micro-batch: answers differ in
+    # length, and a mean of means would weigh short answers more.
+    target_tokens = sum(micro_batch.target_tokens for micro_batch in micro_batches)
+    loss_sums = []
+    for micro_batch in micro_batches:
+        loss_sum = target_loss(model, micro_batch)
+        (loss_sum / target_tokens).backward()
+        loss_sums.append(loss_sum.detach())
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    grad_norm = torch.nn.utils.clip_grad_norm_(trainable, max_grad_norm)
+    finite = torch.isfinite(torch.stack([*loss_sums, grad_norm])).tolist()  # the step's one sync point
+    if not all(finite):
+        culprits = [mb for mb, ok in zip(micro_batches, finite, strict=False) if not ok] or micro_batches
+        ids = [example_id for micro_batch in culprits for example_id in micro_batch.example_ids]
+        what = "gradient" if all(finite[:-1]) else "loss"
+        optimizer.zero_grad(set_to_none=True)
+        raise NonFiniteError(f"non-finite {what} in the step of examples {', '.join(ids)}; no update was made")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    tokens = sum(micro_batch.tokens for micro_batch in micro_batches)
+    return StepStats(float(torch.stack(loss_sums).sum()) / target_tokens, float(grad_norm), tokens, target_tokens)
+
+
+def target_loss(model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:
+    """Sum of nats over the target tokens of a micro-batch, float32; the head sees only those positions."""
+    hidden = packed_hidden_states(model, micro_batch.input_ids, micro_batch.position_ids)  # (B, T, D)
+    is_target = micro_batch.targets != IGNORE_INDEX  # (B, T)
+    logits = head(model)(hidden[is_target])  # (target tokens, V)
+    return F.cross_entropy(logits.float(), micro_batch.targets[is_target], reduction="sum")
+
+
+@torch.no_grad()
+def heldout_loss(model: nn.Module, micro_batches: list[MicroBatch]) -> float:
+    """Mean nats per target token, dropout off."""
+    model.eval()
+    total = sum(float(target_loss(model, micro_batch)) for micro_batch in micro_batches)
+    model.train()
+    return total / sum(micro_batch.target_tokens for micro_batch in micro_batches)
+
+
+def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    settings: dict[str, Any] = {"lr": cfg.lr, "weight_decay": cfg.weight_decay}
+    if cfg.optimizer is Optimizer.adamw:
+        return torch.optim.AdamW(parameters, **settings)
+    import bitsandbytes.optim as bnb
+
+    match cfg.optimizer:
+        case Optimizer.adamw8bit:
+            return bnb.AdamW8bit(parameters, **settings)
+        case Optimizer.paged_adamw:
+            return bnb.PagedAdamW(parameters, **settings)
+        case Optimizer.paged_adamw8bit:
+            return bnb.PagedAdamW8bit(parameters, **settings)
+        case Optimizer.lion8bit:
+            return bnb.Lion8bit(parameters, **settings)
+
+
+class StopSignals:
+    """SIGTERM and SIGINT end the run after the step in hand; a second SIGINT ends it at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+        log.warning("%s: saving after this step", signal.Signals(number).name)
+
+
+@dataclass
+class RunState:
+    """What the loop counts; all of it is in the checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    target_tokens: int = 0
+    train_loss: float | None = None  # of the last step
+    heldout_before: float | None = None
+    heldout_loss: float | None = None  # the latest
+    validation_s: float = 0.0  # what it took
+    spent_s: float = 0.0
+
+
+@dataclass
+class Job:
+    """What a run trains with; none of it changes but model and optimizer."""
+
+    cfg: Config
+    run_dir: Path
+    device: torch.device
+    tokenizer: Any
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    order: TrainingOrder
+    heldout: list[MicroBatch]
+    steps: int  # planned
+
+
+@entry_point
+def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
+    run_dir = output_dir
+    if cfg.resume_from is not None:
+        run_dir = Path(cfg.resume_from)
+        frozen = load_config(run_dir / "config.yaml")
+        cfg = overlay(frozen, cfg, overrides, {"budget", "track", "resume_from"}, str(run_dir))
+        cfg.resume_from = None
+    if cfg.lora is None:
+        raise ConfigError("lora=none leaves nothing to train; serve it with python -m effchal.serve lora=none")
+    sys.exit(run(cfg, run_dir))
+
+
+def run(cfg: Config, run_dir: Path) -> int:
+    """Train, or go on training, in run_dir. Returns the exit code: 0, 1 (failed) or 128 + signal.
+
+    Raises:
+        ConfigError, DataError: before any training.
+    """
+    signals = StopSignals()
+    clock = WallClock(cfg.budget.hours * 3600, cfg.budget.reserve_minutes * 60, process_age_s())
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "run.json").unlink(missing_ok=True)
+    save_config(cfg, run_dir / "config.yaml")
+    job = prepare(cfg, run_dir)
+    state = RunState(**(load_checkpoint(run_dir / "checkpoint", job.model, job.optimizer) or {}))
+    # A killed process wrote no checkpoint at its end, but its records say how long it lived.
+    clock.spent_before_s += max(state.spent_s, rewind_metrics(run_dir, state.step))
+    tracker = Tracker(run_dir, cfg.track, cfg.name, to_plain(cfg))
+    status, error = train_loop(job, state, clock, tracker, signals)
+    finish(job, state, clock, tracker, status, error)
+    return {"failed": 1, "interrupted": 128 + (signals.received or 0)}.get(status, 0)
+
+
+def prepare(cfg: Config, run_dir: Path) -> Job:
+    """Everything that can be wrong with the input comes up here, before the first step."""
+    device = pick_device()
+    limit_gpu_memory(cfg.budget.memory_gib, device)
+    tokenizer = load_tokenizer(cfg.model)
+    order, heldout = prepare_data(cfg, PromptEncoder(tokenizer, cfg.prompt), run_dir)
+    model = add_adapter(load_base_model(cfg.model, device), cfg.lora, cfg.train.seed)
+    if cfg.train.activation_checkpointing:
+        enable_activation_checkpointing(model)
+    steps = min(order.steps, cfg.train.max_steps or order.steps)
+    if cfg.train.warmup_steps > steps / 5:
+        log.warning("train.warmup_steps=%d is more than a fifth of the %d steps", cfg.train.warmup_steps, steps)
+    trainable = sum(parameter.numel() for parameter in trainable_parameters(model).values())
+    log.info("%s on %s | %s adapter parameters | %d steps", cfg.model.name, device, f"{trainable:,}", steps)
+    micro_batches = [micro_batch.to(device) for micro_batch in pack_for(cfg, tokenizer, heldout)]
+    return Job(cfg, run_dir, device, tokenizer, model, make_optimizer(model, cfg.train), order, micro_batches, steps)
+
+
+def prepare_data(cfg: Config, encoder: PromptEncoder, run_dir: Path) -> tuple[TrainingOrder, list[EncodedExample]]:
+    """Load and encode the data mix; leaves mix.json and mix.md in the run folder."""
+    mix = load_mix(cfg.data_mix)
+    options = (encoder, cfg.model.max_seq_len, cfg.train.loss_on_prompt)
+    both = {example.id: encode_example(example, *options) for example in mix.train + mix.heldout}
+    mix.train = [example for example in mix.train if both[example.id] is not None]
+    heldout = [both[example.id] for example in mix.heldout if both[example.id] is not None]
+    if not mix.train:
+        raise DataError(f"no training example has an answer within model.max_seq_len={cfg.model.max_seq_len} tokens")
+    encoded = [both[example.id] for example in mix.train]
+    order = TrainingOrder(mix, encoded, cfg.train.examples_per_step, cfg.train.epochs)
+    totals = {
+        "train_examples": len(encoded),
+        "heldout_examples": len(heldout),
+        "train_tokens": sum(len(example.ids) for example in encoded),
+        "heldout_tokens": sum(len(example.ids) for example in heldout),
+        "truncated": sum(example.truncated for example in encoded + heldout),
+        "dropped_no_answer_left": sum(example is None for example in both.values()),
+    }
+    write_report(mix, totals, run_dir)
+    log.info("data mix: %s", ", ".join(f"{name} {count:,}" for name, count in totals.items()))
+    return order, heldout
+
+
+def pack_for(cfg: Config, tokenizer: Any, examples: list[EncodedExample]) -> list[MicroBatch]:
+    return pack(
+        examples, cfg.model.max_seq_len, cfg.train.micro_batch_size, cfg.train.packing, tokenizer.pad_token_id
+    )
+
+
+def train_loop(
+    job: Job, state: RunState, clock: WallClock, tracker: Tracker, signals: StopSignals
+) -> tuple[str, NonFiniteError | None]:
+    """Steps until they are done, the budget ends, a signal comes or a step fails; the run's status."""
+    train = job.cfg.train
+    job.model.train()
+    if state.step == 0:
+        state.heldout_before = validate(job, state, clock, tracker)
+    clock.hold_back(state.validation_s)  # the last one will take as long
+    clock.start_lap()
+    with progress_bar(job.steps, state.step, "steps") as advance:
+        while state.step < job.steps:
+            if signals.received:
+                return "interrupted", None
+            if not clock.can_start_step():
+                log.warning("budget: %.2f h spent, stopping at step %d", clock.spent_s() / 3600, state.step)
+                return "stopped_by_budget", None
+            lr = set_lr(job.optimizer, train, state.step, job.steps)
+            examples = job.order.examples_of_step(state.step)
+            micro_batches = [micro_batch.to(job.device) for micro_batch in pack_for(job.cfg, job.tokenizer, examples)]
+            started_s = clock.spent_s()
+            try:
+                stats = train_step(job.model, job.optimizer, micro_batches, train.max_grad_norm)
+            except NonFiniteError as error:
+                return "failed", error
+            state.step += 1
+            state.tokens += stats.tokens
+            state.target_tokens += stats.target_tokens
+            state.train_loss = stats.loss
+            log_step(job, state, clock, tracker, stats, lr, clock.spent_s() - started_s)
+            if state.step % train.validate_every == 0 and state.step < job.steps:
+                validate(job, state, clock, tracker)
+            if state.step % train.checkpoint_every == 0 and state.step < job.steps:
+                checkpoint(job, state, clock)
+            clock.lap()
+            advance(state.step)
+    return "finished", None
+
+
+def set_lr(optimizer: torch.optim.Optimizer, train: TrainConfig, step: int, steps: int) -> float:
+    lr = train.lr * lr_factor(step, steps, train.warmup_steps, train.schedule, train.min_lr_fraction)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr
+
+
+def log_step(
+    job: Job, state: RunState, clock: WallClock, tracker: Tracker, stats: StepStats, lr: float, step_s: float
+) -> None:
+    spent_s = clock.spent_s()
+    tokens_per_s = stats.tokens / step_s
+    log.info(
+        "step %d/%d | loss %.3f | lr %.1e | grad %.2f | %s tok/s | %s of %s",
+        *(state.step, job.steps, stats.loss, lr, stats.grad_norm),
+        f"{tokens_per_s / 1000:.1f}k" if tokens_per_s >= 1000 else f"{tokens_per_s:.0f}",
+        *(hours(spent_s), hours(clock.limit_s)),
+    )
+    record = asdict(stats) | {"lr": lr, "tokens_per_s": tokens_per_s, "spent_s": spent_s}
+    tracker.log({"step": state.step} | record)
+
+
+def hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f}h" if seconds >= 3600 else f"{seconds / 60:.1f}min"
+
+
+def validate(job: Job, state: RunState, clock: WallClock, tracker: Tracker) -> float | None:
+    """Held-out loss of the weights as they are; None where nothing is held out."""
+    if not job.heldout:
+        return None
+    started_s = clock.spent_s()
+    state.heldout_loss = heldout_loss(job.model, job.heldout)
+    state.validation_s = clock.spent_s() - started_s
+    log.info("step %d/%d | held-out loss %.3f", state.step, job.steps, state.heldout_loss)
+    tracker.log({"step": state.step, "heldout_loss": state.heldout_loss, "spent_s": clock.spent_s()})
+    return state.heldout_loss
+
+
+def checkpoint(job: Job, state: RunState, clock: WallClock) -> None:
+    state.spent_s = clock.spent_s()
+    save_checkpoint(job.run_dir / "checkpoint", job.model, job.optimizer, asdict(state))
+
+
+def finish(
+    job: Job, state: RunState, clock: WallClock, tracker: Tracker, status: str, error: NonFiniteError | None
+) -> None:
+    """Save what is there, then measure it: whatever ends the process now, nothing trained is lost."""
+    checkpoint(job, state, clock)
+    write_bundle(job.run_dir / "bundle", job.cfg, job.model, job.tokenizer)
+    tracker.log_bundle(job.run_dir / "bundle")
+    if status in ("finished", "stopped_by_budget"):
+        validate(job, state, clock, tracker)
+    if error is not None:
+        log.error("%s", error)
+    tracker.close(wait_s=30.0 if status != "interrupted" else 5.0)
+    state.spent_s = clock.spent_s()
+    record = {"status": status, "error": str(error) if error else None, "steps_planned": job.steps}
+    record |= asdict(state) | {"peak_memory_gib": peak_memory_gib(job.device)}
+    record |= {"device": device_name(job.device), "git_commit": git_commit(), "versions": versions()}
+    (job.run_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+    log.info("%s after %d steps in %s; bundle: %s", status, state.step, hours(state.spent_s), job.run_dir / "bundle")
+
+
+if __name__ == "__main__":
+    main()
