@@ -65,7 +65,9 @@ def check_bundle(folder: Path) -> dict[str, Any]:
     """
     path = folder / "manifest.json"
     if not path.is_file():
-        raise BundleError(f"bundle={folder}: no manifest.json there; a run leaves its bundle in outputs/train/<run>/bundle")
+        raise BundleError(
+            f"bundle={folder} has no manifest.json; a run leaves its bundle in outputs/train/<run>/bundle"
+        )
     try:
         manifest = json.loads(path.read_text())
         listed = dict(manifest["files"])
@@ -85,13 +87,6 @@ def check_bundle(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_bundle_config(folder: Path) -> Config:
-    """The frozen config of a bundle, without checking the other files."""
-    if not (folder / "manifest.json").is_file():
-        check_bundle(folder)  # says what is wrong
-    return load_config(folder / "config.yaml")
-
-
 def load_bundle(folder: Path, base_model: str | None, device: torch.device) -> tuple[nn.Module, Any]:
     """Model (adapter on its base) and tokenizer of a checked bundle.
 
@@ -107,8 +102,8 @@ def load_bundle(folder: Path, base_model: str | None, device: torch.device) -> t
         base = dataclasses.replace(base, name=base_model)
     expected, found = manifest["base_model"]["fingerprint"], base_model_fingerprint(base)
     if expected and found and found != expected:
-        trained_on = manifest["base_model"]["name"]
-        raise BundleError(f"{base.name} is not the base model of {folder}, which is {trained_on}; give base_model=<folder>")
+        wanted = manifest["base_model"]["name"]
+        raise BundleError(f"{base.name} is not the base model of {folder}, which is {wanted}; give base_model=<folder>")
     model = load_base_model(base, device)
     if (folder / "adapter").is_dir():
         model = load_adapter(model, folder / "adapter")

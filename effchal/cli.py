@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -38,13 +39,32 @@ def entry_point(run: Run) -> Callable[[], None]:
 
     def main() -> None:
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise to us instead of printing and exiting
-        sys.argv += run_dir_of_resumed_run(sys.argv[1:])
+        sys.argv += [f"hydra.job.name={job_name(run)}", *run_dir_of_resumed_run(sys.argv[1:])]
         try:
             hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
         except HydraException as error:
             sys.exit(fail(explain(error)))
 
     return main
+
+
+def compose_config(overrides: list[str]) -> Config:
+    """What an entry point would get for these overrides.
+
+    Raises:
+        ConfigError: as on the command line.
+    """
+    try:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            return to_config(compose("config", overrides))
+    except HydraException as error:
+        raise ConfigError(explain(error)) from error
+
+
+def job_name(run: Run) -> str:
+    """`train` for effchal/train.py, `serve` for effchal/serve/__main__.py."""
+    path = Path(run.__code__.co_filename)
+    return path.parent.name if path.stem == "__main__" else path.stem
 
 
 def fail(message: str) -> int:

@@ -40,7 +40,8 @@ class PromptEncoder:
         # What the tokenizer itself puts before every text: [1] for Mistral, [] for SmolLM2.
         self.bos_ids: list[int] = [i for i in tokenizer("").input_ids if i != self.eos_id]
         self._special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
-        self._special_split = re.compile("(" + "|".join(map(re.escape, sorted(self._special, key=len, reverse=True))) + ")")
+        longest_first = sorted(self._special, key=len, reverse=True)
+        self._special_split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         # A copy, because this switch is state of the backend and other threads use the tokenizer.
         self._plain = copy.deepcopy(tokenizer.backend_tokenizer)
         self._plain.encode_special_tokens = True

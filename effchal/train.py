@@ -235,9 +235,7 @@ def prepare_data(cfg: Config, encoder: PromptEncoder, run_dir: Path) -> tuple[Tr
 
 
 def pack_for(cfg: Config, tokenizer: Any, examples: list[EncodedExample]) -> list[MicroBatch]:
-    return pack(
-        examples, cfg.model.max_seq_len, cfg.train.micro_batch_size, cfg.train.packing, tokenizer.pad_token_id
-    )
+    return pack(examples, cfg.model.max_seq_len, cfg.train.micro_batch_size, cfg.train.packing, tokenizer.pad_token_id)
 
 
 def train_loop(

@@ -47,7 +47,8 @@ def load_source(name: str, cfg: DataSourceConfig) -> list[Example]:
             examples.append(Example(f"{name}:{number}", tuple(turns)))
     if not examples:
         found = "; ".join(f"{column} has {', '.join(sorted(values)[:20])}" for column, values in seen.items())
-        raise DataError(f"source {name} ({where_found}) has no example" + (f" that passes `where`: {found}" if found else ""))
+        reason = f"no example that passes `where`: {found}" if found else "no example"
+        raise DataError(f"source {name} ({where_found}) has {reason}")
     for column, values in seen.items():
         absent = [value for value in cfg.where[column] if value not in values]
         if absent:
@@ -56,7 +57,7 @@ def load_source(name: str, cfg: DataSourceConfig) -> list[Example]:
 
 
 def _kept(row: dict[str, Any], where: dict[str, list[str]], seen: dict[str, set[str]], place: str) -> bool:
-    for column, allowed in where.items():
+    for column in where:
         if column not in row:
             raise DataError(f"{place}: no field {column!r}, which `where` filters by; it has {', '.join(row)}")
         seen[column].add(str(row[column]))

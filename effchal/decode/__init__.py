@@ -1,0 +1,1 @@
+"""From prompt ids to completions."""

@@ -1,0 +1,57 @@
+"""Token ids -> text, one token at a time, and stop sequences matched on that text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder gives for bytes that are no whole character yet
+
+
+class TokenTexts:
+    """The text that each token adds to the ones before it; joined, they are the decoded whole.
+
+    Decoding ids one by one would drop the spaces of SentencePiece and break
+    characters whose bytes lie in several tokens. A token that only begins a
+    character adds "", and the one that completes it adds the character.
+    """
+
+    WINDOW = 8  # tokens of context that settle spaces and characters
+
+    def __init__(self, tokenizer: Any, context: Sequence[int] = ()) -> None:
+        """`context`: ids before the first token, e.g. the prompt; none at the start of a text."""
+        self._decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        self._ids = list(context[-self.WINDOW :])
+        self._start, self._read = 0, len(self._ids)  # _ids[_start:_read] was given out last
+
+    def peek(self, token_id: int) -> str:
+        """What `token_id` would add now."""
+        window = self._ids[self._start :]
+        before = self._decode(window[: self._read - self._start])
+        after = self._decode([*window, token_id])
+        return "" if after.endswith(REPLACEMENT) else after[len(before) :]
+
+    def add(self, token_id: int) -> str:
+        """Append one token; the text that it adds."""
+        added = self.peek(token_id)
+        self._ids.append(token_id)
+        if added:
+            self._start, self._read = self._read, len(self._ids)
+        return added
+
+    def rest(self) -> str:
+        """What a character cut off at the end decodes to: "" or replacement characters."""
+        before = self._decode(self._ids[self._start : self._read])
+        return self._decode(self._ids[self._start :])[len(before) :]
+
+
+def find_stop(text: str, stops: Sequence[str], already_searched: int) -> int | None:
+    """Index where the earliest stop sequence begins, or None.
+
+    Args:
+        already_searched: characters at the front that held no stop the last time.
+    """
+    found = []
+    for stop in stops:
+        index = text.find(stop, max(0, already_searched - len(stop) + 1))
+        if index >= 0:
+            found.append(index)
+    return min(found, default=None)

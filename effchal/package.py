@@ -1,0 +1,21 @@
+"""Bundle a plain base model, as the control: python -m effchal.package model=smollm2_135m prompt=plain lora=none"""
+
+import logging
+from pathlib import Path
+
+from effchal.bundle import write_bundle
+from effchal.cli import entry_point
+from effchal.config import Config, ConfigError
+from effchal.model import load_tokenizer
+
+
+@entry_point
+def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
+    if cfg.lora is not None:
+        raise ConfigError("a run writes the bundle of its adapter itself; for the plain base model add lora=none")
+    write_bundle(output_dir / "bundle", cfg, None, load_tokenizer(cfg.model))
+    logging.getLogger("effchal.package").info("bundle: %s", output_dir / "bundle")
+
+
+if __name__ == "__main__":
+    main()
