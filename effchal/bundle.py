@@ -47,6 +47,8 @@ def write_bundle(folder: Path, cfg: Config, model: nn.Module | None, tokenizer: 
         },
     }
     (parts / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    for path in _files(parts):
+        path.chmod(0o644)  # peft writes weights for their owner alone; a container runs as another user
     sync_folder(parts)
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)

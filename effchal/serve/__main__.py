@@ -27,6 +27,7 @@ class Server(BaseApplication):
             "threads": serve.max_waiting + SPARE_THREADS,
             "timeout": 0,  # a generation may take long; a client that gives up is its own clock
             "graceful_timeout": serve.drain_s,
+            "control_socket_disable": True,  # nobody asked for a second way in
             "preload_app": False,  # torch must start after the fork
         }
         for key, value in settings.items():

