@@ -212,10 +212,11 @@ class ServeConfig:
 
 @dataclass
 class ScenarioConfig:
-    """What scripts/helm.sh runs when no entries are typed."""
+    """What scripts/helm.sh has HELM run."""
 
     entries: list[str] = field(default_factory=list)  # HELM run entries, without their model
     max_instances: int = 10  # of each entry
+    path: str | None = None  # folder of data in HELM's own layout, for a machine with no network
 
 
 @dataclass
