@@ -9,109 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from effchal.budget import WallClock, lr_factor, process_age_s
 from effchal.bundle import versions, write_bundle
 from effchal.checkpoint import load_checkpoint, save_checkpoint, trainable_parameters
 from effchal.cli import entry_point, overlay
-from effchal.config import Config, ConfigError, Optimizer, TrainConfig, load_config, save_config, to_plain
+from effchal.config import Config, ConfigError, TrainConfig, load_config, save_config, to_plain
 from effchal.data.mix import load_mix, write_report
-from effchal.data.packing import IGNORE_INDEX, EncodedExample, MicroBatch, TrainingOrder, encode_example, pack
+from effchal.data.packing import EncodedExample, MicroBatch, TrainingOrder, encode_example, pack
 from effchal.data.sources import DataError
 from effchal.model import (
     add_adapter,
     enable_activation_checkpointing,
-    head,
     limit_gpu_memory,
     load_base_model,
     load_tokenizer,
-    packed_hidden_states,
     pick_device,
 )
 from effchal.prompts import PromptEncoder
+from effchal.step import NonFiniteError, StepStats, heldout_loss, make_optimizer, train_step
 from effchal.track import Tracker, device_name, git_commit, peak_memory_gib, progress_bar, rewind_metrics
 
 log = logging.getLogger("effchal.train")
-
-
-class NonFiniteError(FloatingPointError):
-    """Loss or gradient is no number; the weights are those of before the step."""
-
-
-@dataclass
-class StepStats:
-    loss: float  # mean nats per target token
-    grad_norm: float  # before clipping
-    tokens: int  # pad left out
-    target_tokens: int
-
-
-def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, micro_batches: list[MicroBatch], max_grad_norm: float
-) -> StepStats:
-    """One optimizer step. Gradients equal those of one big batch of all micro-batches.
-
-    Raises:
-        NonFiniteError: before the update, naming the examples.
-    """
-    # Divide by target tokens of the whole step, not per micro-batch: answers differ in
-    # length, and a mean of means would weigh short answers more.
-    target_tokens = sum(micro_batch.target_tokens for micro_batch in micro_batches)
-    loss_sums = []
-    for micro_batch in micro_batches:
-        loss_sum = target_loss(model, micro_batch)
-        (loss_sum / target_tokens).backward()
-        loss_sums.append(loss_sum.detach())
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    grad_norm = torch.nn.utils.clip_grad_norm_(trainable, max_grad_norm)
-    finite = torch.isfinite(torch.stack([*loss_sums, grad_norm])).tolist()  # the step's one sync point
-    if not all(finite):
-        culprits = [mb for mb, ok in zip(micro_batches, finite, strict=False) if not ok] or micro_batches
-        ids = [example_id for micro_batch in culprits for example_id in micro_batch.example_ids]
-        what = "gradient" if all(finite[:-1]) else "loss"
-        optimizer.zero_grad(set_to_none=True)
-        raise NonFiniteError(f"non-finite {what} in the step of examples {', '.join(ids)}; no update was made")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    tokens = sum(micro_batch.tokens for micro_batch in micro_batches)
-    return StepStats(float(torch.stack(loss_sums).sum()) / target_tokens, float(grad_norm), tokens, target_tokens)
-
-
-def target_loss(model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:
-    """Sum of nats over the target tokens of a micro-batch, float32; the head sees only those positions."""
-    hidden = packed_hidden_states(model, micro_batch.input_ids, micro_batch.position_ids)  # (B, T, D)
-    is_target = micro_batch.targets != IGNORE_INDEX  # (B, T)
-    logits = head(model)(hidden[is_target])  # (target tokens, V)
-    return F.cross_entropy(logits.float(), micro_batch.targets[is_target], reduction="sum")
-
-
-@torch.no_grad()
-def heldout_loss(model: nn.Module, micro_batches: list[MicroBatch]) -> float:
-    """Mean nats per target token, dropout off."""
-    model.eval()
-    total = sum(float(target_loss(model, micro_batch)) for micro_batch in micro_batches)
-    model.train()
-    return total / sum(micro_batch.target_tokens for micro_batch in micro_batches)
-
-
-def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    settings: dict[str, Any] = {"lr": cfg.lr, "weight_decay": cfg.weight_decay}
-    if cfg.optimizer is Optimizer.adamw:
-        return torch.optim.AdamW(parameters, **settings)
-    import bitsandbytes.optim as bnb
-
-    match cfg.optimizer:
-        case Optimizer.adamw8bit:
-            return bnb.AdamW8bit(parameters, **settings)
-        case Optimizer.paged_adamw:
-            return bnb.PagedAdamW(parameters, **settings)
-        case Optimizer.paged_adamw8bit:
-            return bnb.PagedAdamW8bit(parameters, **settings)
-        case Optimizer.lion8bit:
-            return bnb.Lion8bit(parameters, **settings)
 
 
 class StopSignals:
@@ -119,8 +39,14 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
+
+    def __enter__(self) -> "StopSignals":
+        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _receive(self, number: int, frame: Any) -> None:
         if self.received is not None and number == signal.SIGINT:
@@ -168,17 +94,20 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         cfg.resume_from = None
     if cfg.lora is None:
         raise ConfigError("lora=none leaves nothing to train; serve it with python -m effchal.serve lora=none")
-    sys.exit(run(cfg, run_dir))
+    with StopSignals() as signals:
+        sys.exit(run(cfg, run_dir, signals, process_age_s()))
 
 
-def run(cfg: Config, run_dir: Path) -> int:
+def run(cfg: Config, run_dir: Path, signals: StopSignals, spent_before_s: float = 0.0) -> int:
     """Train, or go on training, in run_dir. Returns the exit code: 0, 1 (failed) or 128 + signal.
+
+    Args:
+        spent_before_s: of this process, before this call; it counts towards the budget.
 
     Raises:
         ConfigError, DataError: before any training.
     """
-    signals = StopSignals()
-    clock = WallClock(cfg.budget.hours * 3600, cfg.budget.reserve_minutes * 60, process_age_s())
+    clock = WallClock(cfg.budget.hours * 3600, cfg.budget.reserve_minutes * 60, spent_before_s)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "run.json").unlink(missing_ok=True)
     save_config(cfg, run_dir / "config.yaml")

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effchal.config import DataFormat, DataSourceConfig
+from effchal.config import ConfigError, DataFormat, DataSourceConfig
 from effchal.prompts import Turn
 
 BUILTIN_DIR = Path(__file__).parent / "quickstart"
 log = logging.getLogger(__name__)
 
 
-class DataError(ValueError):
+class DataError(ConfigError):
     """Data that cannot be used. The message names source or file, line, field and remedy."""
 
 

@@ -1,0 +1,90 @@
+"""The training step: loss over target tokens, one update, and what may stop it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from effchal.config import Optimizer, TrainConfig
+from effchal.data.packing import IGNORE_INDEX, MicroBatch
+from effchal.model import head, packed_hidden_states
+
+
+class NonFiniteError(FloatingPointError):
+    """Loss or gradient is no number; the weights are those of before the step."""
+
+
+@dataclass
+class StepStats:
+    loss: float  # mean nats per target token
+    grad_norm: float  # before clipping
+    tokens: int  # pad left out
+    target_tokens: int
+
+
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, micro_batches: list[MicroBatch], max_grad_norm: float
+) -> StepStats:
+    """One optimizer step. Gradients equal those of one big batch of all micro-batches.
+
+    Raises:
+        NonFiniteError: before the update, naming the examples.
+    """
+    # Divide by target tokens of the whole step, not per micro-batch: answers differ in
+    # length, and a mean of means would weigh short answers more.
+    target_tokens = sum(micro_batch.target_tokens for micro_batch in micro_batches)
+    loss_sums = []
+    for micro_batch in micro_batches:
+        loss_sum = target_loss(model, micro_batch)
+        (loss_sum / target_tokens).backward()
+        loss_sums.append(loss_sum.detach())
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    grad_norm = torch.nn.utils.clip_grad_norm_(trainable, max_grad_norm)
+    finite = torch.isfinite(torch.stack([*loss_sums, grad_norm])).tolist()  # the step's one sync point
+    if not all(finite):
+        culprits = [mb for mb, ok in zip(micro_batches, finite, strict=False) if not ok] or micro_batches
+        ids = [example_id for micro_batch in culprits for example_id in micro_batch.example_ids]
+        what = "gradient" if all(finite[:-1]) else "loss"
+        optimizer.zero_grad(set_to_none=True)
+        raise NonFiniteError(f"non-finite {what} in the step of examples {', '.join(ids)}; no update was made")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    tokens = sum(micro_batch.tokens for micro_batch in micro_batches)
+    return StepStats(float(torch.stack(loss_sums).sum()) / target_tokens, float(grad_norm), tokens, target_tokens)
+
+
+def target_loss(model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:
+    """Sum of nats over the target tokens of a micro-batch, float32; the head sees only those positions."""
+    hidden = packed_hidden_states(model, micro_batch.input_ids, micro_batch.position_ids)  # (B, T, D)
+    is_target = micro_batch.targets != IGNORE_INDEX  # (B, T)
+    logits = head(model)(hidden[is_target])  # (target tokens, V)
+    return F.cross_entropy(logits.float(), micro_batch.targets[is_target], reduction="sum")
+
+
+@torch.no_grad()
+def heldout_loss(model: nn.Module, micro_batches: list[MicroBatch]) -> float:
+    """Mean nats per target token, dropout off."""
+    model.eval()
+    total = sum(float(target_loss(model, micro_batch)) for micro_batch in micro_batches)
+    model.train()
+    return total / sum(micro_batch.target_tokens for micro_batch in micro_batches)
+
+
+def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    settings: dict[str, Any] = {"lr": cfg.lr, "weight_decay": cfg.weight_decay}
+    if cfg.optimizer is Optimizer.adamw:
+        return torch.optim.AdamW(parameters, **settings)
+    import bitsandbytes.optim as bnb
+
+    match cfg.optimizer:
+        case Optimizer.adamw8bit:
+            return bnb.AdamW8bit(parameters, **settings)
+        case Optimizer.paged_adamw:
+            return bnb.PagedAdamW(parameters, **settings)
+        case Optimizer.paged_adamw8bit:
+            return bnb.PagedAdamW8bit(parameters, **settings)
+        case Optimizer.lion8bit:
+            return bnb.Lion8bit(parameters, **settings)

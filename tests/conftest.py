@@ -1,0 +1,61 @@
+"""What several test modules need: the real small model, real data, a tiny config and a tiny engine."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from effchal.config import BudgetConfig, Config, DataFormat, DataMixConfig, DataSourceConfig, Dtype, ModelConfig
+from effchal.config import TrainConfig as Train
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOLLM2 = ROOT / "outputs" / "models" / "smollm2_135m"
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+needs_smollm2 = pytest.mark.skipif(
+    not (SMOLLM2 / "model.safetensors").is_file(), reason="no small model; run: python scripts/fetch.py smollm2_135m"
+)
+needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no folder ../shared/data beside the project")
+
+
+@pytest.fixture(autouse=True)
+def _info_logs(caplog):
+    caplog.set_level(logging.INFO, logger="effchal")
+
+
+@pytest.fixture
+def tiny_cfg() -> Config:
+    """Six fast steps on the shipped examples."""
+    return Config(
+        model=ModelConfig(name="builtin:tiny", dtype=Dtype.float32, max_seq_len=512),
+        data_mix=DataMixConfig(
+            sources={
+                "talk": DataSourceConfig(path="builtin:conversations.jsonl", format=DataFormat.lima),
+                "tasks": DataSourceConfig(path="builtin:instructions.jsonl", format=DataFormat.platypus),
+            }
+        ),
+        train=Train(max_steps=6, examples_per_step=4, lr=1e-2, warmup_steps=1, validate_every=3, checkpoint_every=2),
+        budget=BudgetConfig(hours=1.0, reserve_minutes=1.0),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_engine():
+    import torch
+
+    from effchal.decode.engine import Engine
+    from effchal.model import load_base_model, load_tokenizer
+
+    cfg = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
+    return Engine(load_base_model(cfg, torch.device("cpu")), load_tokenizer(cfg))
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The real small model in float32, and its tokenizer."""
+    import torch
+
+    from effchal.model import load_base_model, load_tokenizer
+
+    cfg = ModelConfig(name=str(SMOLLM2), dtype=Dtype.float32)
+    return load_base_model(cfg, torch.device("cpu")), load_tokenizer(cfg)
