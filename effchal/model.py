@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,19 @@ def enable_activation_checkpointing(model: nn.Module) -> None:
     """Recompute activations in the backward pass instead of keeping them."""
     model.activation_checkpointing_enable()
     model.enable_input_require_grads()  # the frozen embeddings give no gradient to hang on to
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout off for a while, in the middle of training."""
+    model.eval()
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            # In evaluation mode on a CPU, bitsandbytes repacks 4-bit weights for good into a form
+            # that passes no gradient, without a word.
+            module.train()
+    yield
+    model.train()
 
 
 def causal_lm(model: nn.Module) -> nn.Module:

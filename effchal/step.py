@@ -9,7 +9,7 @@ from torch import nn
 
 from effchal.config import Optimizer, TrainConfig
 from effchal.data.packing import IGNORE_INDEX, MicroBatch
-from effchal.model import head, packed_hidden_states
+from effchal.model import evaluation_mode, head, packed_hidden_states
 
 
 class NonFiniteError(FloatingPointError):
@@ -66,9 +66,8 @@ def target_loss(model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:
 @torch.no_grad()
 def heldout_loss(model: nn.Module, micro_batches: list[MicroBatch]) -> float:
     """Mean nats per target token, dropout off."""
-    model.eval()
-    total = sum(float(target_loss(model, micro_batch)) for micro_batch in micro_batches)
-    model.train()
+    with evaluation_mode(model):
+        total = sum(float(target_loss(model, micro_batch)) for micro_batch in micro_batches)
     return total / sum(micro_batch.target_tokens for micro_batch in micro_batches)
 
 

@@ -1,12 +1,15 @@
 """What several test modules need: the real small model, real data, a tiny config and a tiny engine."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
 
 from effchal.config import BudgetConfig, Config, DataFormat, DataMixConfig, DataSourceConfig, Dtype, ModelConfig
 from effchal.config import TrainConfig as Train
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches a hub; read when the hub client is first imported
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOLLM2 = ROOT / "outputs" / "models" / "smollm2_135m"

@@ -160,8 +160,7 @@ def test_a_hub_that_refuses_is_an_error_with_reason_and_way_out(monkeypatch, fil
         load_source("lima", lima)
 
 
-def test_the_genuine_hub_clients_fail_with_the_same_message(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_the_genuine_hub_clients_fail_with_the_same_message():
     lima = source("GAIR/effchal-has-no-such-set", DataFormat.lima, revision="0" * 40, file="train.jsonl")
     with pytest.raises(DataError, match=r"source lima: .*data_mix\.sources\.lima\.path"):
         load_source("lima", lima)

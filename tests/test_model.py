@@ -1,0 +1,177 @@
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+
+from effchal.config import Attention, ConfigError, Dtype, LoraConfig, ModelConfig, Quantization
+from effchal.model import (
+    ModelError,
+    add_adapter,
+    backbone,
+    base_model_fingerprint,
+    base_model_path,
+    enable_activation_checkpointing,
+    evaluation_mode,
+    head,
+    load_base_model,
+    load_tokenizer,
+    packed_hidden_states,
+    pick_attention,
+)
+
+TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
+CPU = torch.device("cpu")
+IDS = torch.arange(1, 21)[None]
+POSITIONS = torch.arange(20)[None]
+
+
+def hidden(model):
+    with torch.no_grad():
+        return packed_hidden_states(model, IDS, POSITIONS)
+
+
+def test_the_tiny_model_is_the_same_each_time():
+    assert torch.equal(hidden(load_base_model(TINY, CPU)), hidden(load_base_model(TINY, CPU)))
+    assert load_tokenizer(TINY).decode(load_tokenizer(TINY)("héllo").input_ids) == "héllo"
+
+
+def test_backbone_and_head_make_the_models_logits():
+    model = load_base_model(TINY, CPU)
+    with torch.no_grad():
+        expected = model(input_ids=IDS, use_cache=False).logits
+        assert torch.equal(head(model)(hidden(model)), expected)
+        adapted = add_adapter(model, LoraConfig(target_modules=["q_proj", "lm_head"]), seed=0)
+        assert head(adapted) is not None
+        assert torch.equal(head(adapted)(backbone(adapted)(input_ids=IDS).last_hidden_state), expected)
+
+
+def test_nothing_but_the_adapter_trains_and_it_starts_as_the_base_model():
+    model = load_base_model(TINY, CPU)
+    before = hidden(model)
+    adapted = add_adapter(model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"]), seed=0)
+    names = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    assert names
+    assert all("lora_" in name for name in names)
+    assert torch.equal(hidden(adapted), before)
+
+
+def test_the_adapters_seed_decides_its_weights():
+    def weights(seed):
+        model = add_adapter(load_base_model(TINY, CPU), LoraConfig(), seed)
+        return torch.cat([p.flatten() for p in model.parameters() if p.requires_grad])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+@pytest.mark.parametrize("switch", ["use_rslora", "use_dora"])
+def test_rslora_and_dora_train(switch):
+    model = add_adapter(load_base_model(TINY, CPU), LoraConfig(**{switch: True}), seed=0)
+    packed_hidden_states(model, IDS, POSITIONS).sum().backward()
+    config = model.peft_config["default"]
+    assert getattr(config, switch)
+    gradients = [p.grad for name, p in model.named_parameters() if "lora_B" in name]
+    assert gradients
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_activation_checkpointing_changes_memory_not_gradients():
+    def gradients(checkpointed):
+        model = add_adapter(load_base_model(TINY, CPU), LoraConfig(), seed=0)
+        if checkpointed:
+            enable_activation_checkpointing(model)
+        calls = []
+        # Before, not after: the recomputation ends as soon as all that is needed is there.
+        backbone(model).layers[0].self_attn.register_forward_pre_hook(lambda *_: calls.append(1))
+        model.train()
+        packed_hidden_states(model, IDS, POSITIONS).square().sum().backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]), len(calls)
+
+    plain, plain_calls = gradients(False)
+    recomputed, recomputed_calls = gradients(True)
+    assert torch.allclose(plain, recomputed, atol=1e-6)
+    assert (plain_calls, recomputed_calls) == (1, 2)
+
+
+def test_nf4_is_four_bit_close_to_the_weights_and_trains():
+    cfg = dataclasses.replace(TINY, quantization=Quantization.nf4)
+    model = load_base_model(cfg, CPU)
+    assert type(model.model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
+    full, quantised = hidden(load_base_model(TINY, CPU)), hidden(model)
+    distance = (full - quantised).norm() / full.norm()
+    assert 0 < distance < 0.5
+
+
+def test_nf4_gets_gradients_also_after_a_validation():
+    cfg = dataclasses.replace(TINY, quantization=Quantization.nf4)
+    adapted = add_adapter(load_base_model(cfg, CPU), LoraConfig(target_modules=["q_proj", "down_proj"]), seed=0)
+    adapted.train()
+    with evaluation_mode(adapted):
+        hidden(adapted)
+        assert not backbone(adapted).layers[0].training
+    packed_hidden_states(adapted, IDS, POSITIONS).square().sum().backward()
+    gradients = [p.grad for name, p in adapted.named_parameters() if "lora_B" in name]
+    assert len(gradients) == 4
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_unknown_target_modules_are_named_beside_the_known():
+    with pytest.raises(ConfigError, match=r"lora\.target_modules has \['query'\].*'q_proj'"):
+        add_adapter(load_base_model(TINY, CPU), LoraConfig(target_modules=["query"]), seed=0)
+
+
+def test_attention_that_cannot_run_is_refused_before_loading():
+    assert pick_attention(Attention.auto, CPU) == "sdpa"
+    with pytest.raises(ModelError, match=r"needs the package flash_attn.*model\.attention=auto"):
+        pick_attention(Attention.flash_attention_2, CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./nowhere", r"model\.name: no folder \./nowhere .*give model\.name=<folder>"),
+        ("outputs/models/nowhere/smollm2_135m", r"run `python scripts/fetch\.py smollm2_135m`"),
+        ("someone/some-model", r"is a hub id and needs model\.revision=<commit>"),
+    ],
+)
+def test_a_model_that_is_not_there_is_named(name, message):
+    with pytest.raises(ModelError, match=message):
+        base_model_path(ModelConfig(name=name))
+
+
+def test_an_unreachable_hub_is_an_error_with_the_way_out():
+    with pytest.raises(
+        ModelError, match=r"(?s)cannot load model\.name=someone/some-model at rev.*model\.name=<folder>"
+    ):
+        load_tokenizer(ModelConfig(name="someone/some-model", revision="0" * 40))
+
+
+def test_a_folder_without_tokenizer_json_is_refused(tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(base_model_path(TINY), copy)
+    (copy / "tokenizer.json").rename(copy / "tokenizer.model")
+    with pytest.raises(ModelError, match=r"has no tokenizer\.json"):
+        load_tokenizer(dataclasses.replace(TINY, name=str(copy)))
+
+
+def test_a_head_that_is_not_the_last_word_is_refused(tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(base_model_path(TINY), copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"logit_scale": 0.5}))
+    with pytest.raises(ModelError, match=r"changes its logits after the head \(logit_scale\)"):
+        load_base_model(dataclasses.replace(TINY, name=str(copy)), CPU)
+
+
+def test_the_fingerprint_tells_models_apart(tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(base_model_path(TINY), copy)
+    moved = dataclasses.replace(TINY, name=str(copy))
+    assert base_model_fingerprint(moved) == base_model_fingerprint(TINY)
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert base_model_fingerprint(moved) != base_model_fingerprint(TINY)
+    assert base_model_fingerprint(ModelConfig(name="someone/some-model", revision="0" * 40)) is None

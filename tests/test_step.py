@@ -1,0 +1,110 @@
+import pytest
+import torch
+
+from effchal.config import DataFormat, DataSourceConfig, Dtype, LoraConfig, ModelConfig, Optimizer, PromptConfig
+from effchal.config import TrainConfig as Train
+from effchal.data.packing import IGNORE_INDEX, encode_example, pack
+from effchal.data.sources import load_source
+from effchal.model import add_adapter, causal_lm, load_base_model, load_tokenizer
+from effchal.prompts import PromptEncoder
+from effchal.step import NonFiniteError, heldout_loss, make_optimizer, target_loss, train_step
+
+TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    encoder = PromptEncoder(load_tokenizer(TINY), PromptConfig())
+    source = DataSourceConfig(path="builtin:conversations.jsonl", format=DataFormat.lima)
+    return [encode_example(e, encoder, 1024, False) for e in load_source("s", source)[:8]]
+
+
+def make_model(**lora):
+    model = add_adapter(load_base_model(TINY, torch.device("cpu")), LoraConfig(**lora), seed=0)
+    for name, parameter in model.named_parameters():  # B starts at 0, where A has no gradient
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def gradients_of_step(model, micro_batches):
+    """The gradients that train_step updates with, caught at the update."""
+    caught = []
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    class Catch(torch.optim.SGD):
+        def step(self):
+            caught.extend(p.grad.clone() for p in parameters)
+
+    stats = train_step(model, Catch(parameters, lr=0.0), micro_batches, max_grad_norm=1e9)
+    return torch.cat([gradient.flatten() for gradient in caught]), stats
+
+
+def test_accumulation_equals_one_big_batch(examples):
+    model = make_model()
+    one_row_each = pack(examples, 1024, 1, packing=False, pad_id=257)
+    one_big_batch = pack(examples, 1024, len(examples), packing=False, pad_id=257)
+    packed = pack(examples, 1024, 2, packing=True, pad_id=257)
+    assert (len(one_row_each), len(one_big_batch)) == (8, 1)
+    expected, stats = gradients_of_step(model, one_big_batch)
+    for micro_batches in (one_row_each, packed):
+        gradients, other = gradients_of_step(model, micro_batches)
+        assert (gradients - expected).abs().max() < 1e-5 * expected.abs().max()
+        assert other.loss == pytest.approx(stats.loss, abs=1e-5)
+        assert (other.tokens, other.target_tokens) == (stats.tokens, stats.target_tokens)
+
+
+def test_the_loss_is_that_of_the_library_on_one_example(examples):
+    model = make_model()
+    example = examples[0]
+    (mb,) = pack([example], 1024, 1, True, 257)
+    labels = torch.tensor([[IGNORE_INDEX, *example.targets[:-1]]])
+    expected = causal_lm(model)(input_ids=mb.input_ids, labels=labels, use_cache=False).loss
+    assert target_loss(model, mb).item() / mb.target_tokens == pytest.approx(expected.item(), abs=1e-5)
+    assert heldout_loss(model, [mb]) == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_gradients_are_clipped_to_the_norm(examples):
+    model = make_model()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    before = torch.cat([p.detach().flatten().clone() for p in parameters])
+    stats = train_step(model, torch.optim.SGD(parameters, lr=1.0), pack(examples, 1024, 1, True, 257), 0.01)
+    moved = torch.cat([p.detach().flatten() for p in parameters]) - before
+    assert stats.grad_norm > 0.01
+    assert float(moved.norm()) == pytest.approx(0.01, rel=1e-3)
+    assert all(p.grad is None for p in parameters)
+
+
+def test_a_non_finite_loss_stops_before_the_update_and_names_the_examples(examples):
+    model = make_model()
+    optimizer = make_optimizer(model, Train())
+    bad, good = pack(examples[:1], 1024, 1, True, 257), pack(examples[1:2], 1024, 1, True, 257)
+    bad_token = int(bad[0].input_ids[0, 0])
+    model.get_input_embeddings().weight.data[bad_token] = float("nan")
+    good[0].input_ids[good[0].input_ids == bad_token] = 0
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    with pytest.raises(NonFiniteError, match=rf"non-finite loss in the step of examples {examples[0].id}; no update"):
+        train_step(model, optimizer, good + bad, 1.0)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters() if name in before)
+    assert not optimizer.state
+
+
+def test_a_non_finite_gradient_stops_before_the_update(examples):
+    model = make_model()
+    optimizer = make_optimizer(model, Train())
+    parameter = next(p for p in model.parameters() if p.requires_grad)
+    parameter.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(NonFiniteError, match=f"non-finite gradient in the step of examples .*{examples[0].id}"):
+        train_step(model, optimizer, pack(examples, 1024, 1, True, 257), 1.0)
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("name", list(Optimizer))
+def test_every_optimizer_lowers_the_loss(examples, name):
+    model = make_model(r=64)
+    optimizer = make_optimizer(model, Train(optimizer=name, lr=1e-2))
+    micro_batches = pack(examples[:2], 1024, 1, True, 257)
+    losses = [train_step(model, optimizer, micro_batches, 1.0).loss for _ in range(6)]
+    assert losses[-1] < losses[0] - 0.1
+    tensors = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    assert any(tensor.dtype == torch.uint8 for tensor in tensors) == ("8bit" in name.value)
