@@ -76,7 +76,7 @@ def run_dir_of_resumed_run(arguments: list[str]) -> list[str]:
     """A resumed run goes on in its own folder, so that its log does too."""
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key == "resume_from" and value not in ("", "null"):
+        if key == "resume_from" and Path(value).is_dir():  # Hydra would make a folder that is not there
             return [f"hydra.run.dir='{value}'"]
     return []
 

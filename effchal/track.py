@@ -88,7 +88,7 @@ class _WandbMirror:
         common = {"project": cfg.project, "name": run_name, "config": config, "dir": str(run_dir), "id": run_dir.name}
         if cfg.wandb is WandbMode.online:
             try:
-                settings = wandb.Settings(init_timeout=30, silent=True)
+                settings = wandb.Settings(init_timeout=20, silent=True)
                 return wandb.init(mode="online", resume="allow", settings=settings, **common)
             except Exception as error:  # no key, no network: keep the record on disk
                 log.warning("wandb cannot go online (%s); recording offline, `wandb sync` sends it later", error)

@@ -61,6 +61,6 @@ python scripts/wait_ready.py "http://127.0.0.1:$port" 1200 $server_pid || { cat 
 export HELM_HTTP_MODEL_BASE_URL="http://127.0.0.1:$port"
 echo "HELM runs ${#entries[@]} entries, $max_instances instances each; its log: $out/helm.log"
 "$helm/bin/helm-run" --run-entries "${entries[@]}" --suite effchal --max-eval-instances "$max_instances" \
-    --num-threads 4 --output-path "$out" >"$out/helm.log" 2>&1 || { tail -n 30 "$out/helm.log" >&2; exit 1; }
+    --num-threads 4 --output-path "$out" --local-path "$out/prod_env" >"$out/helm.log" 2>&1 || { tail -n 30 "$out/helm.log" >&2; exit 1; }
 "$helm/bin/helm-summarize" --suite effchal --output-path "$out" >>"$out/helm.log" 2>&1
 python scripts/helm_scores.py "$out"

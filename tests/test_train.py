@@ -1,0 +1,249 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+from effchal import train
+from effchal.bundle import check_bundle
+from effchal.checkpoint import checkpoints
+from effchal.config import BudgetConfig, LoraConfig, Optimizer, save_config
+from effchal.train import StopSignals
+
+
+def run(cfg, folder):
+    with StopSignals() as signals:
+        return train.run(cfg, folder, signals)
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def adapter(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "bundle" / "adapter" / "adapter_model.safetensors")
+
+
+def same_weights(one, other):
+    first, second = adapter(one), adapter(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_leaves_what_the_design_says(tiny_cfg, tmp_path):
+    assert run(tiny_cfg, tmp_path) == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"config.yaml", "mix.json", "mix.md", "metrics.jsonl", "checkpoint", "bundle", "run.json"}
+    check_bundle(tmp_path / "bundle")
+    done = record(tmp_path)
+    assert (done["status"], done["step"], done["steps_planned"]) == ("finished", 6, 6)
+    assert done["heldout_loss"] < done["heldout_before"]
+    assert done["tokens"] > done["target_tokens"] > 0
+    steps = [line for line in metrics(tmp_path) if "loss" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
+    assert {"lr", "grad_norm", "tokens_per_s", "spent_s"} <= set(steps[0])
+    heldout = [line["step"] for line in metrics(tmp_path) if "heldout_loss" in line]
+    assert heldout == [0, 3, 6]
+
+
+def test_the_log_has_one_line_a_step_in_the_same_order(tiny_cfg, tmp_path, caplog):
+    run(tiny_cfg, tmp_path)
+    pattern = r"step 2/6 \| loss \d\.\d{3} \| lr \d\.\de-\d\d \| grad \d+\.\d\d \| [\d.]+k? tok/s \| [\d.]+min of 1\.0h"
+    import re
+
+    assert re.search(pattern, caplog.text)
+
+
+def test_the_same_config_gives_the_same_weights(tiny_cfg, tmp_path):
+    run(tiny_cfg, tmp_path / "a")
+    run(tiny_cfg, tmp_path / "b")
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+    tiny_cfg.train.seed = 1
+    run(tiny_cfg, tmp_path / "c")
+    assert not same_weights(tmp_path / "a", tmp_path / "c")
+
+
+def test_the_budget_ends_a_run_in_time_with_a_bundle(tiny_cfg, tmp_path, monkeypatch):
+    limit_s, reserve_s = 8.0, 2.0
+    tiny_cfg.budget = BudgetConfig(hours=limit_s / 3600, reserve_minutes=reserve_s / 60)
+    tiny_cfg.train.max_steps, tiny_cfg.train.epochs = None, 1000
+    start = time.monotonic()
+    assert run(tiny_cfg, tmp_path) == 0
+    assert time.monotonic() - start < limit_s
+    done = record(tmp_path)
+    assert done["status"] == "stopped_by_budget"
+    assert 0 < done["step"] < done["steps_planned"]
+    check_bundle(tmp_path / "bundle")
+
+
+def test_seconds_before_a_restart_count(tiny_cfg, tmp_path):
+    run(tiny_cfg, tmp_path)
+    spent = record(tmp_path)["spent_s"]
+    tiny_cfg.budget = BudgetConfig(hours=(spent + 0.5) / 3600, reserve_minutes=0.4 / 60)
+    tiny_cfg.train.max_steps = 1000
+    tiny_cfg.train.epochs = 1000
+    assert run(tiny_cfg, tmp_path) == 0
+    assert record(tmp_path)["status"] == "stopped_by_budget"
+    assert record(tmp_path)["step"] <= 8
+
+
+class Stop:
+    """Stands for StopSignals and turns up after some steps."""
+
+    def __init__(self, after):
+        self.after, self.asked = after, 0
+
+    @property
+    def received(self):
+        self.asked += 1
+        return signal.SIGTERM if self.asked > self.after else None
+
+
+@pytest.mark.parametrize("optimizer", [Optimizer.adamw, Optimizer.adamw8bit, Optimizer.lion8bit])
+def test_stop_and_resume_equals_not_stopping(tiny_cfg, tmp_path, optimizer):
+    tiny_cfg.train.optimizer = optimizer
+    tiny_cfg.lora = LoraConfig(r=64, dropout=0.2)  # large enough for 8-bit states, and random numbers in each step
+    run(tiny_cfg, tmp_path / "whole")
+    assert train.run(tiny_cfg, tmp_path / "parts", Stop(after=3)) == 128 + signal.SIGTERM
+    assert record(tmp_path / "parts")["status"] == "interrupted"
+    assert record(tmp_path / "parts")["step"] == 3
+    check_bundle(tmp_path / "parts" / "bundle")
+    assert run(tiny_cfg, tmp_path / "parts") == 0
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+    whole, parts = record(tmp_path / "whole"), record(tmp_path / "parts")
+    for key in ("step", "tokens", "target_tokens", "train_loss", "heldout_before", "heldout_loss"):
+        assert whole[key] == parts[key]
+    assert [line["step"] for line in metrics(tmp_path / "parts") if "loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_non_finite_step_fails_the_run_and_keeps_what_was_trained(tiny_cfg, tmp_path, monkeypatch):
+    from effchal import step
+
+    good, calls = step.target_loss, []
+
+    def target_loss(model, micro_batch):
+        calls.append(micro_batch)
+        loss = good(model, micro_batch)
+        return loss * float("nan") if torch.is_grad_enabled() and len(calls) > 12 else loss
+
+    monkeypatch.setattr(step, "target_loss", target_loss)
+    assert run(tiny_cfg, tmp_path) == 1
+    done = record(tmp_path)
+    assert done["status"] == "failed"
+    assert 0 < done["step"] < 6
+    assert calls[-1].example_ids[0] in done["error"]
+    assert all(torch.isfinite(tensor).all() for tensor in adapter(tmp_path).values())
+    assert checkpoints(tmp_path / "checkpoint")
+
+
+def test_warm_up_of_more_than_a_fifth_is_warned_about(tiny_cfg, tmp_path, caplog):
+    tiny_cfg.train.warmup_steps = 5
+    run(tiny_cfg, tmp_path)
+    assert "train.warmup_steps=5 is more than a fifth of the 6 steps" in caplog.text
+
+
+def test_nothing_held_out_is_a_run_without_validation(tiny_cfg, tmp_path):
+    tiny_cfg.data_mix.heldout_fraction = 0.0
+    assert run(tiny_cfg, tmp_path) == 0
+    assert record(tmp_path)["heldout_loss"] is None
+
+
+def start(arguments, folder, **options):
+    command = [sys.executable, "-m", "effchal.train", *arguments, f"hydra.run.dir={folder}"]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+
+TINY = ["model=tiny", "data_mix=quickstart", "budget=smoke", "lora.dropout=0.1", "train.lr=1e-2"]
+TINY += ["train.max_steps=12", "train.examples_per_step=4", "train.checkpoint_every=2", "train.validate_every=4"]
+
+
+def wait_for_checkpoint(process, folder, step):
+    """Block until the run wrote a checkpoint of `step` or later."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        if any(int(path.stem[5:]) >= step for path in checkpoints(folder / "checkpoint")):
+            return
+        time.sleep(0.002)
+    raise AssertionError(process.stdout.read())
+
+
+def test_killed_in_mid_run_and_resumed_gives_the_same_bits(tmp_path):
+    """SIGKILL twice, from outside, through the command line."""
+    whole = start(TINY, tmp_path / "whole")
+    assert whole.wait(timeout=300) == 0, whole.stdout.read()
+    killed = start(TINY, tmp_path / "killed")
+    for step in (2, 6):
+        wait_for_checkpoint(killed, tmp_path / "killed", step)
+        os.kill(killed.pid, signal.SIGKILL)
+        assert killed.wait() == -signal.SIGKILL
+        assert not (tmp_path / "killed" / "run.json").exists()
+        killed = start([f"resume_from={tmp_path / 'killed'}"], tmp_path / "unused")
+    output, _ = killed.communicate(timeout=300)
+    assert killed.returncode == 0, output
+    assert "resumed from" in output
+    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+    assert record(tmp_path / "killed")["heldout_loss"] == record(tmp_path / "whole")["heldout_loss"]
+    assert [line["step"] for line in metrics(tmp_path / "killed") if "loss" in line] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_interrupted(tmp_path, number):
+    process = start([*TINY, "train.max_steps=100000", "train.epochs=100000"], tmp_path)
+    wait_for_checkpoint(process, tmp_path, 2)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, output
+    done = record(tmp_path)
+    assert done["status"] == "interrupted"
+    assert checkpoints(tmp_path / "checkpoint")[0].name == f"step_{done['step']:07d}.pt"
+    check_bundle(tmp_path / "bundle")
+
+
+def test_a_resumed_run_keeps_its_config_but_for_the_budget(tiny_cfg, tmp_path):
+    tiny_cfg.train.max_steps = 2
+    run(tiny_cfg, tmp_path)
+    before = (tmp_path / "config.yaml").read_text()
+    refused = start([f"resume_from={tmp_path}", "train.lr=1"], tmp_path / "unused")
+    output, _ = refused.communicate(timeout=60)
+    assert refused.returncode == 2
+    assert "train.lr is frozen in" in output
+    assert (tmp_path / "config.yaml").read_text() == before
+    resumed = start([f"resume_from={tmp_path}", "budget.hours=2"], tmp_path / "unused")
+    output, _ = resumed.communicate(timeout=60)
+    assert resumed.returncode == 0, output
+    tiny_cfg.budget.hours = 2.0
+    save_config(dataclasses.replace(tiny_cfg), tmp_path / "expected.yaml")
+    assert (tmp_path / "config.yaml").read_text() == (tmp_path / "expected.yaml").read_text()
+    nowhere = start([f"resume_from={tmp_path}/nowhere"], tmp_path / "unused")
+    output, _ = nowhere.communicate(timeout=60)
+    assert nowhere.returncode == 2
+    assert "nowhere/config.yaml does not exist" in output
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data_mix.sources.quickstart_instructions.path=nope.jsonl"], "no file nope.jsonl"),
+        (["model.name=./nowhere"], "error: model.name: no folder ./nowhere"),
+        (["lora.target_modules=[query]"], "error: lora.target_modules has ['query']"),
+        (["model.attention=flash_attention_2"], "needs the package flash_attn"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(tmp_path, overrides, message):
+    process = start([*TINY, *overrides], tmp_path)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert message in output
+    assert "Traceback" not in output
