@@ -173,6 +173,8 @@ def train_loop(
     """Steps until they are done, the budget ends, a signal comes or a step fails; the run's status."""
     train = job.cfg.train
     job.model.train()
+    if signals.received:  # while loading
+        return "interrupted", None
     if state.step == 0:
         state.heldout_before = validate(job, state, clock, tracker)
     clock.hold_back(state.validation_s)  # the last one will take as long

@@ -87,7 +87,10 @@ def test_train_serve_ask_and_drain(bundle):
         assert post(f"{server.url}/decode", {"tokens": tokens})["text"] == "naïve"
         whole = post(f"{server.url}/process", LONG)
         running = subprocess.Popen(
-            [sys.executable, "-c", ASK, server.url, json.dumps(LONG)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, "-c", ASK, server.url, json.dumps(LONG)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         running.stdout.readline()  # it is about to ask
         time.sleep(0.3)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SMOLLM2, needs_smollm2
 
 from effchal import train
 from effchal.bundle import check_bundle
@@ -178,12 +178,12 @@ def wait_for_checkpoint(process, folder, step):
     raise AssertionError(process.stdout.read())
 
 
-def test_killed_in_mid_run_and_resumed_gives_the_same_bits(tmp_path):
-    """SIGKILL twice, from outside, through the command line."""
-    whole = start(TINY, tmp_path / "whole")
+def check_killed_and_resumed_equals_not_killed(arguments, kill_after, steps, tmp_path):
+    """SIGKILL from outside, through the command line."""
+    whole = start(arguments, tmp_path / "whole")
     assert whole.wait(timeout=300) == 0, whole.stdout.read()
-    killed = start(TINY, tmp_path / "killed")
-    for step in (2, 6):
+    killed = start(arguments, tmp_path / "killed")
+    for step in kill_after:
         wait_for_checkpoint(killed, tmp_path / "killed", step)
         os.kill(killed.pid, signal.SIGKILL)
         assert killed.wait() == -signal.SIGKILL
@@ -194,7 +194,18 @@ def test_killed_in_mid_run_and_resumed_gives_the_same_bits(tmp_path):
     assert "resumed from" in output
     assert same_weights(tmp_path / "whole", tmp_path / "killed")
     assert record(tmp_path / "killed")["heldout_loss"] == record(tmp_path / "whole")["heldout_loss"]
-    assert [line["step"] for line in metrics(tmp_path / "killed") if "loss" in line] == list(range(1, 13))
+    assert [line["step"] for line in metrics(tmp_path / "killed") if "loss" in line] == list(range(1, steps + 1))
+
+
+def test_killed_twice_and_resumed_gives_the_same_bits(tmp_path):
+    check_killed_and_resumed_equals_not_killed(TINY, (2, 6), 12, tmp_path)
+
+
+@needs_smollm2
+def test_the_real_model_killed_and_resumed_gives_the_same_bits(tmp_path):
+    arguments = ["experiment=quickstart", "lora.dropout=0.1", "data_mix.heldout_fraction=0.01", "train.max_steps=4"]
+    arguments += [f"model.name={SMOLLM2}", "train.examples_per_step=2", "train.checkpoint_every=1"]
+    check_killed_and_resumed_equals_not_killed(arguments, (2,), 4, tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
