@@ -4,14 +4,7 @@ import math
 import time
 from collections.abc import Callable
 
-import psutil
-
 from effchal.config import Schedule
-
-
-def process_age_s() -> float:
-    """Seconds since this process started, imports and model loading included."""
-    return time.time() - psutil.Process().create_time()
 
 
 class WallClock:

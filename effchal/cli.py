@@ -3,10 +3,12 @@
 import functools
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import hydra
+import psutil
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -65,6 +67,12 @@ def job_name(run: Run) -> str:
     """`train` for effchal/train.py, `serve` for effchal/serve/__main__.py."""
     path = Path(run.__code__.co_filename)
     return path.parent.name if path.stem == "__main__" else path.stem
+
+
+def job_age_s() -> float:
+    """Seconds since this process started; 0 for a later job of a sweep, which pays for no start."""
+    number = OmegaConf.select(HydraConfig.get(), "job.num", default=0)
+    return time.time() - psutil.Process().create_time() if number == 0 else 0.0
 
 
 def fail(message: str) -> int:

@@ -123,6 +123,7 @@ def rewind_metrics(run_dir: Path, step: int) -> float:
 def progress_bar(total: int, done: int, unit: str) -> Iterator[Any]:
     """A function advance(done) that moves a bar on a terminal; log lines scroll above it."""
     from rich.console import Console
+    from rich.highlighter import NullHighlighter
     from rich.logging import RichHandler
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -132,7 +133,9 @@ def progress_bar(total: int, done: int, unit: str) -> Iterator[Any]:
         return
     root = logging.getLogger()
     plain = [handler for handler in root.handlers if type(handler) is logging.StreamHandler]
-    rich_handler = RichHandler(console=console, show_path=False)
+    rich_handler = RichHandler(
+        console=console, show_path=False, highlighter=NullHighlighter(), log_time_format="%H:%M:%S"
+    )
     columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(unit, total=total, completed=done)

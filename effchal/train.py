@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from effchal.budget import WallClock, lr_factor, process_age_s
+from effchal.budget import WallClock, lr_factor
 from effchal.bundle import versions, write_bundle
 from effchal.checkpoint import load_checkpoint, save_checkpoint, trainable_parameters
-from effchal.cli import entry_point, overlay
+from effchal.cli import entry_point, job_age_s, overlay
 from effchal.config import Config, ConfigError, TrainConfig, load_config, save_config, to_plain
 from effchal.data.mix import load_mix, write_report
 from effchal.data.packing import EncodedExample, MicroBatch, TrainingOrder, encode_example, pack
@@ -95,7 +95,9 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     if cfg.lora is None:
         raise ConfigError("lora=none leaves nothing to train; serve it with python -m effchal.serve lora=none")
     with StopSignals() as signals:
-        sys.exit(run(cfg, run_dir, signals, process_age_s()))
+        code = run(cfg, run_dir, signals, job_age_s())
+    if code:  # an exit after success would end a sweep with its first run
+        sys.exit(code)
 
 
 def run(cfg: Config, run_dir: Path, signals: StopSignals, spent_before_s: float = 0.0) -> int:

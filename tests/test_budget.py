@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from effchal.budget import WallClock, lr_factor, process_age_s
+from effchal.budget import WallClock, lr_factor
 from effchal.config import Schedule
 
 
@@ -59,10 +59,6 @@ def test_what_is_held_back_adds_to_the_reserve_and_start_up_is_no_step():
     assert clock.can_start_step()
     now.t = 55.0
     assert not clock.can_start_step()
-
-
-def test_a_process_knows_its_age():
-    assert 0 < process_age_s() < 24 * 3600
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))

@@ -258,3 +258,12 @@ def test_bad_input_is_one_line_before_any_work(tmp_path, overrides, message):
     assert process.returncode == 2
     assert message in output
     assert "Traceback" not in output
+
+
+def test_each_run_of_a_sweep_has_a_budget_of_its_own(tmp_path):
+    command = [sys.executable, "-m", "effchal.train", "-m", *TINY, "train.max_steps=2", "lora.r=4,8"]
+    subprocess.run([*command, f"hydra.sweep.dir={tmp_path}"], cwd=ROOT, check=True, capture_output=True)
+    first, second = (json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0]) for name in "01")
+    assert record(tmp_path / "1")["status"] == "finished"
+    assert first["spent_s"] > 1.0  # the interpreter and its imports
+    assert second["spent_s"] < first["spent_s"]

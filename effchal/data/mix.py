@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effchal.config import DataMixConfig
-from effchal.data.sources import DataError, Example, load_source
+from effchal.data.sources import DataError, Example, is_local, load_source
 
 
 @dataclass
@@ -62,7 +62,7 @@ def load_mix(cfg: DataMixConfig) -> Mix:
             {
                 "source": name,
                 "path": cfg.sources[name].path,
-                "revision": cfg.sources[name].revision,
+                "revision": None if is_local(cfg.sources[name]) else cfg.sources[name].revision,
                 "license": cfg.sources[name].license,
                 "weight": cfg.sources[name].weight,
                 "examples": len(examples),

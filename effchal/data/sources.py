@@ -56,6 +56,12 @@ def load_source(name: str, cfg: DataSourceConfig) -> list[Example]:
     return examples
 
 
+def is_local(cfg: DataSourceConfig) -> bool:
+    """Whether rows come from a file here; its `revision`, if any, is then that of another place."""
+    path = Path(cfg.path)
+    return cfg.path.startswith("builtin:") or path.exists() or path.suffix in _READERS
+
+
 def _kept(row: dict[str, Any], where: dict[str, list[str]], seen: dict[str, set[str]], place: str) -> bool:
     for column in where:
         if column not in row:
@@ -69,7 +75,7 @@ def _open(name: str, cfg: DataSourceConfig) -> tuple[Iterator[tuple[int, str, An
     if cfg.path.startswith("builtin:"):
         path = BUILTIN_DIR / cfg.path.removeprefix("builtin:")
         return _read_file(path, f"source {name}"), str(path)
-    if Path(cfg.path).exists() or Path(cfg.path).suffix in _READERS:
+    if is_local(cfg):
         return _read_file(Path(cfg.path), f"source {name}"), cfg.path
     return _read_hub(name, cfg), f"{cfg.path} at {cfg.revision}"
 
