@@ -14,7 +14,14 @@ from torch import nn
 from effchal import __version__
 from effchal.checkpoint import sync_folder
 from effchal.config import Config, ConfigError, load_config, save_config
-from effchal.model import base_model_fingerprint, load_adapter, load_base_model, load_tokenizer
+from effchal.model import (
+    ModelError,
+    base_model_fingerprint,
+    base_model_path,
+    load_adapter,
+    load_base_model,
+    load_tokenizer,
+)
 
 FORMAT = 1
 
@@ -102,6 +109,12 @@ def load_bundle(folder: Path, base_model: str | None, device: torch.device) -> t
     base = load_config(folder / "config.yaml").model
     if base_model is not None:
         base = dataclasses.replace(base, name=base_model)
+    try:
+        base_model_path(base)
+    except ModelError as error:
+        raise BundleError(
+            f"the base model of {folder} is not here: no {base.name}; give base_model=<folder>"
+        ) from error
     expected, found = manifest["base_model"]["fingerprint"], base_model_fingerprint(base)
     if expected and found and found != expected:
         wanted = manifest["base_model"]["name"]

@@ -46,6 +46,8 @@ def entry_point(run: Run) -> Callable[[], None]:
             hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
         except HydraException as error:
             sys.exit(fail(explain(error)))
+        except PermissionError as error:
+            sys.exit(fail(f"may not write or read {error.filename}; another output folder: hydra.run.dir=<folder>"))
 
     return main
 

@@ -86,6 +86,8 @@ def quiet_libraries() -> None:
 def _loading(cfg: ModelConfig):
     try:
         yield
+    except PermissionError as error:
+        raise ModelError(f"model.name={cfg.name}: may not read {error.filename}; chmod -R a+rX {cfg.name}") from error
     except (OSError, ValueError) as error:  # transformers' word for missing, gated, unreachable, malformed
         raise ModelError(
             f"cannot load model.name={cfg.name} at revision {cfg.revision}: {str(error).strip()[:400]} "
@@ -156,12 +158,13 @@ def base_model_fingerprint(cfg: ModelConfig) -> str | None:
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()
-    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {path.stat().st_size}".encode())
-            digest.update(file.read(1 << 20))
-            file.seek(max(0, path.stat().st_size - (1 << 20)))
-            digest.update(file.read())
+    with _loading(cfg):
+        for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+            with path.open("rb") as file:
+                digest.update(f"{path.name} {path.stat().st_size}".encode())
+                digest.update(file.read(1 << 20))
+                file.seek(max(0, path.stat().st_size - (1 << 20)))
+                digest.update(file.read())
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import platform
 import queue
 import resource
@@ -164,7 +165,9 @@ def device_name(device: torch.device) -> str:
 
 
 def git_commit() -> str | None:
-    """Of the checkout this package runs from; None for an installed wheel."""
+    """Of the checkout this package runs from, or as an image's build was told; None for another wheel."""
+    if os.environ.get("EFFCHAL_GIT_COMMIT"):
+        return os.environ["EFFCHAL_GIT_COMMIT"]
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

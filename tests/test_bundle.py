@@ -97,3 +97,14 @@ def test_writing_again_replaces_the_bundle_whole(bundle):
     assert not (folder / "adapter").exists()
     check_bundle(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
+
+
+def test_a_base_model_that_is_elsewhere_is_asked_for(tmp_path):
+    gone = tmp_path / "gone"
+    shutil.copytree(base_model_path(CFG.model), gone)
+    cfg = dataclasses.replace(CFG, model=dataclasses.replace(CFG.model, name=str(gone)), lora=None)
+    write_bundle(tmp_path / "bundle", cfg, None, load_tokenizer(cfg.model))
+    gone.rename(tmp_path / "moved")
+    with pytest.raises(BundleError, match=r"base model of .* is not here: no .*gone; give base_model=<folder>"):
+        load_bundle(tmp_path / "bundle", None, CPU)
+    load_bundle(tmp_path / "bundle", str(tmp_path / "moved"), CPU)

@@ -202,7 +202,9 @@ def test_an_empty_mix_is_refused():
 
 def test_the_report_names_every_source(tmp_path):
     path = write(tmp_path / "a.jsonl", [PLATYPUS | {"instruction": str(i)} for i in range(5)])
-    mix = load_mix(DataMixConfig(sources={"s": source(path, license="MIT", revision="of-the-hub")}, heldout_fraction=0.2))
+    mix = load_mix(
+        DataMixConfig(sources={"s": source(path, license="MIT", revision="of-the-hub")}, heldout_fraction=0.2)
+    )
     write_report(mix, {"train_tokens": 1234}, tmp_path)
     report = json.loads((tmp_path / "mix.json").read_text())
     assert report["sources"][0] | {"sha256": ""} == {
