@@ -25,15 +25,16 @@ def main() -> None:
 
 
 def main_metric(stats: list[dict]) -> tuple[str, float]:
-    plain = {
-        s["name"]["name"]: s["mean"]
-        for s in stats
-        if s["name"]["split"] == "test" and "perturbation" not in s["name"] and "mean" in s
+    means = {
+        (stat["name"]["split"], stat["name"]["name"]): stat["mean"]
+        for stat in stats
+        if "split" in stat["name"] and "perturbation" not in stat["name"] and "mean" in stat
     }
-    found = next((metric for metric in METRICS if metric in plain), None)
-    if found is None:
-        sys.exit(f"error: none of {', '.join(METRICS)} among HELM's metrics: {', '.join(sorted(plain))}")
-    return found, plain[found]
+    for split in ("test", "valid"):  # TruthfulQA has no test split
+        for metric in METRICS:
+            if (split, metric) in means:
+                return metric, means[split, metric]
+    sys.exit(f"error: none of {', '.join(METRICS)} among HELM's metrics: {sorted(means)}")
 
 
 if __name__ == "__main__":
