@@ -101,13 +101,13 @@ def test_seconds_before_a_restart_count(tiny_cfg, tmp_path):
 class Stop:
     """Stands for StopSignals and turns up after some steps."""
 
-    def __init__(self, after):
-        self.after, self.asked = after, 0
+    def __init__(self, after_steps):
+        self.patience = after_steps + 1  # the loop asks once more, before it begins
 
     @property
     def received(self):
-        self.asked += 1
-        return signal.SIGTERM if self.asked > self.after else None
+        self.patience -= 1
+        return signal.SIGTERM if self.patience < 0 else None
 
 
 @pytest.mark.parametrize("optimizer", [Optimizer.adamw, Optimizer.adamw8bit, Optimizer.lion8bit])
@@ -115,7 +115,7 @@ def test_stop_and_resume_equals_not_stopping(tiny_cfg, tmp_path, optimizer):
     tiny_cfg.train.optimizer = optimizer
     tiny_cfg.lora = LoraConfig(r=64, dropout=0.2)  # large enough for 8-bit states, and random numbers in each step
     run(tiny_cfg, tmp_path / "whole")
-    assert train.run(tiny_cfg, tmp_path / "parts", Stop(after=3)) == 128 + signal.SIGTERM
+    assert train.run(tiny_cfg, tmp_path / "parts", Stop(after_steps=3)) == 128 + signal.SIGTERM
     assert record(tmp_path / "parts")["status"] == "interrupted"
     assert record(tmp_path / "parts")["step"] == 3
     check_bundle(tmp_path / "parts" / "bundle")
