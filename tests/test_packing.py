@@ -107,6 +107,30 @@ def test_packed_equals_unpacked_on_a_tiny_model():
     check_packed_equals_alone(model, examples, 2048, tokenizer.pad_token_id)
 
 
+def test_packed_equals_unpacked_on_mistrals_shape_with_a_sliding_window(tmp_path):
+    import shutil
+
+    import transformers
+
+    from effchal.model import base_model_path
+
+    tokenizer = load_tokenizer(TINY)
+    torch.manual_seed(0)
+    config = transformers.MistralConfig(
+        **{"vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 64},
+    )
+    transformers.MistralForCausalLM(config).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(f"{base_model_path(TINY)}/{name}", tmp_path)
+    model = load_base_model(ModelConfig(name=str(tmp_path), dtype=Dtype.float32), torch.device("cpu"))
+    source = DataSourceConfig(path="builtin:instructions.jsonl", format=DataFormat.platypus)
+    encoder = PromptEncoder(tokenizer, PromptConfig())
+    examples = [encode_example(e, encoder, 1024, False) for e in load_source("s", source)[:6]]
+    assert max(len(e.ids) for e in examples) > 128
+    check_packed_equals_alone(model, examples, 1024, tokenizer.pad_token_id)
+
+
 def test_an_all_ones_mask_would_leak_which_is_why_there_is_none():
     model = load_base_model(TINY, torch.device("cpu"))
     ids = torch.randint(0, 250, (1, 40))
