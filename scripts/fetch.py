@@ -69,10 +69,8 @@ def convert(gguf: Path, folder: Path) -> None:
 
     options = {"gguf_file": gguf.name, "dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
     read = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
-    config = read.config
-    del config.quantization_config
     # A model read from GGUF refuses to be saved; one built from its config does not.
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(read.config, dtype=torch.bfloat16)
     model.load_state_dict(read.state_dict())
     model.generation_config = read.generation_config
     model.save_pretrained(folder)
