@@ -141,6 +141,9 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
             **options,
         )
     text_config = model.config.get_text_config()
+    if cfg.max_seq_len > text_config.max_position_embeddings:
+        limit = text_config.max_position_embeddings
+        raise ModelError(f"model.max_seq_len={cfg.max_seq_len} is more than this model's {limit} positions")
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(text_config, name, None) not in (None, 1.0):
             raise ModelError(f"model.name={cfg.name} changes its logits after the head ({name}); not supported yet")

@@ -165,6 +165,11 @@ def test_a_head_that_is_not_the_last_word_is_refused(tmp_path):
         load_base_model(dataclasses.replace(TINY, name=str(copy)), CPU)
 
 
+def test_more_tokens_than_the_model_has_positions_are_refused():
+    with pytest.raises(ModelError, match=r"model\.max_seq_len=9000 is more than this model's 8192 positions"):
+        load_base_model(dataclasses.replace(TINY, max_seq_len=9000), CPU)
+
+
 def test_the_fingerprint_tells_models_apart(tmp_path):
     copy = tmp_path / "model"
     shutil.copytree(base_model_path(TINY), copy)

@@ -195,6 +195,13 @@ def test_a_prompt_that_is_too_long_is_413_with_both_numbers(client):
     assert "306 tokens; this server takes 200 (serve.max_prompt_tokens)" in message
 
 
+def test_an_answer_that_would_run_past_the_models_positions_is_413(client, service):
+    service.cfg.serve.max_prompt_tokens = service.cfg.serve.max_new_tokens = 10_000
+    response = client.post("/process", json=helm_body(max_new_tokens=8190))
+    assert response.status_code == 413
+    assert "11 prompt tokens and 8190 new ones; this model holds 8192" in response.get_json()["error"]["message"]
+
+
 def test_a_huge_body_is_413_and_an_unknown_path_404_and_both_are_json(client):
     assert client.post("/process", data=b"x" * (9 << 20)).status_code == 413
     response = client.get("/nowhere")
@@ -220,7 +227,7 @@ class Slow:
     """An engine that answers when it is told to."""
 
     def __init__(self, engine):
-        self.tokenizer, self.engine = engine.tokenizer, engine
+        self.tokenizer, self.engine, self.max_positions = engine.tokenizer, engine, engine.max_positions
         self.go = threading.Event()
 
     def complete(self, prompt_ids, params):
@@ -255,7 +262,7 @@ def test_requests_queue_up_to_a_bound_and_tokenize_never_waits(cfg, tiny_engine)
 
 def test_a_fault_of_ours_is_500_without_its_inside(cfg, tiny_engine, caplog):
     class Broken:
-        tokenizer = tiny_engine.tokenizer
+        tokenizer, max_positions = tiny_engine.tokenizer, tiny_engine.max_positions
 
         def complete(self, prompt_ids, params):
             raise FloatingPointError("secret")

@@ -52,6 +52,7 @@ class Engine:
         self._backbone, self._head = backbone(model), head(model)
         self._device = next(model.parameters()).device
         config = causal_lm(model).config.get_text_config()
+        self.max_positions: int = config.max_position_embeddings  # prompt and answer together
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         self._ends = {tokenizer.eos_token_id, *ends}
 

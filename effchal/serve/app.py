@@ -82,7 +82,9 @@ def make_app(service: Service) -> Flask:
         start = time.perf_counter()
         service.require_ready()
         body = parse(ProcessRequest)
-        completion = service.complete(encode_prompt(service, body), sampling_params(body, service))
+        prompt_ids, params = encode_prompt(service, body), sampling_params(body, service)
+        check_fits(len(prompt_ids), params.max_new_tokens, service.engine.max_positions)
+        completion = service.complete(prompt_ids, params)
         tokens = [Token(text=t.text, logprob=t.logprob, top_logprob=t.top_logprobs) for t in completion.tokens]
         return reply(
             ProcessResponse(
@@ -175,6 +177,13 @@ def sampling_params(body: ProcessRequest, service: Service) -> "SamplingParams":
         echo_from=len(service.encoder.bos_ids) if body.echo_prompt and body.prompt else None,
         seed=body.seed,
     )
+
+
+def check_fits(prompt_tokens: int, max_new_tokens: int, max_positions: int) -> None:
+    """Past its last trained position a model answers with nonsense, not with an error."""
+    if prompt_tokens + max_new_tokens > max_positions:
+        message = f"{prompt_tokens} prompt tokens and {max_new_tokens} new ones; this model holds {max_positions}"
+        raise RequestError(413, message, "max_new_tokens")
 
 
 def register_errors(app: Flask) -> None:
