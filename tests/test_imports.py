@@ -23,6 +23,7 @@ ALLOWED = {
     "checkpoint": set(),
     "track": {"config"},
     "bundle": {"config", "checkpoint", "model"},
+    "decode.contrast": set(),
     "decode.text": set(),
     "decode.engine": {"decode.text", "model"},
     "serve.protocol": set(),

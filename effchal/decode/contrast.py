@@ -1,0 +1,127 @@
+"""Decoding by contrasting layers, as pure functions on logits: DoLa (arXiv:2309.03883), SLED (arXiv:2411.02433)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+SELECTORS = ("jsd", "official", "static")
+DROPPED_WHEN_SCORING = -1000.0  # finite, so that a sum over a continuation stays a number
+
+
+def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Jensen-Shannon divergence in nats over the last axis, in [0, ln 2]; shapes broadcast."""
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    kl_p = (log_p.exp() * (log_p - log_m)).sum(-1)
+    kl_q = (log_q.exp() * (log_q - log_m)).sum(-1)
+    return 0.5 * (kl_p + kl_q)
+
+
+def official_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """What the code published with the paper computes: KL from the middle to each side, mean over the vocabulary."""
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    m = log_m.exp()
+    return 0.5 * ((m * (log_m - log_p)).mean(-1) + (m * (log_m - log_q)).mean(-1))
+
+
+def choose_layers(log_p: Tensor, log_q: Tensor, selector: str) -> Tensor:
+    """Index of the premature layer furthest from the mature one, for each row on its own.
+
+    Args:
+        log_p: (B, V), of the mature layer.
+        log_q: (K, B, V), of the candidates.
+        selector: jsd, official, or static (K must be 1).
+
+    Returns:
+        (B,) int64, in 0..K-1. Averaged over the batch, as elsewhere, rows would change each other's text.
+    """
+    if selector == "static":
+        if len(log_q) != 1:
+            raise ValueError(f"selector static takes one premature layer, got {len(log_q)}")
+        return torch.zeros(log_q.shape[1], dtype=torch.int64, device=log_q.device)
+    divergence = {"jsd": js_divergence, "official": official_divergence}[selector]
+    return divergence(log_p, log_q).argmax(0)
+
+
+def plausible(log_p: Tensor, relative_top: float, min_tokens_to_keep: int = 1) -> Tensor:
+    """(..., V) bool: tokens that the mature layer gives at least relative_top of its best one's probability.
+
+    Section 2.3 of DoLa. The min_tokens_to_keep likeliest stay in any case.
+    """
+    floor = log_p.amax(-1, keepdim=True) + math.log(relative_top)
+    if min_tokens_to_keep > 1:
+        floor = torch.minimum(floor, log_p.topk(min_tokens_to_keep, dim=-1).values[..., -1:])
+    return log_p >= floor
+
+
+def dola_scores(
+    mature_logits: Tensor,
+    premature_logits: Tensor,
+    relative_top: float = 0.1,
+    min_tokens_to_keep: int = 1,
+    selector: str = "jsd",
+    dropped: float = -math.inf,
+) -> tuple[Tensor, Tensor]:
+    """Next-token scores log p - log q of the chosen layer, and the choice.
+
+    Args:
+        mature_logits: (B, V), any float dtype; the arithmetic is float32, because bf16 steps by 0.06 near -10.
+        premature_logits: (K, B, V), K >= 1, in the order of decoding.premature_layers.
+        relative_top: in (0, 1].
+        dropped: score of implausible tokens: -inf to generate, DROPPED_WHEN_SCORING to score.
+
+    Returns:
+        scores: (B, V) float32.
+        chosen: (B,) int64, index into the K candidates.
+    """
+    log_p = mature_logits.float().log_softmax(-1)  # (B, V)
+    log_q = premature_logits.float().log_softmax(-1)  # (K, B, V)
+    chosen = choose_layers(log_p, log_q, selector)  # (B,)
+    rows = torch.arange(len(chosen), device=chosen.device)
+    scores = log_p - log_q[chosen, rows]  # (B, V)
+    return scores.masked_fill(~plausible(log_p, relative_top, min_tokens_to_keep), dropped), chosen
+
+
+def penalise_repetition(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Scores of tokens already seen, made less attractive: positive ones divided by penalty, negative ones multiplied.
+
+    Args:
+        scores: (B, V); after the contrast they are mostly positive, so a penalty of 1.2 costs a sure token dear.
+        seen: (B, V) bool.
+        penalty: 1.0 changes nothing.
+    """
+    penalised = torch.where(scores > 0, scores / penalty, scores * penalty)
+    return torch.where(seen, penalised, scores)
+
+
+def sled_logits(mature_logits: Tensor, premature_logits: Tensor, rate: float, top_k: int) -> Tensor:
+    """Logits moved along the contrast of early layers, Algorithm 1 of SLED in closed form.
+
+    For layer n and token i, s = max(0, cos(q_n - e_i, z_n - z_N))^2 with one-hot e_i. The layers' normalised s,
+    weighed by their sums, are the estimate P; the step is rate * (p - P) on the top_k tokens.
+
+    Args:
+        mature_logits: (B, V), z_N.
+        premature_logits: (K, B, V), z_n.
+        rate: 0 changes nothing on the top_k; above 2 it harms (GSM8K).
+
+    Returns:
+        (B, V) float32; -inf outside the top_k of the mature layer.
+    """
+    z, early = mature_logits.float(), premature_logits.float()
+    values, ids = z.topk(top_k, dim=-1)  # (B, k)
+    at = ids.expand(len(early), *ids.shape)  # (K, B, k)
+    q = early.softmax(-1)  # (K, B, V)
+    d = early - z  # (K, B, V)
+    # <q - e_i, d> and |q - e_i|^2 for all i at once, without a (K, k, V) tensor.
+    dot = (q * d).sum(-1, keepdim=True) - d.gather(-1, at)  # (K, B, k)
+    length = (q.square().sum(-1, keepdim=True) - 2 * q.gather(-1, at) + 1).clamp_min(0).sqrt()
+    norm = length * d.norm(dim=-1, keepdim=True)
+    cosine = torch.where(norm > 0, dot / norm.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
+    s = cosine.clamp_min(0).square()  # (K, B, k)
+    # sum_n (S_n / S) * (s_n / S_n) = sum_n s_n / S: a layer that agrees in nothing has no say.
+    total = s.sum((0, -1), keepdim=True)  # (1, B, 1)
+    estimate = torch.where(total > 0, s / total.clamp_min(torch.finfo(torch.float32).tiny), 0.0).sum(0)  # (B, k)
+    p = z.softmax(-1).gather(-1, ids)  # (B, k)
+    step = torch.where(total[0] > 0, rate * (p - estimate), 0.0)
+    return torch.full_like(z, -math.inf).scatter(-1, ids, values - step)

@@ -1,0 +1,162 @@
+"""The oracles of layer-contrasting decoding, on logits alone."""
+
+import math
+
+import pytest
+import torch
+
+from effchal.decode.contrast import (
+    DROPPED_WHEN_SCORING,
+    SELECTORS,
+    choose_layers,
+    dola_scores,
+    js_divergence,
+    official_divergence,
+    penalise_repetition,
+    plausible,
+    sled_logits,
+)
+
+B, K, V = 5, 6, 300
+
+
+@pytest.fixture(params=range(3))
+def logits(request):
+    generator = torch.Generator().manual_seed(request.param)
+    mature = 4 * torch.randn(B, V, generator=generator)
+    return mature, mature + 3 * torch.randn(K, B, V, generator=generator)
+
+
+def logs(logits):
+    return tuple(part.log_softmax(-1) for part in logits)
+
+
+def test_divergence_is_symmetric_bounded_and_zero_for_equals(logits):
+    log_p, log_q = logs(logits)
+    divergence = js_divergence(log_p, log_q)
+    assert divergence.shape == (K, B)
+    assert torch.allclose(divergence, js_divergence(log_q, log_p), atol=1e-6)
+    assert ((divergence > 0) & (divergence <= math.log(2))).all()
+    assert js_divergence(log_p, log_p).abs().max() < 1e-6
+    apart = torch.full((2, 4), -1e4)
+    apart[0, 0] = apart[1, 1] = 0.0
+    assert js_divergence(apart[0], apart[1]).item() == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_divergence_is_that_of_its_definition(logits):
+    log_p, log_q = (part.double() for part in logs(logits))
+    p, q = log_p.exp(), log_q.exp()
+    m = (p + q) / 2
+    expected = 0.5 * (p * (p / m).log()).sum(-1) + 0.5 * (q * (q / m).log()).sum(-1)
+    assert torch.allclose(js_divergence(log_p, log_q), expected, atol=1e-12)
+
+
+def test_official_agrees_with_a_slow_float64_derivation(logits):
+    log_p, log_q = logs(logits)
+    for k in range(K):
+        for b in range(B):
+            slow = 0.0
+            for lp, lq in zip(log_p[b].double().tolist(), log_q[k, b].double().tolist(), strict=True):
+                m = (math.exp(lp) + math.exp(lq)) / 2
+                slow += 0.5 * (m * (math.log(m) - lp) + m * (math.log(m) - lq)) / V
+            assert official_divergence(log_p, log_q)[k, b].item() == pytest.approx(slow, abs=1e-6)
+
+
+def test_the_scores_are_the_difference_of_the_furthest_layer(logits):
+    mature, premature = logits
+    scores, chosen = dola_scores(mature, premature, relative_top=0.1)
+    for b in range(B):
+        p = mature[b].double().softmax(-1)
+        far = max(range(K), key=lambda k: js_divergence(p.log(), premature[k, b].double().log_softmax(-1)).item())
+        assert chosen[b] == far
+        expected = p.log() - premature[far, b].double().log_softmax(-1)
+        kept = p >= 0.1 * p.max()
+        assert torch.isneginf(scores[b][~kept]).all()
+        assert torch.allclose(scores[b][kept].double(), expected[kept], atol=1e-5)
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_rows_do_not_know_their_neighbours(logits, selector):
+    mature, premature = logits
+    premature = premature[:1] if selector == "static" else premature
+    scores, chosen = dola_scores(mature, premature, selector=selector)
+    for b in range(B):
+        alone, layer = dola_scores(mature[b : b + 1], premature[:, b : b + 1], selector=selector)
+        assert torch.equal(alone[0], scores[b])
+        assert layer[0] == chosen[b]
+
+
+def test_relative_top_of_one_and_a_uniform_layer_are_greedy(logits):
+    mature, premature = logits
+    scores, _ = dola_scores(mature, premature, relative_top=1.0)
+    assert torch.equal(scores.argmax(-1), mature.argmax(-1))
+    scores, _ = dola_scores(mature, torch.zeros(K, B, V), relative_top=0.1)
+    assert torch.equal(scores.argmax(-1), mature.argmax(-1))
+    kept = ~torch.isneginf(scores)
+    assert torch.allclose(scores[kept], (mature.log_softmax(-1) + math.log(V))[kept], atol=1e-5)
+
+
+def test_static_is_one_candidate_and_nothing_else(logits):
+    mature, premature = logits
+    assert torch.equal(
+        dola_scores(mature, premature[2:3], selector="static")[0], dola_scores(mature, premature[2:3])[0]
+    )
+    with pytest.raises(ValueError, match="one premature layer, got 6"):
+        choose_layers(*logs(logits), "static")
+
+
+def test_plausible_tokens_are_those_near_the_best_and_a_least_number():
+    log_p = torch.tensor([[0.6, 0.3, 0.07, 0.03]]).log()
+    assert plausible(log_p, 0.1).tolist() == [[True, True, True, False]]
+    assert plausible(log_p, 1.0).tolist() == [[True, False, False, False]]
+    assert plausible(log_p, 1.0, min_tokens_to_keep=3).tolist() == [[True, True, True, False]]
+    assert plausible(log_p, 0.01, min_tokens_to_keep=2).all()
+
+
+def test_scoring_stays_finite_and_its_softmax_sums_to_one(logits):
+    scores, _ = dola_scores(*logits, dropped=DROPPED_WHEN_SCORING)
+    assert torch.isfinite(scores).all()
+    assert torch.allclose(scores.softmax(-1).sum(-1), torch.ones(B))
+
+
+def test_arithmetic_is_float32_whatever_comes_in(logits):
+    mature, premature = (part.bfloat16() for part in logits)
+    scores, _ = dola_scores(mature, premature)
+    assert scores.dtype == torch.float32
+    assert torch.equal(scores, dola_scores(mature.float(), premature.float())[0])
+
+
+def test_repetition_penalty_works_against_seen_tokens_of_either_sign():
+    scores = torch.tensor([[2.0, -2.0, 2.0, -math.inf]])
+    seen = torch.tensor([[True, True, False, True]])
+    assert penalise_repetition(scores, seen, 2.0).tolist() == [[1.0, -4.0, 2.0, -math.inf]]
+    assert torch.equal(penalise_repetition(scores, seen, 1.0), scores)
+
+
+def test_sled_equals_the_slow_form_of_the_paper(logits):
+    mature, premature = (part.double() for part in logits)
+    rate, top_k = 1.5, 10
+    result = sled_logits(mature, premature, rate, top_k)
+    for b in range(B):
+        ids = mature[b].topk(top_k).indices.tolist()
+        s = torch.zeros(K, top_k, dtype=torch.float64)
+        for n in range(K):
+            for j, i in enumerate(ids):
+                direction = premature[n, b].softmax(-1).clone()
+                direction[i] -= 1
+                cosine = torch.cosine_similarity(direction, premature[n, b] - mature[b], dim=0)
+                s[n, j] = max(0.0, cosine.item()) ** 2
+        weights = s.sum(-1) / s.sum()
+        estimate = sum(weights[n] * s[n] / s[n].sum() for n in range(K) if s[n].sum() > 0)
+        expected = mature[b, ids] - rate * (mature[b].softmax(-1)[ids] - estimate)
+        assert torch.allclose(result[b, ids].double(), expected, atol=1e-4)
+        assert torch.isneginf(result[b]).sum() == V - top_k
+
+
+def test_sled_with_nothing_to_learn_from_changes_nothing(logits):
+    mature, premature = logits
+    ids = mature.topk(10).indices
+    same = sled_logits(mature, mature[None], rate=1.0, top_k=10)
+    assert torch.equal(same.gather(-1, ids), mature.gather(-1, ids))
+    still = sled_logits(mature, premature, rate=0.0, top_k=10)
+    assert torch.equal(still.gather(-1, ids), mature.gather(-1, ids))
