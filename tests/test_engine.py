@@ -117,6 +117,7 @@ def test_sampling_follows_the_distribution():
     assert shares(temperature=0.5) == pytest.approx((squared / squared.sum()).tolist(), abs=0.03)
     assert shares(top_p=0.6) == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
     assert shares(top_p=0.5) == [1, 0, 0, 0]
+    assert shares(top_p=1e-300) == [1, 0, 0, 0]
     assert shares(top_k=2) == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
     assert shares(temperature=1e-7) == [1, 0, 0, 0]
 

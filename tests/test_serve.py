@@ -179,8 +179,12 @@ def test_wrong_types_and_values_are_400_with_the_field(client, path, body, field
     assert error["message"]
 
 
+NESTED, LONG = b"[" * 100_000, b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}"
+
+
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"[]", b"5", b'"x"', b"\xff", b'{"prompt": NaN}', b'{"prompt": "x", "top_p": NaN}']
+    "data",
+    [b"", b"{", b"[]", b"5", b'"x"', b"\xff", b'{"prompt": NaN}', b'{"prompt": "x", "top_p": NaN}', NESTED, LONG],
 )
 def test_a_body_that_is_no_json_object_is_400(client, data):
     response = client.post("/process", data=data)

@@ -149,8 +149,11 @@ def sample(logprobs: Tensor, params: SamplingParams, generator: torch.Generator)
     probs, ids = (logprobs / params.temperature).softmax(-1).sort(descending=True)
     if params.top_k is not None:
         probs[params.top_k :] = 0.0
-    # Keep the token that crosses top_p: what comes before it is below top_p.
-    probs[probs.cumsum(-1) - probs >= params.top_p * probs.sum()] = 0.0
+    # Keep the token that crosses top_p: what comes before it is below top_p. The first stays in any case,
+    # also where a tiny top_p is 0 in float32.
+    before = probs.cumsum(-1) - probs
+    before[0] = -1.0
+    probs[before >= params.top_p * probs.sum()] = 0.0
     return int(ids[torch.multinomial(probs, 1, generator=generator)])
 
 

@@ -131,7 +131,10 @@ def make_app(service: Service) -> Flask:
 
 
 def parse(wire_type: type[BaseModel]) -> Any:
-    body = request.get_json(force=True, silent=True)
+    try:
+        body = request.get_json(force=True, silent=True)
+    except RecursionError:  # brackets nested by the thousand
+        body = None
     if not isinstance(body, dict):
         raise RequestError(400, "the body must be a JSON object", "body")
     return wire_type.model_validate(body)
