@@ -10,9 +10,9 @@ from effchal.config import Schedule
 class WallClock:
     """Seconds spent on a run, earlier processes of the same run included.
 
-    The slowest lap so far is held back on top of the reserve, so a step that
-    starts, with the validation and the checkpoint that may follow it, also ends
-    inside the limit.
+    The slowest lap so far is held back on top of the reserve. A lap is a step
+    with the validation and checkpoint that may follow it; only a lap slower than
+    every one before it can reach into the reserve.
     """
 
     def __init__(

@@ -40,7 +40,8 @@ def write_bundle(folder: Path, cfg: Config, model: nn.Module | None, tokenizer: 
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir(parents=True)
     if model is not None:
-        model.save_pretrained(parts / "adapter", safe_serialization=True)
+        # No copy of a base head or embedding, and no question to the hub whether one is needed.
+        model.save_pretrained(parts / "adapter", safe_serialization=True, save_embedding_layers=False)
     tokenizer.save_pretrained(parts / "tokenizer")
     save_config(cfg, parts / "config.yaml")
     manifest = {

@@ -35,7 +35,9 @@ def entry_point(run: Run) -> Callable[[], None]:
     def task(tree: DictConfig) -> None:
         job = HydraConfig.get()
         try:
-            run(to_config(tree), list(job.overrides.task), Path(job.runtime.output_dir))
+            cfg, typed = to_config(tree), list(job.overrides.task)
+            check_lora_choice(cfg, typed)
+            run(cfg, typed, Path(job.runtime.output_dir))
         except ConfigError as error:
             sys.exit(fail(str(error)))
 
@@ -46,6 +48,8 @@ def entry_point(run: Run) -> Callable[[], None]:
             hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
         except HydraException as error:
             sys.exit(fail(explain(error)))
+        except AssertionError:  # OmegaConf's word for a key below a node that is null
+            sys.exit(fail("a key below lora was given beside lora=none"))
         except PermissionError as error:
             sys.exit(fail(f"may not write or read {error.filename}; another output folder: hydra.run.dir=<folder>"))
 
@@ -60,9 +64,19 @@ def compose_config(overrides: list[str]) -> Config:
     """
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            return to_config(compose("config", overrides))
+            cfg = to_config(compose("config", overrides))
+            check_lora_choice(cfg, overrides)
+            return cfg
     except HydraException as error:
         raise ConfigError(explain(error)) from error
+    except AssertionError as error:
+        raise ConfigError("a key below lora was given beside lora=none") from error
+
+
+def check_lora_choice(cfg: Config, overrides: list[str]) -> None:
+    """An experiment's own keys win over a group typed beside it; here that would bring an adapter back."""
+    if "lora=none" in overrides and cfg.lora is not None:
+        raise ConfigError("lora=none does not go with an experiment that sets keys below lora; leave one of them out")
 
 
 def job_name(run: Run) -> str:

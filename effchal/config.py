@@ -1,6 +1,7 @@
 """The schema of every YAML file under conf/, and the only way in and out of it."""
 
 import difflib
+import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -138,6 +139,7 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         require(self.r >= 1, "lora.r", self.r, "at least 1; for no adapter use lora=none")
+        require(self.alpha >= 1, "lora.alpha", self.alpha, "at least 1")
         require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "in [0, 1)")
         require(bool(self.target_modules), "lora.target_modules", self.target_modules, "not empty")
 
@@ -193,7 +195,8 @@ class TrainConfig:
         for key in ("epochs", "examples_per_step", "micro_batch_size", "validate_every", "checkpoint_every"):
             require(getattr(self, key) >= 1, f"train.{key}", getattr(self, key), "at least 1")
         require(self.max_steps is None or self.max_steps >= 1, "train.max_steps", self.max_steps, "at least 1 or null")
-        require(self.lr > 0, "train.lr", self.lr, "above 0")
+        require(0 < self.lr < math.inf, "train.lr", self.lr, "above 0 and finite")
+        require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "at least 0")
         require(0 <= self.min_lr_fraction <= 1, "train.min_lr_fraction", self.min_lr_fraction, "in [0, 1]")
         require(self.warmup_steps >= 0, "train.warmup_steps", self.warmup_steps, "at least 0")
         require(self.max_grad_norm > 0, "train.max_grad_norm", self.max_grad_norm, "above 0")
@@ -203,11 +206,15 @@ class TrainConfig:
 class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 8080
-    threads: int = 16  # requests answered or waiting at once; /tokenize and /health need some too
-    max_waiting: int = 64  # completions queued before the server answers 503
+    max_waiting: int = 64  # completions queued, the running one among them, before the server answers 503
     max_prompt_tokens: int = 4096
     max_new_tokens: int = 2048  # the most that a request may ask for
     drain_s: int = 600  # after SIGTERM: time to finish what runs
+
+    def __post_init__(self) -> None:
+        require(0 < self.port < 65536, "serve.port", self.port, "in 1..65535")
+        for key in ("max_waiting", "max_prompt_tokens", "max_new_tokens"):
+            require(getattr(self, key) >= 1, f"serve.{key}", getattr(self, key), "at least 1")
 
 
 @dataclass
@@ -217,6 +224,9 @@ class ScenarioConfig:
     entries: list[str] = field(default_factory=list)  # HELM run entries, without their model
     max_instances: int = 10  # of each entry
     path: str | None = None  # folder of data in HELM's own layout, for a machine with no network
+
+    def __post_init__(self) -> None:
+        require(self.max_instances >= 1, "scenario.max_instances", self.max_instances, "at least 1")
 
 
 @dataclass
@@ -278,6 +288,9 @@ def explain(error: BaseException) -> str:
 def nearest_key(unknown: str) -> str:
     """The known dotted key most like `unknown`, by its siblings first."""
     keys = known_keys(Config)
+    if unknown.startswith("data_mix.sources.") and unknown.count(".") == 3:
+        source = unknown.rpartition(".")[0]
+        keys += [f"{source}.{item.name}" for item in fields(DataSourceConfig)]
     parent = unknown.rpartition(".")[0]
     siblings = [key for key in keys if parent and key.rpartition(".")[0] == parent]
     last = {key.rpartition(".")[2]: key for key in siblings or keys}

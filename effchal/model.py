@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effchal.config import Attention, ConfigError, LoraConfig, ModelConfig, Quantization
+from effchal.config import Attention, ConfigError, Dtype, LoraConfig, ModelConfig, Quantization
 
 TINY = "builtin:tiny"
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def limit_gpu_memory(memory_gib: float | None, device: torch.device) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, memory_gib / total_gib), device)
 
 
-def pick_attention(wanted: Attention, device: torch.device) -> str:
+def pick_attention(cfg: ModelConfig, device: torch.device) -> str:
     """transformers' name of the attention to use.
 
     Raises:
@@ -45,13 +45,14 @@ def pick_attention(wanted: Attention, device: torch.device) -> str:
         device.type == "cuda"
         and importlib.util.find_spec("flash_attn") is not None
         and torch.cuda.get_device_capability(device)[0] >= 8
+        and cfg.dtype is Dtype.bfloat16  # its kernels know no float32
     )
-    if wanted is Attention.flash_attention_2 and not can:
+    if cfg.attention is Attention.flash_attention_2 and not can:
         raise ModelError(
-            "model.attention=flash_attention_2 needs the package flash_attn and an Ampere card or newer; "
-            "use model.attention=auto"
+            "model.attention=flash_attention_2 needs the package flash_attn, an Ampere card or newer and "
+            "model.dtype=bfloat16; use model.attention=auto"
         )
-    return "sdpa" if wanted is Attention.sdpa or not can else "flash_attention_2"
+    return "sdpa" if cfg.attention is Attention.sdpa or not can else "flash_attention_2"
 
 
 def base_model_path(cfg: ModelConfig) -> str:
@@ -122,6 +123,7 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
 
     quiet_libraries()
     dtype = getattr(torch, cfg.dtype.value)
+    path, attention = base_model_path(cfg), pick_attention(cfg, device)
     options: dict[str, Any] = {}
     if cfg.quantization is Quantization.nf4:
         options["quantization_config"] = BitsAndBytesConfig(
@@ -132,10 +134,10 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
         )
     with _loading(cfg):
         model = AutoModelForCausalLM.from_pretrained(
-            base_model_path(cfg),
+            path,
             revision=cfg.revision,
             dtype=dtype,
-            attn_implementation=pick_attention(cfg.attention, device),
+            attn_implementation=attention,
             device_map={"": device},
             use_safetensors=True,  # no pickle
             **options,

@@ -42,7 +42,7 @@ def train_step(
         loss_sums.append(loss_sum.detach())
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     grad_norm = torch.nn.utils.clip_grad_norm_(trainable, max_grad_norm)
-    finite = torch.isfinite(torch.stack([*loss_sums, grad_norm])).tolist()  # the step's one sync point
+    finite = torch.isfinite(torch.stack([*loss_sums, grad_norm])).tolist()  # the step waits for the device here
     if not all(finite):
         culprits = [mb for mb, ok in zip(micro_batches, finite, strict=False) if not ok] or micro_batches
         ids = [example_id for micro_batch in culprits for example_id in micro_batch.example_ids]

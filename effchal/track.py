@@ -86,11 +86,17 @@ class _WandbMirror:
 
     @staticmethod
     def _start(wandb: Any, run_dir: Path, cfg: TrackConfig, run_name: str, config: dict[str, Any]) -> Any:
-        common = {"project": cfg.project, "name": run_name, "config": config, "dir": str(run_dir), "id": run_dir.name}
+        common = {
+            "project": cfg.project,
+            "name": run_name,
+            "config": config,
+            "dir": str(run_dir),
+            "group": run_dir.name,
+        }
         if cfg.wandb is WandbMode.online:
             try:
                 settings = wandb.Settings(init_timeout=20, silent=True)
-                return wandb.init(mode="online", resume="allow", settings=settings, **common)
+                return wandb.init(mode="online", settings=settings, **common)
             except Exception as error:  # no key, no network: keep the record on disk
                 log.warning("wandb cannot go online (%s); recording offline, `wandb sync` sends it later", error)
         return wandb.init(mode="offline", settings=wandb.Settings(silent=True), **common)

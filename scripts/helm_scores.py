@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-# The main metric of each scenario in HELM's own schema, first one present wins.
+# The first that a scenario reports is shown.
 METRICS = ("final_number_exact_match", "quasi_exact_match", "exact_match", "rouge_2")
 
 
@@ -15,16 +15,25 @@ def main() -> None:
     runs = sorted(Path(sys.argv[1]).glob("runs/*/*/stats.json"))
     if not runs:
         sys.exit(f"error: no finished run in {sys.argv[1]}")
-    table = Table("run", "metric", "score", "instances", "failed requests")
+    table = Table("run", "metric", "score", "split", "scored", "requests", "failed requests")
     for path in runs:
-        name, score = main_metric(json.loads(path.read_text()))
+        split, name, score, scored = main_metric(json.loads(path.read_text()))
         states = json.loads((path.parent / "scenario_state.json").read_text())["request_states"]
         failed = sum(not state["result"]["success"] for state in states)
-        table.add_row(path.parent.name.split(",model=")[0], name, f"{score:.3f}", str(len(states)), str(failed))
+        table.add_row(
+            path.parent.name.split(",model=")[0],
+            name,
+            f"{score:.3f}",
+            split,
+            str(scored),
+            str(len(states)),
+            str(failed),
+        )
     Console(width=140).print(table)
 
 
-def main_metric(stats: list[dict]) -> tuple[str, float]:
+def main_metric(stats: list[dict]) -> tuple[str, str, float, int]:
+    """Split, metric, mean, and the instances of that split."""
     means = {
         (stat["name"]["split"], stat["name"]["name"]): stat["mean"]
         for stat in stats
@@ -33,7 +42,7 @@ def main_metric(stats: list[dict]) -> tuple[str, float]:
     for split in ("test", "valid"):  # TruthfulQA has no test split
         for metric in METRICS:
             if (split, metric) in means:
-                return metric, means[split, metric]
+                return split, metric, means[split, metric], round(means[split, "num_instances"])
     sys.exit(f"error: none of {', '.join(METRICS)} among HELM's metrics: {sorted(means)}")
 
 

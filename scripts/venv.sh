@@ -28,4 +28,6 @@ make_venv() {
 }
 
 make_venv
+export NO_PROXY="127.0.0.1,localhost${NO_PROXY:+,$NO_PROXY}" # or a proxy would be asked for our own servers
+export no_proxy="$NO_PROXY"
 export PATH="$PWD/.venv/bin:$PATH"

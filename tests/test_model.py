@@ -123,9 +123,11 @@ def test_unknown_target_modules_are_named_beside_the_known():
 
 
 def test_attention_that_cannot_run_is_refused_before_loading():
-    assert pick_attention(Attention.auto, CPU) == "sdpa"
-    with pytest.raises(ModelError, match=r"needs the package flash_attn.*model\.attention=auto"):
-        pick_attention(Attention.flash_attention_2, CPU)
+    assert pick_attention(TINY, CPU) == "sdpa"
+    with pytest.raises(
+        ModelError, match=r"^model\.attention=flash.* needs the package flash_attn.*model\.attention=auto"
+    ):
+        load_base_model(dataclasses.replace(TINY, attention=Attention.flash_attention_2), CPU)
 
 
 @pytest.mark.parametrize(

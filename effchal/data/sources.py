@@ -44,6 +44,7 @@ def load_source(name: str, cfg: DataSourceConfig) -> list[Example]:
             raise DataError(f"{place}: expected an object with named fields, found {type(row).__name__}")
         if _kept(row, cfg.where, seen, place):
             turns = _TURNS[cfg.format](row, place)
+            _check_encodable(turns, place)
             examples.append(Example(f"{name}:{number}", tuple(turns)))
     if not examples:
         found = "; ".join(f"{column} has {', '.join(sorted(values)[:20])}" for column, values in seen.items())
@@ -54,6 +55,14 @@ def load_source(name: str, cfg: DataSourceConfig) -> list[Example]:
         if absent:
             log.warning("source %s has no row where %s is %s", name, column, ", ".join(absent))
     return examples
+
+
+def _check_encodable(turns: list[Turn], place: str) -> None:
+    for turn in turns:
+        try:
+            turn.content.encode("utf-8")  # JSON can spell half a surrogate pair, which is no character
+        except UnicodeEncodeError as error:
+            raise DataError(f"{place}: a turn has half a character ({error.reason})") from error
 
 
 def is_local(cfg: DataSourceConfig) -> bool:
@@ -102,6 +111,8 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, str, Any]]:
                 raise DataError(f"{place}, column {error.colno}: not JSON ({error.msg}){half}") from error
             except UnicodeDecodeError as error:
                 raise DataError(f"{place}, byte {error.start + 1}: not UTF-8") from error
+            except RecursionError as error:
+                raise DataError(f"{place}: brackets nested too deeply") from error
 
 
 def _read_json(path: Path) -> Iterator[tuple[int, str, Any]]:
@@ -109,6 +120,10 @@ def _read_json(path: Path) -> Iterator[tuple[int, str, Any]]:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, byte {error.start + 1}: not UTF-8") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: brackets nested too deeply") from error
     if not isinstance(rows, list):
         raise DataError(f"{path}: expected a list of rows, found {type(rows).__name__}")
     for number, row in enumerate(rows):

@@ -164,7 +164,8 @@ def sampling_params(body: ProcessRequest, service: Service) -> "SamplingParams":
 
     cfg = service.cfg
     default: DecodingConfig = cfg.decoding
-    max_new_tokens = default.max_new_tokens if body.max_new_tokens is None else body.max_new_tokens
+    usual = min(default.max_new_tokens, cfg.serve.max_new_tokens)
+    max_new_tokens = usual if body.max_new_tokens is None else body.max_new_tokens
     if max_new_tokens > cfg.serve.max_new_tokens:
         message = f"{max_new_tokens} is above this server's limit of {cfg.serve.max_new_tokens} (serve.max_new_tokens)"
         raise RequestError(400, message, "max_new_tokens")
@@ -263,6 +264,8 @@ def create_app(*overrides: str) -> Flask:
     typed = list(overrides)
     if "EFFCHAL_BUNDLE" in os.environ:
         typed.append(f"bundle='{os.environ['EFFCHAL_BUNDLE']}'")
+    elif "lora=none" not in typed:
+        raise ConfigError("nothing to serve: set EFFCHAL_BUNDLE=<folder>")
     return start_app(serving_config(compose_config(typed), typed), exit_worker)
 
 
