@@ -48,6 +48,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
             content = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
             log.warning("%s cannot be read (%s); trying the one before", path, type(error).__name__)
+            path.rename(path.with_suffix(".unreadable"))  # or it would be counted among the KEPT
             continue
         with torch.no_grad():
             for name, parameter in trainable_parameters(model).items():

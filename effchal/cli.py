@@ -15,7 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from effchal.config import Config, ConfigError, explain, to_config
+from effchal.config import Config, ConfigError, to_config
+from effchal.unknown_keys import explain
 
 # An installed package carries the tree inside itself; a checkout has it beside the package.
 PACKAGE = Path(__file__).resolve().parent
@@ -47,7 +48,7 @@ def entry_point(run: Run) -> Callable[[], None]:
         try:
             hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
         except HydraException as error:
-            sys.exit(fail(explain(error)))
+            sys.exit(fail(explain(error, Config)))
         except AssertionError:  # OmegaConf's word for a key below a node that is null
             sys.exit(fail("a key below lora was given beside lora=none"))
         except PermissionError as error:
@@ -68,7 +69,7 @@ def compose_config(overrides: list[str]) -> Config:
             check_lora_choice(cfg, overrides)
             return cfg
     except HydraException as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(explain(error, Config)) from error
     except AssertionError as error:
         raise ConfigError("a key below lora was given beside lora=none") from error
 

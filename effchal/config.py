@@ -1,15 +1,16 @@
 """The schema of every YAML file under conf/, and the only way in and out of it."""
 
-import difflib
 import math
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
+
+from effchal.unknown_keys import explain
 
 
 class ConfigError(ValueError):
@@ -270,44 +271,7 @@ def to_config(tree: Any) -> Config:
             raise ConfigError(f"no value for {', '.join(sorted(missing))}")
         return OmegaConf.to_object(checked)
     except OmegaConfBaseException as error:
-        raise ConfigError(explain(error)) from error
-
-
-def explain(error: BaseException) -> str:
-    """One line for a user out of an error of Hydra or OmegaConf and its causes."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and cause.full_key:
-            return f"unknown key {cause.full_key}; the nearest known key is {nearest_key(cause.full_key)}"
-        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-            return f"{cause.full_key}: {str(cause).splitlines()[0]}"
-        cause = cause.__cause__ or cause.__context__
-    return str(error)
-
-
-def nearest_key(unknown: str) -> str:
-    """The known dotted key most like `unknown`, by its siblings first."""
-    keys = known_keys(Config)
-    if unknown.startswith("data_mix.sources.") and unknown.count(".") == 3:
-        source = unknown.rpartition(".")[0]
-        keys += [f"{source}.{item.name}" for item in fields(DataSourceConfig)]
-    parent = unknown.rpartition(".")[0]
-    siblings = [key for key in keys if parent and key.rpartition(".")[0] == parent]
-    last = {key.rpartition(".")[2]: key for key in siblings or keys}
-    matches = difflib.get_close_matches(unknown.rpartition(".")[2], last, n=1, cutoff=0.0)
-    return last[matches[0]]
-
-
-def known_keys(schema: type, prefix: str = "") -> list[str]:
-    """Dotted names of every key of a dataclass; the free names of a dict are left out."""
-    keys = []
-    for item in fields(schema):
-        options = get_args(item.type) or (item.type,)  # `LoraConfig | None` -> LoraConfig, None
-        nested = [option for option in options if is_dataclass(option)]
-        if nested and get_origin(item.type) is not dict:
-            keys += known_keys(nested[0], f"{prefix}{item.name}.")
-        keys.append(prefix + item.name)
-    return keys
+        raise ConfigError(explain(error, Config)) from error
 
 
 def save_config(cfg: Config, path: Path) -> None:

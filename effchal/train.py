@@ -1,5 +1,6 @@
 """Train one adapter: python -m effchal.train data_mix=lima_platypus lora.r=64"""
 
+import hashlib
 import json
 import logging
 import signal
@@ -13,7 +14,7 @@ from torch import nn
 
 from effchal.budget import WallClock, lr_factor
 from effchal.bundle import versions, write_bundle
-from effchal.checkpoint import load_checkpoint, save_checkpoint, trainable_parameters
+from effchal.checkpoint import checkpoints, load_checkpoint, save_checkpoint, trainable_parameters
 from effchal.cli import entry_point, job_age_s, overlay
 from effchal.config import Config, ConfigError, TrainConfig, load_config, save_config, to_plain
 from effchal.data.mix import load_mix, write_report
@@ -65,6 +66,8 @@ class RunState:
     train_loss: float | None = None  # of the last step
     heldout_before: float | None = None
     heldout_loss: float | None = None  # the latest
+    heldout_step: int | None = None  # when it was taken
+    data_sha256: str = ""  # of all examples in their order
     validation_s: float = 0.0  # what it took
     spent_s: float = 0.0
 
@@ -82,11 +85,16 @@ class Job:
     order: TrainingOrder
     heldout: list[MicroBatch]
     steps: int  # planned
+    data_sha256: str
 
 
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     run_dir = output_dir
+    if cfg.resume_from is None and checkpoints(run_dir / "checkpoint"):
+        raise ConfigError(
+            f"{run_dir} holds a run already; go on with it by resume_from={run_dir}, or take another folder"
+        )
     if cfg.resume_from is not None:
         run_dir = Path(cfg.resume_from)
         frozen = load_config(run_dir / "config.yaml")
@@ -111,16 +119,38 @@ def run(cfg: Config, run_dir: Path, signals: StopSignals, spent_before_s: float 
     """
     clock = WallClock(cfg.budget.hours * 3600, cfg.budget.reserve_minutes * 60, spent_before_s)
     run_dir.mkdir(parents=True, exist_ok=True)
+    job = prepare(cfg, run_dir)
+    state = restore(job)
     (run_dir / "run.json").unlink(missing_ok=True)
     save_config(cfg, run_dir / "config.yaml")
-    job = prepare(cfg, run_dir)
-    state = RunState(**(load_checkpoint(run_dir / "checkpoint", job.model, job.optimizer) or {}))
     # A killed process wrote no checkpoint at its end, but its records say how long it lived.
     clock.spent_before_s += max(state.spent_s, rewind_metrics(run_dir, state.step))
     tracker = Tracker(run_dir, cfg.track, cfg.name, to_plain(cfg))
-    status, error = train_loop(job, state, clock, tracker, signals)
-    finish(job, state, clock, tracker, status, error)
+    tracker.log({"step": state.step, "spent_s": clock.spent_s()})  # what the dropped records knew
+    try:
+        status, error = train_loop(job, state, clock, tracker, signals)
+        finish(job, state, clock, tracker, status, error)
+    except BaseException as error:  # out of memory, a full disk: the weights may be half updated, so none are saved
+        write_record(job, state, "failed", f"{type(error).__name__}: {error}")
+        raise
     return {"failed": 1, "interrupted": 128 + (signals.received or 0)}.get(status, 0)
+
+
+def restore(job: Job) -> RunState:
+    """The state of the newest checkpoint, put into model and optimizer; a fresh one where there is none.
+
+    Raises:
+        ConfigError: checkpoints that cannot be read, or that were trained on other data.
+    """
+    folder = job.run_dir / "checkpoint"
+    there = checkpoints(folder)
+    saved = load_checkpoint(folder, job.model, job.optimizer)
+    if saved is None and there:
+        raise ConfigError(f"no checkpoint in {folder} can be read; start anew in another folder")
+    state = RunState(**(saved or {"data_sha256": job.data_sha256}))
+    if state.data_sha256 != job.data_sha256:
+        raise DataError(f"the data mix is not the one that {job.run_dir} was trained on; bring its files back")
+    return state
 
 
 def prepare(cfg: Config, run_dir: Path) -> Job:
@@ -128,7 +158,7 @@ def prepare(cfg: Config, run_dir: Path) -> Job:
     device = pick_device()
     limit_gpu_memory(cfg.budget.memory_gib, device)
     tokenizer = load_tokenizer(cfg.model)
-    order, heldout = prepare_data(cfg, PromptEncoder(tokenizer, cfg.prompt), run_dir)
+    order, heldout, data_sha256 = prepare_data(cfg, PromptEncoder(tokenizer, cfg.prompt), run_dir)
     model = add_adapter(load_base_model(cfg.model, device), cfg.lora, cfg.train.seed)
     if cfg.train.activation_checkpointing:
         enable_activation_checkpointing(model)
@@ -138,11 +168,12 @@ def prepare(cfg: Config, run_dir: Path) -> Job:
     trainable = sum(parameter.numel() for parameter in trainable_parameters(model).values())
     log.info("%s on %s | %s adapter parameters | %d steps", cfg.model.name, device, f"{trainable:,}", steps)
     micro_batches = [micro_batch.to(device) for micro_batch in pack_for(cfg, tokenizer, heldout)]
-    return Job(cfg, run_dir, device, tokenizer, model, make_optimizer(model, cfg.train), order, micro_batches, steps)
+    optimizer = make_optimizer(model, cfg.train)
+    return Job(cfg, run_dir, device, tokenizer, model, optimizer, order, micro_batches, steps, data_sha256)
 
 
-def prepare_data(cfg: Config, encoder: PromptEncoder, run_dir: Path) -> tuple[TrainingOrder, list[EncodedExample]]:
-    """Load and encode the data mix; leaves mix.json and mix.md in the run folder."""
+def prepare_data(cfg: Config, encoder: PromptEncoder, run_dir: Path) -> tuple[TrainingOrder, list[EncodedExample], str]:
+    """Load and encode the data mix; leaves mix.json and mix.md in the run folder. The text is a digest of the data."""
     mix = load_mix(cfg.data_mix)
     options = (encoder, cfg.model.max_seq_len, cfg.train.loss_on_prompt)
     both = {example.id: encode_example(example, *options) for example in mix.train + mix.heldout}
@@ -152,6 +183,8 @@ def prepare_data(cfg: Config, encoder: PromptEncoder, run_dir: Path) -> tuple[Tr
         raise DataError(f"no training example has an answer within model.max_seq_len={cfg.model.max_seq_len} tokens")
     encoded = [both[example.id] for example in mix.train]
     order = TrainingOrder(mix, encoded, cfg.train.examples_per_step, cfg.train.epochs)
+    if order.steps == 0:
+        raise DataError("the weights of data_mix.sources draw no example at all; raise them")
     totals = {
         "train_examples": len(encoded),
         "heldout_examples": len(heldout),
@@ -162,7 +195,8 @@ def prepare_data(cfg: Config, encoder: PromptEncoder, run_dir: Path) -> tuple[Tr
     }
     write_report(mix, totals, run_dir)
     log.info("data mix: %s", ", ".join(f"{name} {count:,}" for name, count in totals.items()))
-    return order, heldout
+    data_sha256 = hashlib.sha256(repr([example.ids for example in encoded + heldout]).encode()).hexdigest()
+    return order, heldout, data_sha256
 
 
 def pack_for(cfg: Config, tokenizer: Any, examples: list[EncodedExample]) -> list[MicroBatch]:
@@ -241,7 +275,7 @@ def validate(job: Job, state: RunState, clock: WallClock, tracker: Tracker) -> f
     if not job.heldout:
         return None
     started_s = clock.spent_s()
-    state.heldout_loss = heldout_loss(job.model, job.heldout)
+    state.heldout_loss, state.heldout_step = heldout_loss(job.model, job.heldout), state.step
     state.validation_s = clock.spent_s() - started_s
     log.info("step %d/%d | held-out loss %.3f", state.step, job.steps, state.heldout_loss)
     tracker.log({"step": state.step, "heldout_loss": state.heldout_loss, "spent_s": clock.spent_s()})
@@ -266,11 +300,16 @@ def finish(
         log.error("%s", error)
     tracker.close(wait_s=30.0 if status != "interrupted" else 5.0)
     state.spent_s = clock.spent_s()
-    record = {"status": status, "error": str(error) if error else None, "steps_planned": job.steps}
+    write_record(job, state, status, str(error) if error else None)
+    log.info("%s after %d steps in %s; bundle: %s", status, state.step, hours(state.spent_s), job.run_dir / "bundle")
+
+
+def write_record(job: Job, state: RunState, status: str, error: str | None) -> None:
+    """run.json: how the run ended, and what its numbers depend on."""
+    record = {"status": status, "error": error, "steps_planned": job.steps}
     record |= asdict(state) | {"peak_memory_gib": peak_memory_gib(job.device)}
     record |= {"device": device_name(job.device), "git_commit": git_commit(), "versions": versions()}
     (job.run_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n")
-    log.info("%s after %d steps in %s; bundle: %s", status, state.step, hours(state.spent_s), job.run_dir / "bundle")
 
 
 if __name__ == "__main__":

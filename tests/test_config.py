@@ -13,10 +13,10 @@ from effchal.config import (
     PromptConfig,
     Quantization,
     WandbMode,
-    known_keys,
     load_config,
     save_config,
 )
+from effchal.unknown_keys import known_keys
 
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF_DIR.glob("*/*.yaml"))
 
@@ -59,9 +59,12 @@ def test_a_misspelt_key_is_refused_however_it_is_written(spelling):
         compose_config([spelling])
 
 
+SOURCE = ("data_mix.sources.lima.pathh=x", "data_mix.sources.<name>.path")
+
+
 @pytest.mark.parametrize(
     ("typo", "meant"),
-    [("train.warmup=3", "train.warmup_steps"), ("lore.r=1", "lora"), ("budget.hour=1", "budget.hours")],
+    [("train.warmup=3", "train.warmup_steps"), ("lore.r=1", "lora"), ("budget.hour=1", "budget.hours"), SOURCE],
 )
 def test_the_nearest_known_key_is_named(typo, meant):
     with pytest.raises(ConfigError, match=f"nearest known key is {meant}$"):
@@ -141,10 +144,10 @@ def test_overlay_refuses_what_is_frozen(typed):
         overlay(Config(), compose_config([typed]), [typed], {"decoding", "serve"}, "home")
 
 
-def test_known_keys_reach_through_optional_nodes_but_not_into_free_names():
+def test_known_keys_reach_through_optional_nodes_and_free_names():
     keys = known_keys(Config)
     assert {"lora.r", "model.quantization", "data_mix.sources", "resume_from"} <= set(keys)
-    assert not any(key.startswith("data_mix.sources.") for key in keys)
+    assert "data_mix.sources.<name>.path" in keys
 
 
 def test_every_prompt_template_has_its_content():
@@ -167,3 +170,14 @@ def test_the_command_line_ends_with_one_line_and_code_2(arguments, message, tmp_
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("experiment", ["lima_platypus", "reference_2023"])
+def test_no_experiment_brings_an_adapter_back(experiment):
+    with pytest.raises(ConfigError, match="lora=none does not go with an experiment"):
+        compose_config([f"experiment={experiment}", "lora=none"])
+
+
+def test_a_key_below_no_adapter_is_refused():
+    with pytest.raises(ConfigError, match="a key below lora was given beside lora=none"):
+        compose_config(["lora=none", "lora.r=8"])

@@ -12,8 +12,9 @@ import effchal
 PACKAGE = Path(effchal.__file__).parent
 ENTRY_POINTS = {"train", "package", "serve.__main__"}
 ALLOWED = {
-    "config": set(),
-    "cli": {"config"},
+    "unknown_keys": set(),
+    "config": {"unknown_keys"},
+    "cli": {"config", "unknown_keys"},
     "prompts": set(),
     "data.sources": {"config", "prompts"},
     "data.mix": {"config", "data.sources"},
@@ -39,7 +40,7 @@ ALLOWED = {
 }
 HOMES = {  # a heavy library is imported in these modules alone
     "hydra": {"cli", "config"},
-    "omegaconf": {"cli", "config"},
+    "omegaconf": {"cli", "config", "unknown_keys"},
     "transformers": {"model", "decode.engine"},
     "peft": {"model"},
     "bitsandbytes": {"step"},

@@ -13,7 +13,8 @@ from conftest import ROOT, SMOLLM2, needs_smollm2
 from effchal import train
 from effchal.bundle import check_bundle
 from effchal.checkpoint import checkpoints
-from effchal.config import BudgetConfig, LoraConfig, Optimizer, save_config
+from effchal.config import BudgetConfig, ConfigError, LoraConfig, Optimizer, save_config
+from effchal.data.sources import DataError
 from effchal.train import StopSignals
 
 
@@ -267,3 +268,57 @@ def test_each_run_of_a_sweep_has_a_budget_of_its_own(tmp_path):
     assert record(tmp_path / "1")["status"] == "finished"
     assert first["spent_s"] > 1.0  # the interpreter and its imports
     assert second["spent_s"] < first["spent_s"]
+
+
+def test_a_folder_with_a_run_is_not_run_into_by_accident(tiny_cfg, tmp_path):
+    tiny_cfg.train.max_steps = 2
+    run(tiny_cfg, tmp_path)
+    before = {name: (tmp_path / name).read_text() for name in ("config.yaml", "run.json")}
+    again = start([*TINY, "train.lr=0.1"], tmp_path)
+    output, _ = again.communicate(timeout=60)
+    assert again.returncode == 2
+    assert f"go on with it by resume_from={tmp_path}" in output
+    assert before == {name: (tmp_path / name).read_text() for name in before}
+
+
+def test_a_resume_on_other_data_is_refused(tiny_cfg, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    shipped = (ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl").read_text().splitlines(keepends=True)
+    rows.write_text("".join(shipped))
+    tiny_cfg.data_mix.sources = {"s": tiny_cfg.data_mix.sources["tasks"]}
+    tiny_cfg.data_mix.sources["s"].path = str(rows)
+    train.run(tiny_cfg, tmp_path / "run", Stop(after_steps=2))
+    rows.write_text("".join(shipped[:40]))
+    with pytest.raises(DataError, match="the data mix is not the one that"):
+        run(tiny_cfg, tmp_path / "run")
+    rows.write_text("".join(shipped))
+    assert run(tiny_cfg, tmp_path / "run") == 0
+
+
+def test_checkpoints_that_are_all_damaged_are_no_fresh_start(tiny_cfg, tmp_path):
+    train.run(tiny_cfg, tmp_path, Stop(after_steps=3))
+    records = (tmp_path / "metrics.jsonl").read_text()
+    for path in checkpoints(tmp_path / "checkpoint"):
+        path.write_bytes(b"noise")
+    with pytest.raises(ConfigError, match=r"no checkpoint in .* can be read"):
+        run(tiny_cfg, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_text() == records
+
+
+def test_any_other_end_is_recorded_as_failed(tiny_cfg, tmp_path, monkeypatch):
+    def out_of_memory(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(train, "train_step", out_of_memory)
+    with pytest.raises(MemoryError):
+        run(tiny_cfg, tmp_path)
+    assert (record(tmp_path)["status"], record(tmp_path)["error"]) == ("failed", "MemoryError: no room")
+
+
+def test_seconds_of_a_process_killed_before_its_checkpoint_are_not_forgotten(tiny_cfg, tmp_path):
+    train.run(tiny_cfg, tmp_path, Stop(after_steps=2))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 3, "loss": 1.0, "spent_s": 100.0}) + "\n")
+    for _ in range(2):
+        train.run(tiny_cfg, tmp_path, Stop(after_steps=0))
+        assert record(tmp_path)["spent_s"] > 100.0
