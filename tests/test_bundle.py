@@ -108,3 +108,18 @@ def test_a_base_model_that_is_elsewhere_is_asked_for(tmp_path):
     with pytest.raises(BundleError, match=r"base model of .* is not here: no .*gone; give base_model=<folder>"):
         load_bundle(tmp_path / "bundle", None, CPU)
     load_bundle(tmp_path / "bundle", str(tmp_path / "moved"), CPU)
+
+
+def test_an_adapter_on_the_head_comes_back_and_brings_no_base_weights(tmp_path):
+    cfg = dataclasses.replace(CFG, lora=LoraConfig(r=4, target_modules=["q_proj", "lm_head"]))
+    model = add_adapter(load_base_model(cfg.model, CPU), cfg.lora, seed=0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    write_bundle(tmp_path / "bundle", cfg, model, load_tokenizer(cfg.model))
+    loaded, _ = load_bundle(tmp_path / "bundle", None, CPU)
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=IDS).logits, model(input_ids=IDS).logits)
+    size = (tmp_path / "bundle" / "adapter" / "adapter_model.safetensors").stat().st_size
+    adapter_bytes = sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
+    assert size < adapter_bytes + 4096
