@@ -46,11 +46,12 @@ def entry_point(run: Run) -> Callable[[], None]:
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise to us instead of printing and exiting
         sys.argv += [f"hydra.job.name={job_name(run)}", *run_dir_of_resumed_run(sys.argv[1:])]
         try:
+            check_lora_keys(sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
         except HydraException as error:
             sys.exit(fail(explain(error, Config)))
-        except AssertionError:  # OmegaConf's word for a key below a node that is null
-            sys.exit(fail("a key below lora was given beside lora=none"))
+        except ConfigError as error:
+            sys.exit(fail(str(error)))
         except PermissionError as error:
             sys.exit(fail(f"may not write or read {error.filename}; another output folder: hydra.run.dir=<folder>"))
 
@@ -63,6 +64,7 @@ def compose_config(overrides: list[str]) -> Config:
     Raises:
         ConfigError: as on the command line.
     """
+    check_lora_keys(overrides)
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = to_config(compose("config", overrides))
@@ -70,8 +72,12 @@ def compose_config(overrides: list[str]) -> Config:
             return cfg
     except HydraException as error:
         raise ConfigError(explain(error, Config)) from error
-    except AssertionError as error:
-        raise ConfigError("a key below lora was given beside lora=none") from error
+
+
+def check_lora_keys(overrides: list[str]) -> None:
+    """Refuse lora.r=8 beside lora=none, where OmegaConf would fail an assertion of its own."""
+    if "lora=none" in overrides and any(override.lstrip("+").startswith("lora.") for override in overrides):
+        raise ConfigError("a key below lora was given beside lora=none; leave one of them out")
 
 
 def check_lora_choice(cfg: Config, overrides: list[str]) -> None:

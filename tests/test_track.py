@@ -1,8 +1,6 @@
 import json
 import time
 
-import pytest
-
 from effchal.config import TrackConfig, WandbMode
 from effchal.track import Tracker, git_commit, rewind_metrics
 
@@ -28,7 +26,6 @@ def test_rewinding_drops_later_steps_and_a_cut_line_but_not_their_seconds(tmp_pa
     assert rewind_metrics(tmp_path / "elsewhere", step=3) == 0.0
 
 
-@pytest.mark.slow
 def test_wandb_offline_mirrors_the_record_and_the_bundle(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     bundle = tmp_path / "bundle"
@@ -47,7 +44,6 @@ def test_wandb_offline_mirrors_the_record_and_the_bundle(tmp_path, monkeypatch):
     assert len(records(tmp_path)) == 3
 
 
-@pytest.mark.slow
 def test_a_dead_network_neither_stops_nor_slows_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nothing listens there
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
