@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 
-from effchal.config import Schedule
+from effchal.choices import Schedule
 
 
 class WallClock:

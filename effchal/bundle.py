@@ -13,7 +13,7 @@ from torch import nn
 
 from effchal import __version__
 from effchal.checkpoint import sync_folder
-from effchal.config import Config, ConfigError, load_config, save_config
+from effchal.config import Config, ConfigError, ModelConfig, load_config, save_config
 from effchal.model import (
     ModelError,
     base_model_fingerprint,
@@ -97,8 +97,8 @@ def check_bundle(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def load_bundle(folder: Path, base_model: str | None, device: torch.device) -> tuple[nn.Module, Any]:
-    """Model (adapter on its base) and tokenizer of a checked bundle.
+def base_of_bundle(folder: Path, base_model: str | None) -> ModelConfig:
+    """The base model of a bundle, after both were checked.
 
     Args:
         base_model: where the base model lies here, if not where the config says.
@@ -120,11 +120,17 @@ def load_bundle(folder: Path, base_model: str | None, device: torch.device) -> t
     if expected and found and found != expected:
         wanted = manifest["base_model"]["name"]
         raise BundleError(f"{base.name} is not the base model of {folder}, which is {wanted}; give base_model=<folder>")
+    return base
+
+
+def load_bundle_model(folder: Path, base: ModelConfig, device: torch.device) -> nn.Module:
+    """The adapter on its base, of a bundle that base_of_bundle has checked."""
     model = load_base_model(base, device)
-    if (folder / "adapter").is_dir():
-        model = load_adapter(model, folder / "adapter")
-    tokenizer = load_tokenizer(dataclasses.replace(base, name=str(folder / "tokenizer"), revision=None))
-    return model, tokenizer
+    return load_adapter(model, folder / "adapter") if (folder / "adapter").is_dir() else model
+
+
+def load_bundle_tokenizer(folder: Path, base: ModelConfig) -> Any:
+    return load_tokenizer(dataclasses.replace(base, name=str(folder / "tokenizer"), revision=None))
 
 
 def sha256(path: Path) -> str:

@@ -119,7 +119,7 @@ def overlay(frozen: Config, composed: Config, overrides: list[str], allowed: set
         frozen: the config of a run or bundle folder.
         composed: what Hydra composed from the same overrides; the values are taken from it.
         overrides: what the user typed, e.g. ["decoding=sample", "serve.port=80"].
-        allowed: top-level keys that may change.
+        allowed: top-level keys that may change; an experiment may set no others either.
         home: the folder `frozen` comes from, for the message.
 
     Raises:
@@ -127,10 +127,31 @@ def overlay(frozen: Config, composed: Config, overrides: list[str], allowed: set
     """
     result = OmegaConf.structured(frozen)
     values = OmegaConf.structured(composed)
-    for override in OverridesParser.create().parse_overrides(overrides):
-        key = override.key_or_group
+    for key in keys_set_by(overrides):
         if key.partition(".")[0] not in allowed:
             may = ", ".join(sorted(allowed))
             raise ConfigError(f"{key} is frozen in {home}/config.yaml; only {may} may be given here")
         OmegaConf.update(result, key, OmegaConf.select(values, key))
     return to_config(result)
+
+
+def keys_set_by(overrides: list[str]) -> list[str]:
+    """Dotted keys that the overrides set, those of an experiment's file among them."""
+    keys: list[str] = []
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if override.key_or_group != "experiment":
+            keys.append(override.key_or_group)
+        elif override.value() is not None:
+            tree = OmegaConf.load(CONF_DIR / "experiment" / f"{override.value()}.yaml")
+            groups = [group for entry in tree.pop("defaults", []) for group in entry]
+            keys += [group.removeprefix("override /") for group in groups]
+            tree.pop("hydra", None)
+            keys += _leaves(OmegaConf.to_container(tree))
+    return keys
+
+
+def _leaves(tree: dict, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key, value in tree.items():
+        keys += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+    return keys

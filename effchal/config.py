@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,17 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from effchal.choices import (
+    Attention,
+    DataFormat,
+    DecodingMethod,
+    Dtype,
+    Optimizer,
+    Quantization,
+    Schedule,
+    Selector,
+    WandbMode,
+)
 from effchal.unknown_keys import explain
 
 
@@ -23,57 +33,11 @@ def require(ok: bool, key: str, value: Any, allowed: str) -> None:
         raise ConfigError(f"{key} must be {allowed}, got {value!r}")
 
 
-# Enums, not strings, for closed choices: YAML `None` is the string "None".
-class Quantization(Enum):
-    nf4 = "nf4"
-
-
-class Dtype(Enum):
-    bfloat16 = "bfloat16"
-    float32 = "float32"
-
-
-class Attention(Enum):
-    auto = "auto"  # flash attention where it is installed and the card can, else SDPA
-    sdpa = "sdpa"
-    flash_attention_2 = "flash_attention_2"
-
-
-class DataFormat(Enum):
-    lima = "lima"  # conversations: [question, answer, question, answer, ...], source
-    platypus = "platypus"  # instruction, input, output, data_source
-
-
-class Optimizer(Enum):
-    adamw = "adamw"
-    adamw8bit = "adamw8bit"
-    paged_adamw = "paged_adamw"
-    paged_adamw8bit = "paged_adamw8bit"
-    lion8bit = "lion8bit"
-
-
-class Schedule(Enum):
-    cosine = "cosine"
-    linear = "linear"
-    constant = "constant"
-
-
-class DecodingMethod(Enum):
-    greedy = "greedy"
-    sample = "sample"
-
-
-class WandbMode(Enum):
-    off = "off"
-    offline = "offline"
-    online = "online"
-
-
 @dataclass
 class ModelConfig:
     name: str = MISSING  # Hugging Face repo id, local folder, or builtin:tiny (random weights, for tests)
     revision: str | None = None  # commit hash; required for a repo id, or the run is not reproducible
-    dtype: Dtype = Dtype.bfloat16  # of the frozen weights and of the arithmetic; adapters are float32
+    dtype: Dtype = Dtype.auto  # of the frozen weights and of the arithmetic; adapters are float32
     quantization: Quantization | None = None  # nf4 = QLoRA; null = LoRA on plain weights
     double_quant: bool = True  # nf4 only: quantise the quantisation constants too
     attention: Attention = Attention.auto
@@ -147,17 +111,45 @@ class LoraConfig:
 
 @dataclass
 class DecodingConfig:
-    """What the server does where a request does not say otherwise."""
+    """How tokens come out of logits, for evaluation, and for serving where a request does not say otherwise."""
 
     method: DecodingMethod = DecodingMethod.greedy
     temperature: float = 1.0  # sample only
     top_p: float = 1.0  # sample only
     max_new_tokens: int = 128
+    repetition_penalty: float = 1.0  # 1 = none; after the contrast, over prompt and answer
+    # dola and sled only: low, high or a list of layers i, hidden_states[i] of 0 (embeddings) .. N-1
+    premature_layers: Any = None
+    selector: Selector = Selector.jsd  # dola: which layer each position is contrasted with
+    relative_top: float = 0.1  # dola: keep tokens with at least this share of the best one's probability; 0 = all
+    min_tokens_to_keep: int = 1  # dola
+    exit_norm: bool = False  # put the final norm before the head for premature layers, too; published code does not
+    post_softmax: bool = True  # dola: score continuations by probabilities that sum to 1
+    contrast_prompt: bool = False  # score an echoed prompt by the contrast, not by the plain model
+    sled_rate: float = 1.0  # step along the contrast
+    sled_top_k: int = 10  # likeliest tokens that move; all others are dropped
 
     def __post_init__(self) -> None:
         require(self.temperature > 0, "decoding.temperature", self.temperature, "above 0; for 0 use decoding=greedy")
         require(0 < self.top_p <= 1, "decoding.top_p", self.top_p, "in (0, 1]")
-        require(self.max_new_tokens >= 1, "decoding.max_new_tokens", self.max_new_tokens, "at least 1")
+        for key in ("max_new_tokens", "min_tokens_to_keep", "sled_top_k"):
+            require(getattr(self, key) >= 1, f"decoding.{key}", getattr(self, key), "at least 1")
+        require(self.repetition_penalty > 0, "decoding.repetition_penalty", self.repetition_penalty, "above 0")
+        require(0 <= self.relative_top <= 1, "decoding.relative_top", self.relative_top, "in [0, 1]")
+        require(0 <= self.sled_rate < math.inf, "decoding.sled_rate", self.sled_rate, "at least 0 and finite")
+        if self.method in (DecodingMethod.dola, DecodingMethod.sled):
+            require_layers("decoding.premature_layers", self.premature_layers)
+            many = self.premature_layers in ("low", "high") or len(self.premature_layers) > 1
+            if self.selector is Selector.static and self.method is DecodingMethod.dola:
+                key = "decoding.premature_layers"
+                require(not many, key, self.premature_layers, "a list of one layer where decoding.selector=static")
+
+
+def require_layers(key: str, value: Any) -> None:
+    """Raise ConfigError unless value is low, high or a list of distinct layers."""
+    is_list = isinstance(value, list) and value and all(type(i) is int and i >= 0 for i in value)
+    ok = value in ("low", "high") or (is_list and len(set(value)) == len(value))
+    require(ok, key, value, "low, high or a list of distinct layers, e.g. [16,18,20]")
 
 
 @dataclass
@@ -220,14 +212,38 @@ class ServeConfig:
 
 @dataclass
 class ScenarioConfig:
-    """What scripts/helm.sh has HELM run."""
+    """What effchal.evaluate scores, and what scripts/helm.sh has HELM run."""
 
-    entries: list[str] = field(default_factory=list)  # HELM run entries, without their model
-    max_instances: int = 10  # of each entry
+    entries: list[str] = field(default_factory=list)  # HELM run entries, without their model; and some of our own
+    max_instances: int = 10  # of each entry, drawn as HELM draws them
     path: str | None = None  # folder of data in HELM's own layout, for a machine with no network
 
     def __post_init__(self) -> None:
         require(self.max_instances >= 1, "scenario.max_instances", self.max_instances, "at least 1")
+
+
+@dataclass
+class SweepConfig:
+    """Several layer sets in one evaluation, from one forward pass a prompt."""
+
+    premature_layers: list[Any] = field(default_factory=list)  # each low, high or a list; in place of decoding's
+    controls: bool = True  # greedy, greedy with the same penalty, no penalty, longest answer; beside dola and sled
+
+    def __post_init__(self) -> None:
+        for i, layers in enumerate(self.premature_layers):
+            require_layers(f"sweep.premature_layers[{i}]", layers)
+
+
+@dataclass
+class EvaluateConfig:
+    rows_at_once: int = 8  # prompts that decode together; each may hold several decodings
+    resamples: int = 10_000  # of the bootstrap
+    confidence: float = 0.95  # of every interval
+
+    def __post_init__(self) -> None:
+        require(self.rows_at_once >= 1, "evaluate.rows_at_once", self.rows_at_once, "at least 1")
+        require(self.resamples >= 100, "evaluate.resamples", self.resamples, "at least 100")
+        require(0 < self.confidence < 1, "evaluate.confidence", self.confidence, "in (0, 1)")
 
 
 @dataclass
@@ -248,10 +264,12 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
-    resume_from: str | None = None  # train: continue the run in this folder
-    bundle: str | None = None  # serve: what to serve; null = the base model of this config
-    base_model: str | None = None  # serve: where the bundle's base model lies on this machine
+    resume_from: str | None = None  # train, evaluate: continue the run in this folder
+    bundle: str | None = None  # serve, evaluate: its folder; null = the base model of this config
+    base_model: str | None = None  # serve, evaluate: where the bundle's base model lies on this machine
 
 
 ConfigStore.instance().store(name="schema", node=Config)

@@ -8,13 +8,15 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from effchal.config import Attention, ConfigError, Dtype, LoraConfig, ModelConfig, Quantization
+from effchal.choices import Attention, Dtype, Quantization
+from effchal.config import ConfigError, LoraConfig, ModelConfig
 
 TINY = "builtin:tiny"
 log = logging.getLogger(__name__)
@@ -35,6 +37,15 @@ def limit_gpu_memory(memory_gib: float | None, device: torch.device) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, memory_gib / total_gib), device)
 
 
+def pick_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
+    """What dtype=auto means here: bfloat16, but on a CPU without arithmetic for it float32, several times as fast."""
+    if dtype is not Dtype.auto:
+        return getattr(torch, dtype.value)
+    capable = torch.cpu.get_capabilities()
+    fast = any(capable.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.bfloat16 if device.type == "cuda" or fast else torch.float32
+
+
 def pick_attention(cfg: ModelConfig, device: torch.device) -> str:
     """transformers' name of the attention to use.
 
@@ -45,7 +56,7 @@ def pick_attention(cfg: ModelConfig, device: torch.device) -> str:
         device.type == "cuda"
         and importlib.util.find_spec("flash_attn") is not None
         and torch.cuda.get_device_capability(device)[0] >= 8
-        and cfg.dtype is Dtype.bfloat16  # its kernels know no float32
+        and pick_dtype(cfg.dtype, device) is torch.bfloat16  # its kernels know no float32
     )
     if cfg.attention is Attention.flash_attention_2 and not can:
         raise ModelError(
@@ -122,7 +133,7 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     quiet_libraries()
-    dtype = getattr(torch, cfg.dtype.value)
+    dtype = pick_dtype(cfg.dtype, device)
     path, attention = base_model_path(cfg), pick_attention(cfg, device)
     options: dict[str, Any] = {}
     if cfg.quantization is Quantization.nf4:
@@ -224,34 +235,23 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     model.train()
 
 
-def causal_lm(model: nn.Module) -> nn.Module:
-    """The transformers model inside, adapter layers included."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+@dataclass(frozen=True)
+class ModelShape:
+    """What config.json says, before any weight is read."""
+
+    num_layers: int
+    tied: bool  # the head is the embedding matrix
+    max_positions: int  # prompt and answer together
 
 
-def backbone(model: nn.Module) -> nn.Module:
-    """All but the head: input ids -> hidden states after the final norm."""
-    return causal_lm(model).base_model
+def model_shape(cfg: ModelConfig) -> ModelShape:
+    from transformers import AutoConfig
 
-
-def head(model: nn.Module) -> nn.Module:
-    """Hidden states -> logits."""
-    return causal_lm(model).get_output_embeddings()
-
-
-def packed_hidden_states(model: nn.Module, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-    """(B, T, D) hidden states of packed rows; examples are apart where position_ids restart.
-
-    Isolation rests on position_ids with no cache and **no** attention mask: an
-    all-ones mask or the default cache makes examples of a row see each other,
-    without a word.
-    """
-    rows, length = input_ids.shape
-    if causal_lm(model).config._attn_implementation == "flash_attention_2":
-        # Its variable-length kernel reads restarts only in a batch of one.
-        input_ids, position_ids = input_ids.reshape(1, -1), position_ids.reshape(1, -1)
-    hidden = backbone(model)(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
-    return hidden.reshape(rows, length, -1)
+    quiet_libraries()
+    path = base_model_path(cfg)
+    with _loading(cfg):
+        config = AutoConfig.from_pretrained(path, revision=cfg.revision).get_text_config()
+    return ModelShape(config.num_hidden_layers, bool(config.tie_word_embeddings), config.max_position_embeddings)
 
 
 def _tiny_folder() -> Path:

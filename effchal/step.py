@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from effchal.config import Optimizer, TrainConfig
+from effchal.choices import Optimizer
+from effchal.config import TrainConfig
 from effchal.data.packing import IGNORE_INDEX, MicroBatch
-from effchal.model import evaluation_mode, head, packed_hidden_states
+from effchal.model import evaluation_mode
+from effchal.parts import head, packed_hidden_states
 
 
 class NonFiniteError(FloatingPointError):

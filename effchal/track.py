@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from effchal.config import TrackConfig, WandbMode
+from effchal.choices import WandbMode
+from effchal.config import TrackConfig
 
 log = logging.getLogger(__name__)
 

@@ -20,12 +20,14 @@ from effchal.config import Config, ConfigError, TrainConfig, load_config, save_c
 from effchal.data.mix import load_mix, write_report
 from effchal.data.packing import EncodedExample, MicroBatch, TrainingOrder, encode_example, pack
 from effchal.data.sources import DataError
+from effchal.decode.layers import contrast_of
 from effchal.model import (
     add_adapter,
     enable_activation_checkpointing,
     limit_gpu_memory,
     load_base_model,
     load_tokenizer,
+    model_shape,
     pick_device,
 )
 from effchal.prompts import PromptEncoder
@@ -158,6 +160,8 @@ def prepare(cfg: Config, run_dir: Path) -> Job:
     device = pick_device()
     limit_gpu_memory(cfg.budget.memory_gib, device)
     tokenizer = load_tokenizer(cfg.model)
+    shape = model_shape(cfg.model)
+    contrast_of(cfg.decoding, shape.num_layers, shape.tied)  # the bundle's decoding, checked before a day is spent
     order, heldout, data_sha256 = prepare_data(cfg, PromptEncoder(tokenizer, cfg.prompt), run_dir)
     model = add_adapter(load_base_model(cfg.model, device), cfg.lora, cfg.train.seed)
     if cfg.train.activation_checkpointing:

@@ -23,7 +23,7 @@ make_venv() {
     # torch first: another package's range could bring a build of several GB that nobody asked for
     .venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch setuptools
     .venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-        --no-build-isolation --editable '.[train,serve,dev]'
+        --no-build-isolation --editable '.[train,evaluate,serve,dev]'
     echo "$wanted" >.venv/installed
 }
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from effchal.config import BudgetConfig, Config, DataFormat, DataMixConfig, DataSourceConfig, Dtype, ModelConfig
+from effchal.choices import DataFormat, Dtype
+from effchal.config import BudgetConfig, Config, DataMixConfig, DataSourceConfig, ModelConfig
 from effchal.config import TrainConfig as Train
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches a hub; read when the hub client is first imported

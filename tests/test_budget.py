@@ -3,7 +3,7 @@ import math
 import pytest
 
 from effchal.budget import WallClock, lr_factor
-from effchal.config import Schedule
+from effchal.choices import Schedule
 
 
 class Clock:

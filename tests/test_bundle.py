@@ -5,12 +5,28 @@ import shutil
 import pytest
 import torch
 
-from effchal.bundle import BundleError, check_bundle, load_bundle, write_bundle
-from effchal.config import Config, Dtype, LoraConfig, ModelConfig, load_config
-from effchal.model import add_adapter, base_model_path, load_base_model, load_tokenizer, packed_hidden_states
+from effchal.bundle import (
+    BundleError,
+    base_of_bundle,
+    check_bundle,
+    load_bundle_model,
+    load_bundle_tokenizer,
+    write_bundle,
+)
+from effchal.choices import Dtype
+from effchal.config import Config, LoraConfig, ModelConfig, load_config
+from effchal.model import add_adapter, base_model_path, load_base_model, load_tokenizer
+from effchal.parts import packed_hidden_states
 
 CPU = torch.device("cpu")
 CFG = Config(model=ModelConfig(name="builtin:tiny", dtype=Dtype.float32), lora=LoraConfig(r=4))
+
+
+def load_bundle(folder, base_model, device):
+    base = base_of_bundle(folder, base_model)
+    return load_bundle_model(folder, base, device), load_bundle_tokenizer(folder, base)
+
+
 IDS, POSITIONS = torch.arange(1, 21)[None], torch.arange(20)[None]
 
 

@@ -4,18 +4,9 @@ import sys
 import pytest
 from conftest import ROOT
 
+from effchal.choices import DecodingMethod, Optimizer, Quantization, WandbMode
 from effchal.cli import CONF_DIR, compose_config, overlay
-from effchal.config import (
-    Config,
-    ConfigError,
-    DecodingMethod,
-    Optimizer,
-    PromptConfig,
-    Quantization,
-    WandbMode,
-    load_config,
-    save_config,
-)
+from effchal.config import Config, ConfigError, PromptConfig, load_config, save_config
 from effchal.unknown_keys import known_keys
 
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF_DIR.glob("*/*.yaml"))
@@ -97,6 +88,11 @@ def test_an_unknown_key_in_a_yaml_file_is_refused(tmp_path):
         ("model.max_seq_len=2", r"model\.max_seq_len must be at least 8"),
         ("decoding.temperature=0", r"decoding\.temperature must be above 0"),
         ("decoding.top_p=0", r"decoding\.top_p must be in \(0, 1\]"),
+        ("decoding.method=dola", r"decoding\.premature_layers must be low, high or a list.*got None"),
+        ("decoding.relative_top=1.5", r"decoding\.relative_top must be in \[0, 1\]"),
+        ("decoding.repetition_penalty=0", r"decoding\.repetition_penalty must be above 0"),
+        ("sweep.premature_layers=[low,[2,2]]", r"sweep\.premature_layers\[1\] must be low, high or a list of distinct"),
+        ("scenario.max_instances=0", r"scenario\.max_instances must be at least 1"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_key(override, message):
@@ -137,11 +133,27 @@ def test_overlay_of_a_group_replaces_the_whole_node():
     assert result.decoding == compose_config(["decoding=greedy"]).decoding
 
 
-@pytest.mark.parametrize("typed", ["lora.r=8", "prompt=plain", "experiment=quickstart", "train.lr=1.0"])
-def test_overlay_refuses_what_is_frozen(typed):
-    key = typed.partition("=")[0]
+@pytest.mark.parametrize(
+    ("typed", "key"),
+    [
+        ("lora.r=8", "lora.r"),
+        ("prompt=plain", "prompt"),
+        ("experiment=quickstart", "model"),
+        ("train.lr=1.0", "train.lr"),
+    ],
+)
+def test_overlay_refuses_what_is_frozen(typed, key):
     with pytest.raises(ConfigError, match=rf"{key} is frozen in home/config\.yaml; only decoding, serve"):
         overlay(Config(), compose_config([typed]), [typed], {"decoding", "serve"}, "home")
+
+
+def test_overlay_takes_from_an_experiment_what_it_sets():
+    typed = ["experiment=premature_layers", "decoding.relative_top=0.2"]
+    allowed = {"decoding", "scenario", "name"}
+    result = overlay(compose_config(["decoding=sample"]), compose_config(typed), typed, allowed, "home")
+    assert result.decoding == compose_config(["decoding=dola_high", "decoding.relative_top=0.2"]).decoding
+    assert result.scenario == compose_config(["scenario=multiple_choice"]).scenario
+    assert result.name == "premature_layers"
 
 
 def test_known_keys_reach_through_optional_nodes_and_free_names():
@@ -170,6 +182,21 @@ def test_the_command_line_ends_with_one_line_and_code_2(arguments, message, tmp_
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("[]", "low, high or a list of distinct layers"),
+        ("middle", "low, high or a list"),
+        ("[1.5]", "low, high or a list"),
+        ("[-1]", "low, high or a list"),
+        ("[2,4]", r"a list of one layer where decoding\.selector=static"),
+    ],
+)
+def test_layers_that_are_none_are_refused(layers, message):
+    with pytest.raises(ConfigError, match=rf"decoding\.premature_layers must be {message}"):
+        compose_config(["decoding=dola_high", f"decoding.premature_layers={layers}", "decoding.selector=static"])
 
 
 @pytest.mark.parametrize("experiment", ["lima_platypus", "reference_2023"])

@@ -51,6 +51,18 @@ def test_divergence_is_that_of_its_definition(logits):
     assert torch.allclose(js_divergence(log_p, log_q), expected, atol=1e-12)
 
 
+def test_sharp_layers_are_told_apart_where_float32_sees_ln_2_twice():
+    """Both candidates miss almost all of p; the second shares ten times less with it."""
+    log_p = torch.tensor([0.0, -21.0, -24.0, -30.0]).log_softmax(-1)
+    log_q = torch.tensor([[-90.0, 0.0, -80.0, -70.0], [-90.0, -80.0, 0.0, -70.0]]).log_softmax(-1)
+    divergence = js_divergence(log_p, log_q)
+    assert (divergence.float() == torch.tensor(math.log(2))).all()
+    p, q = log_p.double().exp(), log_q.double().exp()
+    missing = 0.5 * (p * torch.log1p(q / p) + q * torch.log1p(p / q)).sum(-1)
+    assert torch.allclose(math.log(2) - divergence, missing, rtol=1e-5, atol=0)
+    assert divergence.argmax() == 1
+
+
 def test_official_agrees_with_a_slow_float64_derivation(logits):
     log_p, log_q = logs(logits)
     for k in range(K):

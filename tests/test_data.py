@@ -4,7 +4,8 @@ import sys
 import pytest
 from conftest import SHARED_DATA, needs_shared_data
 
-from effchal.config import DataFormat, DataMixConfig, DataSourceConfig
+from effchal.choices import DataFormat
+from effchal.config import DataMixConfig, DataSourceConfig
 from effchal.data.mix import load_mix, write_report
 from effchal.data.sources import BUILTIN_DIR, DataError, load_source
 

@@ -3,7 +3,10 @@ import torch
 import torch.nn.functional as F
 from conftest import needs_smollm2
 
-from effchal.decode.engine import Engine, SamplingParams, TokenScore, cut_tokens, sample
+from effchal.decode.branch import TokenScore, cut_tokens
+from effchal.decode.engine import Engine
+from effchal.decode.layers import LayerLogits
+from effchal.decode.sampling import SamplingParams, sample
 
 
 def ids_of(engine, text):
@@ -13,8 +16,8 @@ def ids_of(engine, text):
 def forward_logprobs(engine, ids):
     """Log-probabilities of a plain forward pass without a cache: (T, V)."""
     with torch.no_grad():
-        hidden = engine._backbone(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state
-        return engine._head(hidden)[0].float().log_softmax(-1)
+        hidden = engine.model.backbone(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state
+        return engine.model._head(hidden)[0].float().log_softmax(-1)
 
 
 def check_greedy_equals_a_plain_forward_pass(engine, prompt, tokens):
@@ -58,16 +61,24 @@ def test_echo_can_leave_out_what_is_no_text_of_the_client(tiny_engine):
     assert completion.tokens[1].logprob == pytest.approx(float(expected), abs=1e-4)
 
 
-class Scripted(Engine):
-    """An engine whose model always says the same text, whatever the weights."""
+class Scripted:
+    """A tapped model that always says the same text, whatever the weights."""
 
     def __init__(self, engine, text):
-        self.__dict__.update(engine.__dict__)
-        self.script = ids_of(engine, text)
+        self.model, self.script, self.eos_id = engine.model, ids_of(engine, text), engine.tokenizer.eos_token_id
 
-    def _logprobs(self, hidden):
-        wanted = self.script.pop(0) if self.script else self.tokenizer.eos_token_id
-        return F.one_hot(torch.tensor([wanted]), len(self.tokenizer)).float().log_softmax(-1)
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def logits(self, states, taps):
+        wanted = self.script.pop(0) if self.script else self.eos_id
+        return LayerLogits(10 * F.one_hot(torch.tensor([[wanted]]), self.vocabulary).float(), taps)
+
+
+def scripted(engine, text):
+    copy = Engine.__new__(Engine)
+    copy.__dict__.update(engine.__dict__ | {"model": Scripted(engine, text)})
+    return copy
 
 
 @pytest.mark.parametrize(
@@ -84,23 +95,23 @@ class Scripted(Engine):
 def test_stops_cut_text_and_tokens_alike(tiny_engine, said, stops, kept, finish_reason):
     limit = 8 if finish_reason == "length" else 50
     params = SamplingParams(max_new_tokens=limit, stops=stops)
-    completion = Scripted(tiny_engine, said).complete([1, 2, 3], params)
+    completion = scripted(tiny_engine, said).complete([1, 2, 3], params)
     assert completion.text == kept
     assert completion.finish_reason == finish_reason
     assert "".join(token.text for token in completion.tokens) == kept
 
 
 def test_a_character_cut_by_the_limit_shows_in_text_and_tokens(tiny_engine):
-    completion = Scripted(tiny_engine, "a漢").complete([1], SamplingParams(max_new_tokens=3))
+    completion = scripted(tiny_engine, "a漢").complete([1], SamplingParams(max_new_tokens=3))
     assert completion.text == tiny_engine.tokenizer.decode(ids_of(tiny_engine, "a漢")[:3])
     assert len(completion.tokens) == 3
 
 
 def test_cutting_a_token_that_straddles_the_stop():
-    tokens = [TokenScore("ab", -1.0), TokenScore("c#", -2.0), TokenScore("##d", -3.0)]
+    tokens = [TokenScore("ab", -1.0, -1.0), TokenScore("c#", -2.0, -2.0), TokenScore("##d", -3.0, -3.0)]
     kept = cut_tokens(tokens, 3)
     assert [(token.text, token.logprob) for token in kept] == [("ab", -1.0), ("c", -2.0)]
-    assert cut_tokens(tokens, 0) == []
+    assert cut_tokens(kept, 0) == []
 
 
 def test_sampling_follows_the_distribution():
@@ -131,11 +142,11 @@ def test_a_seed_repeats_a_sample_and_no_seed_does_not(tiny_engine):
     assert len({text(None) for _ in range(4)}) == 4
 
 
-def test_logits_that_are_no_numbers_are_an_error(tiny_engine):
-    class Broken(Engine):
-        def __init__(self):
-            self.__dict__.update(tiny_engine.__dict__)
-            self._head = lambda hidden: tiny_engine._head(hidden) * float("nan")
-
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_are_an_error(tiny_engine, temperature, monkeypatch):
+    head = tiny_engine.model.head
+    monkeypatch.setattr(tiny_engine.model, "head", lambda states: head(states) * float("nan"))
     with pytest.raises(FloatingPointError, match="not finite"):
-        Broken().complete([1, 2], SamplingParams(max_new_tokens=1))
+        tiny_engine.complete([1, 2], SamplingParams(max_new_tokens=1, temperature=temperature))
+    monkeypatch.undo()
+    assert tiny_engine.complete([1, 2], SamplingParams(max_new_tokens=1)).tokens  # nothing of it is left

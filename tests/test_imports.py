@@ -10,38 +10,75 @@ import pytest
 import effchal
 
 PACKAGE = Path(effchal.__file__).parent
-ENTRY_POINTS = {"train", "package", "serve.__main__"}
+ENTRY_POINTS = {"train", "package", "evaluate", "serve.__main__"}
+SCENARIO = {"scenarios.files", "scenarios.helm_adapter", "scenarios.types"}
 ALLOWED = {
     "unknown_keys": set(),
-    "config": {"unknown_keys"},
+    "choices": set(),
+    "config": {"choices", "unknown_keys"},
     "cli": {"config", "unknown_keys"},
     "prompts": set(),
-    "data.sources": {"config", "prompts"},
+    "parts": {"config"},
+    "data.sources": {"choices", "config", "prompts"},
     "data.mix": {"config", "data.sources"},
     "data.packing": {"data.mix", "data.sources", "prompts"},
-    "model": {"config"},
-    "budget": {"config"},
+    "model": {"choices", "config"},
+    "budget": {"choices", "config"},
     "checkpoint": set(),
-    "track": {"config"},
+    "track": {"choices", "config"},
     "bundle": {"config", "checkpoint", "model"},
     "decode.contrast": set(),
     "decode.text": set(),
-    "decode.engine": {"decode.text", "model"},
+    "decode.cache": set(),
+    "decode.layers": {"choices", "config", "decode.contrast"},
+    "decode.taps": {"decode.cache", "decode.layers", "parts"},
+    "decode.sampling": {"decode.layers"},
+    "decode.branch": {"decode.contrast", "decode.layers", "decode.sampling", "decode.taps", "decode.text"},
+    "decode.engine": {"decode." + name for name in ("branch", "cache", "contrast", "layers", "sampling", "taps")},
+    "decode.score": {"decode.cache", "decode.layers", "decode.taps"},
+    "inference": {"bundle", "cli", "config", "decode.engine", "decode.layers", "model"},
     "serve.protocol": set(),
-    "serve.app": {"cli", "config", "prompts", "bundle", "model", "decode.engine", "serve.protocol"},
+    "serve.app": {
+        *("choices", "cli", "config", "inference", "prompts", "serve.protocol"),
+        *("decode.branch", "decode.engine", "decode.layers", "decode.sampling"),
+    },
     "serve": {"serve.app"},
-    "serve.__main__": {"cli", "config", "serve.app"},
+    "serve.__main__": {"cli", "config", "inference", "serve.app"},
     "package": {"bundle", "cli", "config", "model"},
-    "step": {"config", "data.packing", "model"},
+    "step": {"choices", "config", "data.packing", "model", "parts"},
     "train": {
         *("budget", "bundle", "checkpoint", "cli", "config", "model", "prompts", "step", "track"),
-        *("data.mix", "data.packing", "data.sources"),
+        *("data.mix", "data.packing", "data.sources", "decode.layers"),
+    },
+    "scenarios.types": {"config"},
+    "scenarios.files": {"scenarios.types"},
+    "scenarios.helm_adapter": {"scenarios.types"},
+    "scenarios.multiple_choice": SCENARIO,
+    "scenarios.bbq": {*SCENARIO, "scenarios.multiple_choice"},
+    "scenarios.generation": {*SCENARIO, "scenarios.multiple_choice"},
+    "scenarios.metrics": {"scenarios.bbq", "scenarios.types"},
+    "scenarios.truthful_qa_mc": {"scenarios.helm_adapter", "scenarios.multiple_choice", "scenarios.types"},
+    "scenarios.jsonl": SCENARIO,
+    "scenarios.entries": {
+        *("scenarios.bbq", "scenarios.generation", "scenarios.helm_adapter", "scenarios.jsonl", "scenarios.types"),
+        *("scenarios.metrics", "scenarios.multiple_choice", "scenarios.truthful_qa_mc"),
+    },
+    "scenarios": {"scenarios.entries", "scenarios.metrics", "scenarios.types"},
+    "stats": set(),
+    "variants": {"choices", "config", "decode.layers", "model"},
+    "results": {"config", "stats", "variants"},
+    "answers": {
+        *("config", "inference", "prompts", "results", "scenarios", "variants"),
+        *("decode.branch", "decode.engine", "decode.sampling", "decode.score"),
+    },
+    "evaluate": {
+        *("answers", "bundle", "cli", "config", "inference", "prompts", "results", "scenarios", "track", "variants"),
     },
 }
 HOMES = {  # a heavy library is imported in these modules alone
     "hydra": {"cli", "config"},
     "omegaconf": {"cli", "config", "unknown_keys"},
-    "transformers": {"model", "decode.engine"},
+    "transformers": {"model"},
     "peft": {"model"},
     "bitsandbytes": {"step"},
     "datasets": {"data.sources"},
@@ -50,6 +87,8 @@ HOMES = {  # a heavy library is imported in these modules alone
     "gunicorn": {"serve.app", "serve.__main__"},
     "pydantic": {"serve.app", "serve.protocol"},
     "rich": {"track"},
+    "matplotlib": {"results"},
+    "rouge_score": {"scenarios.metrics"},
 }
 
 
@@ -83,7 +122,7 @@ def test_serving_reaches_neither_datasets_nor_wandb():
         "import sys, effchal.serve, effchal.serve.app as app, effchal.bundle, effchal.decode.engine\n"
         "from effchal.config import *\n"
         "cfg = Config(model=ModelConfig(name='builtin:tiny', dtype=Dtype.float32), lora=None)\n"
-        "app.load_engine(cfg)\n"
+        "app.load_engine(app.check_subject(cfg))\n"
         "print([name for name in ('datasets', 'wandb') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,21 +5,20 @@ import shutil
 import pytest
 import torch
 
-from effchal.config import Attention, ConfigError, Dtype, LoraConfig, ModelConfig, Quantization
+from effchal.choices import Attention, Dtype, Quantization
+from effchal.config import ConfigError, LoraConfig, ModelConfig
 from effchal.model import (
     ModelError,
     add_adapter,
-    backbone,
     base_model_fingerprint,
     base_model_path,
     enable_activation_checkpointing,
     evaluation_mode,
-    head,
     load_base_model,
     load_tokenizer,
-    packed_hidden_states,
     pick_attention,
 )
+from effchal.parts import backbone, head, packed_hidden_states
 
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
 CPU = torch.device("cpu")

@@ -3,12 +3,14 @@ import torch
 import torch.nn.functional as F
 from conftest import SHARED_DATA, needs_shared_data, needs_smollm2
 
+from effchal.choices import DataFormat, Dtype
 from effchal.cli import compose_config
-from effchal.config import DataFormat, DataSourceConfig, Dtype, ModelConfig, PromptConfig
+from effchal.config import DataSourceConfig, ModelConfig, PromptConfig
 from effchal.data.mix import Mix
 from effchal.data.packing import IGNORE_INDEX, EncodedExample, TrainingOrder, encode_example, pack
 from effchal.data.sources import Example, load_source
-from effchal.model import head, load_base_model, load_tokenizer, packed_hidden_states
+from effchal.model import load_base_model, load_tokenizer
+from effchal.parts import head, packed_hidden_states
 from effchal.prompts import PromptEncoder, Turn
 
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)

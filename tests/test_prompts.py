@@ -1,8 +1,9 @@
 import pytest
 from conftest import SMOLLM2, needs_smollm2
 
+from effchal.choices import Dtype
 from effchal.cli import compose_config
-from effchal.config import Dtype, ModelConfig, PromptConfig
+from effchal.config import ModelConfig, PromptConfig
 from effchal.model import load_tokenizer
 from effchal.prompts import PromptEncoder, Turn
 

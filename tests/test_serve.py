@@ -5,10 +5,12 @@ import time
 
 import pytest
 
+from effchal.choices import DecodingMethod, Dtype
 from effchal.cli import compose_config
-from effchal.config import Config, ConfigError, DecodingConfig, DecodingMethod, Dtype, ModelConfig, PromptConfig
+from effchal.config import Config, ConfigError, DecodingConfig, ModelConfig, PromptConfig
 from effchal.config import ServeConfig as Serve
-from effchal.serve.app import Service, make_app, sampling_params, serving_config
+from effchal.inference import inference_config
+from effchal.serve.app import Service, make_app, sampling_params
 from effchal.serve.protocol import ProcessRequest
 
 
@@ -50,14 +52,14 @@ def check_answer(answer):
     assert "".join(token["text"] for token in answer["tokens"]) == answer["text"]
     numbers = [answer["logprob"], answer["request_time"]]
     for token in answer["tokens"]:
-        assert set(token) == {"text", "logprob", "top_logprob"}
+        assert set(token) == {"text", "logprob", "plain_logprob", "top_logprob"}
         numbers += [token["logprob"], *token["top_logprob"].values()]
     assert all(isinstance(number, float | int) and math.isfinite(number) for number in numbers)
     assert answer["logprob"] == pytest.approx(sum(token["logprob"] for token in answer["tokens"]))
 
 
 def test_process_answers_helm_with_the_trained_template(client, service):
-    from effchal.decode.engine import SamplingParams
+    from effchal.decode.sampling import SamplingParams
     from effchal.prompts import Turn
 
     answer = client.post("/process", json=helm_body()).get_json()
@@ -280,9 +282,9 @@ def test_a_fault_of_ours_is_500_without_its_inside(cfg, tiny_engine, caplog):
 
 
 def test_nothing_to_serve_is_said():
-    with pytest.raises(ConfigError, match="give bundle=<folder>, or lora=none"):
-        serving_config(compose_config([]), [])
+    with pytest.raises(ConfigError, match="no model: give bundle=<folder>, or lora=none"):
+        inference_config(compose_config([]), [], {"serve"})
     base = compose_config(["lora=none", "model=tiny"])
-    assert serving_config(base, ["lora=none", "model=tiny"]) is base
+    assert inference_config(base, ["lora=none", "model=tiny"], {"serve"}) is base
     with pytest.raises(ConfigError, match=r"nowhere/config\.yaml does not exist"):
-        serving_config(compose_config(["bundle=nowhere"]), ["bundle=nowhere"])
+        inference_config(compose_config(["bundle=nowhere"]), ["bundle=nowhere"], {"serve"})

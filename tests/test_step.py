@@ -1,11 +1,13 @@
 import pytest
 import torch
 
-from effchal.config import DataFormat, DataSourceConfig, Dtype, LoraConfig, ModelConfig, Optimizer, PromptConfig
+from effchal.choices import DataFormat, Dtype, Optimizer
+from effchal.config import DataSourceConfig, LoraConfig, ModelConfig, PromptConfig
 from effchal.config import TrainConfig as Train
 from effchal.data.packing import IGNORE_INDEX, encode_example, pack
 from effchal.data.sources import load_source
-from effchal.model import add_adapter, causal_lm, load_base_model, load_tokenizer
+from effchal.model import add_adapter, load_base_model, load_tokenizer
+from effchal.parts import causal_lm
 from effchal.prompts import PromptEncoder
 from effchal.step import NonFiniteError, heldout_loss, make_optimizer, target_loss, train_step
 

@@ -5,7 +5,8 @@ from conftest import SMOLLM2, needs_smollm2
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from effchal.config import Dtype, ModelConfig
+from effchal.choices import Dtype
+from effchal.config import ModelConfig
 from effchal.decode.text import TokenTexts, find_stop
 from effchal.model import load_tokenizer
 

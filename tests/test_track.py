@@ -1,7 +1,8 @@
 import json
 import time
 
-from effchal.config import TrackConfig, WandbMode
+from effchal.choices import WandbMode
+from effchal.config import TrackConfig
 from effchal.track import Tracker, git_commit, rewind_metrics
 
 

@@ -13,7 +13,8 @@ from conftest import ROOT, SMOLLM2, needs_smollm2
 from effchal import train
 from effchal.bundle import check_bundle
 from effchal.checkpoint import checkpoints
-from effchal.config import BudgetConfig, ConfigError, LoraConfig, Optimizer, save_config
+from effchal.choices import Optimizer
+from effchal.config import BudgetConfig, ConfigError, LoraConfig, save_config
 from effchal.data.sources import DataError
 from effchal.train import StopSignals
 

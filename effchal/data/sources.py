@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effchal.config import ConfigError, DataFormat, DataSourceConfig
+from effchal.choices import DataFormat
+from effchal.config import ConfigError, DataSourceConfig
 from effchal.prompts import Turn
 
 BUILTIN_DIR = Path(__file__).parent / "quickstart"

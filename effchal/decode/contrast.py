@@ -1,27 +1,79 @@
 """Decoding by contrasting layers, as pure functions on logits: DoLa (arXiv:2309.03883), SLED (arXiv:2411.02433)."""
 
+import itertools
 import math
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 
 SELECTORS = ("jsd", "official", "static")
 DROPPED_WHEN_SCORING = -1000.0  # finite, so that a sum over a continuation stays a number
+BLOCK = {
+    "cpu": 1 << 20,
+    "cuda": 1 << 27,
+}  # numbers handled at once: what stays in a CPU's cache; a GPU wants few launches
 
 
-def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Jensen-Shannon divergence in nats over the last axis, in [0, ln 2]; shapes broadcast."""
-    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-    kl_p = (log_p.exp() * (log_p - log_m)).sum(-1)
-    kl_q = (log_q.exp() * (log_q - log_m)).sum(-1)
-    return 0.5 * (kl_p + kl_q)
+def js_divergence(log_p: Tensor, log_q: Tensor, p: Tensor | None = None, work: Tensor | None = None) -> Tensor:
+    """Jensen-Shannon divergence in nats over the last axis, in [0, ln 2], float64; shapes broadcast.
+
+    Early exits without a final norm can be so sharp that all are within 1e-7 of ln 2, where float32 would choose
+    by its noise. So this sums what is missing to ln 2, whose terms are all positive: with a the larger and b the
+    smaller of p and q, ((a + b) log(1 + b/a) + b log(a/b)) / 2.
+
+    Args:
+        p: log_p.exp(), where the caller has it.
+        work: (3, *shape of log_q), overwritten; fresh memory costs a CPU more than the arithmetic.
+    """
+    p, q, work = _probabilities(log_p, log_q, p, work)
+    log_ratio = torch.sub(log_p, log_q, out=work[1]).abs_()  # log(a/b)
+    ratio = torch.exp(torch.neg(log_ratio, out=work[2]), out=work[2])  # b/a
+    missing = vecdot(torch.minimum(p, q), log_ratio)
+    missing += vecdot(q.add_(p), ratio.log1p_())
+    return (math.log(2) - 0.5 * missing.double()).clamp_min_(0)
 
 
-def official_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+def official_divergence(log_p: Tensor, log_q: Tensor, p: Tensor | None = None, work: Tensor | None = None) -> Tensor:
     """What the code published with the paper computes: KL from the middle to each side, mean over the vocabulary."""
-    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-    m = log_m.exp()
-    return 0.5 * ((m * (log_m - log_p)).mean(-1) + (m * (log_m - log_q)).mean(-1))
+    p, q, work = _probabilities(log_p, log_q, p, work)
+    m = q.add_(p).mul_(0.5).clamp_min_(torch.finfo(q.dtype).tiny)
+    cross = 0.5 * (vecdot(m, log_p) + vecdot(m, log_q))
+    return (vecdot(m, torch.log(m, out=work[1])) - cross).double() / log_p.shape[-1]
+
+
+def _probabilities(
+    log_p: Tensor, log_q: Tensor, p: Tensor | None, work: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = torch.broadcast_shapes(log_p.shape, log_q.shape)
+    if work is None:
+        work = log_q.new_empty(3, *shape)
+    return log_p.exp() if p is None else p, torch.exp(log_q.expand(shape), out=work[0]), work
+
+
+DIVERGENCES = {"jsd": js_divergence, "official": official_divergence}
+
+
+def divergences(log_p: Tensor, log_q: Tensor, selector: str) -> Tensor:
+    """(K, P) float64, divergence of each premature layer from the mature one at each position, block by block.
+
+    Args:
+        log_p: (P, V), of the mature layer.
+        log_q: (K, P, V), of the candidates.
+        selector: jsd or official.
+    """
+    count, positions, vocabulary = log_q.shape
+    rows = max(1, BLOCK.get(log_q.device.type, BLOCK["cuda"]) // vocabulary)
+    wide = min(positions, rows)
+    deep = min(count, max(1, rows // wide))
+    p, work = log_p.exp(), log_q.new_empty(3, deep, wide, vocabulary)
+    result = log_q.new_empty(count, positions, dtype=torch.float64)
+    for k, at in itertools.product(range(0, count, deep), range(0, positions, wide)):
+        some, here = slice(k, k + deep), slice(at, at + wide)
+        q = log_q[some, here]
+        space = work[:, : q.shape[0], : q.shape[1]]
+        result[some, here] = DIVERGENCES[selector](log_p[here], q, p[here], space)
+    return result
 
 
 def choose_layers(log_p: Tensor, log_q: Tensor, selector: str) -> Tensor:
@@ -39,15 +91,16 @@ def choose_layers(log_p: Tensor, log_q: Tensor, selector: str) -> Tensor:
         if len(log_q) != 1:
             raise ValueError(f"selector static takes one premature layer, got {len(log_q)}")
         return torch.zeros(log_q.shape[1], dtype=torch.int64, device=log_q.device)
-    divergence = {"jsd": js_divergence, "official": official_divergence}[selector]
-    return divergence(log_p, log_q).argmax(0)
+    return divergences(log_p, log_q, selector).argmax(0)
 
 
 def plausible(log_p: Tensor, relative_top: float, min_tokens_to_keep: int = 1) -> Tensor:
     """(..., V) bool: tokens that the mature layer gives at least relative_top of its best one's probability.
 
-    Section 2.3 of DoLa. The min_tokens_to_keep likeliest stay in any case.
+    Section 2.3 of DoLa. The min_tokens_to_keep likeliest stay in any case; with relative_top 0 all do.
     """
+    if relative_top == 0:
+        return torch.ones_like(log_p, dtype=torch.bool)
     floor = log_p.amax(-1, keepdim=True) + math.log(relative_top)
     if min_tokens_to_keep > 1:
         floor = torch.minimum(floor, log_p.topk(min_tokens_to_keep, dim=-1).values[..., -1:])
@@ -67,7 +120,7 @@ def dola_scores(
     Args:
         mature_logits: (B, V), any float dtype; the arithmetic is float32, because bf16 steps by 0.06 near -10.
         premature_logits: (K, B, V), K >= 1, in the order of decoding.premature_layers.
-        relative_top: in (0, 1].
+        relative_top: in [0, 1]; 0 keeps every token.
         dropped: score of implausible tokens: -inf to generate, DROPPED_WHEN_SCORING to score.
 
     Returns:

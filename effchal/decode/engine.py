@@ -1,168 +1,186 @@
-"""One model answering one prompt at a time: prefill, decode steps, sampling, stops, log-probabilities."""
+"""Many prompts at once on one model: prefill, and decode steps over rows of any length."""
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from effchal.decode.text import TokenTexts, find_stop
-from effchal.model import backbone, causal_lm, head
+from effchal.decode.branch import Branch, Completion, Echo, likeliest
+from effchal.decode.cache import RowCache
+from effchal.decode.contrast import penalise_repetition
+from effchal.decode.layers import Contrast, LayerLogits, Tap, taps_of
+from effchal.decode.sampling import SamplingParams, sample
+from effchal.decode.taps import TappedModel
 
-GREEDY_AT_OR_BELOW = 1e-6  # HELM writes temperature 0 as 1e-7
-SCORED_AT_ONCE = 256  # prompt positions whose logits are in memory together
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    max_new_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int | None = None  # sample among the k likeliest
-    stops: tuple[str, ...] = ()
-    alternatives: int = 0  # likeliest tokens reported at each position
-    echo_from: int | None = None  # report the prompt from this position on, with its log-probabilities
-    seed: int | None = None  # None: a fresh one
+PREFILL_AT_ONCE = 1024  # prompt tokens in one forward pass
 
 
 @dataclass
-class TokenScore:
-    """One token of the answer. Log-probabilities are the model's own: full vocabulary, temperature 1."""
+class Row:
+    """One row of the cache and the branches that still agree on its tokens."""
 
-    text: str
-    logprob: float
-    top_logprobs: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class Completion:
-    tokens: list[TokenScore]
-    finish_reason: str  # "stop" or "length"
-
-    @property
-    def text(self) -> str:
-        return "".join(token.text for token in self.tokens)
+    branches: list[Branch]
+    next_id: int = -1  # chosen, not yet seen by the model
 
 
 class Engine:
-    """Not thread-safe: one caller at a time."""
+    """Not thread-safe: one caller at a time. Row i of the cache belongs to rows[i]."""
 
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self._backbone, self._head = backbone(model), head(model)
-        self._device = next(model.parameters()).device
-        config = causal_lm(model).config.get_text_config()
-        self.max_positions: int = config.max_position_embeddings  # prompt and answer together
-        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-        self._ends = {tokenizer.eos_token_id, *ends}
+        self.model = TappedModel(model)
+        self.max_positions = self.model.max_positions  # prompt and answer together
+        ends = self.model.config.eos_token_id
+        self._ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        self._cache = RowCache()
+        self._rows: list[Row] = []
+        self._prefix: tuple[list[int], list[tuple[Tensor, Tensor]]] = [], []
+        # How often DoLa chose each layer, counted where the choice was made.
+        self.layer_counts = torch.zeros(self.model.num_layers, dtype=torch.int64, device=self.model.device)
+
+    def complete(self, prompt_ids: list[int], params: SamplingParams) -> Completion:
+        """Answer one prompt; see generate."""
+        return next(self.generate([prompt_ids], [[params]], 1))[0]
 
     @torch.inference_mode()
-    def complete(self, prompt_ids: list[int], params: SamplingParams) -> Completion:
-        """Answer one prompt.
+    def generate(
+        self, prompts: Sequence[list[int]], variants: Sequence[Sequence[SamplingParams]], rows_at_once: int
+    ) -> Iterator[list[Completion]]:
+        """Answer many prompts, each in one or more ways, in their order.
+
+        The ways of one prompt share its prefill, and the cache until their tokens differ. A row's tokens do not
+        depend on its neighbours.
 
         Args:
-            prompt_ids: at least one id.
+            prompts: at least one id each.
+            variants: beside prompts; the ways to answer each.
+            rows_at_once: prompts that decode together.
 
         Raises:
             FloatingPointError: the model's logits are not finite.
         """
-        from transformers import DynamicCache
+        try:
+            for first in range(0, len(prompts), rows_at_once):
+                together = slice(first, first + rows_at_once)
+                started = [self.start(*each) for each in zip(prompts[together], variants[together], strict=True)]
+                while self._rows:
+                    self.step()
+                for branches in started:
+                    yield [branch.completion() for branch in branches]
+        finally:
+            self.clear()
 
-        cache = DynamicCache(config=self._backbone.config)
-        hidden = self._prefill(prompt_ids, cache)  # (1, T, D)
-        tokens = []
-        if params.echo_from is not None:
-            start = params.echo_from
-            tokens = self._echoed(prompt_ids[start:], hidden[0, start:], params.alternatives)
-        answer, finish_reason = self._decode(prompt_ids, hidden[:, -1], cache, params)
-        return Completion(tokens + answer, finish_reason)
+    def clear(self) -> None:
+        """Forget all rows, e.g. after an error in the middle of a step."""
+        self._rows.clear()
+        self._cache.lengths.clear()
 
-    def _prefill(self, prompt_ids: list[int], cache: Any) -> Tensor:
-        ids = torch.tensor([prompt_ids], device=self._device)
-        return self._backbone(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+    def hold_prefix(self, ids: list[int]) -> None:
+        """Keep the cache of ids that many prompts begin with (few-shot examples); replaces the prefix held before."""
+        with torch.inference_mode():
+            number = self._cache.add_row()
+            self._prefill(number, ids, (), [])
+            self._prefix = ids, self._cache.copy_of(number)
+            self._cache.drop(number)
 
-    def _decode(
-        self, prompt_ids: list[int], hidden: Tensor, cache: Any, params: SamplingParams
-    ) -> tuple[list[TokenScore], str]:
-        """Tokens after the prompt. hidden: (1, D), of the prompt's last position."""
-        generator = torch.Generator(self._device)
-        generator.manual_seed(params.seed) if params.seed is not None else generator.seed()
-        texts = TokenTexts(self.tokenizer, prompt_ids)
-        tokens: list[TokenScore] = []
-        text, finish_reason = "", "length"
-        while len(tokens) < params.max_new_tokens:
-            logprobs = self._logprobs(hidden)[0]  # (V,)
-            token_id = sample(logprobs, params, generator)
-            if token_id in self._ends:
-                finish_reason = "stop"
-                break
-            top = self._alternatives(logprobs, params.alternatives, texts)
-            tokens.append(TokenScore(texts.add(token_id), float(logprobs[token_id]), top))
-            searched, text = len(text), text + tokens[-1].text
-            cut = find_stop(text, params.stops, searched)
-            if cut is not None:
-                return cut_tokens(tokens, cut), "stop"
-            if len(tokens) < params.max_new_tokens:
-                hidden = self._prefill([token_id], cache)[:, -1]
-        if tokens:
-            tokens[-1].text += texts.rest()
-        return tokens, finish_reason
+    def start(self, prompt_ids: list[int], variants: Sequence[SamplingParams]) -> list[Branch]:
+        """Prefill a prompt and choose the first token of each branch; unfinished ones join the next step."""
+        branches = [Branch(self.tokenizer, prompt_ids, params, self.model) for params in variants]
+        number = self._cache.add_row()
+        self._rows.append(Row([branch for branch in branches if not branch.done]))
+        taps = taps_of([params.contrast for params in variants])
+        echoes = [branch.echo for branch in branches if branch.echo is not None]
+        held, copy = self._prefix
+        if not echoes and held and len(held) < len(prompt_ids) and held == prompt_ids[: len(held)]:
+            self._cache.put_copy(number, copy)
+        states = self._prefill(number, prompt_ids[self._cache.lengths[number] :], taps, echoes)  # (K + 1, 1, D)
+        self._advance([number], self.model.logits(states, taps))
+        return branches
 
-    def _echoed(self, text_ids: list[int], hidden: Tensor, alternatives: int) -> list[TokenScore]:
-        """Tokens of a text with their log-probabilities; the first one's is 0.0, as HELM expects it.
+    def step(self) -> None:
+        """One more token for every row."""
+        ids = torch.tensor([[row.next_id] for row in self._rows], device=self.model.device)  # (rows, 1)
+        taps = taps_of([branch.params.contrast for row in self._rows for branch in row.branches])
+        at = torch.arange(len(ids), device=self.model.device)
+        states = self.model.extend(self._cache, 0, ids, taps, at)  # (K + 1, rows, D)
+        self._advance(list(range(len(ids))), self.model.logits(states, taps))
+
+    def _prefill(self, number: int, ids: list[int], taps: tuple[Tap, ...], echoes: list[Echo]) -> Tensor:
+        """Run ids through the model in chunks, as the next ones of a row; the states of the last, (K + 1, 1, D)."""
+        for start in range(0, len(ids), PREFILL_AT_ONCE):
+            chunk = torch.tensor([ids[start : start + PREFILL_AT_ONCE]], device=self.model.device)
+            length = chunk.shape[1]
+            at = torch.arange(0 if echoes else length - 1, length, device=self.model.device)
+            states = self.model.extend(self._cache, number, chunk, taps, at)
+            for echo in echoes:
+                echo.feed(states, taps)
+        return states[:, -1:]
+
+    def _advance(self, numbers: list[int], logits: LayerLogits) -> None:
+        """Choose the next token of every branch of some rows, split rows whose branches disagree, drop finished ones.
 
         Args:
-            hidden: (T, D), beside text_ids.
+            logits: at one position for each of the rows, in their order.
         """
-        texts = TokenTexts(self.tokenizer)
-        tokens = [TokenScore(texts.add(text_ids[0]), 0.0)]
-        for start in range(0, len(text_ids) - 1, SCORED_AT_ONCE):
-            following = text_ids[start + 1 : start + 1 + SCORED_AT_ONCE]
-            logprobs = self._logprobs(hidden[start : start + len(following)])  # (positions, V)
-            for row, token_id in zip(logprobs, following, strict=True):
-                top = self._alternatives(row, alternatives, texts)
-                tokens.append(TokenScore(texts.add(token_id), float(row[token_id]), top))
-        tokens[-1].text += texts.rest()
-        return tokens
+        jobs: dict[Contrast, list[tuple[int, Branch]]] = {}
+        for position, number in enumerate(numbers):
+            for branch in self._rows[number].branches:
+                jobs.setdefault(branch.params.contrast, []).append((position, branch))
+        for contrast, group in jobs.items():
+            self._choose(contrast, group, logits)
+        for number in reversed(numbers):  # from the last, so that dropping moves only rows that are done with
+            self._regroup(number)
 
-    def _logprobs(self, hidden: Tensor) -> Tensor:
-        """(rows, D) -> (rows, V) float32. bf16 would step by 0.06 near -10."""
-        logits = self._head(hidden).float()
-        if not torch.isfinite(logits).all():
-            raise FloatingPointError("the model's logits are not finite")
-        return logits.log_softmax(-1)
+    def _choose(self, contrast: Contrast, group: list[tuple[int, Branch]], logits: LayerLogits) -> None:
+        """The next token of branches that share a contrast."""
+        at = torch.tensor([position for position, _ in group], device=self.model.device)
+        scores, layers = logits.scores(contrast, at)  # (R, V), (R,) or None
+        plain = contrast is None
+        for i, (_, branch) in enumerate(group):
+            if branch.seen is not None:
+                scores[i] = penalise_repetition(scores[i], branch.seen, branch.params.repetition_penalty)
+                plain = False
+        logprobs = scores if plain else scores.log_softmax(-1)
+        chosen = logprobs.argmax(-1)  # (R,)
+        for i, (_, branch) in enumerate(group):
+            if not branch.params.is_greedy:
+                chosen[i] = sample(logprobs[i], branch.params, branch.generator)
+        if layers is not None:
+            self.layer_counts.index_add_(0, layers, torch.ones_like(layers))
+        values = torch.stack(
+            [
+                *(logprobs.gather(1, chosen[:, None])[:, 0], logits.log_p[at, chosen]),
+                *(chosen, layers if layers is not None else chosen),
+            ]
+        )
+        # float64 holds ids and float32 values alike: one transfer a step.
+        for i, (logprob, plain_logprob, token_id, layer) in enumerate(values.double().T.tolist()):
+            branch = group[i][1]
+            if not math.isfinite(logprob):
+                raise FloatingPointError("the model's logits are not finite")
+            if int(token_id) in self._ends:
+                branch.ids.append(int(token_id))
+                branch.end("stop")
+                continue
+            top = likeliest(logprobs[i], branch.params.alternatives, branch.texts)
+            branch.add(int(token_id), logprob, plain_logprob, top, None if layers is None else int(layer))
 
-    def _alternatives(self, logprobs: Tensor, count: int, texts: TokenTexts) -> dict[str, float]:
-        if count == 0:
-            return {}
-        values, ids = logprobs.topk(min(count, len(logprobs)))
-        top: dict[str, float] = {}
-        for value, token_id in zip(values.tolist(), ids.tolist(), strict=True):
-            top.setdefault(texts.peek(token_id), value)  # two ids may spell the same; the likelier counts
-        return top
-
-
-def sample(logprobs: Tensor, params: SamplingParams, generator: torch.Generator) -> int:
-    """Next token from (V,) log-probabilities: the likeliest, or a draw within top_k and top_p at the temperature."""
-    if params.temperature <= GREEDY_AT_OR_BELOW:
-        return int(logprobs.argmax())
-    probs, ids = (logprobs / params.temperature).softmax(-1).sort(descending=True)
-    if params.top_k is not None:
-        probs[params.top_k :] = 0.0
-    # Keep the token that crosses top_p: what comes before it is below top_p. The first stays in any case,
-    # also where a tiny top_p is 0 in float32.
-    before = probs.cumsum(-1) - probs
-    before[0] = -1.0
-    probs[before >= params.top_p * probs.sum()] = 0.0
-    return int(ids[torch.multinomial(probs, 1, generator=generator)])
-
-
-def cut_tokens(tokens: list[TokenScore], length: int) -> list[TokenScore]:
-    """The tokens that spell the first `length` characters; the last one's text is cut, too."""
-    kept, start = [], 0
-    for token in tokens:
-        if start >= length:
-            break
-        kept.append(TokenScore(token.text[: length - start], token.logprob, token.top_logprobs))
-        start += len(token.text)
-    return kept
+    def _regroup(self, number: int) -> None:
+        """Branches of a row that chose different tokens go on in rows of their own; a row without any is dropped."""
+        by_token: dict[int, list[Branch]] = {}
+        for branch in self._rows[number].branches:
+            if not branch.done:
+                by_token.setdefault(branch.ids[-1], []).append(branch)
+        if not by_token:
+            last = self._cache.drop(number)
+            self._rows[number] = self._rows[last]
+            self._rows.pop()
+            return
+        (token_id, stay), *leave = by_token.items()
+        self._rows[number].branches, self._rows[number].next_id = stay, token_id
+        for token_id, branches in leave:
+            self._cache.fork(number)
+            self._rows.append(Row(branches, token_id))

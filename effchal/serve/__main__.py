@@ -6,7 +6,8 @@ from gunicorn.app.base import BaseApplication
 
 from effchal.cli import entry_point
 from effchal.config import Config, ServeConfig
-from effchal.serve.app import exit_worker, serving_config, start_app
+from effchal.inference import inference_config
+from effchal.serve.app import exit_worker, start_app
 
 SPARE_THREADS = 16  # so that /tokenize and /health never wait behind completions
 
@@ -39,7 +40,7 @@ class Server(BaseApplication):
 
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
-    Server(serving_config(cfg, overrides)).run()
+    Server(inference_config(cfg, overrides, {"serve"})).run()
 
 
 if __name__ == "__main__":

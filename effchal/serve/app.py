@@ -8,15 +8,16 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, jsonify, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException
 
-from effchal.cli import compose_config, overlay
-from effchal.config import Config, ConfigError, DecodingConfig, DecodingMethod, load_config
+from effchal.choices import DecodingMethod
+from effchal.cli import compose_config
+from effchal.config import Config, ConfigError, DecodingConfig
+from effchal.inference import check_subject, inference_config, load_engine
 from effchal.prompts import PromptEncoder, Turn
 from effchal.serve.protocol import (
     DecodeRequest,
@@ -30,7 +31,10 @@ from effchal.serve.protocol import (
 )
 
 if TYPE_CHECKING:  # torch comes with it, and the master process should stay small and fork cleanly
-    from effchal.decode.engine import Completion, Engine, SamplingParams
+    from effchal.decode.branch import Completion
+    from effchal.decode.engine import Engine
+    from effchal.decode.layers import Contrast
+    from effchal.decode.sampling import SamplingParams
 
 BODY_LIMIT_BYTES = 8 << 20
 log = logging.getLogger(__name__)
@@ -51,10 +55,12 @@ class Service:
         self.cfg = cfg
         self.engine: Engine | None = None
         self.encoder: PromptEncoder | None = None
+        self.contrast: Contrast = None
         self._one_at_a_time = threading.Lock()
         self._room = threading.BoundedSemaphore(cfg.serve.max_waiting)
 
-    def set_ready(self, engine: "Engine") -> None:
+    def set_ready(self, engine: "Engine", contrast: "Contrast" = None) -> None:
+        self.contrast = contrast
         self.encoder = PromptEncoder(engine.tokenizer, self.cfg.prompt)
         self.engine = engine
 
@@ -85,7 +91,10 @@ def make_app(service: Service) -> Flask:
         prompt_ids, params = encode_prompt(service, body), sampling_params(body, service)
         check_fits(len(prompt_ids), params.max_new_tokens, service.engine.max_positions)
         completion = service.complete(prompt_ids, params)
-        tokens = [Token(text=t.text, logprob=t.logprob, top_logprob=t.top_logprobs) for t in completion.tokens]
+        tokens = [
+            Token(text=t.text, logprob=t.logprob, plain_logprob=t.plain_logprob, top_logprob=t.top_logprobs)
+            for t in completion.tokens
+        ]
         return reply(
             ProcessResponse(
                 text=completion.text,
@@ -160,7 +169,7 @@ def encode_prompt(service: Service, body: ProcessRequest) -> list[int]:
 
 def sampling_params(body: ProcessRequest, service: Service) -> "SamplingParams":
     """What the request says, and decoding.* of the bundle where it says nothing."""
-    from effchal.decode.engine import SamplingParams
+    from effchal.decode.sampling import SamplingParams
 
     cfg = service.cfg
     default: DecodingConfig = cfg.decoding
@@ -180,6 +189,9 @@ def sampling_params(body: ProcessRequest, service: Service) -> "SamplingParams":
         # The beginning-of-sequence token is no part of the client's text.
         echo_from=len(service.encoder.bos_ids) if body.echo_prompt and body.prompt else None,
         seed=body.seed,
+        contrast=service.contrast,
+        contrast_prompt=default.contrast_prompt,
+        repetition_penalty=default.repetition_penalty,
     )
 
 
@@ -214,30 +226,6 @@ def register_errors(app: Flask) -> None:
         return jsonify(error_body(f"internal error: {type(error).__name__}")), 500
 
 
-def serving_config(cfg: Config, overrides: list[str]) -> Config:
-    """The config to serve: the bundle's own with decoding.* and serve.* on top, or `cfg` with lora=none.
-
-    Raises:
-        ConfigError: a bad bundle, another override, or nothing to serve.
-    """
-    if cfg.bundle is None:
-        if cfg.lora is not None:
-            raise ConfigError("nothing to serve: give bundle=<folder>, or lora=none for the plain base model")
-        return cfg
-    allowed = {"decoding", "serve", "bundle", "base_model"}
-    return overlay(load_config(Path(cfg.bundle) / "config.yaml"), cfg, overrides, allowed, cfg.bundle)
-
-
-def load_engine(cfg: Config) -> "Engine":
-    from effchal.bundle import load_bundle
-    from effchal.decode.engine import Engine
-    from effchal.model import load_base_model, load_tokenizer, pick_device
-
-    if cfg.bundle is not None:
-        return Engine(*load_bundle(Path(cfg.bundle), cfg.base_model, pick_device()))
-    return Engine(load_base_model(cfg.model, pick_device()), load_tokenizer(cfg.model))
-
-
 def start_app(cfg: Config, on_failure: Callable[[], None]) -> Flask:
     """The app at once, the model in the background: /health answers while /ready still says 503."""
     service = Service(cfg)
@@ -245,7 +233,8 @@ def start_app(cfg: Config, on_failure: Callable[[], None]) -> Flask:
     def load() -> None:
         try:
             start = time.perf_counter()
-            service.set_ready(load_engine(cfg))
+            subject = check_subject(cfg)
+            service.set_ready(load_engine(subject), subject.contrast)
             log.info("ready after %.1f s", time.perf_counter() - start)
         except Exception as error:
             log.critical("cannot load the model: %s", error)
@@ -266,7 +255,7 @@ def create_app(*overrides: str) -> Flask:
         typed.append(f"bundle='{os.environ['EFFCHAL_BUNDLE']}'")
     elif "lora=none" not in typed:
         raise ConfigError("nothing to serve: set EFFCHAL_BUNDLE=<folder>")
-    return start_app(serving_config(compose_config(typed), typed), exit_worker)
+    return start_app(inference_config(compose_config(typed), typed, {"serve"}), exit_worker)
 
 
 def exit_worker() -> None:

@@ -53,7 +53,8 @@ class DecodeRequest(Wire):
 
 class Token(Wire):
     text: str
-    logprob: float
+    logprob: float  # of the distribution decoded from
+    plain_logprob: float  # of the model alone: no contrast, no penalty
     top_logprob: dict[str, float]
 
 

@@ -1,0 +1,191 @@
+"""Answers of one model to the instances of a scenario, under several decodings at once."""
+
+import hashlib
+import math
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from effchal.config import Config
+from effchal.decode.branch import Completion
+from effchal.decode.engine import Engine
+from effchal.decode.sampling import SamplingParams
+from effchal.decode.score import Scorer
+from effchal.inference import Subject, load_engine
+from effchal.prompts import PromptEncoder, Turn
+from effchal.results import Record, Records
+from effchal.scenarios import Instance, Scenario, ScenarioError, score_choices, score_completion
+from effchal.variants import LONGEST, Variant, for_choices
+
+PREFIX_WORTH_HOLDING = 32  # tokens that all prompts of an entry share
+
+
+class Window:
+    """The tokenizer as scenarios see it."""
+
+    def __init__(self, tokenizer: Any, encoder: PromptEncoder) -> None:
+        self._tokenizer, self.encode = tokenizer, encoder.text_ids
+
+    def decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+@dataclass
+class Job:
+    """What an evaluation works with; the engine is loaded when something is left to do."""
+
+    cfg: Config
+    subject: Subject
+    encoder: PromptEncoder
+    variants: list[Variant]
+    records: Records
+    engine: Engine | None = None
+    scorer: Scorer | None = None
+
+    def load(self) -> None:
+        if self.engine is None:
+            self.engine = load_engine(self.subject)
+            self.scorer = Scorer(self.engine.model)
+
+
+def answers(job: Job, scenario: Scenario) -> Iterator[list[Record]]:
+    """Records of all instances, some at a time, in their order.
+
+    The instances that decode together are the same however often the evaluation was killed, so a resumed one gives
+    the same bits.
+    """
+    choices = bool(scenario.instances[0].choices)
+    encode, ask = (encode_choices, score_group) if choices else (encode_prompts, generate_group)
+    encoded = encode(job, scenario)
+    shared = common_prefix([ids for ids, *_ in encoded])
+    shared = shared if shared >= PREFIX_WORTH_HOLDING and len(encoded) > 1 else 0
+    rows, held = job.cfg.evaluate.rows_at_once, False
+    for first in range(0, len(encoded), rows):
+        instances, inputs = scenario.instances[first : first + rows], encoded[first : first + rows]
+        known = [job.records.get(scenario.entry, instance.id) for instance in instances]
+        for instance, record in zip(instances, known, strict=True):
+            if record and record["prompt_sha256"] != digest(instance):
+                raise ScenarioError(
+                    f"{scenario.entry}: the prompt of {instance.id} is not the one recorded; bring the data back"
+                )
+        if all(known):
+            yield known
+            continue
+        if not held:
+            held = True
+            prepare_engine(job, encoded[0][0][:shared], choices)
+        yield ask(job, scenario, instances, inputs, shared)
+
+
+def prepare_engine(job: Job, prefix: list[int], choices: bool) -> None:
+    job.load()
+    if prefix and not choices:
+        job.engine.hold_prefix(prefix)
+
+
+def common_prefix(rows: list[list[int]]) -> int:
+    """How many ids all rows begin with, one of each row left over."""
+    low, high = min(rows), max(rows)
+    count = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    return min(count, min(map(len, rows)) - 1)
+
+
+def digest(instance: Instance) -> str:
+    return hashlib.sha256(repr((instance.prompt, instance.choices)).encode()).hexdigest()[:16]
+
+
+def encode_prompts(job: Job, scenario: Scenario) -> list[tuple[list[int]]]:
+    """Prompt ids in the template, as the server would make them of HELM's request."""
+    encoded = [job.encoder.prompt_ids([Turn("user", instance.prompt)]) for instance in scenario.instances]
+    for instance, ids in zip(scenario.instances, encoded, strict=True):
+        check_fits(scenario, instance, len(ids) + scenario.max_new_tokens, job)
+    return [(ids or [job.encoder.eos_id],) for ids in encoded]
+
+
+def encode_choices(job: Job, scenario: Scenario) -> list[tuple[list[int], list[list[int]]]]:
+    """Prompt and continuation ids, with no template: both are a text to score as it stands.
+
+    Prompt and choice are tokenized as one text. Where a token would straddle the border, the prompt ends before it.
+    """
+    encoded = []
+    for instance in scenario.instances:
+        whole = [job.encoder.text_ids(instance.prompt + choice) for choice in instance.choices]
+        border = min(common_prefix([ids, [*job.encoder.text_ids(instance.prompt), -1]]) for ids in whole)
+        prompt = job.encoder.bos_ids + whole[0][:border]
+        check_fits(scenario, instance, len(job.encoder.bos_ids) + max(map(len, whole)), job)
+        encoded.append((prompt or [job.encoder.eos_id], [ids[border:] for ids in whole]))
+    return encoded
+
+
+def check_fits(scenario: Scenario, instance: Instance, tokens: int, job: Job) -> None:
+    limit = job.subject.shape.max_positions
+    if tokens > limit:
+        raise ScenarioError(
+            f"{scenario.entry}: {instance.id} needs {tokens} tokens, prompt and answer; this model holds {limit}"
+        )
+
+
+def generate_group(
+    job: Job, scenario: Scenario, instances: tuple[Instance, ...], inputs: list, shared: int
+) -> list[Record]:
+    """Records of instances that are answered by generated text."""
+    prompts = [ids for (ids,) in inputs]
+    params = [[params_of(job, scenario, instance, variant) for variant in job.variants] for instance in instances]
+    found = job.engine.generate(prompts, params, len(prompts))
+    records = []
+    for instance, completions in zip(instances, found, strict=True):
+        named = zip(job.variants, completions, strict=True)
+        decodings = {variant.name: told(scenario, instance, completion) for variant, completion in named}
+        records.append(record(scenario, instance, decodings))
+    return records
+
+
+def params_of(job: Job, scenario: Scenario, instance: Instance, variant: Variant) -> SamplingParams:
+    return SamplingParams(
+        max_new_tokens=scenario.max_new_tokens,
+        temperature=scenario.temperature if variant.temperature is None else variant.temperature,
+        top_p=variant.top_p,
+        stops=scenario.stops,
+        seed=zlib.crc32(f"{scenario.entry} {instance.id}".encode()),
+        contrast=variant.contrast,
+        repetition_penalty=variant.repetition_penalty,
+    )
+
+
+def told(scenario: Scenario, instance: Instance, completion: Completion) -> dict[str, Any]:
+    """What the record says of one completion."""
+    result: dict[str, Any] = {"text": completion.text, "finish_reason": completion.finish_reason}
+    result["logprob"] = sum(token.logprob for token in completion.tokens)
+    result["plain_logprob"] = sum(token.plain_logprob for token in completion.tokens)
+    result["tokens"] = len(completion.ids)
+    layers = Counter(str(token.layer) for token in completion.tokens if token.layer is not None)
+    if layers:
+        result["layers"] = dict(layers)
+    return result | {"metrics": score_completion(scenario, instance, completion.text)}
+
+
+def score_group(
+    job: Job, scenario: Scenario, instances: tuple[Instance, ...], inputs: list, shared: int
+) -> list[Record]:
+    """Records of instances that are answered by the likeliest of given choices."""
+    names = for_choices(job.variants)
+    records = []
+    for instance, (prompt, choices) in zip(instances, inputs, strict=True):
+        decodings: dict[str, Any] = {}
+        scores = job.scorer.score(prompt, choices, list(names), shared)
+        for name, each in zip(names.values(), scores, strict=True):
+            decodings[name] = {"logprobs": each.logprobs, "metrics": score_choices(instance, each.logprobs)}
+            if each.layers:
+                decodings[name]["layers"] = {str(layer): count for layer, count in each.layers.items()}
+        if job.cfg.sweep.controls and any(contrast is not None for contrast in names):
+            lengths = [len(ids) * math.log(job.engine.model.vocabulary) for ids in choices]
+            decodings[LONGEST] = {"logprobs": lengths, "metrics": score_choices(instance, lengths)}
+        records.append(record(scenario, instance, decodings))
+    return records
+
+
+def record(scenario: Scenario, instance: Instance, decodings: dict[str, Any]) -> Record:
+    head = {"entry": scenario.entry, "id": instance.id, "split": instance.split, "prompt_sha256": digest(instance)}
+    return head | {"decodings": decodings}

@@ -1,0 +1,57 @@
+"""The closed choices of the config. Enums, not strings: YAML `None` is the string "None"."""
+
+from enum import Enum
+
+
+class Quantization(Enum):
+    nf4 = "nf4"
+
+
+class Dtype(Enum):
+    auto = "auto"  # bfloat16 where the device computes with it, else float32
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+class Attention(Enum):
+    auto = "auto"  # flash attention where it is installed and the card can, else SDPA
+    sdpa = "sdpa"
+    flash_attention_2 = "flash_attention_2"
+
+
+class DataFormat(Enum):
+    lima = "lima"  # conversations: [question, answer, question, answer, ...], source
+    platypus = "platypus"  # instruction, input, output, data_source
+
+
+class Optimizer(Enum):
+    adamw = "adamw"
+    adamw8bit = "adamw8bit"
+    paged_adamw = "paged_adamw"
+    paged_adamw8bit = "paged_adamw8bit"
+    lion8bit = "lion8bit"
+
+
+class Schedule(Enum):
+    cosine = "cosine"
+    linear = "linear"
+    constant = "constant"
+
+
+class DecodingMethod(Enum):
+    greedy = "greedy"
+    sample = "sample"
+    dola = "dola"  # arXiv:2309.03883
+    sled = "sled"  # arXiv:2411.02433
+
+
+class Selector(Enum):
+    jsd = "jsd"  # the layer furthest in Jensen-Shannon divergence, as the DoLa paper says
+    official = "official"  # what the code published with the paper computes
+    static = "static"  # one layer, no choice
+
+
+class WandbMode(Enum):
+    off = "off"
+    offline = "offline"
+    online = "online"

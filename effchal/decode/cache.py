@@ -1,0 +1,136 @@
+"""Keys and values of many rows with lengths of their own, in memory that is allocated ahead."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+GROW = 64  # tokens; capacity is a multiple
+
+
+class RowCache:
+    """What attention has seen, for up to `rows` rows; row r holds tokens 0..lengths[r]-1.
+
+    The backbone calls `update` in each layer. Before it runs, `extend` says which rows get
+    how many tokens; afterwards, `commit` makes them part of the rows.
+    """
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+        self._keys: list[Tensor] = []  # a layer each: (rows, heads, capacity, head size)
+        self._values: list[Tensor] = []
+        self._rows = self._capacity = 0
+        self._first = self._count = self._new = 0
+        self._starts: Tensor | None = None  # where each row's one new token goes
+
+    def add_row(self) -> int:
+        """A new, empty row; the last one."""
+        self.lengths.append(0)
+        return len(self.lengths) - 1
+
+    def fork(self, row: int) -> int:
+        """A new row with the content of `row`."""
+        new = self.add_row()
+        self._reserve(len(self.lengths), self.lengths[row])
+        for part in (*self._keys, *self._values):
+            part[new, :, : self.lengths[row]] = part[row, :, : self.lengths[row]]
+        self.lengths[new] = self.lengths[row]
+        return new
+
+    def drop(self, row: int) -> int:
+        """Free a row: the last one moves into its place. Returns the number that this row had."""
+        last = len(self.lengths) - 1
+        if row != last:
+            for part in (*self._keys, *self._values):
+                part[row, :, : self.lengths[last]] = part[last, :, : self.lengths[last]]
+            self.lengths[row] = self.lengths[last]
+        self.lengths.pop()
+        return last
+
+    def copy_of(self, row: int) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of a row, (heads, tokens, size) each, a pair for each layer."""
+        end = self.lengths[row]
+        return [
+            (k[row, :, :end].clone(), v[row, :, :end].clone()) for k, v in zip(self._keys, self._values, strict=True)
+        ]
+
+    def put_copy(self, row: int, copy: list[tuple[Tensor, Tensor]]) -> None:
+        """Fill an empty row with what copy_of gave."""
+        length = copy[0][0].shape[1]
+        self._reserve(len(self.lengths), length)
+        for layer, (keys, values) in enumerate(copy):
+            self._make_layer(layer, keys[None], values[None])
+            self._keys[layer][row, :, :length], self._values[layer][row, :, :length] = keys, values
+        self.lengths[row] = length
+
+    def extend(self, first: int, count: int, new: int, device: torch.device) -> Tensor:
+        """Prepare for `new` tokens in each of `count` rows from `first` on; their position_ids, (count, new)."""
+        self._first, self._count, self._new = first, count, new
+        lengths = self.lengths[first : first + count]
+        self._reserve(len(self.lengths), max(lengths) + new)
+        self._starts = torch.tensor(lengths, device=device)
+        return self._starts[:, None] + torch.arange(new, device=device)
+
+    def commit(self) -> None:
+        for row in range(self._first, self._first + self._count):
+            self.lengths[row] += self._new
+
+    def total(self) -> int:
+        """Columns that the rows being extended attend to, pad included."""
+        return max(self.lengths[self._first : self._first + self._count]) + self._new
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Called by attention: (count, heads, new, size) come in, (count, heads, total, size) go out."""
+        self._make_layer(layer, keys, values)
+        return self._put(self._keys, layer, keys), self._put(self._values, layer, values)
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        return max(self.lengths, default=0)
+
+    def _make_layer(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        if layer == len(self._keys):
+            self._keys.append(self._room(keys))
+            self._values.append(self._room(values))
+
+    def _room(self, like: Tensor) -> Tensor:
+        # Zeros: attention multiplies what it masks by 0, and 0 times garbage may be no number.
+        return like.new_zeros(self._rows, like.shape[1], self._capacity, like.shape[3])
+
+    def _put(self, parts: list[Tensor], layer: int, new: Tensor) -> Tensor:
+        view = parts[layer][self._first : self._first + self._count, :, : self.total()]
+        if self._count == 1:
+            view[0, :, self.lengths[self._first] :] = new[0]
+        else:
+            view[torch.arange(self._count, device=new.device), :, self._starts] = new[:, :, 0]
+        return view
+
+    def _reserve(self, rows: int, tokens: int) -> None:
+        """Room for at least so much, grown by halves, so that growing costs little over a long answer."""
+        if rows > self._rows:
+            self._rows = max(rows, self._rows * 3 // 2)
+        if tokens > self._capacity:
+            self._capacity = -(-max(tokens, self._capacity * 3 // 2) // GROW) * GROW
+        for parts in (self._keys, self._values):
+            for layer, part in enumerate(parts):
+                if part.shape[0] < self._rows or part.shape[2] < self._capacity:
+                    parts[layer] = self._room(part)
+                    parts[layer][: part.shape[0], :, : part.shape[2]] = part
+
+
+def attention_mask(config: Any, visible: Tensor, position_ids: Tensor, columns: Tensor) -> Any:
+    """What a transformers backbone takes as attention_mask, for causal and sliding-window layers.
+
+    Args:
+        config: text config of the model.
+        visible: (B, 1, T, C) bool: which cached column each query may see, windows aside.
+        position_ids: (B, T), of the queries.
+        columns: (B or 1, C), position of what each column holds.
+    """
+    window = getattr(config, "sliding_window", None)
+    if not getattr(config, "use_sliding_window", True):
+        window = None
+    kinds = set(getattr(config, "layer_types", None) or [])
+    if window is None or kinds == {"full_attention"}:
+        return visible
+    near = visible & (columns[:, None, None, :] > position_ids[:, None, :, None] - window)
+    return {"full_attention": visible, "sliding_attention": near} if len(kinds) > 1 else near

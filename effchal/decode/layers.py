@@ -1,0 +1,208 @@
+"""Which layers a decoding contrasts, and next-token scores out of their logits."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from effchal.choices import DecodingMethod
+from effchal.config import ConfigError, DecodingConfig
+from effchal.decode.contrast import (
+    DROPPED_WHEN_SCORING,
+    divergences,
+    plausible,
+    sled_logits,
+)
+
+
+@dataclass(frozen=True)
+class Dola:
+    """DoLa with candidate layers resolved for one model; layer i is hidden_states[i]."""
+
+    layers: tuple[int, ...]
+    selector: str = "jsd"
+    relative_top: float = 0.1
+    min_tokens_to_keep: int = 1
+    exit_norm: bool = False
+    post_softmax: bool = True  # scoring only
+
+
+@dataclass(frozen=True)
+class Sled:
+    """SLED with candidate layers resolved for one model."""
+
+    layers: tuple[int, ...]
+    rate: float = 1.0
+    top_k: int = 10
+    exit_norm: bool = False
+
+
+Contrast = Dola | Sled | None  # None: the mature layer alone
+Tap = tuple[int, bool]  # a premature layer, and whether it gets the final norm (exit_norm)
+
+
+def taps_of(contrasts: list[Contrast]) -> tuple[Tap, ...]:
+    """What has to be tapped for all of them, once each."""
+    wanted = {(layer, c.exit_norm) for c in contrasts if c is not None for layer in c.layers}
+    return tuple(sorted(wanted))
+
+
+def candidate_layers(bucket: str, num_layers: int, tied: bool) -> tuple[int, ...]:
+    """`low` or `high` as the DoLa paper cuts them: even layers of the lower or the upper half.
+
+    Above 40 layers, the lowest and the highest 20. With tied embeddings layer 0 gives back
+    the input token, so `low` starts at 2.
+    """
+    cut = num_layers // 2 if num_layers <= 40 else 20
+    if bucket == "low":
+        return tuple(range(2 if tied else 0, cut, 2))
+    start = cut if num_layers <= 40 else num_layers - 20
+    return tuple(range(start + start % 2, num_layers, 2))
+
+
+def check_premature_layers(layers: list[int] | tuple[int, ...], num_layers: int, key: str) -> None:
+    """Layer i is hidden_states[i]: 0 = embeddings, num_layers = mature (after the final norm).
+
+    Raises:
+        ConfigError: nothing to contrast, or a layer that this model does not have.
+    """
+    allowed = f"0..{num_layers - 1} (layer {num_layers} is the mature one)"
+    if not layers:
+        raise ConfigError(f"{key} leaves no layer of this model, whose premature layers are {allowed}")
+    bad = [layer for layer in layers if not 0 <= layer < num_layers]
+    if bad:
+        raise ConfigError(
+            f"{key} has {bad}, but this model's premature layers are {allowed}; "
+            f"give low, high or a list made for {num_layers} layers"
+        )
+
+
+def contrast_of(
+    cfg: DecodingConfig, num_layers: int, tied: bool, key: str = "decoding.premature_layers", layers: object = None
+) -> Contrast:
+    """The decoding of a config, resolved for a model.
+
+    Args:
+        layers: in place of cfg.premature_layers, for a sweep; `key` then says where they stand.
+
+    Raises:
+        ConfigError: layers that the model does not have.
+    """
+    if cfg.method not in (DecodingMethod.dola, DecodingMethod.sled):
+        return None
+    wanted = cfg.premature_layers if layers is None else layers
+    resolved = candidate_layers(wanted, num_layers, tied) if isinstance(wanted, str) else tuple(wanted)
+    check_premature_layers(resolved, num_layers, key)
+    if cfg.method is DecodingMethod.sled:
+        return Sled(resolved, cfg.sled_rate, cfg.sled_top_k, cfg.exit_norm)
+    return Dola(
+        *(resolved, cfg.selector.value, cfg.relative_top, cfg.min_tokens_to_keep),
+        *(cfg.exit_norm, cfg.post_softmax),
+    )
+
+
+class LayerLogits:
+    """Logits of the mature layer and of tapped ones at P positions; what several contrasts share is computed once.
+
+    Args:
+        logits: (K + 1, P, V), one for each of `taps`, the mature layer's last. The arithmetic is float32:
+            bf16 steps by 0.06 near -10.
+    """
+
+    def __init__(self, logits: Tensor, taps: tuple[Tap, ...]) -> None:
+        self._logits = logits
+        self._row = {tap: row for row, tap in enumerate(taps)}
+        self.log_p = logits[-1].float().log_softmax(-1)  # (P, V)
+        self._log_q: Tensor | None = None
+        self._divergence: dict[str, Tensor] = {}
+        self._kept: dict[tuple[float, int], tuple[Tensor, Tensor]] = {}
+
+    @property
+    def log_q(self) -> Tensor:
+        """(K, P, V) float32, in the order of the taps."""
+        if self._log_q is None:
+            self._log_q = self._logits[:-1].float().log_softmax(-1)
+        return self._log_q
+
+    def divergence(self, selector: str) -> Tensor:
+        """(K, P), in the order of the taps."""
+        if selector not in self._divergence:
+            self._divergence[selector] = divergences(self.log_p, self.log_q, selector)
+        return self._divergence[selector]
+
+    def scores(self, contrast: Contrast, at: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scores of the next token at some positions, -inf where dropped, and the layer that won there.
+
+        Args:
+            at: (R,) int64, positions.
+
+        Returns:
+            (R, V) float32, and (R,) int64 layers for DoLa.
+        """
+        match contrast:
+            case None:
+                return self.log_p[at], None
+            case Sled():
+                rows = self._rows(contrast)
+                early = self._logits[rows][:, at]
+                return sled_logits(self._logits[-1][at], early, contrast.rate, contrast.top_k), None
+        row, layer = self._winner(contrast)
+        log_p = self.log_p[at]
+        scores = log_p - self.log_q[row[at], at]
+        kept = plausible(log_p, contrast.relative_top, contrast.min_tokens_to_keep)
+        return scores.masked_fill_(~kept, -torch.inf), layer[at]
+
+    def target_logprobs(self, contrast: Contrast, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Log-probability of one given token at each position, for scoring, and the layer that won there.
+
+        A token that the contrast drops gets DROPPED_WHEN_SCORING. Without `post_softmax` DoLa's value is its bare
+        score, which is no log-probability: it favours long answers.
+
+        Args:
+            targets: (P,) int64.
+
+        Returns:
+            (P,) float32, and (P,) int64 layers for DoLa.
+        """
+        match contrast:
+            case None:
+                return self.log_p.gather(-1, targets[:, None])[:, 0], None
+            case Sled():
+                scores, _ = self.scores(contrast, torch.arange(len(targets), device=targets.device))
+                logprobs = scores.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+                return logprobs.clamp_min(DROPPED_WHEN_SCORING), None
+        row, layer = self._winner(contrast)
+        # Only plausible tokens count, and they are few: the rest of the vocabulary is never touched.
+        position, token = self._plausible_tokens(contrast)  # (n,), (n,)
+        score = self.log_p[position, token] - self.log_q[row[position], position, token]  # (n,)
+        hit = token == targets[position]
+        result = torch.full_like(targets, DROPPED_WHEN_SCORING, dtype=torch.float32)
+        result[position[hit]] = score[hit]
+        if contrast.post_softmax:
+            result -= _logsumexp_by_position(score, position, len(targets))
+        return result, layer
+
+    def _rows(self, contrast: Dola | Sled) -> list[int]:
+        return [self._row[layer, contrast.exit_norm] for layer in contrast.layers]
+
+    def _winner(self, contrast: Dola) -> tuple[Tensor, Tensor]:
+        """Row of the taps and layer that each position is contrasted with, (P,) each: its own, whatever the others."""
+        rows = torch.tensor(self._rows(contrast), device=self.log_p.device)
+        layers = torch.tensor(contrast.layers, device=self.log_p.device)
+        if len(rows) == 1:  # static, or a single candidate
+            index = torch.zeros(len(self.log_p), dtype=torch.int64, device=self.log_p.device)
+        else:
+            index = self.divergence(contrast.selector)[rows].argmax(0)  # (P,)
+        return rows[index], layers[index]
+
+    def _plausible_tokens(self, contrast: Dola) -> tuple[Tensor, Tensor]:
+        key = (contrast.relative_top, contrast.min_tokens_to_keep)
+        if key not in self._kept:
+            self._kept[key] = plausible(self.log_p, *key).nonzero(as_tuple=True)
+        return self._kept[key]
+
+
+def _logsumexp_by_position(score: Tensor, position: Tensor, positions: int) -> Tensor:
+    """(P,) log of the sum of exp(score) over the entries of each position."""
+    top = score.new_full((positions,), -torch.inf).scatter_reduce(0, position, score, "amax")
+    return top + score.new_zeros(positions).index_add(0, position, (score - top[position]).exp()).log()

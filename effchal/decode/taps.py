@@ -1,0 +1,143 @@
+"""The model as decoding sees it: ids in, states of chosen layers at chosen positions, one head product."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effchal.decode.cache import RowCache, attention_mask
+from effchal.decode.layers import LayerLogits, Tap
+from effchal.parts import backbone, causal_lm, final_norm, head, layers_of
+
+BLOCK_OUT = 256  # outputs of the head that a CPU works on at once: 256 x 576 float32 stay in its cache
+
+
+class TappedModel:
+    """A causal language model with its head taken apart, so that one product serves many layers.
+
+    Works with peft adapters (also one on the head), NF4, tied and untied heads.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        config = causal_lm(model).config.get_text_config()
+        if causal_lm(model).config._attn_implementation != "sdpa":
+            causal_lm(model).set_attn_implementation("sdpa")  # flash attention takes no mask of ours
+        self.device = next(model.parameters()).device
+        self.num_layers: int = config.num_hidden_layers
+        self.tied: bool = bool(config.tie_word_embeddings)
+        self.max_positions: int = config.max_position_embeddings
+        self.config = config
+        self.backbone, self._head = backbone(model), head(model)
+        self._layers, self._norm = layers_of(model), final_norm(model)
+        self.vocabulary: int = config.vocab_size
+
+    def extend(self, cache: RowCache, first: int, ids: Tensor, taps: tuple[Tap, ...], at: Tensor) -> Tensor:
+        """Give rows first, first + 1, ... of the cache (rows, new) ids; the tapped states, see `states`."""
+        count, new = ids.shape
+        position_ids = cache.extend(first, count, new, self.device)  # (count, new)
+        columns = torch.arange(cache.total(), device=self.device)[None]  # (1, C)
+        visible = (columns[:, None] <= position_ids[:, :, None])[:, None]  # (count, 1, new, C)
+        mask = attention_mask(self.config, visible, position_ids, columns)
+        states = self.states(ids, position_ids, cache, mask, taps, at)
+        cache.commit()
+        return states
+
+    def states(
+        self, ids: Tensor, position_ids: Tensor, cache: RowCache | None, mask: Any, taps: tuple[Tap, ...], at: Tensor
+    ) -> Tensor:
+        """Run the backbone and keep the states of the tapped layers at some positions.
+
+        Args:
+            ids, position_ids: (B, T) int64.
+            cache: what attention reads and extends, or None.
+            mask: what the backbone takes as attention_mask.
+            taps: K layers below the mature one.
+            at: (P,) int64, positions of the flattened (B * T).
+
+        Returns:
+            (K + 1, P, D), the mature layer's last.
+        """
+        kept: list[Tensor] = []
+        with self._tapped(taps, at, kept):
+            hidden = self.backbone(
+                input_ids=ids,
+                position_ids=position_ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            ).last_hidden_state
+        mature = hidden.flatten(0, 1).index_select(0, at)
+        if not taps:
+            return mature[None]
+        states = kept[0]
+        states[-1] = mature
+        normed = [row for row, (_, exit_norm) in enumerate(taps) if exit_norm]
+        if normed:
+            states[normed] = self._norm(states[normed])
+        return states
+
+    def logits(self, states: Tensor, taps: tuple[Tap, ...]) -> LayerLogits:
+        """One head product over the stacked states (K + 1, P, D)."""
+        return LayerLogits(self.head(states.flatten(0, 1)).unflatten(0, states.shape[:2]), taps)
+
+    def head(self, states: Tensor) -> Tensor:
+        """(rows, D) -> (rows, V)."""
+        plain = type(self._head) is nn.Linear and self._head.bias is None
+        if plain and states.device.type == "cpu" and states.dtype == torch.float32 and len(states) > 1:
+            return blocked_linear(states, self._head.weight)
+        return self._head(states)
+
+    @contextlib.contextmanager
+    def _tapped(self, taps: tuple[Tap, ...], at: Tensor, kept: list[Tensor]) -> Iterator[None]:
+        """Hooks that copy the input of tapped layers into one buffer, which has a last row for the mature state."""
+
+        def copy_into(rows: list[int]):
+            def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+                hidden = (args[0] if args else kwargs["hidden_states"]).flatten(0, 1)  # (B * T, D)
+                if not kept:
+                    kept.append(hidden.new_empty(len(taps) + 1, len(at), hidden.shape[-1]))
+                for row in rows:
+                    torch.index_select(hidden, 0, at, out=kept[0][row])
+
+            return hook
+
+        by_layer: dict[int, list[int]] = {}
+        for row, (layer, _) in enumerate(taps):
+            by_layer.setdefault(layer, []).append(row)
+        hooks = [
+            self._layers[layer].register_forward_pre_hook(copy_into(rows), with_kwargs=True)
+            for layer, rows in by_layer.items()
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def blocked_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """F.linear for a few rows and a tall weight, on a CPU in float32: up to three times as fast.
+
+    The library's kernel copies the whole weight into a layout of its own first, which for few rows costs
+    more than the product; in blocks, the copy stays in the cache.
+
+    Args:
+        x: (rows, D).
+        weight: (V, D).
+
+    Returns:
+        (rows, V).
+    """
+    blocks, rest = divmod(len(weight), BLOCK_OUT)
+    if blocks == 0:
+        return F.linear(x, weight)
+    tall = weight[: blocks * BLOCK_OUT].view(blocks, BLOCK_OUT, -1)
+    result = x.new_empty(len(x), len(weight))
+    product = torch.matmul(x, tall.transpose(1, 2))  # (blocks, rows, BLOCK_OUT)
+    result[:, : blocks * BLOCK_OUT].unflatten(1, (blocks, BLOCK_OUT)).copy_(product.transpose(0, 1))
+    if rest:
+        result[:, blocks * BLOCK_OUT :] = F.linear(x, weight[blocks * BLOCK_OUT :])
+    return result

@@ -1,0 +1,128 @@
+"""Score a bundle or a base model: python -m effchal.evaluate bundle=outputs/train/<run>/bundle decoding=dola_high
+
+Needs data: scenario.path=<folder in HELM's layout>. The base model: model=... prompt=plain lora=none.
+"""
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from effchal.answers import Job, Window, answers
+from effchal.bundle import base_model_fingerprint, sha256, versions
+from effchal.cli import entry_point, overlay
+from effchal.config import Config, ConfigError, load_config, save_config
+from effchal.inference import Subject, check_subject, inference_config, load_subject_tokenizer
+from effchal.prompts import PromptEncoder
+from effchal.results import Record, Records, plot, summarise, table
+from effchal.scenarios import Scenario, aggregate_extra, load_scenario
+from effchal.track import device_name, git_commit, peak_memory_gib, progress_bar
+from effchal.variants import variants_of
+
+log = logging.getLogger("effchal.evaluate")
+
+
+@entry_point
+def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
+    run_dir = output_dir
+    if cfg.resume_from is not None:
+        run_dir = Path(cfg.resume_from)
+        cfg = overlay(load_config(run_dir / "config.yaml"), cfg, overrides, {"resume_from"}, str(run_dir))
+        cfg.resume_from = None
+    elif (run_dir / "results.json").is_file():
+        raise ConfigError(f"{run_dir} holds an evaluation already; go on with it by resume_from={run_dir}")
+    else:
+        cfg = inference_config(cfg, overrides, {"scenario", "sweep", "evaluate", "name"})
+    try:
+        print(run(cfg, run_dir))
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted; go on with: python -m effchal.evaluate resume_from={run_dir}")
+
+
+def run(cfg: Config, run_dir: Path) -> str:
+    """Evaluate, or go on evaluating, in run_dir; the table of results.
+
+    Raises:
+        ConfigError: whatever is wrong with bundle, layers, entries or data, before any weight is read.
+    """
+    started = time.monotonic()
+    if not cfg.scenario.entries:
+        raise ConfigError("scenario.entries is empty; give at least one, e.g. scenario.entries=[truthful_qa_mc]")
+    subject = check_subject(cfg)
+    variants = variants_of(cfg, subject.shape)
+    tokenizer = load_subject_tokenizer(subject)
+    encoder = PromptEncoder(tokenizer, cfg.prompt)
+    path = None if cfg.scenario.path is None else Path(cfg.scenario.path)
+    window = Window(tokenizer, encoder)
+    scenarios = [load_scenario(entry, path, cfg.scenario.max_instances, window) for entry in cfg.scenario.entries]
+    header = begin(cfg, subject, run_dir)
+    job = Job(cfg, subject, encoder, variants, Records(run_dir))
+    entries: dict[str, Any] = {}
+    total = sum(len(scenario.instances) for scenario in scenarios)
+    done = 0
+    with progress_bar(total, 0, "instances") as advance:
+        for scenario in scenarios:
+            for records in answers(job, scenario):
+                job.records.add(records)
+                done += len(records)
+                advance(done)
+            found = [job.records.get(scenario.entry, instance.id) for instance in scenario.instances]
+            entries[scenario.entry] = summarise(found, scenario.main_metric, cfg.evaluate)
+            add_bias(entries[scenario.entry], scenario, found)
+            log.info("%s: %d instances", scenario.entry, len(found))
+    plot(entries, run_dir)
+    header |= {"status": "finished", "seconds_of_last_process": time.monotonic() - started}
+    if job.engine is not None:
+        header |= {"peak_memory_gib": peak_memory_gib(job.engine.model.device)}
+        header |= {"device": device_name(job.engine.model.device)}
+    write_results(run_dir, header | {"entries": entries})
+    (run_dir / "results.md").write_text(table(entries))
+    log.info("results: %s", run_dir)
+    return table(entries)
+
+
+def begin(cfg: Config, subject: Subject, run_dir: Path) -> dict[str, Any]:
+    """results.json as it stands at the start; a resumed evaluation must be of the same model.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    manifest = None if subject.bundle is None else sha256(subject.bundle / "manifest.json")
+    model = {"bundle": cfg.bundle, "manifest_sha256": manifest, "base_model": subject.base.name}
+    model |= {"revision": subject.base.revision, "fingerprint": base_model_fingerprint(subject.base)}
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / "results.json"
+    if path.is_file():
+        before = json.loads(path.read_text())["model"]
+        if before != model:
+            changed = [key for key in model if model[key] != before.get(key)]
+            raise ConfigError(f"{run_dir} was begun with another model ({', '.join(changed)} differ); start anew")
+    header = {"status": "running", "name": cfg.name, "model": model, "versions": versions(), "git_commit": git_commit()}
+    save_config(cfg, run_dir / "config.yaml")
+    write_results(run_dir, header)
+    return header
+
+
+def write_results(run_dir: Path, results: dict[str, Any]) -> None:
+    parts = run_dir / "results.tmp"
+    parts.write_text(json.dumps(results, indent=2) + "\n")
+    parts.replace(run_dir / "results.json")
+
+
+def add_bias(result: dict[str, Any], scenario: Scenario, records: list[Record]) -> None:
+    """BBQ's scores, which are no mean over instances."""
+    for name, decoded in result["decodings"].items():
+        pairs = [
+            (instance, each["decodings"][name]["text"])
+            for instance, each in zip(scenario.instances, records, strict=True)
+            if each["split"] == result["split"] and "text" in each["decodings"][name]
+        ]
+        extra = aggregate_extra(scenario, pairs)
+        if extra:
+            decoded["of_all_instances"] = extra
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,319 @@
+"""The oracles of layer-contrasting decoding on models: taps, rows of any length, branches, scoring."""
+
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import SMOLLM2, needs_smollm2
+
+from effchal.choices import DecodingMethod, Dtype, Quantization, Selector
+from effchal.config import ConfigError, DecodingConfig, LoraConfig, ModelConfig
+from effchal.decode.contrast import DROPPED_WHEN_SCORING, dola_scores, penalise_repetition, sled_logits
+from effchal.decode.engine import Engine
+from effchal.decode.layers import Dola, Sled, candidate_layers, contrast_of, taps_of
+from effchal.decode.sampling import SamplingParams
+from effchal.decode.score import Scorer
+from effchal.decode.taps import TappedModel, blocked_linear
+from effchal.model import add_adapter, load_base_model, load_tokenizer, model_shape
+from effchal.parts import causal_lm, head
+
+CPU = torch.device("cpu")
+TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
+TEXTS = ["The capital of France is", "Q: What is 2 + 2?\nA:", "Once", "A long line of words that goes on for a while, "]
+
+
+@pytest.fixture(params=["tiny", pytest.param("smollm2", marks=needs_smollm2)])
+def engine(request, tiny_engine):
+    return tiny_engine if request.param == "tiny" else Engine(*request.getfixturevalue("smollm2"))
+
+
+def contrasts(engine):
+    layers = tuple(range(0, engine.model.num_layers, 2 if engine.model.num_layers > 2 else 1))
+    return [None, Dola(layers), Dola(layers, selector="official", exit_norm=True), Sled(layers)]
+
+
+def prompts(engine):
+    return [engine.tokenizer(text).input_ids for text in TEXTS]
+
+
+def params(contrast, **more):
+    return SamplingParams(max_new_tokens=12, contrast=contrast, alternatives=2, **more)
+
+
+def answers(engine, prompts, variants, rows):
+    """Completions by prompt, then by variant."""
+    return list(engine.generate(prompts, [variants] * len(prompts), rows))
+
+
+def check_same(found, expected):
+    """The same tokens, but for a tie: two likeliest tokens closer than rounding can tell."""
+    for i, (a, b) in enumerate(zip(found.ids, expected.ids, strict=False)):
+        if a != b:
+            for completion in (found, expected):
+                first, second = list(completion.tokens[i].top_logprobs.values())[:2]
+                assert first - second < 1e-3, (found.text, expected.text)
+            return
+    assert (found.ids, found.text, found.finish_reason) == (expected.ids, expected.text, expected.finish_reason)
+
+
+def all_states(engine, ids):
+    """hidden_states of every layer of a plain forward pass without a cache: (N + 1, T, D)."""
+    with torch.inference_mode():
+        out = engine.model.backbone(input_ids=torch.tensor([ids]), use_cache=False, output_hidden_states=True)
+    return torch.stack([state[0] for state in out.hidden_states])
+
+
+def slow_scores(engine, ids, contrast):
+    """Next-token scores after ids, by a plain forward pass and the formulas on logits."""
+    states = all_states(engine, ids)[:, -1]
+    early = states[list(contrast.layers)] if contrast else states[:0]
+    if contrast and contrast.exit_norm:
+        early = engine.model._norm(early)
+    with torch.inference_mode():
+        mature, premature = engine.model._head(states[-1:]), engine.model._head(early)[:, None]
+    if contrast is None:
+        return mature[0].log_softmax(-1)
+    if isinstance(contrast, Sled):
+        return sled_logits(mature, premature, contrast.rate, contrast.top_k)[0]
+    return dola_scores(mature, premature, contrast.relative_top, selector=contrast.selector)[0][0]
+
+
+def test_taps_equal_output_hidden_states_bit_for_bit(engine):
+    ids = prompts(engine)[3]
+    layers = range(engine.model.num_layers)
+    taps = tuple((layer, False) for layer in layers)
+    at = torch.tensor([0, 3, len(ids) - 1])
+    with torch.inference_mode():
+        states = engine.model.states(torch.tensor([ids]), torch.arange(len(ids))[None], None, None, taps, at)
+    assert torch.equal(states, all_states(engine, ids)[:, at])
+
+
+def test_taps_work_in_a_left_padded_batch(engine):
+    rows = prompts(engine)
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    taps = tuple((layer, False) for layer in range(engine.model.num_layers))
+    at = torch.arange(1, len(rows) + 1) * width - 1
+    with torch.inference_mode():
+        states = engine.model.states(ids, positions, None, mask, taps, at)
+    for i, row in enumerate(rows):
+        expected = all_states(engine, row)[:, -1]
+        assert (states[:, i] - expected).norm() <= 1e-4 * expected.norm()
+
+
+def test_generation_with_a_cache_equals_the_formulas_without_one(engine):
+    for contrast in contrasts(engine):
+        ids = list(prompts(engine)[0])
+        completion = engine.complete(ids, params(contrast))
+        for token, token_id in zip(completion.tokens, completion.ids, strict=False):
+            scores = slow_scores(engine, ids, contrast)
+            best = scores.topk(2).values
+            assert token_id == int(scores.argmax()) or best[0] - best[1] < 1e-4
+            assert token.logprob == pytest.approx(float(scores.log_softmax(-1)[token_id]), abs=1e-3)
+            assert max(token.top_logprobs.values()) == token.logprob
+            ids.append(token_id)
+
+
+def test_a_row_gives_the_same_tokens_alone_and_beside_any_others(engine):
+    for contrast in contrasts(engine):
+        rows = prompts(engine) * 2
+        random.Random(0).shuffle(rows)
+        together = answers(engine, rows, [params(contrast)], len(rows))
+        for ids, found in zip(rows, together, strict=True):
+            check_same(found[0], engine.complete(ids, params(contrast)))
+
+
+def test_branches_of_one_prompt_give_what_each_gives_alone(engine):
+    variants = [params(contrast) for contrast in contrasts(engine)]
+    variants += [
+        params(None, repetition_penalty=1.3),
+        params(None, stops=("e",)),
+        params(None, temperature=1.0, seed=3),
+    ]
+    ids = prompts(engine)[1]
+    together = answers(engine, [ids], variants, 1)[0]
+    for found, variant in zip(together, variants, strict=True):
+        check_same(found, engine.complete(ids, variant))
+    assert len({tuple(found.ids) for found in together}) > 2  # some do part
+
+
+def test_rows_may_differ_in_everything(engine):
+    rows = prompts(engine)
+    mixed = [
+        params(None, stops=("a",)),
+        params(contrasts(engine)[1]),
+        params(None, repetition_penalty=1.5),
+        params(None),
+    ]
+    together = engine.generate(rows, [[variant] for variant in mixed], len(rows))
+    for ids, variant, (found,) in zip(rows, mixed, list(together), strict=True):
+        check_same(found, engine.complete(ids, variant))
+
+
+def test_only_the_likeliest_plausible_is_greedy(engine):
+    greedy, one = params(None), params(Dola((0, 1), relative_top=1.0))
+    for ids in prompts(engine):
+        assert engine.complete(ids, greedy).ids == engine.complete(ids, one).ids
+
+
+def test_a_penalty_works_after_the_contrast_on_prompt_and_answer(engine):
+    ids = list(prompts(engine)[1])
+    completion = engine.complete(ids, params(contrasts(engine)[1], repetition_penalty=1.4))
+    for token_id in completion.ids:
+        seen = torch.zeros(engine.model.vocabulary, dtype=torch.bool)
+        seen[ids] = True
+        scores = penalise_repetition(slow_scores(engine, ids, contrasts(engine)[1]), seen, 1.4)
+        best = scores.topk(2).values
+        assert token_id == int(scores.argmax()) or best[0] - best[1] < 1e-4
+        ids.append(token_id)
+
+
+def test_log_probabilities_are_those_of_the_contrast_with_the_plain_ones_beside(engine):
+    ids = prompts(engine)[0]
+    contrast = contrasts(engine)[1]
+    token = engine.complete(ids, params(contrast)).tokens[0]
+    plain = slow_scores(engine, ids, None)
+    scores = slow_scores(engine, ids, contrast)
+    best = int(scores.argmax())
+    assert token.logprob == pytest.approx(float(scores.log_softmax(-1)[best]), abs=1e-4)
+    assert token.plain_logprob == pytest.approx(float(plain[best]), abs=1e-4)
+    assert token.layer in contrast.layers
+
+
+def test_an_echoed_prompt_is_scored_plainly_unless_asked_for(engine):
+    ids, contrast = prompts(engine)[3], contrasts(engine)[1]
+    echo = {"max_new_tokens": 0, "echo_from": 0, "contrast": contrast}
+    plain = engine.complete(ids, SamplingParams(**echo)).tokens
+    asked = engine.complete(ids, SamplingParams(**echo, contrast_prompt=True)).tokens
+    for i in range(1, len(ids)):
+        expected = slow_scores(engine, ids[:i], None)[ids[i]]
+        assert plain[i].logprob == pytest.approx(float(expected), abs=1e-3)
+        assert asked[i].plain_logprob == plain[i].logprob
+        expected = slow_scores(engine, ids[:i], contrast).log_softmax(-1)[ids[i]].clamp_min(DROPPED_WHEN_SCORING)
+        assert asked[i].logprob == pytest.approx(float(expected), abs=1e-2)
+
+
+def test_layers_that_won_are_counted(tiny_engine):
+    before = tiny_engine.layer_counts.clone()
+    completion = tiny_engine.complete([1, 2, 3], params(Dola((0, 1))))
+    gained = tiny_engine.layer_counts - before
+    assert gained.sum() == len(completion.ids)
+    layers = [token.layer for token in completion.tokens]
+    assert [layers.count(0), layers.count(1)] == pytest.approx(gained.tolist(), abs=1)  # the end token has no text
+
+
+def test_a_held_prefix_changes_nothing(engine):
+    ids, variants = prompts(engine)[3], [params(contrast) for contrast in contrasts(engine)]
+    expected = answers(engine, [ids], variants, 1)[0]
+    engine.hold_prefix(ids[:6])
+    for found, wanted in zip(answers(engine, [ids], variants, 1)[0], expected, strict=True):
+        check_same(found, wanted)
+    engine.hold_prefix(ids)  # the prompt itself: something must be left to read
+    check_same(engine.complete(ids, variants[0]), expected[0])
+    engine.hold_prefix([1])
+
+
+def slow_logprob(engine, prompt, continuation, contrast):
+    total, ids = 0.0, list(prompt)
+    for token_id in continuation:
+        scores = slow_scores(engine, ids, contrast)
+        kept = scores.masked_fill(torch.isneginf(scores), DROPPED_WHEN_SCORING)
+        bare = isinstance(contrast, Dola) and not contrast.post_softmax
+        logprob = kept[token_id] if bare else kept.log_softmax(-1)[token_id]
+        total += float(logprob.clamp_min(DROPPED_WHEN_SCORING) if isinstance(contrast, Sled) else logprob)
+        ids.append(token_id)
+    return total
+
+
+def test_scores_of_continuations_equal_one_forward_pass_each(engine):
+    prompt = prompts(engine)[1]
+    continuations = [engine.tokenizer(text).input_ids for text in (" four", " 5 or more", " x", " four")]
+    continuations[2] = continuations[2][:1]
+    chosen = [*contrasts(engine), Dola((0, 1), post_softmax=False), Dola((1,), relative_top=0.0)]
+    found = Scorer(engine.model).score(prompt, continuations, chosen)
+    for contrast, scores in zip(chosen, found, strict=True):
+        for continuation, logprob in zip(continuations, scores.logprobs, strict=True):
+            expected = slow_logprob(engine, prompt, continuation, contrast)
+            assert logprob == pytest.approx(expected, abs=2e-3 * len(continuation), rel=1e-5)
+        if isinstance(contrast, Dola):
+            assert sum(scores.layers.values()) == sum(map(len, continuations))
+
+
+def test_many_contrasts_at_once_score_as_each_alone_and_in_any_chunk(engine, monkeypatch):
+    prompt, continuations = prompts(engine)[0], [[5, 6, 7], [8], [9, 10]]
+    chosen = contrasts(engine)
+    scorer = Scorer(engine.model)
+    together = scorer.score(prompt, continuations, chosen, prefix_tokens=2)
+    monkeypatch.setattr("effchal.decode.score.LOGIT_BYTES", 1)
+    monkeypatch.setattr("effchal.decode.score.PREFILL_AT_ONCE", 3)
+    for contrast, scores in zip(chosen, together, strict=True):
+        (alone,) = Scorer(engine.model).score(prompt, continuations, [contrast])
+        assert alone.logprobs == pytest.approx(scores.logprobs, abs=1e-3)
+        assert alone.layers == scores.layers
+    again = scorer.score(prompt, continuations, chosen, prefix_tokens=2)
+    assert [s.logprobs for s in again] == [pytest.approx(s.logprobs, abs=1e-3) for s in together]
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(r=4), LoraConfig(r=4, target_modules=["q_proj", "lm_head"])])
+@pytest.mark.parametrize("quantization", [None, Quantization.nf4])
+def test_adapters_on_head_or_body_and_nf4_are_decoded_with(lora, quantization):
+    cfg = ModelConfig(name="builtin:tiny", dtype=Dtype.float32, quantization=quantization)
+    model = add_adapter(load_base_model(cfg, CPU), lora, seed=0).eval()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    engine = Engine(model, load_tokenizer(cfg))
+    test_generation_with_a_cache_equals_the_formulas_without_one(engine)
+    with torch.inference_mode():
+        expected = model(input_ids=torch.tensor([[1, 2, 3]])).logits[0, -1].log_softmax(-1)
+    assert torch.allclose(slow_scores(engine, [1, 2, 3], None), expected, atol=1e-4)
+
+
+def test_tied_heads_are_found():
+    model = load_base_model(TINY, CPU)
+    assert not TappedModel(model).tied
+    causal_lm(model).config.tie_word_embeddings = True
+    assert TappedModel(model).tied
+    assert TappedModel(model)._head is head(model)
+
+
+@needs_smollm2
+def test_the_real_model_is_tied_and_has_30_layers():
+    shape = model_shape(ModelConfig(name=str(SMOLLM2)))
+    assert (shape.num_layers, shape.tied, shape.max_positions) == (30, True, 8192)
+
+
+@pytest.mark.parametrize(("rows", "out"), [(1, 700), (9, 512), (5, 100), (33, 1025)])
+def test_the_blocked_product_is_a_linear_layer(rows, out):
+    x, weight = torch.randn(rows, 64), torch.randn(out, 64)
+    assert torch.allclose(blocked_linear(x, weight), F.linear(x, weight), atol=1e-5)
+
+
+def test_buckets_are_those_of_the_paper():
+    assert candidate_layers("low", 32, tied=False) == tuple(range(0, 16, 2))
+    assert candidate_layers("high", 32, tied=False) == tuple(range(16, 32, 2))
+    assert candidate_layers("low", 30, tied=True) == tuple(range(2, 15, 2))
+    assert candidate_layers("high", 30, tied=True) == tuple(range(16, 30, 2))
+    assert candidate_layers("low", 60, tied=False) == tuple(range(0, 20, 2))
+    assert candidate_layers("high", 60, tied=False) == tuple(range(40, 60, 2))
+
+
+def dola(**keys):
+    return DecodingConfig(method=DecodingMethod.dola, **keys)
+
+
+def test_layers_of_a_config_are_checked_against_the_model():
+    assert contrast_of(DecodingConfig(), 30, True) is None
+    assert contrast_of(dola(premature_layers="high"), 30, True) == Dola(tuple(range(16, 30, 2)))
+    assert contrast_of(dola(premature_layers=[3], selector=Selector.static), 30, True).selector == "static"
+    with pytest.raises(ConfigError, match=r"decoding\.premature_layers has \[30\].*0\.\.29 \(layer 30 is the mature"):
+        contrast_of(dola(premature_layers=[16, 30]), 30, True)
+    with pytest.raises(ConfigError, match="leaves no layer of this model"):
+        contrast_of(dola(premature_layers="low"), 2, True)
+
+
+def test_taps_are_the_union():
+    assert taps_of([None, Dola((3, 1)), Sled((3,), exit_norm=True), Dola((1,))]) == ((1, False), (3, False), (3, True))
