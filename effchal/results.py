@@ -130,7 +130,8 @@ def plot(entries: dict[str, Any], run_dir: Path) -> None:
     if chosen:
         figure, axes = pyplot.subplots(len(chosen), 1, figsize=(8, 0.6 + 1.5 * len(chosen)), squeeze=False)
         for axis, ((entry, name), layers) in zip(axes[:, 0], chosen.items(), strict=True):
-            axis.bar(list(layers), list(layers.values()))
+            axis.bar([int(layer) for layer in layers], list(layers.values()))
+            axis.set_xticks([int(layer) for layer in layers])
             axis.set_title(f"{entry}, {name}: positions by premature layer", fontsize=9)
         _save(figure, run_dir / "layers.png")
 

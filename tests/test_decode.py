@@ -9,6 +9,7 @@ from conftest import SMOLLM2, needs_smollm2
 
 from effchal.choices import DecodingMethod, Dtype, Quantization, Selector
 from effchal.config import ConfigError, DecodingConfig, LoraConfig, ModelConfig
+from effchal.decode import score
 from effchal.decode.contrast import DROPPED_WHEN_SCORING, dola_scores, penalise_repetition, sled_logits
 from effchal.decode.engine import Engine
 from effchal.decode.layers import Dola, Sled, candidate_layers, contrast_of, taps_of
@@ -247,7 +248,7 @@ def test_many_contrasts_at_once_score_as_each_alone_and_in_any_chunk(engine, mon
     chosen = contrasts(engine)
     scorer = Scorer(engine.model)
     together = scorer.score(prompt, continuations, chosen, prefix_tokens=2)
-    monkeypatch.setattr("effchal.decode.score.LOGIT_BYTES", 1)
+    monkeypatch.setitem(score.LOGIT_BYTES, "cpu", 1)
     monkeypatch.setattr("effchal.decode.score.PREFILL_AT_ONCE", 3)
     for contrast, scores in zip(chosen, together, strict=True):
         (alone,) = Scorer(engine.model).score(prompt, continuations, [contrast])

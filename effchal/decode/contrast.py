@@ -9,10 +9,9 @@ from torch.linalg import vecdot
 
 SELECTORS = ("jsd", "official", "static")
 DROPPED_WHEN_SCORING = -1000.0  # finite, so that a sum over a continuation stays a number
-BLOCK = {
-    "cpu": 1 << 20,
-    "cuda": 1 << 27,
-}  # numbers handled at once: what stays in a CPU's cache; a GPU wants few launches
+SMALLEST = -87.0  # log of about the smallest normal float32; below it, a CPU's arithmetic is a hundred times as slow
+# Numbers handled at once: a CPU is fast on what stays in its cache, a GPU wants few launches.
+BLOCK = {"cpu": 1 << 20, "cuda": 1 << 27}
 
 
 def js_divergence(log_p: Tensor, log_q: Tensor, p: Tensor | None = None, work: Tensor | None = None) -> Tensor:
@@ -23,11 +22,11 @@ def js_divergence(log_p: Tensor, log_q: Tensor, p: Tensor | None = None, work: T
     smaller of p and q, ((a + b) log(1 + b/a) + b log(a/b)) / 2.
 
     Args:
-        p: log_p.exp(), where the caller has it.
+        p: probabilities(log_p), where the caller has it.
         work: (3, *shape of log_q), overwritten; fresh memory costs a CPU more than the arithmetic.
     """
     p, q, work = _probabilities(log_p, log_q, p, work)
-    log_ratio = torch.sub(log_p, log_q, out=work[1]).abs_()  # log(a/b)
+    log_ratio = torch.sub(log_p, log_q, out=work[1]).abs_().clamp_max_(-SMALLEST)  # log(a/b)
     ratio = torch.exp(torch.neg(log_ratio, out=work[2]), out=work[2])  # b/a
     missing = vecdot(torch.minimum(p, q), log_ratio)
     missing += vecdot(q.add_(p), ratio.log1p_())
@@ -48,7 +47,12 @@ def _probabilities(
     shape = torch.broadcast_shapes(log_p.shape, log_q.shape)
     if work is None:
         work = log_q.new_empty(3, *shape)
-    return log_p.exp() if p is None else p, torch.exp(log_q.expand(shape), out=work[0]), work
+    q = torch.clamp_min(log_q.expand(shape), SMALLEST, out=work[0]).exp_()
+    return probabilities(log_p) if p is None else p, q, work
+
+
+def probabilities(log_p: Tensor) -> Tensor:
+    return log_p.clamp_min(SMALLEST).exp_()
 
 
 DIVERGENCES = {"jsd": js_divergence, "official": official_divergence}
@@ -66,7 +70,7 @@ def divergences(log_p: Tensor, log_q: Tensor, selector: str) -> Tensor:
     rows = max(1, BLOCK.get(log_q.device.type, BLOCK["cuda"]) // vocabulary)
     wide = min(positions, rows)
     deep = min(count, max(1, rows // wide))
-    p, work = log_p.exp(), log_q.new_empty(3, deep, wide, vocabulary)
+    p, work = probabilities(log_p), log_q.new_empty(3, deep, wide, vocabulary)
     result = log_q.new_empty(count, positions, dtype=torch.float64)
     for k, at in itertools.product(range(0, count, deep), range(0, positions, wide)):
         some, here = slice(k, k + deep), slice(at, at + wide)
