@@ -9,18 +9,16 @@ from effchal.config import Config, ConfigError, ModelConfig, load_config
 
 if TYPE_CHECKING:  # torch comes with them; a server's master process should stay small and fork cleanly
     from effchal.decode.engine import Engine
-    from effchal.decode.layers import Contrast
     from effchal.model import ModelShape
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that was checked, and cfg.decoding resolved for it."""
+    """A model that was checked and not loaded yet."""
 
     bundle: Path | None
     base: ModelConfig
     shape: "ModelShape"
-    contrast: "Contrast"
 
 
 def inference_config(cfg: Config, overrides: list[str], free: set[str]) -> Config:
@@ -38,20 +36,17 @@ def inference_config(cfg: Config, overrides: list[str], free: set[str]) -> Confi
 
 
 def check_subject(cfg: Config) -> Subject:
-    """Everything that can be wrong, before any weight is read.
+    """What can be wrong with a bundle or a base model, before any weight is read.
 
     Raises:
-        ConfigError: a damaged bundle, a base model that is missing or another one, decoding.premature_layers that it
-            does not have.
+        ConfigError: a damaged bundle, a base model that is missing or another one.
     """
     from effchal.bundle import base_of_bundle
-    from effchal.decode.layers import contrast_of
     from effchal.model import model_shape
 
     bundle = None if cfg.bundle is None else Path(cfg.bundle)
     base = cfg.model if bundle is None else base_of_bundle(bundle, cfg.base_model)
-    shape = model_shape(base)
-    return Subject(bundle, base, shape, contrast_of(cfg.decoding, shape.num_layers, shape.tied))
+    return Subject(bundle, base, model_shape(base))
 
 
 def load_subject_tokenizer(subject: Subject) -> Any:

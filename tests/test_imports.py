@@ -36,7 +36,7 @@ ALLOWED = {
     "decode.branch": {"decode.contrast", "decode.layers", "decode.sampling", "decode.taps", "decode.text"},
     "decode.engine": {"decode." + name for name in ("branch", "cache", "contrast", "layers", "sampling", "taps")},
     "decode.score": {"decode.cache", "decode.layers", "decode.taps"},
-    "inference": {"bundle", "cli", "config", "decode.engine", "decode.layers", "model"},
+    "inference": {"bundle", "cli", "config", "decode.engine", "model"},
     "serve.protocol": set(),
     "serve.app": {
         *("choices", "cli", "config", "inference", "prompts", "serve.protocol"),

@@ -26,10 +26,10 @@ def js_divergence(log_p: Tensor, log_q: Tensor, p: Tensor | None = None, work: T
         work: (3, *shape of log_q), overwritten; fresh memory costs a CPU more than the arithmetic.
     """
     p, q, work = _probabilities(log_p, log_q, p, work)
+    larger, smaller = torch.maximum(p, q, out=work[1]), torch.minimum(p, q, out=work[2])  # a, b
+    missing = vecdot(q.add_(p), torch.div(smaller, larger, out=larger).log1p_())
     log_ratio = torch.sub(log_p, log_q, out=work[1]).abs_().clamp_max_(-SMALLEST)  # log(a/b)
-    ratio = torch.exp(torch.neg(log_ratio, out=work[2]), out=work[2])  # b/a
-    missing = vecdot(torch.minimum(p, q), log_ratio)
-    missing += vecdot(q.add_(p), ratio.log1p_())
+    missing += vecdot(smaller, log_ratio)
     return (math.log(2) - 0.5 * missing.double()).clamp_min_(0)
 
 

@@ -231,10 +231,13 @@ def start_app(cfg: Config, on_failure: Callable[[], None]) -> Flask:
     service = Service(cfg)
 
     def load() -> None:
+        from effchal.decode.layers import contrast_of
+
         try:
             start = time.perf_counter()
             subject = check_subject(cfg)
-            service.set_ready(load_engine(subject), subject.contrast)
+            contrast = contrast_of(cfg.decoding, subject.shape.num_layers, subject.shape.tied)
+            service.set_ready(load_engine(subject), contrast)
             log.info("ready after %.1f s", time.perf_counter() - start)
         except Exception as error:
             log.critical("cannot load the model: %s", error)

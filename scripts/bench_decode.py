@@ -1,0 +1,170 @@
+"""Time and memory of a decode step, DoLa against greedy: python scripts/bench_decode.py [--peer COMMAND]
+
+One JSON line for each measurement; times are medians of steps taken in turn, greedy, DoLa, greedy, DoLa, so that a
+drifting machine slows both. COMMAND is another system's bench, whose RESULT lines are printed beside ours.
+"""
+
+import argparse
+import json
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from effchal.choices import Dtype
+from effchal.config import ModelConfig
+from effchal.decode.engine import Engine
+from effchal.decode.layers import Dola
+from effchal.decode.sampling import SamplingParams
+from effchal.model import load_base_model, load_tokenizer, pick_device
+from effchal.parts import head
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOLLM2 = str(ROOT / "outputs" / "models" / "smollm2_135m")
+NEW_TOKENS = 48
+PROMPT = list(range(1000, 1012))  # which tokens does not matter for speed
+LAYERS = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=SMOLLM2)
+    parser.add_argument("--dtype", choices=[dtype.value for dtype in Dtype], default="auto")
+    parser.add_argument("--peer", help="command of another system's bench")
+    parser.add_argument("--peak", nargs=2, metavar=("METHOD", "BATCH"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak:
+        return print_peak(args.model, args.dtype, args.peak[0], int(args.peak[1]))
+    loaded = load(args.model, args.dtype)
+    for batch in (1, 8):
+        report("smollm2_135m", loaded, {"batch": batch, **step_times(loaded, batch)})
+    report("smollm2_135m", loaded, layer_sets_times(loaded))
+    for batch in (1, 8):
+        report("smollm2_135m", loaded, {"batch": batch, **peaks(args, batch)})
+    with tempfile.TemporaryDirectory() as folder:
+        like_mistral(Path(folder))
+        loaded = load(folder, args.dtype)
+        report("mistral's proportions", loaded, {"batch": 1, **step_times(loaded, 1)})
+    if args.peer:
+        output = subprocess.run(shlex.split(args.peer), capture_output=True, text=True, check=True).stdout
+        print(*[line for line in output.splitlines() if line.startswith("RESULT")], sep="\n")
+    return None
+
+
+Loaded = tuple[nn.Module, Any]  # model, tokenizer
+
+
+def load(path: str, dtype: str) -> Loaded:
+    cfg = ModelConfig(name=path, dtype=Dtype(dtype), max_seq_len=128)
+    has_tokenizer = (Path(path) / "tokenizer.json").is_file()
+    return load_base_model(cfg, pick_device()), load_tokenizer(cfg if has_tokenizer else ModelConfig(name=SMOLLM2))
+
+
+def report(name: str, loaded: Loaded, result: dict) -> None:
+    parameters = list(loaded[0].parameters())  # a tied head counts once
+    share = head(loaded[0]).weight.numel() / sum(parameter.numel() for parameter in parameters)
+    about = {"model": name, "dtype": str(parameters[0].dtype), "head_share": round(share, 3)}
+    print("RESULT", json.dumps(about | result), flush=True)
+
+
+def dola(engine: Engine) -> Dola:
+    """Eight layers spread over the model."""
+    return Dola(tuple(range(1, engine.model.num_layers, engine.model.num_layers // LAYERS))[:LAYERS])
+
+
+def start(loaded: Loaded, batch: int, with_dola: bool) -> Engine:
+    """An engine with `batch` rows that no end-of-sequence token ends."""
+    engine = Engine(*loaded)
+    engine._ends = set()
+    params = SamplingParams(max_new_tokens=10 * NEW_TOKENS, contrast=dola(engine) if with_dola else None)
+    for row in range(batch):
+        engine.start([token + row for token in PROMPT], [params])
+    return engine
+
+
+@torch.inference_mode()
+def step_times(loaded: Loaded, batch: int) -> dict:
+    engines = {"greedy": start(loaded, batch, False), "dola": start(loaded, batch, True)}
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(NEW_TOKENS):
+        for name, each in engines.items():
+            begun = time.perf_counter()
+            each.step()
+            times[name].append(time.perf_counter() - begun)
+    median = {name: statistics.median(each[4:]) for name, each in times.items()}
+    ratios = [d / g for g, d in zip(times["greedy"][4:], times["dola"][4:], strict=True)]
+    return {
+        "greedy_ms": round(1000 * median["greedy"], 2),
+        "dola_ms": round(1000 * median["dola"], 2),
+        "greedy_tokens_per_s": round(batch / median["greedy"], 1),
+        "dola_over_greedy": round(statistics.median(ratios), 3),
+    }
+
+
+@torch.inference_mode()
+def layer_sets_times(loaded: Loaded) -> dict:
+    """One token after a prompt of 400: one layer set, and eight from the same forward pass."""
+    engine = Engine(*loaded)
+    layers = dola(engine).layers
+    prompt = [1000 + i for i in range(400)]
+    sets = {"one": [Dola(layers)], "eight": [Dola(layers), *[Dola((layer,)) for layer in layers[:7]]]}
+    times: dict[str, list[float]] = {name: [] for name in sets}
+    for _ in range(9):
+        for name, contrasts in sets.items():
+            begun = time.perf_counter()
+            engine.start(prompt, [SamplingParams(max_new_tokens=1, contrast=contrast) for contrast in contrasts])
+            times[name].append(time.perf_counter() - begun)
+    ratio = statistics.median([b / a for a, b in zip(times["one"], times["eight"], strict=True)])
+    return {"one_token_after": len(prompt), "eight_sets_over_one": round(ratio, 3)}
+
+
+def peaks(args: argparse.Namespace, batch: int) -> dict:
+    """Peak resident memory of a process that only decodes, after loading; median of three."""
+    found = {}
+    for method in ("greedy", "dola"):
+        command = [sys.executable, __file__, "--model", args.model, "--dtype", args.dtype, "--peak", method, str(batch)]
+        runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)]
+        found[method] = statistics.median(float(run) for run in runs)
+    return {f"{name}_peak_mib": round(mib, 1) for name, mib in found.items()} | {
+        "dola_peak_over_greedy": round(found["dola"] / found["greedy"], 3)
+    }
+
+
+@torch.inference_mode()
+def print_peak(path: str, dtype: str, method: str, batch: int) -> None:
+    loaded = load(path, dtype)
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak of loading
+    engine = start(loaded, batch, method == "dola")
+    for _ in range(NEW_TOKENS):
+        engine.step()
+    status = Path("/proc/self/status").read_text()
+    print(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024)
+
+
+def like_mistral(folder: Path) -> None:
+    """Random weights in Mistral-7B's proportions: a quarter of its width, so a sixteenth of its layers' size."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        vocab_size=8000,
+        hidden_size=1024,
+        intermediate_size=3584,
+        num_hidden_layers=32,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=128,
+        tie_word_embeddings=False,
+    )
+    MistralForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    main()
