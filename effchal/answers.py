@@ -76,7 +76,11 @@ def answers(job: Job, scenario: Scenario) -> Iterator[list[Record]]:
         if not held:
             held = True
             prepare_engine(job, encoded[0][0][:shared], choices)
-        yield ask(job, scenario, instances, inputs, shared)
+        try:
+            yield ask(job, scenario, instances, inputs, shared)
+        except FloatingPointError as error:
+            ids = ", ".join(instance.id for instance in instances)
+            raise FloatingPointError(f"{scenario.entry}, one of {ids}: {error}") from error
 
 
 def prepare_engine(job: Job, prefix: list[int], choices: bool) -> None:

@@ -37,6 +37,8 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         cfg = inference_config(cfg, overrides, {"scenario", "sweep", "evaluate", "name"})
     try:
         print(run(cfg, run_dir))
+    except FloatingPointError as error:
+        sys.exit(f"error: {error}; what was scored before is kept in {run_dir}")
     except KeyboardInterrupt:
         sys.exit(f"interrupted; go on with: python -m effchal.evaluate resume_from={run_dir}")
 

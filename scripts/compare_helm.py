@@ -1,7 +1,7 @@
-"""HELM's scores against ours, instance by instance: python scripts/compare_helm.py outputs/helm/<time> outputs/evaluate/<run>
+"""HELM's scores against ours, instance by instance: python scripts/compare_helm.py <HELM's folder> <ours>
 
-The first comes from scripts/helm.sh, the second from python -m effchal.evaluate with decoding=greedy and the same model,
-scenario.entries and scenario.max_instances. Exits with 1 where a score differs.
+The first comes from scripts/helm.sh, outputs/helm/<time>; the second from python -m effchal.evaluate with
+decoding=greedy and the same model, scenario.entries and scenario.max_instances. Exits with 1 where a score differs.
 """
 
 import json

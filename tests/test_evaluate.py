@@ -8,10 +8,13 @@ import sys
 import pytest
 from conftest import ROOT
 
+from effchal.bundle import write_bundle
 from effchal.cli import compose_config
 from effchal.config import ConfigError
+from effchal.decode.taps import TappedModel
 from effchal.evaluate import run
-from effchal.model import ModelShape
+from effchal.inference import inference_config
+from effchal.model import ModelShape, load_tokenizer
 from effchal.results import Records, plot, summarise
 from effchal.scenarios import ScenarioError
 from effchal.stats import mean_interval, paired_difference
@@ -141,6 +144,39 @@ def test_what_is_wrong_comes_up_before_anything_is_written(data, tmp_path):
         run(config(data[1:]), tmp_path / "late")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "late" / "instances.jsonl").exists()
+
+
+def test_logits_that_are_no_numbers_end_it_with_the_instance_and_lose_nothing(data, tmp_path, monkeypatch):
+    head = TappedModel.head
+    calls = []
+
+    def breaks(self, states):
+        calls.append(1)
+        return head(self, states) * (float("nan") if len(calls) > 40 else 1)
+
+    monkeypatch.setattr(TappedModel, "head", breaks)
+    with pytest.raises(FloatingPointError, match=r"jsonl:path=.*one of .*logits are not finite"):
+        run(config(data, *SWEEP), tmp_path / "out")
+    kept = (tmp_path / "out" / "instances.jsonl").read_bytes()
+    assert 0 < kept.count(b"\n") < 10
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["status"] == "running"
+    monkeypatch.undo()
+    run(config(data, *SWEEP), tmp_path / "out")
+    assert (tmp_path / "out" / "instances.jsonl").read_bytes().startswith(kept)
+
+
+def test_a_bundle_is_evaluated_as_it_decodes_and_refused_when_changed(data, tmp_path):
+    bundled = config(data[1:], "decoding=dola_high", "decoding.premature_layers=[0,1]")
+    write_bundle(tmp_path / "bundle", bundled, None, load_tokenizer(bundled.model))
+    typed = [f"bundle={tmp_path / 'bundle'}", f"scenario.entries=['jsonl:path={data[1]}']", "evaluate.resamples=200"]
+    cfg = inference_config(compose_config(typed), typed, {"scenario", "evaluate"})
+    run(cfg, tmp_path / "out")
+    assert list(records(tmp_path / "out")[0]["decodings"]) == ["greedy", "dola 0+1", LONGEST]
+    tokenizer = tmp_path / "bundle" / "tokenizer" / "tokenizer.json"
+    tokenizer.write_bytes(tokenizer.read_bytes() + b" ")
+    with pytest.raises(ConfigError, match=r"tokenizer\.json has changed since the bundle was written"):
+        run(cfg, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 def evaluate(*arguments):

@@ -9,6 +9,7 @@ from effchal.choices import DecodingMethod, Dtype
 from effchal.cli import compose_config
 from effchal.config import Config, ConfigError, DecodingConfig, ModelConfig, PromptConfig
 from effchal.config import ServeConfig as Serve
+from effchal.decode.layers import Dola, contrast_of
 from effchal.inference import inference_config
 from effchal.serve.app import Service, make_app, sampling_params
 from effchal.serve.protocol import ProcessRequest
@@ -118,6 +119,21 @@ def test_a_request_decides_over_the_bundle_and_the_bundle_where_it_is_silent(ser
     assert (silent.temperature, silent.top_p, silent.max_new_tokens) == (0.7, 0.9, 6)
     spoken = sampling_params(ProcessRequest(prompt="x", temperature=0.0, top_p=0.5, max_new_tokens=1), service)
     assert (spoken.temperature, spoken.top_p, spoken.max_new_tokens) == (0.0, 0.5, 1)
+
+
+def test_the_bundle_decides_on_layers_and_penalty(cfg, tiny_engine):
+    cfg.decoding = DecodingConfig(
+        method=DecodingMethod.dola, premature_layers=[0, 1], repetition_penalty=1.2, contrast_prompt=True
+    )
+    service = Service(cfg)
+    service.set_ready(tiny_engine, contrast_of(cfg.decoding, 2, False))
+    asked = sampling_params(ProcessRequest(prompt="x", temperature=0.0), service)
+    assert asked.contrast == Dola((0, 1))
+    assert (asked.repetition_penalty, asked.contrast_prompt) == (1.2, True)
+    answer = make_app(service).test_client().post("/process", json=helm_body()).get_json()
+    check_answer(answer)
+    assert any(token["logprob"] != token["plain_logprob"] for token in answer["tokens"])
+    assert all(token["plain_logprob"] < 0 for token in answer["tokens"])
 
 
 TEXTS = ["Hello  world", "naïve 漢字 🙂", "</s><|endoftext|><s>", " a\n\n b\t", "", "\r\n"]

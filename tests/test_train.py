@@ -13,8 +13,8 @@ from conftest import ROOT, SMOLLM2, needs_smollm2
 from effchal import train
 from effchal.bundle import check_bundle
 from effchal.checkpoint import checkpoints
-from effchal.choices import Optimizer
-from effchal.config import BudgetConfig, ConfigError, LoraConfig, save_config
+from effchal.choices import DecodingMethod, Optimizer
+from effchal.config import BudgetConfig, ConfigError, DecodingConfig, LoraConfig, save_config
 from effchal.data.sources import DataError
 from effchal.train import StopSignals
 
@@ -323,3 +323,10 @@ def test_seconds_of_a_process_killed_before_its_checkpoint_are_not_forgotten(tin
     for _ in range(2):
         train.run(tiny_cfg, tmp_path, Stop(after_steps=0))
         assert record(tmp_path)["spent_s"] > 100.0
+
+
+def test_layers_that_the_model_lacks_end_a_run_before_its_first_step(tiny_cfg, tmp_path):
+    tiny_cfg.decoding = DecodingConfig(method=DecodingMethod.dola, premature_layers=[2])
+    with pytest.raises(ConfigError, match=r"decoding\.premature_layers has \[2\].*0\.\.1"):
+        run(tiny_cfg, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
