@@ -124,6 +124,11 @@ class LayerLogits:
             self._log_q = self._logits[:-1].float().log_softmax(-1)
         return self._log_q
 
+    def are_numbers(self) -> bool:
+        """Whether all layers' logits are finite: one that is not spoils the softmax of its whole row."""
+        columns = [self.log_p[:, 0]] + ([] if self._log_q is None else [self._log_q[..., 0].flatten()])
+        return bool(torch.isfinite(torch.cat(columns)).all())
+
     def divergence(self, selector: str) -> Tensor:
         """(K, P), in the order of the taps."""
         if selector not in self._divergence:
