@@ -5,7 +5,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from effchal.config import Config
@@ -32,13 +32,20 @@ class Window:
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """An instance in ids."""
+
+    prompt: list[int]
+    choices: list[list[int]] = field(default_factory=list)
+
+
 @dataclass
 class Job:
     """What an evaluation works with; the engine is loaded when something is left to do."""
 
     cfg: Config
     subject: Subject
-    encoder: PromptEncoder
     variants: list[Variant]
     records: Records
     engine: Engine | None = None
@@ -50,16 +57,18 @@ class Job:
             self.scorer = Scorer(self.engine.model)
 
 
-def answers(job: Job, scenario: Scenario) -> Iterator[list[Record]]:
+def answers(job: Job, scenario: Scenario, encoded: list[Encoded]) -> Iterator[list[Record]]:
     """Records of all instances, some at a time, in their order.
 
     The instances that decode together are the same however often the evaluation was killed, so a resumed one gives
     the same bits.
+
+    Args:
+        encoded: what `encode` gave for the instances.
     """
     choices = bool(scenario.instances[0].choices)
-    encode, ask = (encode_choices, score_group) if choices else (encode_prompts, generate_group)
-    encoded = encode(job, scenario)
-    shared = common_prefix([ids for ids, *_ in encoded])
+    ask = score_group if choices else generate_group
+    shared = common_prefix([each.prompt for each in encoded])
     shared = shared if shared >= PREFIX_WORTH_HOLDING and len(encoded) > 1 else 0
     rows, held = job.cfg.evaluate.rows_at_once, False
     for first in range(0, len(encoded), rows):
@@ -75,7 +84,7 @@ def answers(job: Job, scenario: Scenario) -> Iterator[list[Record]]:
             continue
         if not held:
             held = True
-            prepare_engine(job, encoded[0][0][:shared], choices)
+            prepare_engine(job, encoded[0].prompt[:shared], choices)
         try:
             yield ask(job, scenario, instances, inputs, shared)
         except FloatingPointError as error:
@@ -100,42 +109,39 @@ def digest(instance: Instance) -> str:
     return hashlib.sha256(repr((instance.prompt, instance.choices)).encode()).hexdigest()[:16]
 
 
-def encode_prompts(job: Job, scenario: Scenario) -> list[tuple[list[int]]]:
-    """Prompt ids in the template, as the server would make them of HELM's request."""
-    encoded = [job.encoder.prompt_ids([Turn("user", instance.prompt)]) for instance in scenario.instances]
-    for instance, ids in zip(scenario.instances, encoded, strict=True):
-        check_fits(scenario, instance, len(ids) + scenario.max_new_tokens, job)
-    return [(ids or [job.encoder.eos_id],) for ids in encoded]
+def encode(scenario: Scenario, encoder: PromptEncoder, max_positions: int) -> list[Encoded]:
+    """Ids of every instance, all of them before any is answered.
 
+    A prompt to answer is put into the template, as the server does with HELM's requests. A prompt with choices is, with
+    each of them, a text to score as it stands: tokenized as one, and where a token would straddle the border, the
+    prompt ends before it.
 
-def encode_choices(job: Job, scenario: Scenario) -> list[tuple[list[int], list[list[int]]]]:
-    """Prompt and continuation ids, with no template: both are a text to score as it stands.
-
-    Prompt and choice are tokenized as one text. Where a token would straddle the border, the prompt ends before it.
+    Raises:
+        ScenarioError: an instance that the model has no positions for.
     """
     encoded = []
     for instance in scenario.instances:
-        whole = [job.encoder.text_ids(instance.prompt + choice) for choice in instance.choices]
-        border = min(common_prefix([ids, [*job.encoder.text_ids(instance.prompt), -1]]) for ids in whole)
-        prompt = job.encoder.bos_ids + whole[0][:border]
-        check_fits(scenario, instance, len(job.encoder.bos_ids) + max(map(len, whole)), job)
-        encoded.append((prompt or [job.encoder.eos_id], [ids[border:] for ids in whole]))
+        if not instance.choices:
+            each = Encoded(encoder.prompt_ids([Turn("user", instance.prompt)]) or [encoder.eos_id])
+        else:
+            whole = [encoder.text_ids(instance.prompt + choice) for choice in instance.choices]
+            alone = [*encoder.text_ids(instance.prompt), -1]
+            border = min(common_prefix([ids, alone]) for ids in whole)
+            prompt = encoder.bos_ids + whole[0][:border]
+            each = Encoded(prompt or [encoder.eos_id], [ids[border:] for ids in whole])
+        tokens = len(each.prompt) + max([scenario.max_new_tokens, *map(len, each.choices)])
+        if tokens > max_positions:
+            needs = f"{instance.id} needs {tokens} tokens, prompt and answer; this model holds {max_positions}"
+            raise ScenarioError(f"{scenario.entry}: {needs}")
+        encoded.append(each)
     return encoded
 
 
-def check_fits(scenario: Scenario, instance: Instance, tokens: int, job: Job) -> None:
-    limit = job.subject.shape.max_positions
-    if tokens > limit:
-        raise ScenarioError(
-            f"{scenario.entry}: {instance.id} needs {tokens} tokens, prompt and answer; this model holds {limit}"
-        )
-
-
 def generate_group(
-    job: Job, scenario: Scenario, instances: tuple[Instance, ...], inputs: list, shared: int
+    job: Job, scenario: Scenario, instances: tuple[Instance, ...], inputs: list[Encoded], shared: int
 ) -> list[Record]:
     """Records of instances that are answered by generated text."""
-    prompts = [ids for (ids,) in inputs]
+    prompts = [each.prompt for each in inputs]
     params = [[params_of(job, scenario, instance, variant) for variant in job.variants] for instance in instances]
     found = job.engine.generate(prompts, params, len(prompts))
     records = []
@@ -171,20 +177,20 @@ def told(scenario: Scenario, instance: Instance, completion: Completion) -> dict
 
 
 def score_group(
-    job: Job, scenario: Scenario, instances: tuple[Instance, ...], inputs: list, shared: int
+    job: Job, scenario: Scenario, instances: tuple[Instance, ...], inputs: list[Encoded], shared: int
 ) -> list[Record]:
     """Records of instances that are answered by the likeliest of given choices."""
     names = for_choices(job.variants)
     records = []
-    for instance, (prompt, choices) in zip(instances, inputs, strict=True):
+    for instance, each in zip(instances, inputs, strict=True):
         decodings: dict[str, Any] = {}
-        scores = job.scorer.score(prompt, choices, list(names), shared)
-        for name, each in zip(names.values(), scores, strict=True):
-            decodings[name] = {"logprobs": each.logprobs, "metrics": score_choices(instance, each.logprobs)}
-            if each.layers:
-                decodings[name]["layers"] = {str(layer): count for layer, count in each.layers.items()}
+        scores = job.scorer.score(each.prompt, each.choices, list(names), shared)
+        for name, found in zip(names.values(), scores, strict=True):
+            decodings[name] = {"logprobs": found.logprobs, "metrics": score_choices(instance, found.logprobs)}
+            if found.layers:
+                decodings[name]["layers"] = {str(layer): count for layer, count in found.layers.items()}
         if job.cfg.sweep.controls and any(contrast is not None for contrast in names):
-            lengths = [len(ids) * math.log(job.engine.model.vocabulary) for ids in choices]
+            lengths = [len(ids) * math.log(job.engine.model.vocabulary) for ids in each.choices]
             decodings[LONGEST] = {"logprobs": lengths, "metrics": score_choices(instance, lengths)}
         records.append(record(scenario, instance, decodings))
     return records

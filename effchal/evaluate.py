@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from effchal.answers import Job, Window, answers
+from effchal.answers import Job, Window, answers, encode
 from effchal.bundle import base_model_fingerprint, sha256, versions
 from effchal.cli import entry_point, overlay
 from effchal.config import Config, ConfigError, load_config, save_config
 from effchal.inference import Subject, check_subject, inference_config, load_subject_tokenizer
 from effchal.prompts import PromptEncoder
-from effchal.results import Record, Records, plot, summarise, table
+from effchal.results import Record, Records, plot, summarise, table, write_tables
 from effchal.scenarios import Scenario, aggregate_extra, load_scenario
 from effchal.track import device_name, git_commit, peak_memory_gib, progress_bar
 from effchal.variants import variants_of
@@ -59,14 +59,15 @@ def run(cfg: Config, run_dir: Path) -> str:
     path = None if cfg.scenario.path is None else Path(cfg.scenario.path)
     window = Window(tokenizer, encoder)
     scenarios = [load_scenario(entry, path, cfg.scenario.max_instances, window) for entry in cfg.scenario.entries]
+    encoded = [encode(scenario, encoder, subject.shape.max_positions) for scenario in scenarios]
     header = begin(cfg, subject, run_dir)
-    job = Job(cfg, subject, encoder, variants, Records(run_dir))
+    job = Job(cfg, subject, variants, Records(run_dir))
     entries: dict[str, Any] = {}
     total = sum(len(scenario.instances) for scenario in scenarios)
     done = 0
     with progress_bar(total, 0, "instances") as advance:
-        for scenario in scenarios:
-            for records in answers(job, scenario):
+        for scenario, inputs in zip(scenarios, encoded, strict=True):
+            for records in answers(job, scenario, inputs):
                 job.records.add(records)
                 done += len(records)
                 advance(done)
@@ -80,7 +81,7 @@ def run(cfg: Config, run_dir: Path) -> str:
         header |= {"peak_memory_gib": peak_memory_gib(job.engine.model.device)}
         header |= {"device": device_name(job.engine.model.device)}
     write_results(run_dir, header | {"entries": entries})
-    (run_dir / "results.md").write_text(table(entries))
+    write_tables(entries, run_dir)
     log.info("results: %s", run_dir)
     return table(entries)
 
@@ -96,12 +97,12 @@ def begin(cfg: Config, subject: Subject, run_dir: Path) -> dict[str, Any]:
     model |= {"revision": subject.base.revision, "fingerprint": base_model_fingerprint(subject.base)}
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / "results.json"
-    if path.is_file():
-        before = json.loads(path.read_text())["model"]
-        if before != model:
-            changed = [key for key in model if model[key] != before.get(key)]
-            raise ConfigError(f"{run_dir} was begun with another model ({', '.join(changed)} differ); start anew")
+    before = json.loads(path.read_text()) if path.is_file() else {"model": model}
+    if before["model"] != model:
+        changed = [key for key in model if model[key] != before["model"].get(key)]
+        raise ConfigError(f"{run_dir} was begun with another model ({', '.join(changed)} differ); start anew")
     header = {"status": "running", "name": cfg.name, "model": model, "versions": versions(), "git_commit": git_commit()}
+    header |= {key: before[key] for key in ("device", "peak_memory_gib") if key in before}
     save_config(cfg, run_dir / "config.yaml")
     write_results(run_dir, header)
     return header

@@ -1,5 +1,6 @@
-"""From the records of an evaluation to results.json, a table and plots."""
+"""From the records of an evaluation to summaries, tables and plots."""
 
+import csv
 import json
 from collections import Counter
 from pathlib import Path
@@ -49,26 +50,41 @@ def summarise(records: list[Record], main_metric: str, cfg: EvaluateConfig) -> d
     """
     split = "test" if any(record["split"] == "test" for record in records) else "valid"
     counted = [record["decodings"] for record in records if record["split"] == split]
-    options = (cfg.resamples, cfg.confidence)
-    decodings: dict[str, Any] = {}
-    for name in counted[0]:
-        values = {metric: [each[name]["metrics"][metric] for each in counted] for metric in counted[0][name]["metrics"]}
-        summary = {metric: mean_interval(each, *options).to_dict() for metric, each in values.items()}
-        decodings[name] = {"metrics": summary}
-        if name != BASELINE and BASELINE in counted[0]:
-            base = [each[BASELINE]["metrics"][main_metric] for each in counted]
-            decodings[name]["difference"] = paired_difference(values[main_metric], base, *options).to_dict()
-            decodings[name]["instances_that_differ"] = sum(
-                answer(each[name]) != answer(each[BASELINE]) for each in counted
-            )
-        layers = Counter()
-        for each in counted:
-            layers.update(each[name].get("layers", {}))
-        if layers:
-            decodings[name]["layers"] = dict(sorted(layers.items(), key=lambda item: int(item[0])))
-        if "tokens" in counted[0][name]:
-            decodings[name]["tokens_per_instance"] = sum(each[name]["tokens"] for each in counted) / len(counted)
+    decodings = {name: summary_of([each[name] for each in counted], cfg) for name in counted[0]}
+    if BASELINE in decodings:
+        baseline = [each[BASELINE] for each in counted]
+        for name, summary in decodings.items():
+            if name != BASELINE:
+                compare([each[name] for each in counted], baseline, summary, cfg)
     return {"split": split, "instances": len(counted), "main_metric": main_metric, "decodings": decodings}
+
+
+def summary_of(decoded: list[dict[str, Any]], cfg: EvaluateConfig) -> dict[str, Any]:
+    """Metrics, layers and length of one decoding over its instances."""
+    summary: dict[str, Any] = {"metrics": {}}
+    for metric in decoded[0]["metrics"]:
+        values = [each["metrics"][metric] for each in decoded]
+        summary["metrics"][metric] = mean_interval(values, cfg.resamples, cfg.confidence).to_dict()
+    layers: Counter = Counter()
+    for each in decoded:
+        layers.update(each.get("layers", {}))
+    if layers:
+        summary["layers"] = dict(sorted(layers.items(), key=lambda item: int(item[0])))
+    if "tokens" in decoded[0]:
+        summary["tokens_per_instance"] = sum(each["tokens"] for each in decoded) / len(decoded)
+    return summary
+
+
+def compare(
+    decoded: list[dict[str, Any]], baseline: list[dict[str, Any]], summary: dict[str, Any], cfg: EvaluateConfig
+) -> None:
+    """Add paired differences to the baseline, and how many answers are not the baseline's."""
+    summary["differences"] = {}
+    for metric in decoded[0]["metrics"]:
+        pairs = [(a["metrics"][metric], b["metrics"][metric]) for a, b in zip(decoded, baseline, strict=True)]
+        difference = paired_difference(*zip(*pairs, strict=True), cfg.resamples, cfg.confidence)
+        summary["differences"][metric] = difference.to_dict()
+    summary["answers_that_differ"] = sum(answer(a) != answer(b) for a, b in zip(decoded, baseline, strict=True))
 
 
 def answer(decoded: dict[str, Any]) -> Any:
@@ -78,26 +94,50 @@ def answer(decoded: dict[str, Any]) -> Any:
     return max(range(len(decoded["logprobs"])), key=decoded["logprobs"].__getitem__)
 
 
-def table(entries: dict[str, Any]) -> str:
-    """Markdown: a row for each entry and decoding; differences are in points of the main metric, paired."""
-    lines = [
-        "| entry | metric | decoding | score | interval | difference to greedy | interval | answers that differ |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+COLUMNS = ("entry", "instances", "metric", "decoding", "score", "low", "high")
+DIFFERENCE_COLUMNS = ("difference", "difference_low", "difference_high", "answers_that_differ")
+
+
+def rows(entries: dict[str, Any]) -> list[dict[str, Any]]:
+    """One for each entry, metric and decoding, with the difference to greedy; for a CSV file."""
+    found = []
     for entry, result in entries.items():
-        for name, decoded in result["decodings"].items():
-            score = decoded["metrics"][result["main_metric"]]
-            difference = decoded.get("difference")
-            gap = "| | |"
-            if difference:
-                low, high = difference["low"], difference["high"]
-                gap = f"| {difference['mean']:+.3f} | {low:+.3f} to {high:+.3f} |"
-            others = f" {decoded['instances_that_differ']} of {result['instances']} |" if difference else " |"
-            lines.append(
-                f"| {entry} | {result['main_metric']} | {name} | {score['mean']:.3f} "
-                f"| {score['low']:.3f} to {score['high']:.3f} {gap}{others}"
-            )
+        for metric in next(iter(result["decodings"].values()))["metrics"]:
+            for name, decoded in result["decodings"].items():
+                score = decoded["metrics"][metric].values()
+                row = dict(zip(COLUMNS, (entry, result["instances"], metric, name, *score), strict=True))
+                if "differences" in decoded:
+                    values = (*decoded["differences"][metric].values(), decoded["answers_that_differ"])
+                    row |= dict(zip(DIFFERENCE_COLUMNS, values, strict=True))
+                found.append(row)
+    return found
+
+
+def table(entries: dict[str, Any]) -> str:
+    """Markdown of the rows; differences are paired, intervals in brackets."""
+    lines = [
+        "| entry | metric | decoding | score | difference to greedy | answers that differ |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows(entries):
+        score = f"{row['score']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        difference = others = ""
+        if "difference" in row:
+            low, high = row["difference_low"], row["difference_high"]
+            difference = f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+            others = f"{row['answers_that_differ']} of {row['instances']}"
+        cells = (row["entry"], row["metric"], row["decoding"], score, difference, others)
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def write_tables(entries: dict[str, Any], run_dir: Path) -> None:
+    """results.md and results.csv."""
+    (run_dir / "results.md").write_text(table(entries), encoding="utf-8")
+    with (run_dir / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, (*COLUMNS, *DIFFERENCE_COLUMNS))
+        writer.writeheader()
+        writer.writerows(rows(entries))
 
 
 def plot(entries: dict[str, Any], run_dir: Path) -> None:
@@ -107,15 +147,20 @@ def plot(entries: dict[str, Any], run_dir: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    differing = {entry: result for entry, result in entries.items() if _with(result, "difference")}
+    differing = {entry: result for entry, result in entries.items() if _with(result, "differences")}
     if differing:
-        rows = [len(_with(result, "difference")) for result in differing.values()]
+        counts = [len(_with(result, "differences")) for result in differing.values()]
         figure, axes = pyplot.subplots(
-            len(differing), 1, figsize=(8, 1 + 0.35 * sum(rows) + 0.9 * len(rows)), squeeze=False, height_ratios=rows
+            len(differing),
+            1,
+            figsize=(8, 1 + 0.35 * sum(counts) + 0.9 * len(counts)),
+            squeeze=False,
+            height_ratios=counts,
         )
         for axis, (entry, result) in zip(axes[:, 0], differing.items(), strict=True):
-            named = _with(result, "difference")
-            for row, difference in enumerate(named.values()):
+            named = _with(result, "differences")
+            for row, differences in enumerate(named.values()):
+                difference = differences[result["main_metric"]]
                 axis.plot([difference["low"], difference["high"]], [row, row], color="tab:blue")
                 axis.plot(difference["mean"], row, "o", color="tab:blue")
             axis.axvline(0, color="grey", linewidth=1)

@@ -62,11 +62,11 @@ def test_every_table_carries_its_controls(data, tmp_path):
         for name, decoded in entry["decodings"].items():
             score = decoded["metrics"][entry["main_metric"]]
             assert score["low"] <= score["mean"] <= score["high"]
-            assert ("difference" in decoded) == (name != "greedy")
+            assert ("differences" in decoded) == (name != "greedy")
             assert ("layers" in decoded) == name.startswith("dola")
     assert sum(texts["decodings"]["dola 0+1"]["layers"].values()) > 0
     for path in data:
-        assert table.count(f"jsonl:path={path}") == (8 if path == data[0] else 5)
+        assert table.count(f"jsonl:path={path}") == (8 * 2 if path == data[0] else 5 * 3)  # metrics
     assert (tmp_path / "out" / "results.png").stat().st_size > 1000
     assert (tmp_path / "out" / "results.md").read_text() == table
 
@@ -143,7 +143,7 @@ def test_what_is_wrong_comes_up_before_anything_is_written(data, tmp_path):
     with pytest.raises(ScenarioError, match="needs 9001 tokens, prompt and answer; this model holds 8192"):
         run(config(data[1:]), tmp_path / "late")
     assert not (tmp_path / "out").exists()
-    assert not (tmp_path / "late" / "instances.jsonl").exists()
+    assert not (tmp_path / "late").exists()
 
 
 @pytest.mark.parametrize("good", [14, 24])  # products before the first bad one: in the texts, in the choices
@@ -252,8 +252,8 @@ def test_the_test_split_counts_and_pairs_are_compared(tmp_path):
     summary = summarise([Records(tmp_path).get("e", f"id{i}") for i in range(3)], "exact_match", cfg)
     assert (summary["split"], summary["instances"]) == ("test", 2)
     dola = summary["decodings"]["dola 1"]
-    assert (dola["metrics"]["exact_match"]["mean"], dola["difference"]["mean"]) == (1.0, 0.5)
-    assert (dola["instances_that_differ"], dola["layers"]) == (1, {"1": 4})
+    assert (dola["metrics"]["exact_match"]["mean"], dola["differences"]["exact_match"]["mean"]) == (1.0, 0.5)
+    assert (dola["answers_that_differ"], dola["layers"]) == (1, {"1": 4})
     plot({"e": summary}, tmp_path)
     assert not (tmp_path / "layers.png").exists()  # one layer is no choice
     dola["layers"]["0"] = 3
