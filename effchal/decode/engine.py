@@ -86,6 +86,7 @@ class Engine:
             self._prefix = ids, self._cache.copy_of(number)
             self._cache.drop(number)
 
+    @torch.inference_mode()
     def start(self, prompt_ids: list[int], variants: Sequence[SamplingParams]) -> list[Branch]:
         """Prefill a prompt and choose the first token of each branch; unfinished ones join the next step."""
         branches = [Branch(self.tokenizer, prompt_ids, params, self.model) for params in variants]
@@ -100,6 +101,7 @@ class Engine:
         self._advance([number], self.model.logits(states, taps))
         return branches
 
+    @torch.inference_mode()
     def step(self) -> None:
         """One more token for every row."""
         ids = torch.tensor([[row.next_id] for row in self._rows], device=self.model.device)  # (rows, 1)

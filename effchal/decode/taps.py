@@ -1,6 +1,7 @@
 """The model as decoding sees it: ids in, states of chosen layers at chosen positions, one head product."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +34,7 @@ class TappedModel:
         self.backbone, self._head = backbone(model), head(model)
         self._layers, self._norm = layers_of(model), final_norm(model)
         self.vocabulary: int = config.vocab_size
+        self._room = Room()
 
     def extend(self, cache: RowCache, first: int, ids: Tensor, taps: tuple[Tap, ...], at: Tensor) -> Tensor:
         """Give rows first, first + 1, ... of the cache (rows, new) ids; the tapped states, see `states`."""
@@ -80,14 +82,14 @@ class TappedModel:
         return states
 
     def logits(self, states: Tensor, taps: tuple[Tap, ...]) -> LayerLogits:
-        """One head product over the stacked states (K + 1, P, D)."""
+        """One head product over the stacked states (K + 1, P, D). On a CPU the result holds until the next call."""
         return LayerLogits(self.head(states.flatten(0, 1)).unflatten(0, states.shape[:2]), taps)
 
     def head(self, states: Tensor) -> Tensor:
         """(rows, D) -> (rows, V)."""
         plain = type(self._head) is nn.Linear and self._head.bias is None
         if plain and states.device.type == "cpu" and states.dtype == torch.float32 and len(states) > 1:
-            return blocked_linear(states, self._head.weight)
+            return blocked_linear(states, self._head.weight, self._room)
         return self._head(states)
 
     @contextlib.contextmanager
@@ -118,7 +120,21 @@ class TappedModel:
                 hook.remove()
 
 
-def blocked_linear(x: Tensor, weight: Tensor) -> Tensor:
+class Room:
+    """Memory for results that are used up before the next ones come: fresh pages would cost as much as filling them."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, Tensor] = {}
+
+    def take(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        """An uninitialised tensor, in the memory that `name` had the last time."""
+        count = math.prod(shape)
+        if name not in self._parts or len(self._parts[name]) < count:
+            self._parts[name] = like.new_empty(count)
+        return self._parts[name][:count].view(shape)
+
+
+def blocked_linear(x: Tensor, weight: Tensor, room: Room) -> Tensor:
     """F.linear for a few rows and a tall weight, on a CPU in float32: up to three times as fast.
 
     The library's kernel copies the whole weight into a layout of its own first, which for few rows costs
@@ -127,6 +143,7 @@ def blocked_linear(x: Tensor, weight: Tensor) -> Tensor:
     Args:
         x: (rows, D).
         weight: (V, D).
+        room: where the result lies.
 
     Returns:
         (rows, V).
@@ -135,8 +152,9 @@ def blocked_linear(x: Tensor, weight: Tensor) -> Tensor:
     if blocks == 0:
         return F.linear(x, weight)
     tall = weight[: blocks * BLOCK_OUT].view(blocks, BLOCK_OUT, -1)
-    result = x.new_empty(len(x), len(weight))
-    product = torch.matmul(x, tall.transpose(1, 2))  # (blocks, rows, BLOCK_OUT)
+    product = room.take("product", x, blocks, len(x), BLOCK_OUT)
+    torch.bmm(x.expand(blocks, -1, -1), tall.transpose(1, 2), out=product)
+    result = room.take("result", x, len(x), len(weight))
     result[:, : blocks * BLOCK_OUT].unflatten(1, (blocks, BLOCK_OUT)).copy_(product.transpose(0, 1))
     if rest:
         result[:, blocks * BLOCK_OUT :] = F.linear(x, weight[blocks * BLOCK_OUT :])
