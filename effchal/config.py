@@ -216,7 +216,7 @@ class ScenarioConfig:
 
     entries: list[str] = field(default_factory=list)  # HELM run entries, without their model; and some of our own
     max_instances: int = 10  # of each entry, drawn as HELM draws them
-    path: str | None = None  # folder of data in HELM's own layout, for a machine with no network
+    path: str | None = None  # folder of data in HELM's own layout; null = fetch them from their public sources
 
     def __post_init__(self) -> None:
         require(self.max_instances >= 1, "scenario.max_instances", self.max_instances, "at least 1")

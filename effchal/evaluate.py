@@ -1,6 +1,6 @@
 """Score a bundle or a base model: python -m effchal.evaluate bundle=outputs/train/<run>/bundle decoding=dola_high
 
-Needs data: scenario.path=<folder in HELM's layout>. The base model: model=... prompt=plain lora=none.
+Without a network: scenario.path=<data in HELM's layout>. The base model: model=... prompt=plain lora=none.
 """
 
 import json

@@ -59,9 +59,12 @@ ALLOWED = {
     "scenarios.metrics": {"scenarios.bbq", "scenarios.types"},
     "scenarios.truthful_qa_mc": {"scenarios.helm_adapter", "scenarios.multiple_choice", "scenarios.types"},
     "scenarios.jsonl": SCENARIO,
+    "scenarios.hub": {
+        *("scenarios.bbq", "scenarios.files", "scenarios.generation", "scenarios.multiple_choice", "scenarios.types"),
+    },
     "scenarios.entries": {
         *("scenarios.bbq", "scenarios.generation", "scenarios.helm_adapter", "scenarios.jsonl", "scenarios.types"),
-        *("scenarios.metrics", "scenarios.multiple_choice", "scenarios.truthful_qa_mc"),
+        *("scenarios.hub", "scenarios.metrics", "scenarios.multiple_choice", "scenarios.truthful_qa_mc"),
     },
     "scenarios": {"scenarios.entries", "scenarios.metrics", "scenarios.types"},
     "stats": set(),
@@ -81,7 +84,7 @@ HOMES = {  # a heavy library is imported in these modules alone
     "transformers": {"model"},
     "peft": {"model"},
     "bitsandbytes": {"step"},
-    "datasets": {"data.sources"},
+    "datasets": {"data.sources", "scenarios.hub"},
     "wandb": {"track"},
     "flask": {"serve.app"},
     "gunicorn": {"serve.app", "serve.__main__"},

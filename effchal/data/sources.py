@@ -158,7 +158,9 @@ def _read_hub(name: str, cfg: DataSourceConfig) -> Iterator[tuple[int, str, Any]
         if cfg.file is not None:
             local = huggingface_hub.hf_hub_download(cfg.path, cfg.file, repo_type="dataset", revision=cfg.revision)
             return _read_file(Path(local), f"source {name}")
-        table = datasets.load_dataset(cfg.path, revision=cfg.revision, split=cfg.split)
+        # One cache a commit: where the hub cannot be reached, the client takes any commit that its cache has.
+        cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"effchal-{cfg.revision}")
+        table = datasets.load_dataset(cfg.path, revision=cfg.revision, split=cfg.split, cache_dir=cache)
     except Exception as error:  # every client and transport of the hub raises its own
         raise DataError(_hub_message(name, cfg, error)) from error
     return ((number, f"{cfg.path}, row {number + 1}", row) for number, row in enumerate(table))

@@ -20,18 +20,23 @@ _UNKNOWN = (
 )
 
 
-def bbq_task(entry: str, subject: str, path: Path | None) -> Task:
+def bbq_task(entry: str, subject: str, path: Path) -> Task:
     """One subject, or all of them shuffled together with subject=all."""
-    if subject not in (*SUBJECTS, "all"):
-        raise ScenarioError(f"{entry}: subject must be one of {', '.join(SUBJECTS)} or all, got {subject!r}")
     rows = []
-    for name in SUBJECTS if subject == "all" else (subject,):
+    for name in subjects_of(entry, subject):
         file = find_file(path, entry, "bbq", "data", name)
         rows += [(place, row, name) for place, row in read_jsonl(file)]
     random.Random(0).shuffle(rows)
     train = len(rows) - _TEST_ITEMS
     items = [_item(*row, "train" if number < train else "test") for number, row in enumerate(rows)]
     return letter_task(items, "The following are multiple choice questions (with answers).\n", "Passage")
+
+
+def subjects_of(entry: str, subject: str) -> tuple[str, ...]:
+    """The subjects that an entry names, each with a file of its own."""
+    if subject not in (*SUBJECTS, "all"):
+        raise ScenarioError(f"{entry}: subject must be one of {', '.join(SUBJECTS)} or all, got {subject!r}")
+    return SUBJECTS if subject == "all" else (subject,)
 
 
 def _item(place: str, row: dict[str, Any], subject: str, split: str) -> Item:

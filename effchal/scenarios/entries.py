@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from effchal.scenarios.bbq import bbq_task
+import effchal.scenarios.hub as hub
+from effchal.scenarios.bbq import bbq_task, subjects_of
 from effchal.scenarios.generation import big_bench_task, cnndm_task, gsm_task
 from effchal.scenarios.helm_adapter import Task, build_scenario
 from effchal.scenarios.jsonl import jsonl_scenario
@@ -45,14 +46,20 @@ def load_scenario(entry: str, path: Path | None, max_instances: int, window: Tex
 
     Args:
         entry: e.g. "mmlu:subject=anatomy", without `model=`.
-        path: folder of data in HELM's own layout (HELM's <output path>/scenarios).
+        path: folder of data in HELM's own layout (HELM's <output path>/scenarios); None fetches the data
+            (hub.fetched) and reads them from hub.CACHE.
         max_instances: at least 1.
         window: the tokenizer; only prompts too long for the window depend on it.
 
     Raises:
-        ScenarioError: unknown entry or argument, data missing or malformed.
+        ScenarioError: unknown entry or argument, data missing, unreachable or malformed.
     """
     name, args = parse_entry(entry)
+    _check_values(entry, name, args)  # before anything is fetched
+    if name == "jsonl":
+        return jsonl_scenario(entry, Path(args["path"]), max_instances)
+    if path is None:
+        path = hub.fetched(entry, name, args, hub.CACHE, hub.GITHUB)
     task: Task
     match name:
         case "mmlu":
@@ -66,12 +73,9 @@ def load_scenario(entry: str, path: Path | None, max_instances: int, window: Tex
         case "big_bench":
             task = big_bench_task(entry, args["task"], args["subtask"], path)
         case "summarization_cnndm":
-            import_rouge()  # found missing now, not after hours of generation
             task = cnndm_task(entry, _temperature(entry, args.get("temperature", "0.3")), path)
         case "truthful_qa_mc":
             return truthful_qa_mc_scenario(entry, max_instances, path)
-        case "jsonl":
-            return jsonl_scenario(entry, Path(args["path"]), max_instances)
     return build_scenario(entry, task, max_instances, window)
 
 
@@ -101,6 +105,14 @@ def parse_entry(entry: str) -> tuple[str, dict[str, str]]:
         if args.get(argument, supported) != supported:
             raise ScenarioError(f"scenario.entries has {entry!r}: {argument} can only be {supported} here")
     return name, args
+
+
+def _check_values(entry: str, name: str, args: dict[str, str]) -> None:
+    if name == "bbq":
+        subjects_of(entry, args["subject"])
+    if name == "summarization_cnndm":
+        _temperature(entry, args.get("temperature", "0.3"))
+        import_rouge()  # found missing now, not after hours of generation
 
 
 def _spelling(name: str) -> str:

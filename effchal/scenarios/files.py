@@ -8,23 +8,24 @@ from typing import Any
 
 from effchal.scenarios.types import ScenarioError
 
+HELM_FOLDER = (
+    "give scenario.path=<folder in HELM's layout>; HELM makes one as <its --output-path>/scenarios "
+    "when it has a network"
+)
 
-def find_file(path: Path | None, entry: str, *parts: str) -> Path:
+
+def find_file(path: Path, entry: str, *parts: str) -> Path:
     """The file of an entry below scenario.path, where HELM itself would look for it.
 
     Raises:
-        ScenarioError: no folder was given, or the file is not in it.
+        ScenarioError: it is not there.
     """
-    wanted = Path(*parts)
-    remedy = (
-        f"give scenario.path=<folder in HELM's layout>, one that holds {wanted}; "
-        "HELM makes such a folder as <its --output-path>/scenarios when it has a network"
-    )
-    if path is None:
-        raise ScenarioError(f"{entry} reads its data from a folder, and scenario.path is null: {remedy}")
-    if not (path / wanted).is_file():
-        raise ScenarioError(f"{entry}: no file {path / wanted} (from {Path.cwd()}): {remedy}")
-    return path / wanted
+    file = path.joinpath(*parts)
+    if not file.is_file():
+        raise ScenarioError(
+            f"{entry}: no file {file} (from {Path.cwd()}): {HELM_FOLDER}; with scenario.path=null it is downloaded"
+        )
+    return file
 
 
 def read_csv(path: Path) -> Iterator[tuple[str, list[str]]]:

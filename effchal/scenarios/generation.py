@@ -13,11 +13,11 @@ from effchal.scenarios.multiple_choice import EXACT_MATCHES
 from effchal.scenarios.types import Reference, ScenarioError
 
 _ARTICLE_WORDS = 512  # of an article, the rest is cut
-_SHOT_WORDS = range(50, 151)  # only articles of so many words become in-context examples
+SHOT_WORDS = range(50, 151)  # only articles of so many words become in-context examples
 log = logging.getLogger(__name__)
 
 
-def gsm_task(entry: str, path: Path | None) -> Task:
+def gsm_task(entry: str, path: Path) -> Task:
     """GSM8K, with "The answer is" before the number that the data marks by "####"."""
     items = []
     for split in ("train", "test"):
@@ -34,7 +34,7 @@ def gsm_task(entry: str, path: Path | None) -> Task:
     )
 
 
-def big_bench_task(entry: str, task: str, subtask: str, path: Path | None) -> Task:
+def big_bench_task(entry: str, task: str, subtask: str, path: Path) -> Task:
     """One BIG-bench task.json. Its `metrics` decide the form: multiple_choice_grade lists the choices and asks
     for a letter, exact_str_match has the answer generated. Either way 64 tokens, and mostly no stop sequence.
     """
@@ -106,7 +106,7 @@ def _template(found: dict[str, Any], name: str, default: str, file: Path) -> str
     return value
 
 
-def cnndm_task(entry: str, temperature: float, path: Path | None) -> Task:
+def cnndm_task(entry: str, temperature: float, path: Path) -> Task:
     """Three-sentence summaries. HELM's other figures (BERTScore, SummaC, coverage) are not computed here."""
     file = find_file(path, entry, "summarization", "data", "cnndm.pk")
     found = _read_plain_pickle(file)
@@ -115,7 +115,7 @@ def cnndm_task(entry: str, temperature: float, path: Path | None) -> Task:
         for place, row in _cnndm_rows(found, name, file):
             article = " ".join(text_field(row, "article", place, may_be_empty=True).split()[:_ARTICLE_WORDS])
             summary = " ".join(text_field(row, "highlights", place, may_be_empty=True).split())
-            if split != "train" or len(article.split()) in _SHOT_WORDS:
+            if split != "train" or len(article.split()) in SHOT_WORDS:
                 items.append(Item(article, (Reference(summary, True),), split))
     return Task(
         items,

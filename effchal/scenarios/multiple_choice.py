@@ -17,7 +17,7 @@ def letter_task(items: list[Item], instructions: str, input_noun: str) -> Task:
     return Task(items, form, max_new_tokens=1, main_metric="exact_match", other_metrics=EXACT_MATCHES)
 
 
-def mmlu_task(entry: str, subject: str, path: Path | None) -> Task:
+def mmlu_task(entry: str, subject: str, path: Path) -> Task:
     """Examples from dev, questions from val and test together, as HELM has it.
 
     HELM passes over a missing file in silence and would then score val alone; here it is an error.
@@ -46,7 +46,7 @@ def _mmlu_item(row: list[str], split: str, place: str) -> Item:
     return Item(question, tuple(Reference(choice, choice == answer) for choice in choices), split)
 
 
-def truthful_qa_task(entry: str, path: Path | None) -> Task:
+def truthful_qa_task(entry: str, path: Path) -> Task:
     """One correct answer among the incorrect ones; the first fifth of the file is for examples."""
     rows = list(truthful_qa_rows(entry, path))
     train = int(len(rows) * 0.2)
@@ -60,7 +60,7 @@ def truthful_qa_task(entry: str, path: Path | None) -> Task:
     return letter_task(items, "", "Question")
 
 
-def truthful_qa_rows(entry: str, path: Path | None) -> list[tuple[str, str, str, list[str], list[str]]]:
+def truthful_qa_rows(entry: str, path: Path) -> list[tuple[str, str, str, list[str], list[str]]]:
     """Rows of TruthfulQA.csv as (place, question, best answer, correct answers, incorrect answers).
 
     Answers are stripped and end in a full stop, in HELM and in the published TruthfulQA and DoLa code alike.

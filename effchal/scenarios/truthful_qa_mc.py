@@ -14,7 +14,7 @@ from effchal.scenarios.types import Instance, Reference, Scenario, ScenarioError
 PRIMER_FILE = Path(__file__).with_name("truthful_qa_primer.txt")
 
 
-def truthful_qa_mc_scenario(entry: str, max_instances: int, path: Path | None) -> Scenario:
+def truthful_qa_mc_scenario(entry: str, max_instances: int, path: Path) -> Scenario:
     """Choices are " <answer>", correct ones first, in file order; some questions list an answer twice."""
     primer = PRIMER_FILE.read_text(encoding="utf-8").rstrip("\n")
     instances = []
