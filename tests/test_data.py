@@ -1,5 +1,6 @@
 import json
 import sys
+import types
 
 import pytest
 from conftest import SHARED_DATA, needs_shared_data
@@ -126,6 +127,8 @@ def test_a_hub_id_without_a_revision_is_refused():
 
 class Hub:
     """Stands where huggingface_hub and datasets stand, and fails as they do."""
+
+    config = types.SimpleNamespace(HF_DATASETS_CACHE="cache")
 
     def __init__(self, error):
         self.error = error
