@@ -75,6 +75,7 @@ def run(cfg: Config, run_dir: Path) -> str:
             entries[scenario.entry] = summarise(found, scenario.main_metric, cfg.evaluate)
             add_bias(entries[scenario.entry], scenario, found)
             log.info("%s: %d instances", scenario.entry, len(found))
+    entries |= pooled(job, scenarios)
     plot(entries, run_dir)
     header |= {"status": "finished", "seconds_of_last_process": time.monotonic() - started}
     if job.engine is not None:
@@ -106,6 +107,20 @@ def begin(cfg: Config, subject: Subject, run_dir: Path) -> dict[str, Any]:
     save_config(cfg, run_dir / "config.yaml")
     write_results(run_dir, header)
     return header
+
+
+def pooled(job: Job, scenarios: list[Scenario]) -> dict[str, Any]:
+    """One more result for entries that are parts of one scenario, MMLU's subjects say: every instance counts once."""
+    parts: dict[str, list[Scenario]] = {}
+    for scenario in scenarios:
+        parts.setdefault(scenario.entry.partition(":")[0], []).append(scenario)
+    result = {}
+    for name, together in parts.items():
+        if name != "jsonl" and len(together) > 1:
+            found = [job.records.get(each.entry, instance.id) for each in together for instance in each.instances]
+            title = f"{name}, {len(together)} entries together"
+            result[title] = summarise(found, together[0].main_metric, job.cfg.evaluate)
+    return result
 
 
 def write_results(run_dir: Path, results: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ print(f"""
 Next:
   .venv/bin/python -m effchal.serve bundle={run}/bundle
   bash scripts/helm.sh scenario=smoke bundle={run}/bundle
+  .venv/bin/python -m effchal.evaluate bundle={run}/bundle decoding=dola_high 'scenario.entries=[truthful_qa_mc]'
   .venv/bin/python -m effchal.train experiment=quickstart lora.r=64 train.epochs=4 budget.hours=0.5
 """)
 PYTHON

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SHARED_DATA, needs_shared_data
 
 from effchal.bundle import write_bundle
 from effchal.cli import compose_config
@@ -178,6 +178,20 @@ def test_a_bundle_is_evaluated_as_it_decodes_and_refused_when_changed(data, tmp_
     with pytest.raises(ConfigError, match=r"tokenizer\.json has changed since the bundle was written"):
         run(cfg, tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+@needs_shared_data
+def test_parts_of_one_scenario_are_pooled(tmp_path):
+    subjects = ("anatomy", "philosophy")
+    entries = ",".join(f"'mmlu:subject={subject}'" for subject in subjects)
+    overrides = [f"scenario.entries=[{entries}]", f"scenario.path={SHARED_DATA / 'helm' / 'scenarios'}"]
+    cfg = config((), *overrides, "scenario.max_instances=4", "decoding.repetition_penalty=1.2")
+    run(cfg, tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())["entries"]
+    *parts, together = results.values()
+    assert list(results)[2] == "mmlu, 2 entries together"
+    assert together["instances"] == sum(part["instances"] for part in parts)
+    assert list(together["decodings"]) == ["greedy", "greedy, penalty 1.2"]
 
 
 def evaluate(*arguments):
