@@ -50,6 +50,7 @@ class Job:
     records: Records
     engine: Engine | None = None
     scorer: Scorer | None = None
+    shared: int = 0  # tokens that all prompts of the scenario in hand begin with
 
     def load(self) -> None:
         if self.engine is None:
@@ -69,7 +70,7 @@ def answers(job: Job, scenario: Scenario, encoded: list[Encoded]) -> Iterator[li
     choices = bool(scenario.instances[0].choices)
     ask = score_group if choices else generate_group
     shared = common_prefix([each.prompt for each in encoded])
-    shared = shared if shared >= PREFIX_WORTH_HOLDING and len(encoded) > 1 else 0
+    job.shared = shared if shared >= PREFIX_WORTH_HOLDING and len(encoded) > 1 else 0
     rows, held = job.cfg.evaluate.rows_at_once, False
     for first in range(0, len(encoded), rows):
         instances, inputs = scenario.instances[first : first + rows], encoded[first : first + rows]
@@ -84,9 +85,9 @@ def answers(job: Job, scenario: Scenario, encoded: list[Encoded]) -> Iterator[li
             continue
         if not held:
             held = True
-            prepare_engine(job, encoded[0].prompt[:shared], choices)
+            prepare_engine(job, encoded[0].prompt[: job.shared], choices)
         try:
-            yield ask(job, scenario, instances, inputs, shared)
+            yield ask(job, scenario, instances, inputs)
         except FloatingPointError as error:
             ids = ", ".join(instance.id for instance in instances)
             raise FloatingPointError(f"{scenario.entry}, one of {ids}: {error}") from error
@@ -138,7 +139,7 @@ def encode(scenario: Scenario, encoder: PromptEncoder, max_positions: int) -> li
 
 
 def generate_group(
-    job: Job, scenario: Scenario, instances: tuple[Instance, ...], inputs: list[Encoded], shared: int
+    job: Job, scenario: Scenario, instances: tuple[Instance, ...], inputs: list[Encoded]
 ) -> list[Record]:
     """Records of instances that are answered by generated text."""
     prompts = [each.prompt for each in inputs]
@@ -176,15 +177,13 @@ def told(scenario: Scenario, instance: Instance, completion: Completion) -> dict
     return result | {"metrics": score_completion(scenario, instance, completion.text)}
 
 
-def score_group(
-    job: Job, scenario: Scenario, instances: tuple[Instance, ...], inputs: list[Encoded], shared: int
-) -> list[Record]:
+def score_group(job: Job, scenario: Scenario, instances: tuple[Instance, ...], inputs: list[Encoded]) -> list[Record]:
     """Records of instances that are answered by the likeliest of given choices."""
     names = for_choices(job.variants)
     records = []
     for instance, each in zip(instances, inputs, strict=True):
         decodings: dict[str, Any] = {}
-        scores = job.scorer.score(each.prompt, each.choices, list(names), shared)
+        scores = job.scorer.score(each.prompt, each.choices, list(names), job.shared)
         for name, found in zip(names.values(), scores, strict=True):
             decodings[name] = {"logprobs": found.logprobs, "metrics": score_choices(instance, found.logprobs)}
             if found.layers:

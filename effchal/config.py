@@ -130,11 +130,17 @@ class DecodingConfig:
     sled_top_k: int = 10  # likeliest tokens that move; all others are dropped
 
     def __post_init__(self) -> None:
-        require(self.temperature > 0, "decoding.temperature", self.temperature, "above 0; for 0 use decoding=greedy")
+        require(
+            0 < self.temperature < math.inf,
+            "decoding.temperature",
+            self.temperature,
+            "above 0; for 0 use decoding=greedy",
+        )
         require(0 < self.top_p <= 1, "decoding.top_p", self.top_p, "in (0, 1]")
         for key in ("max_new_tokens", "min_tokens_to_keep", "sled_top_k"):
             require(getattr(self, key) >= 1, f"decoding.{key}", getattr(self, key), "at least 1")
-        require(self.repetition_penalty > 0, "decoding.repetition_penalty", self.repetition_penalty, "above 0")
+        finite = 0 < self.repetition_penalty < math.inf
+        require(finite, "decoding.repetition_penalty", self.repetition_penalty, "above 0 and finite")
         require(0 <= self.relative_top <= 1, "decoding.relative_top", self.relative_top, "in [0, 1]")
         require(0 <= self.sled_rate < math.inf, "decoding.sled_rate", self.sled_rate, "at least 0 and finite")
         if self.method in (DecodingMethod.dola, DecodingMethod.sled):

@@ -3,10 +3,12 @@
 Without a network: scenario.path=<data in HELM's layout>. The base model: model=... prompt=plain lora=none.
 """
 
+import importlib.util
 import json
 import logging
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from effchal.scenarios import Scenario, aggregate_extra, load_scenario
 from effchal.track import device_name, git_commit, peak_memory_gib, progress_bar
 from effchal.variants import variants_of
 
+POOLED = ("mmlu", "bbq")  # scenarios whose entries are parts, by subject
 log = logging.getLogger("effchal.evaluate")
 
 
@@ -29,6 +32,8 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     run_dir = output_dir
     if cfg.resume_from is not None:
         run_dir = Path(cfg.resume_from)
+        if not (run_dir / "results.json").is_file():
+            raise ConfigError(f"{run_dir} is no evaluation: it has no results.json")
         cfg = overlay(load_config(run_dir / "config.yaml"), cfg, overrides, {"resume_from"}, str(run_dir))
         cfg.resume_from = None
     elif (run_dir / "results.json").is_file():
@@ -52,6 +57,11 @@ def run(cfg: Config, run_dir: Path) -> str:
     started = time.monotonic()
     if not cfg.scenario.entries:
         raise ConfigError("scenario.entries is empty; give at least one, e.g. scenario.entries=[truthful_qa_mc]")
+    twice = [entry for entry, count in Counter(cfg.scenario.entries).items() if count > 1]
+    if twice:
+        raise ConfigError(f"scenario.entries has {twice[0]} more than once")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("evaluation draws its results with matplotlib; pip install 'effchal[evaluate]'")
     subject = check_subject(cfg)
     variants = variants_of(cfg, subject.shape)
     tokenizer = load_subject_tokenizer(subject)
@@ -76,13 +86,13 @@ def run(cfg: Config, run_dir: Path) -> str:
             add_bias(entries[scenario.entry], scenario, found)
             log.info("%s: %d instances", scenario.entry, len(found))
     entries |= pooled(job, scenarios)
-    plot(entries, run_dir)
     header |= {"status": "finished", "seconds_of_last_process": time.monotonic() - started}
     if job.engine is not None:
         header |= {"peak_memory_gib": peak_memory_gib(job.engine.model.device)}
         header |= {"device": device_name(job.engine.model.device)}
     write_results(run_dir, header | {"entries": entries})
     write_tables(entries, run_dir)
+    plot(entries, run_dir)
     log.info("results: %s", run_dir)
     return table(entries)
 
@@ -113,13 +123,16 @@ def pooled(job: Job, scenarios: list[Scenario]) -> dict[str, Any]:
     """One more result for entries that are parts of one scenario, MMLU's subjects say: every instance counts once."""
     parts: dict[str, list[Scenario]] = {}
     for scenario in scenarios:
-        parts.setdefault(scenario.entry.partition(":")[0], []).append(scenario)
+        name = scenario.entry.partition(":")[0]
+        if name in POOLED:
+            parts.setdefault(name, []).append(scenario)
     result = {}
     for name, together in parts.items():
-        if name != "jsonl" and len(together) > 1:
+        if len(together) > 1:
             found = [job.records.get(each.entry, instance.id) for each in together for instance in each.instances]
             title = f"{name}, {len(together)} entries together"
             result[title] = summarise(found, together[0].main_metric, job.cfg.evaluate)
+            log.info("%s: %d instances", title, len(found))
     return result
 
 

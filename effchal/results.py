@@ -39,7 +39,7 @@ class Records:
         """Append those that are not there yet."""
         new = [record for record in records if (record["entry"], record["id"]) not in self._by_key]
         with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in new))
+            file.write("".join(json.dumps(record) + "\n" for record in new))
         self._by_key |= {(record["entry"], record["id"]): record for record in new}
 
 

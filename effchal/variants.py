@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from effchal.choices import DecodingMethod
-from effchal.config import Config
+from effchal.config import Config, ConfigError
 from effchal.decode.layers import Contrast, contrast_of
 from effchal.model import ModelShape
 
@@ -28,11 +28,13 @@ def variants_of(cfg: Config, shape: ModelShape) -> list[Variant]:
     DoLa and SLED bring their controls: greedy, greedy with the same repetition penalty, and themselves without one.
 
     Raises:
-        ConfigError: layers that the model does not have.
+        ConfigError: layers that the model does not have, or a sweep of them with nothing to contrast.
     """
     decoding, model = cfg.decoding, (shape.num_layers, shape.tied)
     penalty, controls = decoding.repetition_penalty, cfg.sweep.controls
     found: list[Variant] = []
+    if cfg.sweep.premature_layers and decoding.method not in (DecodingMethod.dola, DecodingMethod.sled):
+        raise ConfigError("sweep.premature_layers needs decoding.method=dola or sled, e.g. decoding=dola_high")
     if decoding.method in (DecodingMethod.dola, DecodingMethod.sled):
         asked = cfg.sweep.premature_layers or [decoding.premature_layers]
         for i, layers in enumerate(asked):
@@ -63,5 +65,6 @@ def for_choices(variants: list[Variant]) -> dict[Contrast, str]:
     """Contrast -> name: the scores of given continuations know neither penalty nor temperature."""
     named: dict[Contrast, str] = {}
     for variant in variants:
-        named.setdefault(variant.contrast, variant.name.partition(", penalty")[0])
+        name = BASELINE if variant.contrast is None else variant.name.partition(", penalty")[0]
+        named.setdefault(variant.contrast, name)
     return named

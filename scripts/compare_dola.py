@@ -34,6 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     cfg = ModelConfig(name=args.model, dtype=Dtype.float32)
     engine = Engine(load_base_model(cfg, pick_device()), load_tokenizer(cfg))
+    engine._ends = set()  # as in the peer: every answer has all its tokens
     lines = (ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl").read_text(encoding="utf-8").splitlines()
     prompts = [engine.tokenizer(json.loads(line)["instruction"]).input_ids for line in lines[: args.prompts]]
     job = json.dumps({"prompts": prompts, "layers": args.layers, "new_tokens": args.new_tokens})

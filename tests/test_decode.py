@@ -172,6 +172,38 @@ def test_a_penalty_works_after_the_contrast_on_prompt_and_answer(engine):
         ids.append(token_id)
 
 
+def test_a_penalty_without_a_contrast_works_on_the_models_logits(engine):
+    ids = list(prompts(engine)[1])
+    for token_id in engine.complete(ids, params(None, repetition_penalty=1.4)).ids:
+        states = all_states(engine, ids)[-1:, -1]
+        seen = torch.zeros(engine.model.vocabulary, dtype=torch.bool)
+        seen[ids] = True
+        with torch.inference_mode():
+            scores = penalise_repetition(engine.model._head(states)[0], seen, 1.4)
+        best = scores.topk(2).values
+        assert token_id == int(scores.argmax()) or best[0] - best[1] < 1e-4
+        ids.append(token_id)
+
+
+def test_no_nan_goes_unnoticed(tiny_engine, monkeypatch):
+    head = tiny_engine.model.head
+
+    def spoilt(states):
+        logits = head(states).clone()
+        logits[: len(states) // 3] = float("nan")  # of the first layer
+        return logits
+
+    monkeypatch.setattr(tiny_engine.model, "head", spoilt)
+    for contrast in (Dola((0, 1)), Sled((0, 1))):
+        with pytest.raises(FloatingPointError):
+            tiny_engine.complete([1, 2, 3], params(contrast))
+        echo = {"max_new_tokens": 0, "echo_from": 0, "contrast": contrast, "contrast_prompt": True}
+        with pytest.raises(FloatingPointError):
+            tiny_engine.complete([1, 2, 3], SamplingParams(**echo))
+        with pytest.raises(FloatingPointError):
+            Scorer(tiny_engine.model).score([1, 2], [[3, 4, 5]], [contrast])
+
+
 def test_log_probabilities_are_those_of_the_contrast_with_the_plain_ones_beside(engine):
     ids = prompts(engine)[0]
     contrast = contrasts(engine)[1]
@@ -316,6 +348,9 @@ def test_layers_of_a_config_are_checked_against_the_model():
         contrast_of(dola(premature_layers=[16, 30]), 30, True)
     with pytest.raises(ConfigError, match="leaves no layer of this model"):
         contrast_of(dola(premature_layers="low"), 2, True)
+    static = dola(premature_layers=[3], selector=Selector.static)
+    with pytest.raises(ConfigError, match=r"sweep.*selector=static takes one layer"):
+        contrast_of(static, 30, True, "sweep.premature_layers[0]", [1, 2])
 
 
 def test_taps_are_the_union():

@@ -28,7 +28,10 @@ FEW = "The few examples that every question begins with are the same in all of t
 def data(tmp_path):
     """A user's own files: five questions to answer in text, five with choices."""
     texts, choices = tmp_path / "texts.jsonl", tmp_path / "choices.jsonl"
-    rows = [{"prompt": f"{FEW}What is {i}?", "answers": [str(i)], "max_new_tokens": 6, "stop": ["e"]} for i in range(5)]
+    rows = [
+        {"prompt": f"{FEW}What is {i}?", "answers": [f"é\u2028{i}"], "max_new_tokens": 6, "stop": ["e"]}
+        for i in range(5)
+    ]
     texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     rows = [{"prompt": f"{FEW}Q{i}:", "choices": [" a", f" b{i} or", " longest"], "correct": [i % 3]} for i in range(5)]
     choices.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -132,6 +135,8 @@ def test_what_is_wrong_comes_up_before_anything_is_written(data, tmp_path):
         (["decoding=dola_low", "sweep.premature_layers=[[0],[7]]"], r"sweep\.premature_layers\[1\] has \[7\]"),
         (["scenario.entries=[]"], r"scenario\.entries is empty"),
         (["scenario.entries=[mmlu]"], "mmlu"),
+        (["scenario.entries=[gsm,gsm]"], "scenario.entries has gsm more than once"),
+        (["sweep.premature_layers=[[0]]"], "needs decoding.method=dola or sled"),
     ):
         with pytest.raises(ConfigError, match=message):
             run(config(data, *overrides), tmp_path / "out")
@@ -216,6 +221,10 @@ def test_the_command_line_sweeps_resumes_and_refuses(data, tmp_path):
     resumed = evaluate(f"resume_from={first}")
     assert resumed.returncode == 0, resumed.stderr
     assert "dola 0" in resumed.stdout
+    (tmp_path / "run").mkdir()
+    none = evaluate(f"resume_from={tmp_path / 'run'}")
+    assert none.returncode == 2
+    assert "is no evaluation: it has no results.json" in none.stderr
 
 
 def test_variants_are_named_and_their_controls_go_with_them():

@@ -68,7 +68,9 @@ class Echo:
         logits = self._model.logits(states, taps)
         contrast = self._params.contrast if self._params.contrast_prompt else None
         scores, layers = logits.scores(contrast, torch.arange(len(targets), device=states.device))
-        logprobs = scores if contrast is None else scores.log_softmax(-1)
+        logprobs = logits.log_p if contrast is None else scores.log_softmax(-1)
+        if not torch.isfinite(logprobs.amax(-1)).all():
+            raise FloatingPointError("the model's logits are not finite")
         for i, token_id in enumerate(targets):
             top = likeliest(logprobs[i], self._params.alternatives, self._texts)
             logprob = max(float(logprobs[i, token_id]), DROPPED_WHEN_SCORING)

@@ -107,7 +107,7 @@ def plausible(log_p: Tensor, relative_top: float, min_tokens_to_keep: int = 1) -
         return torch.ones_like(log_p, dtype=torch.bool)
     floor = log_p.amax(-1, keepdim=True) + math.log(relative_top)
     if min_tokens_to_keep > 1:
-        floor = torch.minimum(floor, log_p.topk(min_tokens_to_keep, dim=-1).values[..., -1:])
+        floor = torch.minimum(floor, log_p.topk(min(min_tokens_to_keep, log_p.shape[-1]), dim=-1).values[..., -1:])
     return log_p >= floor
 
 
@@ -166,7 +166,7 @@ def sled_logits(mature_logits: Tensor, premature_logits: Tensor, rate: float, to
         (B, V) float32; -inf outside the top_k of the mature layer.
     """
     z, early = mature_logits.float(), premature_logits.float()
-    values, ids = z.topk(top_k, dim=-1)  # (B, k)
+    values, ids = z.topk(min(top_k, z.shape[-1]), dim=-1)  # (B, k)
     at = ids.expand(len(early), *ids.shape)  # (K, B, k)
     q = early.softmax(-1)  # (K, B, V)
     d = early - z  # (K, B, V)
@@ -174,11 +174,11 @@ def sled_logits(mature_logits: Tensor, premature_logits: Tensor, rate: float, to
     dot = (q * d).sum(-1, keepdim=True) - d.gather(-1, at)  # (K, B, k)
     length = (q.square().sum(-1, keepdim=True) - 2 * q.gather(-1, at) + 1).clamp_min(0).sqrt()
     norm = length * d.norm(dim=-1, keepdim=True)
-    cosine = torch.where(norm > 0, dot / norm.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
+    cosine = torch.where(norm == 0, 0.0, dot / norm.clamp_min(torch.finfo(torch.float32).tiny))
     s = cosine.clamp_min(0).square()  # (K, B, k)
     # sum_n (S_n / S) * (s_n / S_n) = sum_n s_n / S: a layer that agrees in nothing has no say.
     total = s.sum((0, -1), keepdim=True)  # (1, B, 1)
-    estimate = torch.where(total > 0, s / total.clamp_min(torch.finfo(torch.float32).tiny), 0.0).sum(0)  # (B, k)
+    estimate = torch.where(total == 0, 0.0, s / total.clamp_min(torch.finfo(torch.float32).tiny)).sum(0)  # (B, k)
     p = z.softmax(-1).gather(-1, ids)  # (B, k)
-    step = torch.where(total[0] > 0, rate * (p - estimate), 0.0)
+    step = torch.where(total[0] == 0, 0.0, rate * (p - estimate))
     return torch.full_like(z, -math.inf).scatter(-1, ids, values - step)

@@ -76,7 +76,7 @@ class Engine:
     def clear(self) -> None:
         """Forget all rows, e.g. after an error in the middle of a step."""
         self._rows.clear()
-        self._cache.lengths.clear()
+        self._cache = RowCache()  # what it held may be no number, and masked it would still spoil a sum
 
     def hold_prefix(self, ids: list[int]) -> None:
         """Keep the cache of ids that many prompts begin with (few-shot examples); replaces the prefix held before."""
@@ -139,13 +139,14 @@ class Engine:
     def _choose(self, contrast: Contrast, group: list[tuple[int, Branch]], logits: LayerLogits) -> None:
         """The next token of branches that share a contrast."""
         at = torch.tensor([position for position, _ in group], device=self.model.device)
-        scores, layers = logits.scores(contrast, at)  # (R, V), (R,) or None
-        plain = contrast is None
-        for i, (_, branch) in enumerate(group):
-            if branch.seen is not None:
-                scores[i] = penalise_repetition(scores[i], branch.seen, branch.params.repetition_penalty)
-                plain = False
-        logprobs = scores if plain else scores.log_softmax(-1)
+        if contrast is None and all(branch.seen is None for _, branch in group):
+            logprobs, layers = logits.log_p[at], None  # (R, V)
+        else:
+            scores, layers = logits.scores(contrast, at)  # (R, V), (R,) or None
+            for i, (_, branch) in enumerate(group):
+                if branch.seen is not None:
+                    scores[i] = penalise_repetition(scores[i], branch.seen, branch.params.repetition_penalty)
+            logprobs = scores.log_softmax(-1)
         chosen = logprobs.argmax(-1)  # (R,)
         for i, (_, branch) in enumerate(group):
             if not branch.params.is_greedy:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from effchal.choices import DecodingMethod
+from effchal.choices import DecodingMethod, Selector
 from effchal.config import ConfigError, DecodingConfig
 from effchal.decode.contrast import (
     DROPPED_WHEN_SCORING,
@@ -93,6 +93,8 @@ def contrast_of(
     wanted = cfg.premature_layers if layers is None else layers
     resolved = candidate_layers(wanted, num_layers, tied) if isinstance(wanted, str) else tuple(wanted)
     check_premature_layers(resolved, num_layers, key)
+    if cfg.method is DecodingMethod.dola and cfg.selector is Selector.static and len(resolved) > 1:
+        raise ConfigError(f"{key} has {list(resolved)}; decoding.selector=static takes one layer")
     if cfg.method is DecodingMethod.sled:
         return Sled(resolved, cfg.sled_rate, cfg.sled_top_k, cfg.exit_norm)
     return Dola(
@@ -148,6 +150,8 @@ class LayerLogits:
     def scores(self, contrast: Contrast, at: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scores of the next token at some positions, -inf where dropped, and the layer that won there.
 
+        Without a contrast they are the model's logits, as a repetition penalty expects them.
+
         Args:
             at: (R,) int64, positions.
 
@@ -156,7 +160,7 @@ class LayerLogits:
         """
         match contrast:
             case None:
-                return self.log_p[at], None
+                return self._logits[-1][at], None
             case Sled():
                 early = self._premature(self._rows(contrast), at)
                 return sled_logits(self._logits[-1][at], early, contrast.rate, contrast.top_k), None

@@ -91,7 +91,7 @@ class Scorer:
                 sums[i].index_add_(0, owners[here], logprobs.double())
                 if layers is not None:
                     chosen[i].index_add_(0, layers, torch.ones_like(layers))
-            if not logits.are_numbers():
+            if not (logits.are_numbers() and torch.isfinite(sums).all()):
                 raise FloatingPointError("the model's logits are not finite")
         counts = [{layer: n for layer, n in enumerate(row) if n} for row in chosen.tolist()]
         return [Scores(*each) for each in zip(sums.tolist(), counts, strict=True)]
