@@ -9,7 +9,7 @@ from torch.linalg import vecdot
 
 SELECTORS = ("jsd", "official", "static")
 DROPPED_WHEN_SCORING = -1000.0  # finite, so that a sum over a continuation stays a number
-SMALLEST = -87.0  # log of about the smallest normal float32; below it, a CPU's arithmetic is a hundred times as slow
+SMALLEST = -87.0  # log of about the smallest normal float32; below it, a CPU is much slower
 # Numbers handled at once: a CPU is fast on what stays in its cache, a GPU wants few launches.
 BLOCK = {"cpu": 1 << 20, "cuda": 1 << 27}
 
