@@ -34,7 +34,11 @@ ALLOWED = {
     "decode.taps": {"decode.cache", "decode.layers", "parts"},
     "decode.sampling": {"decode.layers"},
     "decode.branch": {"decode.contrast", "decode.layers", "decode.sampling", "decode.taps", "decode.text"},
-    "decode.engine": {"decode." + name for name in ("branch", "cache", "contrast", "layers", "sampling", "taps")},
+    "decode.prefixes": {"decode.cache"},
+    "decode.engine": {
+        *("decode.branch", "decode.cache", "decode.contrast", "decode.layers", "decode.prefixes"),
+        *("decode.sampling", "decode.taps"),
+    },
     "decode.score": {"decode.cache", "decode.layers", "decode.taps"},
     "inference": {"bundle", "cli", "config", "decode.engine", "model"},
     "serve.protocol": set(),

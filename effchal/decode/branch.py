@@ -71,12 +71,14 @@ class Echo:
         logprobs = logits.log_p if contrast is None else scores.log_softmax(-1)
         if not torch.isfinite(logprobs.amax(-1)).all():
             raise FloatingPointError("the model's logits are not finite")
+        wanted = torch.tensor(targets, device=states.device)[:, None]
+        asked = logprobs.gather(1, wanted)[:, 0].clamp_min(DROPPED_WHEN_SCORING).tolist()
+        plain = logits.log_p.gather(1, wanted)[:, 0].tolist()
+        likely = likeliest(logprobs, self._params.alternatives)
         for i, token_id in enumerate(targets):
-            top = likeliest(logprobs[i], self._params.alternatives, self._texts)
-            logprob = max(float(logprobs[i, token_id]), DROPPED_WHEN_SCORING)
+            top = spell(likely[i], self._texts)
             layer = None if layers is None else int(layers[i])
-            score = TokenScore(self._texts.add(token_id), logprob, float(logits.log_p[i, token_id]), top, layer)
-            self.tokens.append(score)
+            self.tokens.append(TokenScore(self._texts.add(token_id), asked[i], plain[i], top, layer))
 
 
 class Branch:
@@ -95,6 +97,7 @@ class Branch:
         self.tokens: list[TokenScore] = []
         self.ids: list[int] = []
         self.finish_reason = "length" if params.max_new_tokens == 0 else ""
+        self.error: Exception | None = None
         self._text = ""
 
     @property
@@ -120,19 +123,30 @@ class Branch:
         if self.tokens:
             self.tokens[-1].text += self.texts.rest()
 
+    def fail(self, error: Exception) -> None:
+        """End this branch alone; its neighbours go on."""
+        self.finish_reason, self.error = "error", error
+
     def completion(self) -> Completion:
+        if self.error is not None:
+            raise self.error
         return Completion((self.echo.tokens if self.echo else []) + self.tokens, self.finish_reason, self.ids)
 
 
-def likeliest(logprobs: Tensor, count: int, texts: TokenTexts) -> dict[str, float]:
-    """The likeliest tokens by text, those left out that a contrast dropped."""
+def likeliest(logprobs: Tensor, count: int) -> list[list[tuple[int, float]]]:
+    """The likeliest ids of each row of (rows, V) log-probabilities, those left out that a contrast dropped."""
     if count == 0:
-        return {}
-    values, ids = logprobs.topk(min(count, len(logprobs)))
+        return [[]] * len(logprobs)
+    values, ids = logprobs.topk(min(count, logprobs.shape[-1]))
+    pairs = zip(ids.tolist(), values.tolist(), strict=True)
+    return [[pair for pair in zip(*row, strict=True) if pair[1] > -math.inf] for row in pairs]
+
+
+def spell(likely: list[tuple[int, float]], texts: TokenTexts) -> dict[str, float]:
+    """Log-probabilities by text."""
     top: dict[str, float] = {}
-    for value, token_id in zip(values.tolist(), ids.tolist(), strict=True):
-        if value > -math.inf:
-            top.setdefault(texts.peek(token_id), value)  # two ids may spell the same; the likelier counts
+    for token_id, value in likely:
+        top.setdefault(texts.peek(token_id), value)  # two ids may spell the same; the likelier counts
     return top
 
 

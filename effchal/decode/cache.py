@@ -47,21 +47,40 @@ class RowCache:
         self.lengths.pop()
         return last
 
-    def copy_of(self, row: int) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of a row, (heads, tokens, size) each, a pair for each layer."""
-        end = self.lengths[row]
-        return [
-            (k[row, :, :end].clone(), v[row, :, :end].clone()) for k, v in zip(self._keys, self._values, strict=True)
-        ]
+    def wipe(self, row: int) -> None:
+        """Overwrite what a row held: what is no number would spoil a sum even where it is masked."""
+        for part in (*self._keys, *self._values):
+            part[row] = 0.0
 
-    def put_copy(self, row: int, copy: list[tuple[Tensor, Tensor]]) -> None:
-        """Fill an empty row with what copy_of gave."""
-        length = copy[0][0].shape[1]
+    def piece(self, row: int, start: int, end: int) -> list[Tensor]:
+        """Copies of a row's keys and values, (heads, end - start, size) each, layer after layer."""
+        pairs = zip(self._keys, self._values, strict=True)
+        return [part[row, :, start:end].clone() for pair in pairs for part in pair]
+
+    def put(self, row: int, pieces: list[list[Tensor]]) -> None:
+        """Fill an empty row with what `piece` gave, one after the other."""
+        length = sum(piece[0].shape[1] for piece in pieces)
         self._reserve(len(self.lengths), length)
-        for layer, (keys, values) in enumerate(copy):
+        for layer in range(len(pieces[0]) // 2):
+            keys, values = (torch.cat([piece[2 * layer + i] for piece in pieces], dim=1) for i in (0, 1))
             self._make_layer(layer, keys[None], values[None])
             self._keys[layer][row, :, :length], self._values[layer][row, :, :length] = keys, values
         self.lengths[row] = length
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """Rows and tokens a row that there is memory for."""
+        return self._rows, self._capacity
+
+    def resize(self, rows: int, tokens: int) -> None:
+        """Exactly so much memory; no less than what is held."""
+        self._rows, self._capacity = rows, tokens
+        longest = max(self.lengths, default=0)
+        for parts in (self._keys, self._values):
+            for layer, part in enumerate(parts):
+                held = min(len(self.lengths), len(part))  # a row just added has no memory yet
+                parts[layer] = self._room(part)
+                parts[layer][:held, :, :longest] = part[:held, :, :longest]
 
     def extend(self, first: int, count: int, new: int, device: torch.device) -> Tensor:
         """Prepare for `new` tokens in each of `count` rows from `first` on; their position_ids, (count, new)."""
@@ -106,15 +125,22 @@ class RowCache:
 
     def _reserve(self, rows: int, tokens: int) -> None:
         """Room for at least so much, grown by halves, so that growing costs little over a long answer."""
-        if rows > self._rows:
-            self._rows = max(rows, self._rows * 3 // 2)
-        if tokens > self._capacity:
-            self._capacity = -(-max(tokens, self._capacity * 3 // 2) // GROW) * GROW
-        for parts in (self._keys, self._values):
-            for layer, part in enumerate(parts):
-                if part.shape[0] < self._rows or part.shape[2] < self._capacity:
-                    parts[layer] = self._room(part)
-                    parts[layer][: part.shape[0], :, : part.shape[2]] = part
+        more_rows = max(rows, self._rows * 3 // 2) if rows > self._rows else self._rows
+        more_tokens = max(tokens, self._capacity * 3 // 2) if tokens > self._capacity else self._capacity
+        if (more_rows, more_tokens) != self.room:
+            self.resize(more_rows, -(-more_tokens // GROW) * GROW)
+
+
+def bytes_per_token(config: Any, itemsize: int) -> int:
+    """What one token of one row takes: a key and a value in every layer.
+
+    Args:
+        config: text config of the model.
+        itemsize: bytes of a number.
+    """
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * size * itemsize
 
 
 def attention_mask(config: Any, visible: Tensor, position_ids: Tensor, columns: Tensor) -> Any:

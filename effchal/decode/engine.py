@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effchal.decode.branch import Branch, Completion, Echo, likeliest
+from effchal.decode.branch import Branch, Completion, likeliest, spell
 from effchal.decode.cache import RowCache
 from effchal.decode.contrast import penalise_repetition
 from effchal.decode.layers import Contrast, LayerLogits, Tap, taps_of
+from effchal.decode.prefixes import PrefixStore
 from effchal.decode.sampling import SamplingParams, sample
 from effchal.decode.taps import TappedModel
 
@@ -26,6 +27,15 @@ class Row:
     next_id: int = -1  # chosen, not yet seen by the model
 
 
+@dataclass
+class Prefill:
+    """A prompt on its way through the model."""
+
+    prompt_ids: list[int]
+    branches: list[Branch]
+    reused_tokens: int  # whose keys and values were known already
+
+
 class Engine:
     """Not thread-safe: one caller at a time. Row i of the cache belongs to rows[i]."""
 
@@ -35,17 +45,20 @@ class Engine:
         self.max_positions = self.model.max_positions  # prompt and answer together
         ends = self.model.config.eos_token_id
         self._ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
-        self._cache = RowCache()
-        self._rows: list[Row] = []
-        self._prefix: tuple[list[int], list[tuple[Tensor, Tensor]]] = [], []
+        self.prefixes = PrefixStore(math.inf)
         # How often DoLa chose each layer, counted where the choice was made.
         self.layer_counts = torch.zeros(self.model.num_layers, dtype=torch.int64, device=self.model.device)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all rows, e.g. after an error in the middle of a step."""
+        self.rows: list[Row] = []
+        self.cache, self._prompt_cache = RowCache(), RowCache()  # what they held may be no number
 
     def complete(self, prompt_ids: list[int], params: SamplingParams) -> Completion:
         """Answer one prompt; see generate."""
         return next(self.generate([prompt_ids], [[params]], 1))[0]
 
-    @torch.inference_mode()
     def generate(
         self, prompts: Sequence[list[int]], variants: Sequence[Sequence[SamplingParams]], rows_at_once: int
     ) -> Iterator[list[Completion]]:
@@ -66,75 +79,127 @@ class Engine:
             for first in range(0, len(prompts), rows_at_once):
                 together = slice(first, first + rows_at_once)
                 started = [self.start(*each) for each in zip(prompts[together], variants[together], strict=True)]
-                while self._rows:
+                while self.rows:
                     self.step()
                 for branches in started:
                     yield [branch.completion() for branch in branches]
         finally:
             self.clear()
 
-    def clear(self) -> None:
-        """Forget all rows, e.g. after an error in the middle of a step."""
-        self._rows.clear()
-        self._cache = RowCache()  # what it held may be no number, and masked it would still spoil a sum
-
-    def hold_prefix(self, ids: list[int]) -> None:
-        """Keep the cache of ids that many prompts begin with (few-shot examples); replaces the prefix held before."""
-        with torch.inference_mode():
-            number = self._cache.add_row()
-            self._prefill(number, ids, (), [])
-            self._prefix = ids, self._cache.copy_of(number)
-            self._cache.drop(number)
-
     @torch.inference_mode()
+    def hold_prefix(self, ids: list[int]) -> None:
+        """Keep the cache of ids that many prompts begin with (few-shot examples); replaces what was kept before."""
+        self.prefixes.clear()
+        prefill = self.begin(ids, ())
+        while not self.prefill(prefill, PREFILL_AT_ONCE):
+            pass
+        self.keep_prefix(prefill)
+
     def start(self, prompt_ids: list[int], variants: Sequence[SamplingParams]) -> list[Branch]:
         """Prefill a prompt and choose the first token of each branch; unfinished ones join the next step."""
+        prefill = self.begin(prompt_ids, variants)
+        while not self.prefill(prefill, PREFILL_AT_ONCE):
+            pass
+        return prefill.branches
+
+    @torch.inference_mode()
+    def begin(self, prompt_ids: list[int], variants: Sequence[SamplingParams]) -> Prefill:
+        """A prompt to prefill, one at a time; what the prefix store knows of it is there already."""
         branches = [Branch(self.tokenizer, prompt_ids, params, self.model) for params in variants]
-        number = self._cache.add_row()
-        self._rows.append(Row([branch for branch in branches if not branch.done]))
-        taps = taps_of([params.contrast for params in variants])
+        cache = self._prompt_cache
+        if cache.lengths:
+            cache.drop(0)
+        cache.add_row()
+        if not any(branch.echo for branch in branches):  # an echo needs the states of every position
+            known = self.prefixes.longest(prompt_ids)
+            if known:
+                cache.put(0, known)
+        return Prefill(prompt_ids, branches, cache.lengths[0])
+
+    @torch.inference_mode()
+    def prefill(self, prefill: Prefill, tokens: int) -> bool:
+        """Run the next tokens of a prompt through the model; after the last, its branches join the next step.
+
+        Returns:
+            whether the prompt is through.
+        """
+        cache = self._prompt_cache
+        start, branches = cache.lengths[0], prefill.branches
+        chunk = torch.tensor([prefill.prompt_ids[start : start + tokens]], device=self.model.device)
+        length = chunk.shape[1]
         echoes = [branch.echo for branch in branches if branch.echo is not None]
-        held, copy = self._prefix
-        if not echoes and held and len(held) < len(prompt_ids) and held == prompt_ids[: len(held)]:
-            self._cache.put_copy(number, copy)
-        states = self._prefill(number, prompt_ids[self._cache.lengths[number] :], taps, echoes)  # (K + 1, 1, D)
-        self._advance([number], self.model.logits(states, taps))
-        return branches
+        taps = taps_of([branch.params.contrast for branch in branches])
+        at = torch.arange(0 if echoes else length - 1, length, device=self.model.device)
+        try:
+            states = self.model.extend(cache, 0, chunk, taps, at)  # (K + 1, len(at), D)
+            for echo in echoes:
+                echo.feed(states, taps)
+        except BaseException:
+            self._prompt_cache = RowCache()
+            raise
+        if start + length < len(prefill.prompt_ids):
+            return False
+        live = [branch for branch in branches if not branch.done]
+        if live:
+            number = self.cache.add_row()
+            self.cache.put(number, [cache.piece(0, 0, cache.lengths[0])])
+            self.rows.append(Row(live))
+            self._advance([number], states[:, -1:], taps)
+            if any(branch.error for branch in live):
+                self._prompt_cache = RowCache()
+        return True
+
+    def keep_prefix(self, prefill: Prefill) -> None:
+        """Keep what the last prompt begins with for the next ones."""
+        self.prefixes.insert(prefill.prompt_ids, self._prompt_cache, 0)
 
     @torch.inference_mode()
     def step(self) -> None:
         """One more token for every row."""
-        ids = torch.tensor([[row.next_id] for row in self._rows], device=self.model.device)  # (rows, 1)
-        taps = taps_of([branch.params.contrast for row in self._rows for branch in row.branches])
+        ids = torch.tensor([[row.next_id] for row in self.rows], device=self.model.device)  # (rows, 1)
+        taps = taps_of([branch.params.contrast for row in self.rows for branch in row.branches])
         at = torch.arange(len(ids), device=self.model.device)
-        states = self.model.extend(self._cache, 0, ids, taps, at)  # (K + 1, rows, D)
-        self._advance(list(range(len(ids))), self.model.logits(states, taps))
+        states = self.model.extend(self.cache, 0, ids, taps, at)  # (K + 1, rows, D)
+        self._advance(list(range(len(ids))), states, taps)
 
-    def _prefill(self, number: int, ids: list[int], taps: tuple[Tap, ...], echoes: list[Echo]) -> Tensor:
-        """Run ids through the model in chunks, as the next ones of a row; the states of the last, (K + 1, 1, D)."""
-        for start in range(0, len(ids), PREFILL_AT_ONCE):
-            chunk = torch.tensor([ids[start : start + PREFILL_AT_ONCE]], device=self.model.device)
-            length = chunk.shape[1]
-            at = torch.arange(0 if echoes else length - 1, length, device=self.model.device)
-            states = self.model.extend(self._cache, number, chunk, taps, at)
-            for echo in echoes:
-                echo.feed(states, taps)
-        return states[:, -1:]
+    def drop_finished(self) -> None:
+        """Free the rows of branches that were ended from outside."""
+        for number in reversed(range(len(self.rows))):
+            if any(branch.done for branch in self.rows[number].branches):
+                self._regroup(number)
 
-    def _advance(self, numbers: list[int], logits: LayerLogits) -> None:
+    def _advance(self, numbers: list[int], states: Tensor, taps: tuple[Tap, ...]) -> None:
         """Choose the next token of every branch of some rows, split rows whose branches disagree, drop finished ones.
+
+        Args:
+            states: (K + 1, rows, D), of the tapped layers at one position for each of the rows, in their order.
+        """
+        # Rows that want the same layers share a head product; nobody pays for layers of another row.
+        by_taps: dict[tuple[Tap, ...], list[int]] = {}
+        for position, number in enumerate(numbers):
+            wanted = taps_of([branch.params.contrast for branch in self.rows[number].branches])
+            by_taps.setdefault(wanted, []).append(position)
+        for wanted, positions in by_taps.items():
+            part = states
+            if len(by_taps) > 1:
+                kept = [*(taps.index(tap) for tap in wanted), -1]
+                part = states[kept][:, positions]
+            self._choose_all([numbers[position] for position in positions], self.model.logits(part, wanted))
+        for number in reversed(numbers):  # from the last, so that dropping moves only rows that are done with
+            self._regroup(number)
+
+    def _choose_all(self, numbers: list[int], logits: LayerLogits) -> None:
+        """The next token of every branch of some rows.
 
         Args:
             logits: at one position for each of the rows, in their order.
         """
         jobs: dict[Contrast, list[tuple[int, Branch]]] = {}
         for position, number in enumerate(numbers):
-            for branch in self._rows[number].branches:
+            for branch in self.rows[number].branches:
                 jobs.setdefault(branch.params.contrast, []).append((position, branch))
         for contrast, group in jobs.items():
             self._choose(contrast, group, logits)
-        for number in reversed(numbers):  # from the last, so that dropping moves only rows that are done with
-            self._regroup(number)
 
     def _choose(self, contrast: Contrast, group: list[tuple[int, Branch]], logits: LayerLogits) -> None:
         """The next token of branches that share a contrast."""
@@ -150,7 +215,10 @@ class Engine:
         chosen = logprobs.argmax(-1)  # (R,)
         for i, (_, branch) in enumerate(group):
             if not branch.params.is_greedy:
-                chosen[i] = sample(logprobs[i], branch.params, branch.generator)
+                try:
+                    chosen[i] = sample(logprobs[i], branch.params, branch.generator)
+                except FloatingPointError as error:
+                    branch.fail(error)
         if layers is not None:
             self.layer_counts.index_add_(0, layers, torch.ones_like(layers))
         values = torch.stack(
@@ -163,27 +231,31 @@ class Engine:
         for i, (logprob, plain_logprob, token_id, layer) in enumerate(values.double().T.tolist()):
             branch = group[i][1]
             if not math.isfinite(logprob):
-                raise FloatingPointError("the model's logits are not finite")
+                branch.fail(FloatingPointError("the model's logits are not finite"))
+            if branch.done:
+                continue
             if int(token_id) in self._ends:
                 branch.ids.append(int(token_id))
                 branch.end("stop")
                 continue
-            top = likeliest(logprobs[i], branch.params.alternatives, branch.texts)
+            top = spell(likeliest(logprobs[i][None], branch.params.alternatives)[0], branch.texts)
             branch.add(int(token_id), logprob, plain_logprob, top, None if layers is None else int(layer))
 
     def _regroup(self, number: int) -> None:
         """Branches of a row that chose different tokens go on in rows of their own; a row without any is dropped."""
         by_token: dict[int, list[Branch]] = {}
-        for branch in self._rows[number].branches:
+        for branch in self.rows[number].branches:
             if not branch.done:
                 by_token.setdefault(branch.ids[-1], []).append(branch)
         if not by_token:
-            last = self._cache.drop(number)
-            self._rows[number] = self._rows[last]
-            self._rows.pop()
+            if any(branch.error for branch in self.rows[number].branches):
+                self.cache.wipe(number)
+            last = self.cache.drop(number)
+            self.rows[number] = self.rows[last]
+            self.rows.pop()
             return
         (token_id, stay), *leave = by_token.items()
-        self._rows[number].branches, self._rows[number].next_id = stay, token_id
+        self.rows[number].branches, self.rows[number].next_id = stay, token_id
         for token_id, branches in leave:
-            self._cache.fork(number)
-            self._rows.append(Row(branches, token_id))
+            self.cache.fork(number)
+            self.rows.append(Row(branches, token_id))
