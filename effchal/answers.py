@@ -159,6 +159,7 @@ def params_of(job: Job, scenario: Scenario, instance: Instance, variant: Variant
         temperature=scenario.temperature if variant.temperature is None else variant.temperature,
         top_p=variant.top_p,
         stops=scenario.stops,
+        first_line=job.cfg.decoding.end_at_first_line and not scenario.stops,
         seed=zlib.crc32(f"{scenario.entry} {instance.id}".encode()),
         contrast=variant.contrast,
         repetition_penalty=variant.repetition_penalty,

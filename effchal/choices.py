@@ -32,6 +32,12 @@ class Optimizer(Enum):
     lion8bit = "lion8bit"
 
 
+class ActivationCheckpointing(Enum):
+    none = "none"  # keep what the backward pass needs: fastest
+    selective = "selective"  # make the MLP's inside again, the larger half of all activations
+    full = "full"  # keep each layer's input alone
+
+
 class Schedule(Enum):
     cosine = "cosine"
     linear = "linear"

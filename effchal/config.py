@@ -9,28 +9,19 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from effchal.checks import ConfigError, require
 from effchal.choices import (
+    ActivationCheckpointing,
     Attention,
     DataFormat,
-    DecodingMethod,
     Dtype,
     Optimizer,
     Quantization,
     Schedule,
-    Selector,
     WandbMode,
 )
+from effchal.decoding_config import DecodingConfig, require_layers
 from effchal.unknown_keys import explain
-
-
-class ConfigError(ValueError):
-    """A config that parses but cannot be run. The message names the key to change."""
-
-
-def require(ok: bool, key: str, value: Any, allowed: str) -> None:
-    """Raise ConfigError naming key, value found and what is allowed."""
-    if not ok:
-        raise ConfigError(f"{key} must be {allowed}, got {value!r}")
 
 
 @dataclass
@@ -110,55 +101,6 @@ class LoraConfig:
 
 
 @dataclass
-class DecodingConfig:
-    """How tokens come out of logits, for evaluation, and for serving where a request does not say otherwise."""
-
-    method: DecodingMethod = DecodingMethod.greedy
-    temperature: float = 1.0  # sample only
-    top_p: float = 1.0  # sample only
-    max_new_tokens: int = 128
-    repetition_penalty: float = 1.0  # 1 = none; after the contrast, over prompt and answer
-    # dola and sled only: low, high or a list of layers i, hidden_states[i] of 0 (embeddings) .. N-1
-    premature_layers: Any = None
-    selector: Selector = Selector.jsd  # dola: which layer each position is contrasted with
-    relative_top: float = 0.1  # dola: keep tokens with at least this share of the best one's probability; 0 = all
-    min_tokens_to_keep: int = 1  # dola
-    exit_norm: bool = False  # put the final norm before the head for premature layers, too; published code does not
-    post_softmax: bool = True  # dola: score continuations by probabilities that sum to 1
-    contrast_prompt: bool = False  # score an echoed prompt by the contrast, not by the plain model
-    sled_rate: float = 1.0  # step along the contrast
-    sled_top_k: int = 10  # likeliest tokens that move; all others are dropped
-
-    def __post_init__(self) -> None:
-        require(
-            0 < self.temperature < math.inf,
-            "decoding.temperature",
-            self.temperature,
-            "above 0; for 0 use decoding=greedy",
-        )
-        require(0 < self.top_p <= 1, "decoding.top_p", self.top_p, "in (0, 1]")
-        for key in ("max_new_tokens", "min_tokens_to_keep", "sled_top_k"):
-            require(getattr(self, key) >= 1, f"decoding.{key}", getattr(self, key), "at least 1")
-        finite = 0 < self.repetition_penalty < math.inf
-        require(finite, "decoding.repetition_penalty", self.repetition_penalty, "above 0 and finite")
-        require(0 <= self.relative_top <= 1, "decoding.relative_top", self.relative_top, "in [0, 1]")
-        require(0 <= self.sled_rate < math.inf, "decoding.sled_rate", self.sled_rate, "at least 0 and finite")
-        if self.method in (DecodingMethod.dola, DecodingMethod.sled):
-            require_layers("decoding.premature_layers", self.premature_layers)
-            many = self.premature_layers in ("low", "high") or len(self.premature_layers) > 1
-            if self.selector is Selector.static and self.method is DecodingMethod.dola:
-                key = "decoding.premature_layers"
-                require(not many, key, self.premature_layers, "a list of one layer where decoding.selector=static")
-
-
-def require_layers(key: str, value: Any) -> None:
-    """Raise ConfigError unless value is low, high or a list of distinct layers."""
-    is_list = isinstance(value, list) and value and all(type(i) is int and i >= 0 for i in value)
-    ok = value in ("low", "high") or (is_list and len(set(value)) == len(value))
-    require(ok, key, value, "low, high or a list of distinct layers, e.g. [16,18,20]")
-
-
-@dataclass
 class BudgetConfig:
     hours: float = 24.0  # wall clock, over all restarts of the run
     reserve_minutes: float = 30.0  # kept for the last validation, the checkpoint and the bundle
@@ -185,7 +127,8 @@ class TrainConfig:
     warmup_steps: int = 10
     min_lr_fraction: float = 0.1  # of lr, reached at the last step
     max_grad_norm: float = 0.3
-    activation_checkpointing: bool = False
+    activation_checkpointing: ActivationCheckpointing = ActivationCheckpointing.none
+    compile: bool = False  # torch.compile of the library's own layers, in place of the fused ones
     validate_every: int = 50  # steps; validation also runs before the first and after the last
     checkpoint_every: int = 50  # steps
     seed: int = 0
@@ -205,15 +148,25 @@ class TrainConfig:
 class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 8080
-    max_waiting: int = 64  # completions queued, the running one among them, before the server answers 503
+    max_waiting: int = 64  # prompts queued, the running ones among them, before the server answers 503
+    max_rows: int = 16  # completions that decode together
+    prefill_tokens: int = 256  # of a prompt between two decode steps; more: fewer passes, longer pauses for others
+    cache_gib: float = 4.0  # keys and values of all rows
+    prefix_gib: float = 1.0  # keys and values of prompts' beginnings, kept for the next prompt; 0 = none
     max_prompt_tokens: int = 4096
     max_new_tokens: int = 2048  # the most that a request may ask for
+    deadline_s: float = 3000.0  # of a request, its wait in the queue included; HELM's client waits as long
     drain_s: int = 600  # after SIGTERM: time to finish what runs
+    allow_decoding_override: bool = False  # a request may carry `decoding`, keys of decoding.*
+    log_prompts: bool = False  # prompts and answers in the access log
 
     def __post_init__(self) -> None:
         require(0 < self.port < 65536, "serve.port", self.port, "in 1..65535")
-        for key in ("max_waiting", "max_prompt_tokens", "max_new_tokens"):
+        for key in ("max_waiting", "max_rows", "prefill_tokens", "max_prompt_tokens", "max_new_tokens"):
             require(getattr(self, key) >= 1, f"serve.{key}", getattr(self, key), "at least 1")
+        require(0 < self.cache_gib < math.inf, "serve.cache_gib", self.cache_gib, "above 0 and finite")
+        require(0 <= self.prefix_gib < math.inf, "serve.prefix_gib", self.prefix_gib, "at least 0 and finite")
+        require(self.deadline_s > 0, "serve.deadline_s", self.deadline_s, "above 0")
 
 
 @dataclass

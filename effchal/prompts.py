@@ -1,6 +1,7 @@
 """Conversation -> token ids. Training and serving call the same functions, so they cannot differ."""
 
 import copy
+import json
 import re
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -52,6 +53,26 @@ class PromptEncoder:
         """Ids of ordinary text: no beginning-of-sequence token, special tokens as characters."""
         return self._plain.encode(text, add_special_tokens=False).ids if text else []
 
+    def raw_ids(self, text: str) -> list[int]:
+        """Ids of a whole prompt that its author spelled: special tokens count, nothing is put before it."""
+        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids if text else []
+
+    def chat_template(self) -> str:
+        """These templates as a Jinja template like those of transformers, for clients that build prompts themselves."""
+        eos = self.tokenizer.eos_token
+        role = "{% elif message['role'] == 'assistant' %}"
+        return (
+            f"{_jinja(self.tokenizer.decode(self.bos_ids))}"
+            "{% for message in messages %}"
+            "{% if not loop.first and loop.previtem['role'] == 'assistant' %}"
+            f"{_jinja(self.templates.after_answer)}"
+            "{% endif %}"
+            "{% if message['role'] == 'system' %}"
+            f"{_jinja(self.templates.system)}{role}{_jinja(self.templates.assistant + eos)}"
+            f"{{% else %}}{_jinja(self.templates.user)}{{% endif %}}"
+            "{% endfor %}"
+        )
+
     def prompt_ids(self, turns: list[Turn]) -> list[int]:
         """Ids up to where the model answers. The last turn must be the user's.
 
@@ -89,3 +110,9 @@ class PromptEncoder:
             else:
                 ids += self.text_ids(part.replace("{content}", content))
         return ids
+
+
+def _jinja(template: str) -> str:
+    """A template with `{content}` as Jinja, everything else literal."""
+    literal = [f"{{{{ {json.dumps(part)} }}}}" if part else "" for part in template.split("{content}")]
+    return "{{ message['content'] }}".join(literal)

@@ -9,10 +9,11 @@ from effchal.choices import DecodingMethod, Dtype
 from effchal.cli import compose_config
 from effchal.config import Config, ConfigError, DecodingConfig, ModelConfig, PromptConfig
 from effchal.config import ServeConfig as Serve
-from effchal.decode.layers import Dola, contrast_of
+from effchal.decode.layers import Dola
 from effchal.inference import inference_config
-from effchal.serve.app import Service, make_app, sampling_params
+from effchal.serve.app import make_app
 from effchal.serve.protocol import ProcessRequest
+from effchal.serve.service import Service
 
 
 @pytest.fixture
@@ -30,7 +31,15 @@ def cfg():
 def service(cfg, tiny_engine):
     service = Service(cfg)
     service.set_ready(tiny_engine)
-    return service
+    yield service
+    service.batcher.stop()
+    tiny_engine.clear()
+
+
+def sampling_params(body, service):
+    """What /process makes of a body."""
+    stops, top = body.stop_sequences, body.top_k_per_token
+    return service.sampling_params(body, body.max_new_tokens, stops, top, None, "max_new_tokens")
 
 
 @pytest.fixture
@@ -66,6 +75,7 @@ def test_process_answers_helm_with_the_trained_template(client, service):
     answer = client.post("/process", json=helm_body()).get_json()
     check_answer(answer)
     ids = service.encoder.prompt_ids([Turn("user", "hello")])
+    service.batcher.stop()
     assert answer["text"] == service.engine.complete(ids, SamplingParams(max_new_tokens=8)).text
     assert all(len(token["top_logprob"]) == 1 for token in answer["tokens"])
 
@@ -126,7 +136,7 @@ def test_the_bundle_decides_on_layers_and_penalty(cfg, tiny_engine):
         method=DecodingMethod.dola, premature_layers=[0, 1], repetition_penalty=1.2, contrast_prompt=True
     )
     service = Service(cfg)
-    service.set_ready(tiny_engine, contrast_of(cfg.decoding, 2, False))
+    service.set_ready(tiny_engine)
     asked = sampling_params(ProcessRequest(prompt="x", temperature=0.0), service)
     assert asked.contrast == Dola((0, 1))
     assert (asked.repetition_penalty, asked.contrast_prompt) == (1.2, True)
@@ -246,15 +256,18 @@ def test_before_the_model_is_there_the_process_lives_but_is_not_ready(cfg):
 
 
 class Slow:
-    """An engine that answers when it is told to."""
+    """An engine that goes on when it is told to."""
 
     def __init__(self, engine):
-        self.tokenizer, self.engine, self.max_positions = engine.tokenizer, engine, engine.max_positions
+        self._engine = engine
         self.go = threading.Event()
 
-    def complete(self, prompt_ids, params):
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def begin(self, prompt_ids, variants):
         self.go.wait(timeout=30)
-        return self.engine.complete(prompt_ids, params)
+        return self._engine.begin(prompt_ids, variants)
 
 
 def test_requests_queue_up_to_a_bound_and_tokenize_never_waits(cfg, tiny_engine):
@@ -280,21 +293,20 @@ def test_requests_queue_up_to_a_bound_and_tokenize_never_waits(cfg, tiny_engine)
         thread.join()
     assert sorted(answers) == [200, 200, 200, 503, 503]
     assert app.test_client().post("/process", json=helm_body()).status_code == 200
+    service.batcher.stop()
 
 
-def test_a_fault_of_ours_is_500_without_its_inside(cfg, tiny_engine, caplog):
-    class Broken:
-        tokenizer, max_positions = tiny_engine.tokenizer, tiny_engine.max_positions
+def test_a_fault_of_ours_is_500_without_its_inside_and_passes(client, service, caplog, monkeypatch):
+    def broken(prompt_ids, variants):
+        raise MemoryError("secret")
 
-        def complete(self, prompt_ids, params):
-            raise FloatingPointError("secret")
-
-    service = Service(cfg)
-    service.set_ready(Broken())
-    response = make_app(service).test_client().post("/process", json=helm_body())
+    with monkeypatch.context() as patch:
+        patch.setattr(service.engine, "begin", broken)
+        response = client.post("/process", json=helm_body())
     assert response.status_code == 500
-    assert response.get_json()["error"]["message"] == "internal error: FloatingPointError"
+    assert response.get_json()["error"]["message"] == "internal error: MemoryError"
     assert "secret" in caplog.text
+    assert client.post("/process", json=helm_body()).status_code == 200
 
 
 def test_nothing_to_serve_is_said():

@@ -11,7 +11,7 @@ from effchal.decode.contrast import DROPPED_WHEN_SCORING
 from effchal.decode.layers import Tap
 from effchal.decode.sampling import SamplingParams
 from effchal.decode.taps import TappedModel
-from effchal.decode.text import TokenTexts, find_stop
+from effchal.decode.text import TokenTexts, end_of_first_line, find_stop, stop_begun
 
 SCORED_AT_ONCE = 64  # positions whose logits are in memory together
 
@@ -112,6 +112,8 @@ class Branch:
         self.tokens.append(TokenScore(self.texts.add(token_id), logprob, plain, top, layer))
         searched, self._text = len(self._text), self._text + self.tokens[-1].text
         cut = find_stop(self._text, self.params.stops, searched)
+        if cut is None and self.params.first_line:
+            cut = end_of_first_line(self._text)
         if cut is not None:
             self.tokens = cut_tokens(self.tokens, cut)
             self.finish_reason = "stop"
@@ -126,6 +128,17 @@ class Branch:
     def fail(self, error: Exception) -> None:
         """End this branch alone; its neighbours go on."""
         self.finish_reason, self.error = "error", error
+
+    def settled(self) -> int:
+        """Tokens at the front that neither a stop sequence nor a character's missing bytes can change any more."""
+        count = len(self.tokens)
+        if self.done:
+            return count
+        held = stop_begun(self._text, self.params.stops)
+        while count and (held > 0 or not self.tokens[count - 1].text):
+            count -= 1
+            held -= len(self.tokens[count].text)
+        return count
 
     def completion(self) -> Completion:
         if self.error is not None:

@@ -41,6 +41,8 @@ class PrefixStore:
 
     def insert(self, ids: list[int], cache: RowCache, row: int) -> None:
         """Keep the whole blocks of `ids`, which a row of a cache begins with."""
+        if not self.limit_bytes:
+            return
         path = self._path(ids)
         parent = self._blocks[path[-1]].number if path else 0
         for start in range(len(path) * BLOCK, len(ids) - BLOCK + 1, BLOCK):

@@ -17,6 +17,7 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int | None = None  # sample among the k likeliest
     stops: tuple[str, ...] = ()
+    first_line: bool = False  # end at the first line break after some text
     alternatives: int = 0  # likeliest tokens reported at each position
     echo_from: int | None = None  # report the prompt from this position on, with its log-probabilities
     seed: int | None = None  # None: a fresh one

@@ -27,6 +27,7 @@ class TappedModel:
         if causal_lm(model).config._attn_implementation != "sdpa":
             causal_lm(model).set_attn_implementation("sdpa")  # flash attention takes no mask of ours
         self.device = next(model.parameters()).device
+        self.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())  # NF4 packs weights in uint8
         self.num_layers: int = config.num_hidden_layers
         self.tied: bool = bool(config.tie_word_embeddings)
         self.max_positions: int = config.max_position_embeddings

@@ -55,3 +55,15 @@ def find_stop(text: str, stops: Sequence[str], already_searched: int) -> int | N
         if index >= 0:
             found.append(index)
     return min(found, default=None)
+
+
+def stop_begun(text: str, stops: Sequence[str]) -> int:
+    """Characters at the end of `text` that may be the beginning of a stop sequence."""
+    return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+
+
+def end_of_first_line(text: str) -> int | None:
+    """Index of the first line break after some text, or None."""
+    blank = len(text) - len(text.lstrip())
+    index = text.find("\n", blank)
+    return index if index >= 0 else None

@@ -1,4 +1,7 @@
-"""Wire types of HELM's HTTPModelClient and HTTPModelTokenizer (helm/clients/http_model_client.py, 0.5.16)."""
+"""Wire types of HELM's HTTPModelClient and HTTPModelTokenizer (helm/clients/http_model_client.py, 0.5.16).
+
+The tokenizer's routes serve lm-eval's client, too; see openai_types for the others.
+"""
 
 from typing import Annotated, Any
 
@@ -11,7 +14,12 @@ def _encodable(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
+Stop = Annotated[Text, Field(max_length=200)]
+Stops = Annotated[list[Stop], Field(max_length=64)]
+TokenId = Annotated[int, Field(ge=0)]
+Temperature = Annotated[float, Field(ge=0)]  # greedy at or below 1e-6
 Probability = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 class Wire(BaseModel):
@@ -20,35 +28,50 @@ class Wire(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
 
-class ProcessRequest(Wire):
-    """Body of POST /process. None means: as decoding.* of the bundle says."""
+class Asked(Wire):
+    """What every request for an answer may say. None means: as decoding.* of the bundle says."""
+
+    temperature: Temperature | None = None
+    top_p: Probability | None = None
+    top_k: Annotated[int, Field(ge=1)] | None = None  # sample among k; of the 2023 sample server
+    seed: Seed | None = None
+    deadline_s: Annotated[float, Field(gt=0)] | None = None  # give up after so long; serve.deadline_s at most
+    decoding: dict[str, Any] | None = None  # keys of decoding.*, where serve.allow_decoding_override=true
+
+
+class ProcessRequest(Asked):
+    """Body of POST /process."""
 
     prompt: Text  # the one key without a default
     max_new_tokens: Annotated[int, Field(ge=0)] | None = None
-    temperature: Annotated[float, Field(ge=0)] | None = None  # greedy at or below 1e-6
-    top_p: Probability | None = None
-    top_k: Annotated[int, Field(ge=1)] | None = None  # of the 2023 sample server: sample among k
     top_k_per_token: Annotated[int, Field(ge=0, le=100)] = 0  # alternatives reported; samples nothing
     num_return_sequences: Annotated[int, Field(ge=1)] = Field(
         default=1, validation_alias=AliasChoices("num_return_sequences", "num_samples")
     )  # one is returned: HELM reads no second
     echo_prompt: bool = False
-    stop_sequences: Annotated[list[Text], Field(max_length=64)] = []
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stop_sequences: Stops = []
 
 
 class TokenizeRequest(Wire):
-    """Body of POST /tokenize."""
+    """Body of POST /tokenize.
 
-    text: Text = Field(validation_alias=AliasChoices("text", "prompt", "content"))
+    `text` (HELM) and `content` are ordinary text. `prompt`, of vLLM's server and lm-eval's client, is a whole
+    prompt: special tokens that it spells count as such.
+    """
+
+    text: Text | None = Field(default=None, validation_alias=AliasChoices("text", "content"))
+    prompt: Text | None = None
+    add_special_tokens: bool = False  # put the beginning-of-sequence token first
     truncation: bool = False
     max_length: Annotated[int, Field(ge=0)] | None = None
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["text"]}, {"required": ["prompt"]}]})
+
 
 class DecodeRequest(Wire):
-    """Body of POST /decode."""
+    """Body of POST /decode and POST /detokenize."""
 
-    tokens: list[Annotated[int, Field(ge=0)]]
+    tokens: list[TokenId]
 
 
 class Token(Wire):
@@ -67,6 +90,8 @@ class ProcessResponse(Wire):
 
 class TokenizeResponse(Wire):
     tokens: list[int]
+    count: int
+    max_model_len: int
     request_time: float
 
 
@@ -75,5 +100,15 @@ class DecodeResponse(Wire):
     request_time: float
 
 
-def error_body(message: str, field: str | None = None) -> dict[str, Any]:
-    return {"error": {"message": message, "field": field}}
+class DetokenizeResponse(Wire):
+    prompt: str
+
+
+class Error(Wire):
+    message: str
+    field: str | None
+    type: str = "invalid_request_error"  # clients of OpenAI's look for it
+
+
+class ErrorResponse(Wire):
+    error: Error
