@@ -1,0 +1,254 @@
+import itertools
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import needs_smollm2
+
+from effchal.config import ServeConfig
+from effchal.decode.engine import Engine
+from effchal.decode.layers import Dola, Sled
+from effchal.decode.prefixes import BLOCK, PrefixStore
+from effchal.decode.sampling import SamplingParams
+from effchal.serve.batcher import Batcher, Job, QueueFull
+from effchal.serve.metrics import Metrics
+
+GREEDY = SamplingParams(max_new_tokens=12)
+
+
+@pytest.fixture
+def start(tiny_engine):
+    """A batcher on the tiny engine, by serve.* keys; stopped at the end."""
+    started = []
+
+    def make(engine=tiny_engine, **keys):
+        batcher = Batcher(engine, ServeConfig(**keys), Metrics())
+        started.append(batcher)
+        return batcher
+
+    yield make
+    for batcher in started:
+        batcher.stop()
+    tiny_engine.clear()
+    tiny_engine.prefixes = PrefixStore(float("inf"))
+
+
+def ids(length, seed=0):
+    return torch.randint(5, 250, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def answers(batcher, jobs, timeout_s=60):
+    for job in jobs:
+        batcher.submit([job])
+    for job in jobs:
+        assert job.finished.wait(timeout_s)
+    for job in jobs:
+        if job.error:
+            raise job.error
+    return [job.completions for job in jobs]
+
+
+def check_same(found, expected):
+    assert found.ids == expected.ids
+    assert found.text == expected.text
+    assert [t.logprob for t in found.tokens] == pytest.approx([t.logprob for t in expected.tokens], abs=1e-3)
+
+
+WAYS = [
+    SamplingParams(max_new_tokens=9),
+    SamplingParams(max_new_tokens=14, contrast=Dola((0, 1))),
+    SamplingParams(max_new_tokens=6, contrast=Sled((0, 1))),
+    SamplingParams(max_new_tokens=17, temperature=0.9, seed=3, top_p=0.9),
+    SamplingParams(max_new_tokens=5, repetition_penalty=1.3, alternatives=2),
+    SamplingParams(max_new_tokens=3, echo_from=0),
+]
+
+
+def test_rows_that_come_and_go_answer_as_each_alone(start, tiny_engine):
+    prompts = [ids(3 + 37 * i % 150, seed=i) for i in range(24)]
+    ways = [WAYS[i % len(WAYS)] for i in range(24)]
+    alone = [tiny_engine.complete(*each) for each in zip(prompts, ways, strict=True)]
+    batcher = start(max_rows=5, prefill_tokens=16)
+    found = answers(batcher, [Job(prompt, [way]) for prompt, way in zip(prompts, ways, strict=True)])
+    for (completion,), expected in zip(found, alone, strict=True):
+        check_same(completion, expected)
+    assert not tiny_engine.rows
+
+
+def test_several_ways_of_one_prompt_share_its_prefill(start, tiny_engine):
+    sampled = [SamplingParams(max_new_tokens=8, temperature=1.0, seed=seed) for seed in range(3)]
+    alone = [tiny_engine.complete(ids(20), params) for params in sampled]
+    (found,) = answers(start(), [Job(ids(20), sampled)])
+    for completion, expected in zip(found, alone, strict=True):
+        check_same(completion, expected)
+
+
+@needs_smollm2
+def test_batched_answers_of_the_real_model_equal_those_alone(smollm2, start):
+    engine = Engine(*smollm2)
+    texts = ["The capital of France is", "1, 2, 3,", "Once upon a time, in a village by the sea, there lived a"]
+    prompts = [engine.tokenizer(text * (1 + 5 * i)).input_ids for i, text in enumerate(texts)]
+    ways = [SamplingParams(max_new_tokens=10), SamplingParams(max_new_tokens=14, contrast=Dola((2, 8, 14)))]
+    alone = [engine.complete(prompt, way) for prompt in prompts for way in ways]
+    batcher = start(engine, prefill_tokens=24)
+    found = answers(batcher, [Job(prompt, [way]) for prompt in prompts for way in ways])
+    for (completion,), expected in zip(found, alone, strict=True):
+        check_same(completion, expected)
+
+
+def test_a_long_prompt_is_read_between_the_steps_of_others(start, tiny_engine, monkeypatch):
+    seen = []
+    step, prefill = tiny_engine.step, tiny_engine.prefill
+    monkeypatch.setattr(tiny_engine, "step", lambda: (seen.append("step"), step()))
+    monkeypatch.setattr(tiny_engine, "prefill", lambda *each: (seen.append("prefill"), prefill(*each))[1])
+    batcher = start(prefill_tokens=16, prefix_gib=0)
+    short = Job(ids(4), [SamplingParams(max_new_tokens=200)])
+    batcher.submit([short])
+    while "step" not in seen:
+        time.sleep(0.001)
+    answers(batcher, [Job(ids(160, seed=1), [SamplingParams(max_new_tokens=1)])])
+    assert short.finished.wait(60)
+    reads = [i for i, what in enumerate(seen) if what == "prefill"][1:]
+    assert len(reads) == 10
+    assert all(later - sooner == 2 for sooner, later in itertools.pairwise(reads))  # one step in between
+
+
+def test_a_shared_beginning_is_read_once_and_changes_nothing(start, tiny_engine):
+    shared = ids(BLOCK * 3 + 5)
+    prompts = [shared + ids(10, seed=i) for i in range(1, 4)]
+    alone = [tiny_engine.complete(prompt, GREEDY) for prompt in prompts]
+    batcher = start()
+    for prompt, expected in zip(prompts, alone, strict=True):
+        ((completion,),) = answers(batcher, [Job(prompt, [GREEDY])])
+        check_same(completion, expected)
+    told = batcher._metrics.registry.get_sample_value
+    assert told("effchal_prompt_tokens_total", {"how": "reused"}) == 2 * 3 * BLOCK
+    assert told("effchal_prompt_tokens_total", {"how": "read"}) == 3 * len(prompts[0]) - 2 * 3 * BLOCK
+
+
+def test_the_prefix_store_keeps_to_its_bound_and_forgets_the_longest_unused(tiny_engine):
+    store = tiny_engine.prefixes = PrefixStore(float("inf"))
+    old, new = ids(2 * BLOCK), ids(2 * BLOCK, seed=1)
+    for each in (old, new):
+        prefill = tiny_engine.begin(each, ())
+        tiny_engine.prefill(prefill, 1000)
+        tiny_engine.keep_prefix(prefill)
+    assert len(store.longest([*old, 1])) == len(store.longest([*new, 1])) == 2
+    assert len(store.longest(old)) == 1  # one id at least is left to read
+    store.longest([*old, 1])
+    block_bytes = store.size_bytes // 4
+    store.limit_bytes = 3 * block_bytes
+    third = [*old[:BLOCK], *ids(BLOCK, seed=2)]
+    prefill = tiny_engine.begin(third, ())
+    assert prefill.reused_tokens == BLOCK
+    tiny_engine.prefill(prefill, 1000)
+    tiny_engine.keep_prefix(prefill)
+    assert store.size_bytes == 3 * block_bytes
+    assert [len(store.longest([*each, 1])) for each in (old, new, third)] == [2, 0, 2]
+    tiny_engine.clear()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_that_is_no_number_fails_alone(start, tiny_engine, monkeypatch, temperature):
+    logits = tiny_engine.model.logits
+    poisoned = SamplingParams(max_new_tokens=12, temperature=temperature, seed=1, stops=("never",))
+    expected = tiny_engine.complete(ids(30), GREEDY)
+
+    def spoil(states, taps):
+        result = logits(states, taps)
+        live = [branch for row in tiny_engine.rows for branch in row.branches]
+        for position, branch in enumerate(live):
+            if branch.params is poisoned and len(branch.ids) == 3 and len(live) == states.shape[1]:
+                result.log_p[position] = float("nan")
+        return result
+
+    batcher = start()
+    monkeypatch.setattr(tiny_engine.model, "logits", spoil)
+    jobs = [Job(ids(30), [GREEDY]), Job(ids(31), [poisoned]), Job(ids(30), [GREEDY])]
+    batcher.submit(jobs)
+    assert all(job.finished.wait(60) for job in jobs)
+    assert isinstance(jobs[1].error, FloatingPointError)
+    for job in (jobs[0], jobs[2]):
+        check_same(job.completions[0], expected)
+    monkeypatch.undo()
+    ((after,),) = answers(batcher, [Job(ids(30), [GREEDY])])
+    check_same(after, expected)
+
+
+def test_memory_stays_within_the_bound_and_what_does_not_fit_waits(start, tiny_engine):
+    batcher = start(max_rows=8, cache_gib=1.0)
+    batcher._row_bytes = (1 << 30) / 500  # as if the bound were 500 tokens
+    sizes = []
+    resize = tiny_engine.cache.resize
+    tiny_engine.cache.resize = lambda *size: (sizes.append(size), resize(*size))
+    found = answers(batcher, [Job(ids(20 + 30 * (i % 4), seed=i), [GREEDY]) for i in range(12)])
+    assert all(len(completions) == 1 for completions in found)
+    assert sizes
+    assert all(rows * tokens <= 500 for rows, tokens in sizes)
+    rows, tokens = tiny_engine.cache.room
+    assert rows * tokens <= 500
+
+
+def test_a_cancelled_job_leaves_the_batch_and_the_queue(start, tiny_engine):
+    batcher = start(max_rows=1)
+    long = SamplingParams(max_new_tokens=5000)
+    running, waiting = Job(ids(5), [long]), Job(ids(6), [long])
+    batcher.submit([running, waiting])
+    while not tiny_engine.rows:
+        time.sleep(0.001)
+    batcher.cancel([running, waiting])
+    assert running.finished.wait(10)
+    assert waiting.finished.wait(10)
+    assert not tiny_engine.rows
+    check_same(answers(batcher, [Job(ids(5), [GREEDY])])[0][0], tiny_engine_alone(batcher, tiny_engine))
+
+
+def tiny_engine_alone(batcher, engine):
+    batcher.stop()
+    return engine.complete(ids(5), GREEDY)
+
+
+def test_a_full_queue_refuses_and_a_failing_engine_fails_only_what_it_holds(start, tiny_engine, monkeypatch):
+    batcher = start(max_waiting=2)
+    go = threading.Event()
+    begin = tiny_engine.begin
+    monkeypatch.setattr(tiny_engine, "begin", lambda *each: (go.wait(30), begin(*each))[1])
+    jobs = [Job(ids(5), [GREEDY]) for _ in range(2)]
+    batcher.submit(jobs)
+    with pytest.raises(QueueFull):
+        batcher.submit([Job(ids(5), [GREEDY])])
+    monkeypatch.setattr(tiny_engine, "step", lambda: 1 / 0)
+    go.set()
+    assert all(job.finished.wait(10) for job in jobs)
+    assert all(isinstance(job.error, ZeroDivisionError) for job in jobs)
+    monkeypatch.undo()
+    assert answers(batcher, [Job(ids(5), [GREEDY])])
+    assert batcher.is_alive()
+
+
+def test_streams_tell_what_no_stop_can_take_back(start, tiny_engine):
+    whole = tiny_engine.complete(ids(9), SamplingParams(max_new_tokens=30))
+    stop = whole.text[7:10]
+    params = SamplingParams(max_new_tokens=30, stops=(stop + "x", stop, "z" * 50))
+    expected = tiny_engine.complete(ids(9), params)
+    job = Job(ids(9), [params], streams=True)
+    answers(start(), [job])
+    told = []
+    while (update := job.updates.get(timeout=1)) is not None:
+        told += update[1]
+    assert "".join(token.text for token in told) == expected.text == whole.text[: whole.text.index(stop)]
+    assert told == expected.tokens
+
+
+def test_bytes_per_token_are_those_of_the_cache(tiny_engine):
+    from effchal.decode.cache import bytes_per_token
+
+    tiny_engine.start(ids(10), [SamplingParams(max_new_tokens=5)])
+    parts = [*tiny_engine.cache._keys, *tiny_engine.cache._values]
+    rows, tokens = tiny_engine.cache.room
+    assert sum(part.nbytes for part in parts) == rows * tokens * bytes_per_token(tiny_engine.model.config, 4)
+    tiny_engine.clear()
+    mistral = SimpleNamespace(num_hidden_layers=32, num_key_value_heads=8, num_attention_heads=32, hidden_size=4096)
+    assert bytes_per_token(mistral, 2) == 128 << 10
