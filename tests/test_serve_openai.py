@@ -1,0 +1,393 @@
+import json
+import random
+
+import jinja2
+import pytest
+
+from effchal.choices import Dtype
+from effchal.config import Config, DecodingConfig, ModelConfig, PromptConfig
+from effchal.config import ServeConfig as Serve
+from effchal.decode.sampling import SamplingParams
+from effchal.prompts import PromptEncoder, Turn
+from effchal.serve.app import make_app
+from effchal.serve.openapi import ANSWERS, TOLD
+from effchal.serve.service import Service
+
+TALK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
+
+
+@pytest.fixture
+def service(tiny_engine):
+    cfg = Config(
+        model=ModelConfig(name="builtin:tiny", dtype=Dtype.float32),
+        prompt=PromptConfig(user="Q: {content}\nA:", after_answer="\n"),
+        lora=None,
+        decoding=DecodingConfig(max_new_tokens=5),
+        serve=Serve(max_prompt_tokens=200, max_new_tokens=50, max_rows=4),
+    )
+    service = Service(cfg, "tiny")
+    service.set_ready(tiny_engine)
+    yield service
+    service.batcher.stop()
+    tiny_engine.clear()
+
+
+@pytest.fixture
+def client(service):
+    return make_app(service).test_client()
+
+
+def post(client, path, body, status=200):
+    response = client.post(path, data=json.dumps(body))
+    answer = response.get_json()
+    response.close()  # now it is out: counted and logged
+    assert response.status_code == status, answer
+    return answer
+
+
+def alone(service, ids, **params):
+    service.batcher.stop()
+    return service.engine.complete(ids, SamplingParams(**{"max_new_tokens": 5} | params))
+
+
+def events(response):
+    lines = response.get_data(as_text=True).split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+
+
+def test_a_completion_continues_text_as_it_is(client, service):
+    answer = post(client, "/v1/completions", {"model": "anything", "prompt": "hello", "max_tokens": 7})
+    (choice,) = answer["choices"]
+    assert (answer["object"], answer["model"], choice["logprobs"]) == ("text_completion", "tiny", None)
+    ids = service.encoder.bos_ids + service.encoder.text_ids("hello")
+    assert answer["usage"] == {"prompt_tokens": len(ids), "completion_tokens": 7, "total_tokens": len(ids) + 7}
+    expected = alone(service, ids, max_new_tokens=7)
+    assert (choice["text"], choice["finish_reason"]) == (expected.text, expected.finish_reason)
+
+
+def test_texts_and_token_ids_are_answered_in_their_order(client, service):
+    texts = ["ab", "hello there", "x"]
+    one_by_one = [post(client, "/v1/completions", {"prompt": text})["choices"][0]["text"] for text in texts]
+    together = post(client, "/v1/completions", {"prompt": texts, "n": 2, "temperature": 0})["choices"]
+    assert [choice["text"] for choice in together] == [text for text in one_by_one for _ in range(2)]
+    assert [choice["index"] for choice in together] == list(range(6))
+    ids = [service.encoder.bos_ids + service.encoder.text_ids(text) for text in texts]
+    assert [c["text"] for c in post(client, "/v1/completions", {"prompt": ids})["choices"]] == one_by_one
+    assert post(client, "/v1/completions", {"prompt": ids[0]})["choices"][0]["text"] == one_by_one[0]
+
+
+def test_log_likelihoods_as_lm_eval_asks_for_them(client, service):
+    ids = service.encoder.text_ids("naïve text")
+    body = {"prompt": [ids, ids[:4]], "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True}
+    choices = post(client, "/v1/completions", body)["choices"]
+    for choice, row in zip(choices, (ids, ids[:4]), strict=True):
+        told = choice["logprobs"]
+        assert len(told["tokens"]) == len(row) + 1
+        assert told["token_logprobs"][0] is None
+        assert told["top_logprobs"][0] is None
+        best = [max(top.values()) for top in told["top_logprobs"][1:]]
+        assert all(value <= top for value, top in zip(told["token_logprobs"][1:], best, strict=True))
+        assert told["token_logprobs"][-1] == best[-1]  # the greedy token, to the bit
+        assert told["text_offset"] == [len("".join(told["tokens"][:i])) for i in range(len(row) + 1)]
+        assert "".join(told["tokens"]) == choice["text"]
+        assert told["plain_logprobs"] == told["token_logprobs"]
+    scored = post(client, "/v1/completions", body | {"max_tokens": 0})["choices"][0]["logprobs"]
+    assert scored["token_logprobs"] == pytest.approx(choices[0]["logprobs"]["token_logprobs"][:-1], abs=1e-5)
+
+
+def test_samples_of_one_prompt_differ_and_a_seed_repeats_them(client):
+    body = {"prompt": "x", "n": 3, "temperature": 1.5, "seed": 11, "max_tokens": 20}
+    first, second = ([c["text"] for c in post(client, "/v1/completions", body)["choices"]] for _ in range(2))
+    assert first == second
+    assert len(set(first)) == 3
+
+
+def test_a_chat_goes_into_the_template(client, service):
+    body = {"model": "m", "messages": TALK, "logprobs": True, "top_logprobs": 2, "max_completion_tokens": 6}
+    answer = post(client, "/v1/chat/completions", body)
+    (choice,) = answer["choices"]
+    content = choice["logprobs"]["content"]
+    assert "".join(token["token"] for token in content) == choice["message"]["content"]
+    assert all(len(token["top_logprobs"]) <= 2 for token in content)
+    assert all(token["logprob"] == max(top["logprob"] for top in token["top_logprobs"]) for token in content)
+    ids = service.encoder.prompt_ids([Turn("system", "Be brief."), Turn("user", "hello")])
+    expected = alone(service, ids, max_new_tokens=6)
+    assert (choice["message"], choice["finish_reason"]) == (
+        {"role": "assistant", "content": expected.text},
+        expected.finish_reason,
+    )
+
+
+def test_content_in_parts_is_one_text(client):
+    parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
+    whole = post(client, "/v1/chat/completions", {"messages": [{"role": "user", "content": "hello"}]})
+    again = post(client, "/v1/chat/completions", {"messages": [{"role": "user", "content": parts}]})
+    assert whole["choices"] == again["choices"]
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_streamed_chat_adds_up_to_the_whole_one(client, n):
+    body = {"messages": TALK, "max_tokens": 20, "n": n, "temperature": 1.0, "seed": 4, "logprobs": True}
+    whole = post(client, "/v1/chat/completions", body)
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = events(client.post("/v1/chat/completions", json=body | options))
+    assert chunks.pop()["usage"] == whole["usage"]
+    for choice in whole["choices"]:
+        mine = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == choice["index"]]
+        assert mine[0]["delta"]["role"] == "assistant"
+        assert "".join(part["delta"]["content"] or "" for part in mine) == choice["message"]["content"]
+        told = [token for part in mine if part["logprobs"] for token in part["logprobs"]["content"]]
+        assert [token["token"] for token in told] == [token["token"] for token in choice["logprobs"]["content"]]
+        assert [part["finish_reason"] for part in mine][-1] == choice["finish_reason"]
+        assert not any(part["finish_reason"] for part in mine[:-1])
+
+
+def test_a_streamed_completion_adds_up_to_the_whole_one(client):
+    body = {"prompt": "a b c", "max_tokens": 12, "logprobs": 2, "echo": True, "stop": ["qq"]}
+    whole = post(client, "/v1/completions", body)["choices"][0]
+    parts = [chunk["choices"][0] for chunk in events(client.post("/v1/completions", json=body | {"stream": True}))]
+    assert "".join(part["text"] for part in parts) == whole["text"]
+    for key in ("tokens", "text_offset", "token_logprobs", "top_logprobs"):
+        told = [value for part in parts for value in part["logprobs"][key]]
+        if key == "token_logprobs":
+            assert told[1:] == pytest.approx(whole["logprobs"][key][1:], abs=1e-4)
+        elif key != "top_logprobs":
+            assert told == whole["logprobs"][key]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/completions", {}, "prompt"),
+        ("/v1/completions", {"prompt": []}, "prompt"),
+        ("/v1/completions", {"prompt": [[]]}, "prompt"),
+        ("/v1/completions", {"prompt": [1, "a"]}, "prompt"),
+        ("/v1/completions", {"prompt": [10**9]}, "prompt"),
+        ("/v1/completions", {"prompt": ["a"] * 129}, "prompt"),
+        ("/v1/completions", {"prompt": ["a", "b"], "stream": True}, "prompt"),
+        ("/v1/completions", {"prompt": "a", "n": 0}, "n"),
+        ("/v1/completions", {"prompt": "a", "n": 5}, "n"),  # above serve.max_rows
+        ("/v1/completions", {"prompt": "a", "logprobs": 21}, "logprobs"),
+        ("/v1/completions", {"prompt": "a", "max_tokens": 51}, "max_tokens"),
+        ("/v1/completions", {"prompt": "a", "stop": ["x"] * 65}, "stop"),
+        ("/v1/completions", {"prompt": "a", "best_of": 3}, "body"),
+        ("/v1/completions", {"prompt": "a", "logit_bias": {"5": 1}}, "body"),
+        ("/v1/completions", {"prompt": "a", "decoding": {"relative_top": 0.2}}, "decoding"),
+        ("/v1/chat/completions", {"messages": []}, "messages"),
+        ("/v1/chat/completions", {"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
+        ("/v1/chat/completions", {"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+        ("/v1/chat/completions", {"messages": TALK, "tools": [{}]}, "body"),
+        ("/v1/chat/completions", {"messages": TALK, "response_format": {"type": "json_object"}}, "response_format"),
+        ("/v1/chat/completions", {"messages": TALK, "deadline_s": 0}, "deadline_s"),
+        ("/detokenize", {"tokens": [10**9]}, "tokens"),
+    ],
+)
+def test_what_cannot_be_honoured_is_400_with_the_field(client, path, body, field):
+    error = post(client, path, body, status=400)["error"]
+    assert error["field"].startswith(field)
+    assert error["message"]
+
+
+def test_tokenizers_of_other_clients_see_special_tokens(client, service):
+    info = client.get("/tokenizer_info").get_json()
+    eos = info["eos_token"]
+    assert post(client, "/tokenize", {"prompt": eos})["tokens"] == [service.encoder.eos_id]
+    assert len(post(client, "/tokenize", {"text": eos})["tokens"]) > 1
+    both = post(client, "/tokenize", {"prompt": "ab", "add_special_tokens": True})
+    assert both["tokens"] == service.encoder.bos_ids + service.encoder.text_ids("ab")
+    assert both["count"] == len(both["tokens"])
+    tokens = [*service.encoder.text_ids("ab"), service.encoder.eos_id]
+    assert post(client, "/detokenize", {"tokens": tokens})["prompt"] == "ab" + eos
+    assert post(client, "/decode", {"tokens": tokens})["text"] == "ab"
+
+
+def test_the_chat_template_told_to_clients_is_the_one_of_the_training(client, service):
+    template = client.get("/tokenizer_info").get_json()["chat_template"]
+    turns = [
+        *[Turn("system", "Be {{ brief }}."), Turn("user", "a {content}"), Turn("assistant", "b"), Turn("user", "c")],
+        *[Turn("assistant", "d\n"), Turn("user", "")],
+    ]
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    for count in (2, 4, 6):
+        text = jinja2.Environment().from_string(template).render(messages=messages[:count], add_generation_prompt=True)
+        ids = service.encoder.prompt_ids(turns[:count])
+        assert service.encoder.raw_ids(text) == ids
+
+
+def test_templates_may_hold_quotes_braces_and_special_tokens(tiny_engine):
+    cfg = PromptConfig(system="<s>{{ 'x' }} {content}\n", user='"{%{content}%}\\n"', assistant="'{content}'")
+    encoder = PromptEncoder(tiny_engine.tokenizer, cfg)
+    turns = [Turn("system", "s"), Turn("user", "u")]
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    text = jinja2.Environment().from_string(encoder.chat_template()).render(messages=messages)
+    assert text == tiny_engine.tokenizer.decode(encoder.prompt_ids(turns))
+
+
+def test_the_one_model_is_listed(client):
+    (model,) = client.get("/v1/models").get_json()["data"]
+    assert (model["id"], model["object"], model["max_model_len"]) == ("tiny", "model", 8192)
+
+
+def test_decoding_can_be_changed_where_the_server_allows_it(client, service):
+    service.cfg.serve.allow_decoding_override = True
+    dola = {"method": "dola", "premature_layers": [0, 1], "selector": "official", "exit_norm": True}
+    body = {"prompt": "hello", "logprobs": 0, "max_tokens": 8}
+    told = post(client, "/v1/completions", body | {"decoding": dola})["choices"][0]["logprobs"]
+    assert told["plain_logprobs"] != told["token_logprobs"]
+    plain = post(client, "/v1/completions", body)["choices"][0]["logprobs"]
+    assert plain["plain_logprobs"] == plain["token_logprobs"]
+    text = client.get("/metrics").get_data(as_text=True)
+    counts = [float(line.split()[-1]) for line in text.splitlines() if line.startswith("effchal_dola_layer_total")]
+    assert sum(counts) >= 8
+    for wrong, message in [
+        ({"metod": "dola"}, "unknown key metod; the nearest known key is method"),
+        ({"method": "dola"}, "decoding.premature_layers must be"),
+        (dola | {"premature_layers": [0, 7]}, "premature layers are 0..1"),
+        ({"relative_top": "${oc.env:HOME}"}, "plain values"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"premature_layers": {"a": [1, {}]}, "method": "sled"}, "premature_layers"),
+    ]:
+        error = post(client, "/v1/completions", body | {"decoding": wrong}, status=400)["error"]
+        assert error["field"] == "decoding"
+        assert message in error["message"]
+
+
+def test_an_answer_can_end_at_its_first_line_where_no_stop_is_named(client, service):
+    service.cfg.decoding.end_at_first_line = True
+    body = {"prompt": "x", "temperature": 3.0, "seed": 5, "max_tokens": 50}
+    service.cfg.decoding.end_at_first_line = False
+    for seed in range(40):
+        whole = post(client, "/v1/completions", body | {"seed": seed})["choices"][0]["text"]
+        if "\n" in whole.strip():
+            break
+    service.cfg.decoding.end_at_first_line = True
+    cut = post(client, "/v1/completions", body | {"seed": seed})["choices"][0]
+    blank = len(whole) - len(whole.lstrip())
+    assert cut["text"] == whole[: whole.index("\n", blank)]
+    assert cut["finish_reason"] == "stop"
+    assert post(client, "/v1/completions", body | {"seed": seed, "stop": ["zzzz"]})["choices"][0]["text"] == whole
+
+
+def test_a_deadline_ends_the_wait_with_504(client, service):
+    service.cfg.serve.max_new_tokens = 8000
+    error = post(client, "/v1/completions", {"prompt": "x", "max_tokens": 8000, "deadline_s": 0.05}, status=504)
+    assert error["error"]["field"] == "deadline_s"
+    streamed = client.post(
+        "/v1/completions", json={"prompt": "x", "max_tokens": 8000, "deadline_s": 0.05, "stream": True}
+    )
+    assert '"deadline_s"' in streamed.get_data(as_text=True)
+    assert post(client, "/v1/completions", {"prompt": "x"})["choices"]
+    assert not service.engine.rows
+
+
+def test_a_bearer_token_guards_everything_but_health(service, monkeypatch):
+    monkeypatch.setenv("EFFCHAL_TOKEN", "sesame")
+    client = make_app(service).test_client()
+    assert client.get("/health").status_code == client.get("/ready").status_code == 200
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer"}):
+        assert client.get("/v1/models", headers=headers).status_code == 401
+        assert client.post("/process", json={"prompt": "x"}, headers=headers).status_code == 401
+    headers = {"Authorization": "Bearer sesame"}
+    assert client.post("/process", json={"prompt": "x"}, headers=headers).status_code == 200
+
+
+def test_the_access_log_holds_prompts_only_when_asked(client, service, monkeypatch):
+    import effchal.serve.access as access
+
+    lines = []
+    monkeypatch.setattr(access.access_log, "info", lambda line: lines.append(json.loads(line)))
+    post(client, "/v1/completions", {"prompt": "hello", "max_tokens": 3})
+    client.get("/etc/passwd").close()
+    service.cfg.serve.log_prompts = True
+    post(client, "/process", {"prompt": "secret", "max_new_tokens": 3})
+    with client.post("/v1/completions", json={"prompt": "x", "max_tokens": 3, "stream": True}) as response:
+        response.get_data()
+    first, second, third, streamed = lines
+    assert (first["path"], first["status"], first["prompt_tokens"], first["new_tokens"]) == (
+        "/v1/completions",
+        200,
+        5,
+        3,
+    )
+    assert "hello" not in json.dumps(first)
+    assert (second["path"], second["status"]) == ("other", 404)
+    assert third["prompt"] == "secret"
+    assert streamed["new_tokens"] == 3
+
+
+def test_metrics_count_requests_and_tokens(client):
+    post(client, "/v1/completions", {"prompt": "hello", "max_tokens": 3})
+    post(client, "/v1/completions", {"prompt": 5}, status=400)
+    text = client.get("/metrics").get_data(as_text=True)
+    assert 'effchal_requests_total{path="/v1/completions",status="200"} 1.0' in text
+    assert 'effchal_requests_total{path="/v1/completions",status="400"} 1.0' in text
+    assert "effchal_generated_tokens_total 3.0" in text
+    assert "effchal_queue_depth 0.0" in text
+    assert 'effchal_batch_rows_bucket{le="1.0"} 2.0' in text
+
+
+def test_the_openapi_document_covers_every_route(client, service):
+    document = client.get("/openapi.json").get_json()
+    routes = {rule.rule for rule in make_app(service).url_map.iter_rules() if rule.endpoint != "static"}
+    assert set(document["paths"]) == routes == set(ANSWERS) | set(TOLD)
+    text = json.dumps(document)
+    for name in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
+        assert name in document["components"]["schemas"]
+
+
+KEYS = [
+    *("prompt", "text", "content", "tokens", "messages", "role", "n", "best_of", "num_samples", "seed", "stop"),
+    *("max_new_tokens", "max_tokens", "temperature", "top_p", "top_k", "top_k_per_token", "logprobs", "top_logprobs"),
+    *("echo", "echo_prompt", "stop_sequences", "stream", "stream_options", "truncation", "max_length"),
+    *("add_special_tokens", "deadline_s", "decoding"),
+]
+VALUES = [
+    *(
+        None,
+        True,
+        0,
+        1,
+        -1,
+        2**63,
+        10**400,
+        0.5,
+        -0.0,
+        1e308,
+        "",
+        "a",
+        "\ud800",
+        "\0",
+        "é" * 300,
+        [],
+        [1],
+        ["a"],
+        [[1, 2]],
+    ),
+    *([[]], [None], {}, {"a": 1}, [{"role": "user", "content": "hi"}], [{"role": "user", "content": [{}]}], "漢\n"),
+    *({"method": "dola", "premature_layers": [0]}, {"premature_layers": "low"}, {"include_usage": True}, [3, 4, 5]),
+]
+
+
+@pytest.mark.parametrize("path", list(ANSWERS))
+def test_no_body_is_a_fault_of_ours(client, service, path):
+    service.cfg.serve.allow_decoding_override = True
+    draw = random.Random(path)
+    valid = {
+        "prompt": "x",
+        "text": "x",
+        "tokens": [5],
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 2,
+    }
+    seen = set()
+    for _ in range(150):
+        body = {key: draw.choice(VALUES) for key in draw.sample(KEYS, draw.randrange(5))}
+        if draw.random() < 0.7:
+            body = valid | body
+        response = client.post(path, data=json.dumps(body))
+        response.get_data()
+        seen.add(response.status_code)
+        assert response.status_code in (200, 400, 413, 504), (body, response.get_data())
+    assert 400 in seen
