@@ -1,0 +1,193 @@
+"""Throughput of the server: python scripts/bench_serve.py [--requests 96] [--dtype auto]
+
+96 prompts of GSM8K's 5-shot shape, 64 new tokens each, to a server of SmolLM2 on loopback: one client in sequence and
+eight at once, with and without the reuse of shared beginnings; beside them the 2023 sample server's way, one lock
+around transformers' generate. One JSON line for each; while eight run, how long /tokenize and /health take.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+NEW_TOKENS = 64
+CLIENTS = 8
+PORT = 8765
+URL = f"http://127.0.0.1:{PORT}"
+PROBE_EVERY_S = 0.2
+NAMES = ["Ann", "Ben", "Carla", "Dmitri", "Esra", "Femi", "Greta", "Hiro"]
+THINGS = ["apples", "pencils", "stamps", "marbles", "tickets", "shells", "books", "coins"]
+
+
+def word_problem(draw: random.Random) -> tuple[str, str]:
+    """A question and its worked answer, each about as long as GSM8K's."""
+    name, thing = draw.choice(NAMES), draw.choice(THINGS)
+    a, b, c = draw.randrange(10, 90), draw.randrange(2, 9), draw.randrange(5, 40)
+    question = (
+        f"{name} has {a} {thing} and buys {b} boxes with {c} {thing} each. On the way home {name} gives half of all "
+        f"the {thing} to a friend, who already had {c}. How many {thing} does the friend have in the end?"
+    )
+    answer = (
+        f"The boxes hold {b} x {c} = {b * c} {thing}. Together that makes {a} + {b * c} = {a + b * c} {thing}. Half "
+        f"of them are {(a + b * c) // 2} {thing}, which the friend gets. In the end the friend has "
+        f"{(a + b * c) // 2} + {c} = {(a + b * c) // 2 + c} {thing}. The answer is {(a + b * c) // 2 + c}."
+    )
+    return question, answer
+
+
+def make_prompts(count: int) -> list[str]:
+    """Five examples, the same in front of every question."""
+    draw = random.Random(0)
+    shots = "".join("Q: {}\nA: {}\n\n".format(*word_problem(draw)) for _ in range(5))
+    return [f"{shots}Q: {word_problem(draw)[0]}\nA:" for _ in range(count)]
+
+
+def post(path: str, body: dict) -> dict:
+    request = urllib.request.Request(URL + path, json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=3000) as response:
+        return json.load(response)
+
+
+def ask(prompt: str) -> dict:
+    body = {"prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0}
+    return post("/v1/completions", body)
+
+
+class Server:
+    """Ours, in a process of its own."""
+
+    def __init__(self, dtype: str, *overrides: str) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        command = [
+            *(sys.executable, "-m", "effchal.serve", "model=smollm2_135m", "prompt=plain", "lora=none"),
+            *(f"model.dtype={dtype}", f"serve.port={PORT}", f"hydra.run.dir={self.folder.name}", *overrides),
+        ]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+    def __enter__(self) -> "Server":
+        while True:
+            try:
+                urllib.request.urlopen(f"{URL}/ready", timeout=5)
+                return self
+            except OSError:
+                if self.process.poll() is not None:
+                    raise
+                time.sleep(0.2)
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+    def memory_gib(self) -> float:
+        """Resident, of the worker."""
+        return max(child.memory_info().rss for child in psutil.Process(self.process.pid).children()) / 2**30
+
+
+def probe(stopped: threading.Event, seconds: dict[str, list[float]]) -> None:
+    """Time /tokenize and /health until told to stop."""
+    while not stopped.wait(PROBE_EVERY_S):
+        for path in seconds:
+            start = time.perf_counter()
+            if path == "/health":
+                urllib.request.urlopen(URL + path, timeout=60).read()
+            else:
+                post(path, {"text": "The quick brown fox. " * 40})
+            seconds[path].append(time.perf_counter() - start)
+
+
+def p99(values: list[float]) -> float:
+    return sorted(values)[max(0, -(-len(values) * 99 // 100) - 1)]
+
+
+def run_server(name: str, options: argparse.Namespace, clients: int, *overrides: str) -> float:
+    """Requests per second of the whole set."""
+    prompts = make_prompts(options.requests)
+    seconds: dict[str, list[float]] = {"/tokenize": [], "/health": []}
+    with Server(options.dtype, *overrides) as server:
+        ask("warm up")
+        stopped = threading.Event()
+        prober = threading.Thread(target=probe, args=(stopped, seconds))
+        prober.start()
+        start = time.perf_counter()
+        with ThreadPoolExecutor(clients) as pool:
+            answers = list(pool.map(ask, prompts))
+        spent = time.perf_counter() - start
+        stopped.set()
+        prober.join()
+        memory = server.memory_gib()
+    new = sum(answer["usage"]["completion_tokens"] for answer in answers)
+    prompt_tokens = statistics.median(answer["usage"]["prompt_tokens"] for answer in answers)
+    result = {"requests": len(prompts), "prompt_tokens": prompt_tokens, "new_tokens": new, "seconds": round(spent, 1)}
+    result |= {"requests_per_s": round(len(prompts) / spent, 3), "new_tokens_per_s": round(new / spent, 1)}
+    waits = {f"{path[1:]}_p99_ms": round(1000 * p99(values), 1) for path, values in seconds.items() if values}
+    print("RESULT", json.dumps({"system": name, **result, "memory_gib": round(memory, 2), **waits}), flush=True)
+    return len(prompts) / spent
+
+
+def run_lock(options: argparse.Namespace) -> float:
+    """The sample server's way, without the cost of HTTP: eight clients wait for one lock around generate."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from effchal.choices import Dtype
+    from effchal.config import ModelConfig
+    from effchal.model import load_tokenizer, pick_device, pick_dtype
+
+    path = str(ROOT / "outputs" / "models" / "smollm2_135m")
+    device = pick_device()
+    dtype = pick_dtype(ModelConfig(name=path, dtype=Dtype(options.dtype)), device)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
+    tokenizer = load_tokenizer(ModelConfig(name=path))
+    lock = threading.Lock()
+
+    @torch.inference_mode()
+    def generate(prompt: str) -> int:
+        ids = tokenizer(prompt, return_tensors="pt").input_ids.to(device)
+        with lock:
+            found = model.generate(ids, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0)
+        return found.shape[1] - ids.shape[1]
+
+    prompts = make_prompts(options.lock_requests)
+    generate("warm up")
+    start = time.perf_counter()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        new = sum(pool.map(generate, prompts))
+    spent = time.perf_counter() - start
+    result = {"requests": len(prompts), "new_tokens": new, "seconds": round(spent, 1)}
+    result |= {"requests_per_s": round(len(prompts) / spent, 3), "new_tokens_per_s": round(new / spent, 1)}
+    print("RESULT", json.dumps({"system": "lock around generate, 8 clients", **result}), flush=True)
+    return len(prompts) / spent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--requests", type=int, default=96)
+    parser.add_argument("--lock-requests", type=int, default=16, help="for the sample server's way, which is slow")
+    parser.add_argument("--dtype", default="auto")
+    options = parser.parse_args()
+    os.environ["NO_PROXY"] = "127.0.0.1"
+    off = "serve.prefix_gib=0"
+    eight = run_server("ours, 8 clients", options, CLIENTS)
+    one = run_server("ours, 1 client", options, 1)
+    eight_off = run_server("ours, 8 clients, no shared beginnings", options, CLIENTS, off)
+    one_off = run_server("ours, 1 client, no shared beginnings", options, 1, off)
+    lock = run_lock(options)
+    ratios = {"8 clients / 1": eight / one, "8 clients / lock": eight / lock, "no reuse: 8 / 1": eight_off / one_off}
+    ratios["8 clients: reuse / none"] = eight / eight_off
+    print("RATIOS", json.dumps({name: round(value, 2) for name, value in ratios.items()}))
+
+
+if __name__ == "__main__":
+    main()
