@@ -216,12 +216,6 @@ def load_adapter(model: nn.Module, folder: Path) -> nn.Module:
     return peft.PeftModel.from_pretrained(model, str(folder)).eval()
 
 
-def enable_activation_checkpointing(model: nn.Module) -> None:
-    """Recompute activations in the backward pass instead of keeping them."""
-    model.activation_checkpointing_enable()
-    model.enable_input_require_grads()  # the frozen embeddings give no gradient to hang on to
-
-
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Dropout off for a while, in the middle of training."""

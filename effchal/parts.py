@@ -1,6 +1,6 @@
 """The parts of a transformers model, adapter or not: backbone, head, layers, final norm."""
 
-from torch import Tensor, nn
+from torch import nn
 
 from effchal.config import ConfigError
 
@@ -43,18 +43,3 @@ def final_norm(model: nn.Module) -> nn.Module:
         if hasattr(backbone(model), name):
             return getattr(backbone(model), name)
     raise ConfigError(f"{type(backbone(model)).__name__} has no final norm that is known; decoding cannot tap it")
-
-
-def packed_hidden_states(model: nn.Module, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-    """(B, T, D) hidden states of packed rows; examples are apart where position_ids restart.
-
-    Isolation rests on position_ids with no cache and **no** attention mask: an
-    all-ones mask or the default cache makes examples of a row see each other,
-    without a word.
-    """
-    rows, length = input_ids.shape
-    if causal_lm(model).config._attn_implementation == "flash_attention_2":
-        # Its variable-length kernel reads restarts only in a batch of one.
-        input_ids, position_ids = input_ids.reshape(1, -1), position_ids.reshape(1, -1)
-    hidden = backbone(model)(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
-    return hidden.reshape(rows, length, -1)

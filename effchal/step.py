@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from effchal.attention import packed_hidden_states
 from effchal.choices import Optimizer
 from effchal.config import TrainConfig
-from effchal.data.packing import IGNORE_INDEX, MicroBatch
+from effchal.data.packing import MicroBatch
+from effchal.loss import chunked_loss
 from effchal.model import evaluation_mode
-from effchal.parts import head, packed_hidden_states
+from effchal.parts import head
 
 
 class NonFiniteError(FloatingPointError):
@@ -59,10 +60,9 @@ def train_step(
 
 def target_loss(model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:
     """Sum of nats over the target tokens of a micro-batch, float32; the head sees only those positions."""
-    hidden = packed_hidden_states(model, micro_batch.input_ids, micro_batch.position_ids)  # (B, T, D)
-    is_target = micro_batch.targets != IGNORE_INDEX  # (B, T)
-    logits = head(model)(hidden[is_target])  # (target tokens, V)
-    return F.cross_entropy(logits.float(), micro_batch.targets[is_target], reduction="sum")
+    ids, positions = micro_batch.input_ids, micro_batch.position_ids
+    hidden = packed_hidden_states(model, ids, positions, micro_batch.lengths)  # (1, T, D)
+    return chunked_loss(head(model), hidden[0].index_select(0, micro_batch.target_positions), micro_batch.targets)
 
 
 @torch.no_grad()
@@ -77,7 +77,7 @@ def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     settings: dict[str, Any] = {"lr": cfg.lr, "weight_decay": cfg.weight_decay}
     if cfg.optimizer is Optimizer.adamw:
-        return torch.optim.AdamW(parameters, **settings)
+        return torch.optim.AdamW(parameters, fused=True, **settings)
     import bitsandbytes.optim as bnb
 
     match cfg.optimizer:

@@ -21,9 +21,9 @@ from effchal.data.mix import load_mix, write_report
 from effchal.data.packing import EncodedExample, MicroBatch, TrainingOrder, encode_example, pack
 from effchal.data.sources import DataError
 from effchal.decode.layers import contrast_of
+from effchal.fast import prepare_training
 from effchal.model import (
     add_adapter,
-    enable_activation_checkpointing,
     limit_gpu_memory,
     load_base_model,
     load_tokenizer,
@@ -164,14 +164,13 @@ def prepare(cfg: Config, run_dir: Path) -> Job:
     contrast_of(cfg.decoding, shape.num_layers, shape.tied)  # the bundle's decoding, checked before a day is spent
     order, heldout, data_sha256 = prepare_data(cfg, PromptEncoder(tokenizer, cfg.prompt), run_dir)
     model = add_adapter(load_base_model(cfg.model, device), cfg.lora, cfg.train.seed)
-    if cfg.train.activation_checkpointing:
-        enable_activation_checkpointing(model)
+    prepare_training(model, cfg.train.activation_checkpointing, cfg.train.compile)
     steps = min(order.steps, cfg.train.max_steps or order.steps)
     if cfg.train.warmup_steps > steps / 5:
         log.warning("train.warmup_steps=%d is more than a fifth of the %d steps", cfg.train.warmup_steps, steps)
     trainable = sum(parameter.numel() for parameter in trainable_parameters(model).values())
     log.info("%s on %s | %s adapter parameters | %d steps", cfg.model.name, device, f"{trainable:,}", steps)
-    micro_batches = [micro_batch.to(device) for micro_batch in pack_for(cfg, tokenizer, heldout)]
+    micro_batches = [micro_batch.to(device) for micro_batch in pack_for(cfg, heldout)]
     optimizer = make_optimizer(model, cfg.train)
     return Job(cfg, run_dir, device, tokenizer, model, optimizer, order, micro_batches, steps, data_sha256)
 
@@ -203,8 +202,8 @@ def prepare_data(cfg: Config, encoder: PromptEncoder, run_dir: Path) -> tuple[Tr
     return order, heldout, data_sha256
 
 
-def pack_for(cfg: Config, tokenizer: Any, examples: list[EncodedExample]) -> list[MicroBatch]:
-    return pack(examples, cfg.model.max_seq_len, cfg.train.micro_batch_size, cfg.train.packing, tokenizer.pad_token_id)
+def pack_for(cfg: Config, examples: list[EncodedExample]) -> list[MicroBatch]:
+    return pack(examples, cfg.model.max_seq_len, cfg.train.micro_batch_size, cfg.train.packing)
 
 
 def train_loop(
@@ -228,7 +227,7 @@ def train_loop(
                 return "stopped_by_budget", None
             lr = set_lr(job.optimizer, train, state.step, job.steps)
             examples = job.order.examples_of_step(state.step)
-            micro_batches = [micro_batch.to(job.device) for micro_batch in pack_for(job.cfg, job.tokenizer, examples)]
+            micro_batches = [micro_batch.to(job.device) for micro_batch in pack_for(job.cfg, examples)]
             started_s = clock.spent_s()
             try:
                 stats = train_step(job.model, job.optimizer, micro_batches, train.max_grad_norm)

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from effchal.attention import packed_hidden_states
 from effchal.bundle import (
     BundleError,
     base_of_bundle,
@@ -16,7 +17,6 @@ from effchal.bundle import (
 from effchal.choices import Dtype
 from effchal.config import Config, LoraConfig, ModelConfig, load_config
 from effchal.model import add_adapter, base_model_path, load_base_model, load_tokenizer
-from effchal.parts import packed_hidden_states
 
 CPU = torch.device("cpu")
 CFG = Config(model=ModelConfig(name="builtin:tiny", dtype=Dtype.float32), lora=LoraConfig(r=4))

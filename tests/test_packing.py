@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from conftest import SHARED_DATA, needs_shared_data, needs_smollm2
 
+from effchal.attention import lengths_of, packed_hidden_states
 from effchal.choices import DataFormat, Dtype
 from effchal.cli import compose_config
 from effchal.config import DataSourceConfig, ModelConfig, PromptConfig
@@ -10,7 +11,7 @@ from effchal.data.mix import Mix
 from effchal.data.packing import IGNORE_INDEX, EncodedExample, TrainingOrder, encode_example, pack
 from effchal.data.sources import Example, load_source
 from effchal.model import load_base_model, load_tokenizer
-from effchal.parts import head, packed_hidden_states
+from effchal.parts import head
 from effchal.prompts import PromptEncoder, Turn
 
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
@@ -51,27 +52,28 @@ def test_a_cut_answer_does_not_teach_to_stop(encoder):
     assert encode_example(example, encoder, 3, loss_on_prompt=False) is None
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 3])
-def test_packing_holds_every_example_once_and_wastes_little(micro_batch_size):
+@pytest.mark.parametrize(("micro_batch_size", "count"), [(1, 5), (3, 2)])
+def test_packing_holds_every_example_once_and_wastes_nothing(micro_batch_size, count):
     lengths = [70, 30, 50, 50, 20, 80, 10, 90, 5, 95]
     examples = [encoded(f"e{i}", length) for i, length in enumerate(lengths)]
-    micro_batches = pack(examples, 100, micro_batch_size, packing=True, pad_id=0)
+    micro_batches = pack(examples, 100, micro_batch_size, packing=True)
     assert sorted(name for mb in micro_batches for name in mb.example_ids) == sorted(e.id for e in examples)
-    assert sum(len(mb.input_ids) for mb in micro_batches) == 5  # 500 tokens in rows of 100
-    assert sum(mb.tokens for mb in micro_batches) == 500
-    assert sum(mb.target_tokens for mb in micro_batches) == 500 - len(examples)
+    assert len(micro_batches) == count  # 500 tokens in fives of 100, or in 300 and 200
     for mb in micro_batches:
-        starts = (mb.position_ids == 0).sum()
-        pads = mb.input_ids.numel() - mb.tokens
-        assert starts - pads == len(mb.example_ids)
+        assert mb.input_ids.shape == mb.position_ids.shape == (1, mb.tokens)
+        assert mb.tokens <= 100 * micro_batch_size
+        assert mb.lengths == lengths_of(mb.position_ids)
+        assert mb.target_tokens == mb.tokens - len(mb.example_ids)
+        following = mb.input_ids[0, mb.target_positions + 1]
+        assert torch.equal(mb.targets, following)
 
 
-def test_without_packing_each_row_is_one_example():
-    micro_batches = pack([encoded("a", 5), encoded("b", 9)], 100, 2, packing=False, pad_id=0)
-    (mb,) = micro_batches
-    assert mb.input_ids.shape == (2, 9)
-    assert mb.targets[1, 4:].tolist() == [IGNORE_INDEX] * 5
-    assert mb.position_ids[1].tolist() == [0, 1, 2, 3, 4, 0, 0, 0, 0]
+def test_without_packing_a_micro_batch_is_so_many_examples():
+    examples = [encoded("a", 5), encoded("b", 9), encoded("c", 7)]
+    first, second = pack(examples, 100, 2, packing=False)
+    assert (first.example_ids, first.lengths, second.example_ids) == (["b", "c"], (9, 7), ["a"])
+    assert first.position_ids.tolist() == [[*range(9), *range(7)]]
+    assert first.target_positions.tolist() == [*range(8), *range(9, 15)]
 
 
 def losses_by_example(model, micro_batches):
@@ -79,23 +81,20 @@ def losses_by_example(model, micro_batches):
     result = {}
     for mb in micro_batches:
         with torch.no_grad():
-            logits = head(model)(packed_hidden_states(model, mb.input_ids, mb.position_ids))
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), mb.targets.flatten(), reduction="none")
-        loss = loss.reshape(mb.targets.shape)
-        # Examples lie in rows one after the other, each starting at position 0; pads have no target.
-        starts = [(b, t) for b, t in (mb.position_ids == 0).nonzero().tolist() if (mb.targets[b, t:] >= 0).any()]
-        for name, (b, start) in zip(mb.example_ids, starts, strict=True):
-            later = [t for row, t in starts if row == b and t > start]
-            piece = slice(start, later[0] if later else None)
-            result[name] = float(loss[b, piece].sum() / (mb.targets[b, piece] >= 0).sum())
+            hidden = packed_hidden_states(model, mb.input_ids, mb.position_ids, mb.lengths)[0, mb.target_positions]
+            loss = F.cross_entropy(head(model)(hidden), mb.targets, reduction="none")
+        ends = torch.tensor(mb.lengths).cumsum(0)
+        owner = torch.bucketize(mb.target_positions, ends, right=True)
+        for i, name in enumerate(mb.example_ids):
+            result[name] = float(loss[owner == i].mean())
     return result
 
 
-def check_packed_equals_alone(model, examples, max_seq_len, pad_id):
-    alone = losses_by_example(model, [mb for e in examples for mb in pack([e], max_seq_len, 1, True, pad_id)])
+def check_packed_equals_alone(model, examples, max_seq_len):
+    alone = losses_by_example(model, [mb for e in examples for mb in pack([e], max_seq_len, 1, True)])
     for micro_batch_size in (1, 2):
-        packed = pack(examples, max_seq_len, micro_batch_size, True, pad_id)
-        assert sum(len(mb.input_ids) for mb in packed) < len(examples)
+        packed = pack(examples, max_seq_len, micro_batch_size, True)
+        assert len(packed) < len(examples)
         together = losses_by_example(model, packed)
         assert together.keys() == alone.keys()
         assert max(abs(together[name] - alone[name]) for name in alone) < 1e-4
@@ -106,7 +105,7 @@ def test_packed_equals_unpacked_on_a_tiny_model():
     encoder = PromptEncoder(tokenizer, PromptConfig())
     source = DataSourceConfig(path="builtin:instructions.jsonl", format=DataFormat.platypus)
     examples = [encode_example(e, encoder, 2048, False) for e in load_source("s", source)[:12]]
-    check_packed_equals_alone(model, examples, 2048, tokenizer.pad_token_id)
+    check_packed_equals_alone(model, examples, 2048)
 
 
 def test_packed_equals_unpacked_on_mistrals_shape_with_a_sliding_window(tmp_path):
@@ -130,21 +129,39 @@ def test_packed_equals_unpacked_on_mistrals_shape_with_a_sliding_window(tmp_path
     encoder = PromptEncoder(tokenizer, PromptConfig())
     examples = [encode_example(e, encoder, 1024, False) for e in load_source("s", source)[:6]]
     assert max(len(e.ids) for e in examples) > 128
-    check_packed_equals_alone(model, examples, 1024, tokenizer.pad_token_id)
+    check_packed_equals_alone(model, examples, 1024)
 
 
-def test_an_all_ones_mask_would_leak_which_is_why_there_is_none():
+def test_a_mask_of_ones_would_leak_which_is_why_there_is_none():
     model = load_base_model(TINY, torch.device("cpu"))
     ids = torch.randint(0, 250, (1, 40))
     positions = torch.cat([torch.arange(20), torch.arange(20)])[None]
     alone = model.model(input_ids=ids[:, 20:], use_cache=False).last_hidden_state
-    isolated = packed_hidden_states(model, ids, positions)[:, 20:]
     options = {"input_ids": ids, "position_ids": positions}
     masked = model.model(**options, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state[:, 20:]
     cached = model.model(**options).last_hidden_state[:, 20:]
+    isolated = packed_hidden_states(model, ids, positions)[:, 20:]
     assert (isolated - alone).abs().max() < 1e-5
     assert (masked - alone).abs().max() > 1e-3
     assert (cached - alone).abs().max() > 1e-3
+
+
+def test_a_model_prepared_for_packed_rows_refuses_to_attend_over_all():
+    model = load_base_model(TINY, torch.device("cpu"))
+    ids = torch.randint(0, 250, (1, 40))
+    packed_hidden_states(model, ids, torch.arange(40)[None])
+    with pytest.raises(RuntimeError, match="call it through packed_hidden_states"):
+        model(input_ids=ids)
+
+
+def test_a_model_whose_masks_are_not_windows_keeps_them_and_still_isolates():
+    model = load_base_model(TINY, torch.device("cpu"))
+    model.config.attention_chunk_size = 8
+    ids = torch.randint(0, 250, (1, 40))
+    alone = model.model(input_ids=ids[:, 20:], use_cache=False).last_hidden_state
+    isolated = packed_hidden_states(model, ids, torch.cat([torch.arange(20), torch.arange(20)])[None])[:, 20:]
+    assert model.config._attn_implementation == "sdpa"
+    assert (isolated - alone).abs().max() < 1e-5
 
 
 @needs_smollm2
@@ -155,7 +172,7 @@ def test_packed_equals_unpacked_on_the_real_model_and_real_data(smollm2):
     source = DataSourceConfig(path=str(SHARED_DATA / "train" / "lima.jsonl"), format=DataFormat.lima)
     all_examples = (encode_example(e, encoder, 1024, False) for e in load_source("lima", source)[:200])
     examples = sorted((e for e in all_examples if e), key=lambda e: len(e.ids))[:10]
-    check_packed_equals_alone(model, examples, 1024, tokenizer.pad_token_id)
+    check_packed_equals_alone(model, examples, 1024)
 
 
 def test_training_order_covers_every_epoch_once_and_depends_on_the_step_alone():

@@ -44,9 +44,9 @@ def gradients_of_step(model, micro_batches):
 
 def test_accumulation_equals_one_big_batch(examples):
     model = make_model()
-    one_row_each = pack(examples, 1024, 1, packing=False, pad_id=257)
-    one_big_batch = pack(examples, 1024, len(examples), packing=False, pad_id=257)
-    packed = pack(examples, 1024, 2, packing=True, pad_id=257)
+    one_row_each = pack(examples, 1024, 1, packing=False)
+    one_big_batch = pack(examples, 1024, len(examples), packing=False)
+    packed = pack(examples, 1024, 2, packing=True)
     assert (len(one_row_each), len(one_big_batch)) == (8, 1)
     expected, stats = gradients_of_step(model, one_big_batch)
     for micro_batches in (one_row_each, packed):
@@ -59,7 +59,7 @@ def test_accumulation_equals_one_big_batch(examples):
 def test_the_loss_is_that_of_the_library_on_one_example(examples):
     model = make_model()
     example = examples[0]
-    (mb,) = pack([example], 1024, 1, True, 257)
+    (mb,) = pack([example], 1024, 1, True)
     labels = torch.tensor([[IGNORE_INDEX, *example.targets[:-1]]])
     expected = causal_lm(model)(input_ids=mb.input_ids, labels=labels, use_cache=False).loss
     assert target_loss(model, mb).item() / mb.target_tokens == pytest.approx(expected.item(), abs=1e-5)
@@ -70,7 +70,7 @@ def test_gradients_are_clipped_to_the_norm(examples):
     model = make_model()
     parameters = [p for p in model.parameters() if p.requires_grad]
     before = torch.cat([p.detach().flatten().clone() for p in parameters])
-    stats = train_step(model, torch.optim.SGD(parameters, lr=1.0), pack(examples, 1024, 1, True, 257), 0.01)
+    stats = train_step(model, torch.optim.SGD(parameters, lr=1.0), pack(examples, 1024, 1, True), 0.01)
     moved = torch.cat([p.detach().flatten() for p in parameters]) - before
     assert stats.grad_norm > 0.01
     assert float(moved.norm()) == pytest.approx(0.01, rel=1e-3)
@@ -80,7 +80,7 @@ def test_gradients_are_clipped_to_the_norm(examples):
 def test_a_non_finite_loss_stops_before_the_update_and_names_the_examples(examples):
     model = make_model()
     optimizer = make_optimizer(model, Train())
-    bad, good = pack(examples[:1], 1024, 1, True, 257), pack(examples[1:2], 1024, 1, True, 257)
+    bad, good = pack(examples[:1], 1024, 1, True), pack(examples[1:2], 1024, 1, True)
     bad_token = int(bad[0].input_ids[0, 0])
     model.get_input_embeddings().weight.data[bad_token] = float("nan")
     good[0].input_ids[good[0].input_ids == bad_token] = 0
@@ -97,7 +97,7 @@ def test_a_non_finite_gradient_stops_before_the_update(examples):
     parameter = next(p for p in model.parameters() if p.requires_grad)
     parameter.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(NonFiniteError, match=f"non-finite gradient in the step of examples .*{examples[0].id}"):
-        train_step(model, optimizer, pack(examples, 1024, 1, True, 257), 1.0)
+        train_step(model, optimizer, pack(examples, 1024, 1, True), 1.0)
     assert not optimizer.state
 
 
@@ -105,7 +105,7 @@ def test_a_non_finite_gradient_stops_before_the_update(examples):
 def test_every_optimizer_lowers_the_loss(examples, name):
     model = make_model(r=64)
     optimizer = make_optimizer(model, Train(optimizer=name, lr=1e-2))
-    micro_batches = pack(examples[:2], 1024, 1, True, 257)
+    micro_batches = pack(examples[:2], 1024, 1, True)
     losses = [train_step(model, optimizer, micro_batches, 1.0).loss for _ in range(6)]
     assert losses[-1] < losses[0] - 0.1
     tensors = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]

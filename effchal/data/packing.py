@@ -24,17 +24,25 @@ class EncodedExample:
 
 @dataclass
 class MicroBatch:
-    """What one forward pass sees. Pad positions have position 0 and no target."""
+    """What one forward pass sees: examples one after the other in one row, without pad."""
 
-    input_ids: Tensor  # (B, T) int64
-    position_ids: Tensor  # (B, T) int64; a restart separates two examples
-    targets: Tensor  # (B, T) int64; already shifted: what position t has to predict
+    input_ids: Tensor  # (1, T) int64
+    position_ids: Tensor  # (1, T) int64; they restart with each example
+    target_positions: Tensor  # (n,) int64: the positions of the row that have something to predict
+    targets: Tensor  # (n,) int64: what they have to predict; already shifted
+    lengths: tuple[int, ...]  # tokens of each example
     example_ids: list[str]
-    tokens: int  # pad left out
-    target_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+    @property
+    def target_tokens(self) -> int:
+        return len(self.targets)
 
     def to(self, device: torch.device) -> "MicroBatch":
-        names = ("input_ids", "position_ids", "targets")
+        names = ("input_ids", "position_ids", "target_positions", "targets")
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
@@ -56,53 +64,38 @@ def encode_example(
 
 
 def pack(
-    examples: Iterable[EncodedExample], max_seq_len: int, micro_batch_size: int, packing: bool, pad_id: int
+    examples: Iterable[EncodedExample], max_seq_len: int, micro_batch_size: int, packing: bool
 ) -> list[MicroBatch]:
-    """Micro-batches of micro_batch_size rows of at most max_seq_len tokens that hold all examples once.
+    """Micro-batches that hold all examples once.
 
     Args:
-        packing: several examples in a row (first fit, longest first); false: one row each.
-        pad_id: fills rows on the right; never attended to by an example, never a target.
+        micro_batch_size: with packing, a micro-batch has at most this many times max_seq_len tokens, filled first
+            fit, longest first; without, it has this many examples.
     """
     rows: list[list[EncodedExample]] = []
     free: list[int] = []
-    for example in sorted(examples, key=lambda e: -len(e.ids)):  # stable: same examples, same rows
-        length = len(example.ids)
-        fits = next((i for i, room in enumerate(free) if room >= length), None) if packing else None
+    capacity = max_seq_len * micro_batch_size if packing else micro_batch_size
+    for example in sorted(examples, key=lambda e: -len(e.ids)):  # stable: same examples, same micro-batches
+        size = len(example.ids) if packing else 1
+        fits = next((i for i, room in enumerate(free) if room >= size), None)
         if fits is None:
-            rows.append([example])
-            free.append(max_seq_len - length)
-        else:
-            rows[fits].append(example)
-            free[fits] -= length
-    rows.sort(key=lambda row: -sum(len(e.ids) for e in row))  # rows of like length share a micro-batch
-    return [
-        _micro_batch(rows[start : start + micro_batch_size], pad_id) for start in range(0, len(rows), micro_batch_size)
-    ]
+            rows.append([])
+            free.append(capacity)
+            fits = len(rows) - 1
+        rows[fits].append(example)
+        free[fits] -= size
+    rows.sort(key=lambda row: -sum(len(e.ids) for e in row))  # the largest first: memory that lacks is missed at once
+    return [_micro_batch(row) for row in rows]
 
 
-def _micro_batch(rows: list[list[EncodedExample]], pad_id: int) -> MicroBatch:
-    length = max(sum(len(e.ids) for e in row) for row in rows)
-    input_ids = torch.full((len(rows), length), pad_id)
-    position_ids = torch.zeros((len(rows), length), dtype=torch.int64)
-    targets = torch.full((len(rows), length), IGNORE_INDEX)
-    for b, row in enumerate(rows):
-        start = 0
-        for example in row:
-            end = start + len(example.ids)
-            input_ids[b, start:end] = torch.tensor(example.ids)
-            position_ids[b, start:end] = torch.arange(end - start)
-            targets[b, start:end] = torch.tensor(example.targets)
-            start = end
-    examples = [example for row in rows for example in row]
-    return MicroBatch(
-        input_ids,
-        position_ids,
-        targets,
-        example_ids=[example.id for example in examples],
-        tokens=sum(len(example.ids) for example in examples),
-        target_tokens=int((targets != IGNORE_INDEX).sum()),
-    )
+def _micro_batch(examples: list[EncodedExample]) -> MicroBatch:
+    ids = torch.tensor([[token for example in examples for token in example.ids]])
+    lengths = tuple(len(example.ids) for example in examples)
+    targets = torch.tensor([target for example in examples for target in example.targets])
+    target_positions = (targets != IGNORE_INDEX).nonzero()[:, 0]
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    ids_of_examples = [example.id for example in examples]
+    return MicroBatch(ids, positions, target_positions, targets[target_positions], lengths, ids_of_examples)
 
 
 class TrainingOrder:
