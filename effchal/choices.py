@@ -57,6 +57,14 @@ class Selector(Enum):
     static = "static"  # one layer, no choice
 
 
+class Origin(Enum):
+    """Who wrote the examples of a source, questions and answers alike."""
+
+    people = "people"
+    llm = "llm"  # at least some of them
+    unknown = "unknown"
+
+
 class WandbMode(Enum):
     off = "off"
     offline = "offline"

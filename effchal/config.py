@@ -16,6 +16,7 @@ from effchal.choices import (
     DataFormat,
     Dtype,
     Optimizer,
+    Origin,
     Quantization,
     Schedule,
     WandbMode,
@@ -67,6 +68,8 @@ class DataSourceConfig:
     where: dict[str, list[str]] = field(default_factory=dict)  # keep rows whose column has one of these
     weight: float = 1.0  # copies of this source in one epoch of the mix; 0.5 = every other example
     license: str = "unknown"
+    origin: Origin = Origin.unknown
+    llm_license: str | None = None  # origin=llm: the licence by which that model's output may be trained on
 
 
 @dataclass
@@ -206,6 +209,20 @@ class EvaluateConfig:
 
 
 @dataclass
+class RulesConfig:
+    """A contest's rules; effchal.check holds a run against them."""
+
+    name: str = MISSING
+    source: str = MISSING  # where they are published
+    base_models: list[str] = field(default_factory=list)  # patterns of approved hub ids, e.g. mistralai/Mistral-7B-v*
+    tuned_models: list[str] = field(default_factory=list)  # patterns of names that say "instruction-tuned"
+    gpus: list[str] = field(default_factory=list)  # parts of the names that CUDA gives; one of them, one card
+    hours: float = MISSING
+    llm_data: bool = False  # examples that an LLM wrote are allowed without that LLM's permission
+    enforce: bool = False  # refuse to train where a rule is broken, rather than warn
+
+
+@dataclass
 class TrackConfig:
     wandb: WandbMode = WandbMode.off  # metrics.jsonl is always written
     project: str = "effchal"
@@ -226,6 +243,7 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
+    rules: RulesConfig | None = None
     resume_from: str | None = None  # train, evaluate: continue the run in this folder
     bundle: str | None = None  # serve, evaluate: its folder; null = the base model of this config
     base_model: str | None = None  # serve, evaluate: where the bundle's base model lies on this machine

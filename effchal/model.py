@@ -1,9 +1,11 @@
 """Base model, tokenizer and LoRA adapter: the one place that loads them."""
 
 import contextlib
+import ctypes
 import hashlib
 import importlib.util
 import logging
+import mmap
 import os
 import tempfile
 import warnings
@@ -28,6 +30,11 @@ class ModelError(ConfigError):
 
 def pick_device() -> torch.device:
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def gpu_names() -> list[str]:
+    """Of the cards that this process may use."""
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
 def limit_gpu_memory(memory_gib: float | None, device: torch.device) -> None:
@@ -135,6 +142,8 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
     quiet_libraries()
     dtype = pick_dtype(cfg.dtype, device)
     path, attention = base_model_path(cfg), pick_attention(cfg, device)
+    # On a CPU the file is mapped, not read: converted here, tensor by tensor, it is never in memory as a whole.
+    convert_here = device.type == "cpu" and cfg.quantization is None
     options: dict[str, Any] = {}
     if cfg.quantization is Quantization.nf4:
         options["quantization_config"] = BitsAndBytesConfig(
@@ -147,7 +156,7 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
         model = AutoModelForCausalLM.from_pretrained(
             path,
             revision=cfg.revision,
-            dtype=dtype,
+            dtype="auto" if convert_here else dtype,
             attn_implementation=attention,
             device_map={"": device},
             use_safetensors=True,  # no pickle
@@ -161,7 +170,22 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
         if getattr(text_config, name, None) not in (None, 1.0):
             raise ModelError(f"model.name={cfg.name} changes its logits after the head ({name}); not supported yet")
     model.requires_grad_(False)
+    if convert_here:
+        _convert(model, dtype)
     return model.eval()
+
+
+def _convert(model: nn.Module, dtype: torch.dtype) -> None:
+    """Weights to dtype, one after the other; pages of the mapped file are given back at once."""
+    give_back = getattr(ctypes.CDLL(None), "madvise", None)
+    for parameter in model.parameters():
+        if parameter.dtype != dtype and parameter.is_floating_point():
+            mapped, parameter.data = parameter.data, parameter.data.to(dtype)
+            first = -(-mapped.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+            size = mapped.data_ptr() + mapped.nbytes - first
+            if give_back is not None and size > 0:  # MADV_PAGEOUT: no data can be lost; without effect elsewhere
+                give_back(ctypes.c_void_p(first), ctypes.c_size_t(size), 21)
+    model.config.dtype = dtype
 
 
 def base_model_fingerprint(cfg: ModelConfig) -> str | None:

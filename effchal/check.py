@@ -1,0 +1,30 @@
+"""Hold a run against a contest's rules: python -m effchal.check [rules=neurips_2023] data_mix=lima_platypus
+
+Takes what effchal.train takes. Exit code 1 where a rule is broken.
+"""
+
+import sys
+from pathlib import Path
+
+from effchal.cli import entry_point
+from effchal.config import Config, ConfigError
+
+
+@entry_point
+def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
+    from effchal.model import gpu_names
+    from effchal.rules import check_rules, summary
+
+    if cfg.rules is None:
+        raise ConfigError("no rules to check: give rules=<a file of conf/rules>, e.g. rules=neurips_2023")
+    findings = check_rules(cfg.rules, cfg.model, cfg.data_mix, cfg.budget, gpu_names())
+    for finding in findings:
+        print(f"{'pass' if finding.ok else 'FAIL'}  {finding.rule}: {finding.found}")
+        if not finding.ok:
+            print(f"      {finding.remedy}")
+    print(f"{summary(cfg.rules, findings)} ({cfg.rules.source})")
+    sys.exit(int(not all(finding.ok for finding in findings)))
+
+
+if __name__ == "__main__":
+    main()
