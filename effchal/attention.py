@@ -47,17 +47,22 @@ def lengths_of(position_ids: Tensor) -> tuple[int, ...]:
     return tuple(end - start for start, end in itertools.pairwise(starts))
 
 
-def use_packed_attention(model: nn.Module) -> str:
+def use_packed_attention(model: nn.Module, compiled: bool = False) -> str:
     """Make the model attend by segments, and say by which function: ours, flash attention, or its own.
 
     A model with masks beyond windows keeps its own: sdpa under a dense mask, which transformers makes from
     position_ids. Decoding sets the model back to sdpa.
+
+    Args:
+        compiled: torch.compile leaves our function alone; lengths differ each step, and would be compiled anew.
     """
     config = causal_lm(model).config
     if config._attn_implementation == "sdpa" and _masks_are_windows(config.get_text_config()):
         from transformers import AttentionInterface
 
-        AttentionInterface.register(SEGMENTS, segment_attention)
+        AttentionInterface.register(
+            SEGMENTS, torch.compiler.disable(segment_attention) if compiled else segment_attention
+        )
         causal_lm(model).set_attn_implementation(SEGMENTS)
     return config._attn_implementation
 
@@ -69,7 +74,6 @@ def attention_function(config: Any) -> Callable:
     return AttentionInterface()[config._attn_implementation]
 
 
-@torch.compiler.disable  # lengths differ from step to step; each would be compiled anew
 def segment_attention(
     module: nn.Module,
     query: Tensor,

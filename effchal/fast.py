@@ -22,7 +22,7 @@ def prepare_training(model: nn.Module, keep: ActivationCheckpointing, compiled: 
     Raises:
         ConfigError: selective checkpointing of the library's layers where no MLP is found.
     """
-    use_packed_attention(model)
+    use_packed_attention(model, compiled)
     layers = layers_of(model)
     fused = not compiled and all(fits(layer) for layer in layers)
     log.info("layers: %s", "fused" if fused else "the library's")

@@ -6,8 +6,7 @@ import hashlib
 import importlib.util
 import logging
 import mmap
-import os
-import tempfile
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from torch import nn
 
 from effchal.choices import Attention, Dtype, Quantization
 from effchal.config import ConfigError, LoraConfig, ModelConfig
+from effchal.tiny_model import TINY, tiny_folder
 
-TINY = "builtin:tiny"
 log = logging.getLogger(__name__)
 
 
@@ -80,7 +79,7 @@ def base_model_path(cfg: ModelConfig) -> str:
         ModelError: a missing folder, or a hub id without a revision.
     """
     if cfg.name == TINY:
-        return str(_tiny_folder())
+        return str(tiny_folder())
     if Path(cfg.name).is_dir():
         return cfg.name
     looks_local = cfg.name.startswith((".", "/", "~")) or cfg.name.count("/") != 1
@@ -177,7 +176,7 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
 
 def _convert(model: nn.Module, dtype: torch.dtype) -> None:
     """Weights to dtype, one after the other; pages of the mapped file are given back at once."""
-    give_back = getattr(ctypes.CDLL(None), "madvise", None)
+    give_back = ctypes.CDLL(None).madvise if sys.platform == "linux" else None
     for parameter in model.parameters():
         if parameter.dtype != dtype and parameter.is_floating_point():
             mapped, parameter.data = parameter.data, parameter.data.to(dtype)
@@ -270,40 +269,3 @@ def model_shape(cfg: ModelConfig) -> ModelShape:
     with _loading(cfg):
         config = AutoConfig.from_pretrained(path, revision=cfg.revision).get_text_config()
     return ModelShape(config.num_hidden_layers, bool(config.tie_word_embeddings), config.max_position_embeddings)
-
-
-def _tiny_folder() -> Path:
-    """Two Llama layers of random weights and a byte tokenizer, the same on every machine."""
-    import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    folder = Path(tempfile.gettempdir()) / f"effchal-tiny-{os.getuid()}-{transformers.__version__}"
-    if (folder / "model.safetensors").is_file():
-        return folder
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["</s>", "<pad>"])
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="<pad>")
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=8192,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = transformers.LlamaForCausalLM(config)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as parts:
-        made = Path(parts) / "tiny"
-        model.save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        with contextlib.suppress(OSError):  # another process made it first
-            made.rename(folder)
-    return folder

@@ -10,7 +10,7 @@ import pytest
 import effchal
 
 PACKAGE = Path(effchal.__file__).parent
-ENTRY_POINTS = {"train", "package", "evaluate", "serve.__main__"}
+ENTRY_POINTS = {"check", "train", "package", "evaluate", "serve.__main__"}
 SCENARIO = {"scenarios.files", "scenarios.helm_adapter", "scenarios.types"}
 ALLOWED = {
     "unknown_keys": set(),
@@ -23,13 +23,15 @@ ALLOWED = {
     "parts": {"config"},
     "attention": {"parts"},
     "loss": set(),
+    "signals": set(),
     "lora_linear": set(),
     "llama_layer": {"attention", "choices", "lora_linear"},
     "fast": {"attention", "choices", "config", "llama_layer", "parts"},
     "data.sources": {"choices", "config", "prompts"},
     "data.mix": {"config", "data.sources"},
     "data.packing": {"data.mix", "data.sources", "prompts"},
-    "model": {"choices", "config"},
+    "tiny_model": set(),
+    "model": {"choices", "config", "tiny_model"},
     "budget": {"choices", "config"},
     "checkpoint": set(),
     "track": {"choices", "config"},
@@ -72,11 +74,14 @@ ALLOWED = {
     },
     "serve": {"serve.app"},
     "serve.__main__": {"cli", "config", "inference", "serve.app"},
+    "rules": {"choices", "config"},
+    "check": {"cli", "config", "model", "rules"},
     "package": {"bundle", "cli", "config", "model"},
     "step": {"attention", "choices", "config", "data.packing", "loss", "model", "parts"},
-    "train": {
+    "train": {"cli", "config", "training"},
+    "training": {
         *("budget", "bundle", "checkpoint", "cli", "config", "model", "prompts", "step", "track"),
-        *("data.mix", "data.packing", "data.sources", "decode.layers", "fast"),
+        *("data.mix", "data.packing", "data.sources", "decode.layers", "fast", "signals"),
     },
     "scenarios.types": {"config"},
     "scenarios.files": {"scenarios.types"},
@@ -109,7 +114,7 @@ ALLOWED = {
 HOMES = {  # a heavy library is imported in these modules alone
     "hydra": {"cli", "config"},
     "omegaconf": {"cli", "config", "decoding_config", "unknown_keys"},
-    "transformers": {"attention", "model"},
+    "transformers": {"attention", "model", "tiny_model"},
     "peft": {"model"},
     "bitsandbytes": {"step"},
     "datasets": {"data.sources", "scenarios.hub"},

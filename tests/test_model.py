@@ -1,9 +1,12 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import ROOT, needs_smollm2
 
 from effchal.attention import packed_hidden_states
 from effchal.choices import Attention, Dtype, Quantization
@@ -95,6 +98,41 @@ def test_nf4_gets_gradients_also_after_a_validation():
     gradients = [p.grad for name, p in adapted.named_parameters() if "lora_B" in name]
     assert len(gradients) == 4
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
+def test_weights_are_those_of_the_library_in_every_dtype(dtype):
+    from transformers import AutoModelForCausalLM
+
+    ours = load_base_model(dataclasses.replace(TINY, dtype=dtype), CPU)
+    theirs = AutoModelForCausalLM.from_pretrained(base_model_path(TINY), dtype=getattr(torch, dtype.value))
+    for (name, one), (other_name, other) in zip(ours.state_dict().items(), theirs.state_dict().items(), strict=True):
+        assert (name, one.dtype) == (other_name, other.dtype)
+        assert torch.equal(one, other)
+    for one, other in zip(ours.buffers(), theirs.buffers(), strict=True):
+        assert torch.equal(one, other)
+
+
+@needs_smollm2
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_loading_needs_little_more_than_the_weights():
+    command = [sys.executable, str(ROOT / "scripts" / "bench_start.py"), "--load", "float32"]
+    measured = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    assert measured["weights_mib"] > 500
+    assert measured["peak_over_weights"] < 1.2
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"]])
+def test_help_and_config_load_no_heavy_library(flags):
+    code = (
+        "import sys, runpy\n"
+        f"sys.argv = ['effchal.train', *{flags}]\n"
+        "try:\n    runpy.run_module('effchal.train', run_name='__main__')\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'transformers', 'peft', 'datasets', 'numpy') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+    assert "activation_checkpointing" in result.stdout
 
 
 def test_unknown_target_modules_are_named_beside_the_known():

@@ -10,13 +10,13 @@ import pytest
 import torch
 from conftest import ROOT, SMOLLM2, needs_smollm2
 
-from effchal import train
+from effchal import training as train
 from effchal.bundle import check_bundle
 from effchal.checkpoint import checkpoints
 from effchal.choices import DecodingMethod, Optimizer
 from effchal.config import BudgetConfig, ConfigError, DecodingConfig, LoraConfig, save_config
 from effchal.data.sources import DataError
-from effchal.train import StopSignals
+from effchal.training import StopSignals
 
 
 def run(cfg, folder):

@@ -1,0 +1,86 @@
+"""Seconds to the first word, and memory to load a model: python scripts/bench_start.py [--repeats 5]
+
+One JSON line for each: the wall clock of a command that computes nothing, median; and what loading SmolLM2-135M adds to
+a process that has its libraries already, at its peak and after, against the bytes of the weights it computes with.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOLLM2 = str(ROOT / "outputs" / "models" / "smollm2_135m")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=SMOLLM2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--load", metavar="DTYPE", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.load:
+        print(json.dumps(load(args.model, args.load)))
+        return
+    for flags in (["--help"], ["--cfg", "job"]):
+        command = [sys.executable, "-m", "effchal.train", *flags]
+        times = [seconds(command) for _ in range(args.repeats)]
+        result = {"command": " ".join(["python", *command[1:]]), "seconds": round(statistics.median(times), 2)}
+        print("RESULT", json.dumps(result | {"runs": [round(each, 2) for each in times]}), flush=True)
+    for dtype in ("float32", "bfloat16"):
+        command = [sys.executable, __file__, "--model", args.model, "--load", dtype]
+        runs = [
+            json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout) for _ in range(3)
+        ]
+        keys = [key for key in runs[0] if key != "dtype"]
+        print("RESULT", json.dumps({"dtype": dtype} | {k: statistics.median(r[k] for r in runs) for k in keys}))
+
+
+def seconds(command: list[str]) -> float:
+    begun = time.perf_counter()
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begun
+
+
+def load(name: str, dtype: str) -> dict:
+    """MiB that loading adds to the process; file pages are those of the mapped weights, which the system may drop."""
+    import torch
+
+    from effchal.choices import Dtype
+    from effchal.config import ModelConfig
+    from effchal.model import load_base_model
+
+    cfg = ModelConfig(name=name, dtype=Dtype(dtype))
+    load_base_model(
+        ModelConfig(name="builtin:tiny", dtype=Dtype(dtype)), torch.device("cpu")
+    )  # libraries are there now
+    before = status()
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
+    begun = time.perf_counter()
+    model = load_base_model(cfg, torch.device("cpu"))
+    took_s = time.perf_counter() - begun
+    after = status()
+    sizes = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
+    weights = sum(sizes.values()) / 2**20  # a tied head counts once
+    return {
+        "dtype": dtype,
+        "weights_mib": round(weights, 1),
+        "load_s": round(took_s, 2),
+        "peak_mib": round(after["VmHWM"] - before["VmRSS"], 1),
+        "peak_over_weights": round((after["VmHWM"] - before["VmRSS"]) / weights, 3),
+        "after_over_weights": round((after["VmRSS"] - before["VmRSS"]) / weights, 3),
+        "file_pages_after_mib": round(after["RssFile"] - before["RssFile"], 1),
+    }
+
+
+def status() -> dict[str, float]:
+    text = Path("/proc/self/status").read_text()
+    return {name: int(re.search(rf"{name}:\s+(\d+) kB", text)[1]) / 1024 for name in ("VmHWM", "VmRSS", "RssFile")}
+
+
+if __name__ == "__main__":
+    main()
