@@ -1,6 +1,7 @@
 """The schema of every YAML file under conf/, and the only way in and out of it."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from effchal.choices import (
     WandbMode,
 )
 from effchal.decoding_config import DecodingConfig, require_layers
+from effchal.helm_config import HelmConfig
 from effchal.unknown_keys import explain
 
 
@@ -174,7 +176,7 @@ class ServeConfig:
 
 @dataclass
 class ScenarioConfig:
-    """What effchal.evaluate scores, and what scripts/helm.sh has HELM run."""
+    """What effchal.evaluate scores, and what effchal.helm has HELM run."""
 
     entries: list[str] = field(default_factory=list)  # HELM run entries, without their model; and some of our own
     max_instances: int = 10  # of each entry, drawn as HELM draws them
@@ -182,6 +184,9 @@ class ScenarioConfig:
 
     def __post_init__(self) -> None:
         require(self.max_instances >= 1, "scenario.max_instances", self.max_instances, "at least 1")
+        twice = [entry for entry, count in Counter(self.entries).items() if count > 1]
+        if twice:
+            raise ConfigError(f"scenario.entries has {twice[0]} more than once")
 
 
 @dataclass
@@ -242,11 +247,12 @@ class Config:
     scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    helm: HelmConfig = field(default_factory=HelmConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     rules: RulesConfig | None = None
-    resume_from: str | None = None  # train, evaluate: continue the run in this folder
-    bundle: str | None = None  # serve, evaluate: its folder; null = the base model of this config
-    base_model: str | None = None  # serve, evaluate: where the bundle's base model lies on this machine
+    resume_from: str | None = None  # train, evaluate, helm: continue the run in this folder
+    bundle: str | None = None  # serve, evaluate, helm: its folder; null = the base model of this config
+    base_model: str | None = None  # where the bundle's base model lies on this machine
 
 
 ConfigStore.instance().store(name="schema", node=Config)

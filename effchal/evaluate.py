@@ -8,15 +8,14 @@ import json
 import logging
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from effchal.answers import Job, Window, answers, encode
-from effchal.bundle import base_model_fingerprint, sha256, versions
+from effchal.bundle import versions
 from effchal.cli import entry_point, overlay
 from effchal.config import Config, ConfigError, load_config, save_config
-from effchal.inference import Subject, check_subject, inference_config, load_subject_tokenizer
+from effchal.inference import Subject, check_same, check_subject, identity, inference_config, load_subject_tokenizer
 from effchal.prompts import PromptEncoder
 from effchal.results import Record, Records, plot, summarise, table, write_tables
 from effchal.scenarios import Scenario, aggregate_extra, load_scenario
@@ -57,9 +56,6 @@ def run(cfg: Config, run_dir: Path) -> str:
     started = time.monotonic()
     if not cfg.scenario.entries:
         raise ConfigError("scenario.entries is empty; give at least one, e.g. scenario.entries=[truthful_qa_mc]")
-    twice = [entry for entry, count in Counter(cfg.scenario.entries).items() if count > 1]
-    if twice:
-        raise ConfigError(f"scenario.entries has {twice[0]} more than once")
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("evaluation draws its results with matplotlib; pip install 'effchal[evaluate]'")
     subject = check_subject(cfg)
@@ -103,15 +99,11 @@ def begin(cfg: Config, subject: Subject, run_dir: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it is not.
     """
-    manifest = None if subject.bundle is None else sha256(subject.bundle / "manifest.json")
-    model = {"bundle": cfg.bundle, "manifest_sha256": manifest, "base_model": subject.base.name}
-    model |= {"revision": subject.base.revision, "fingerprint": base_model_fingerprint(subject.base)}
+    model = identity(subject)
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / "results.json"
     before = json.loads(path.read_text()) if path.is_file() else {"model": model}
-    if before["model"] != model:
-        changed = [key for key in model if model[key] != before["model"].get(key)]
-        raise ConfigError(f"{run_dir} was begun with another model ({', '.join(changed)} differ); start anew")
+    check_same(before["model"], model, run_dir)
     header = {"status": "running", "name": cfg.name, "model": model, "versions": versions(), "git_commit": git_commit()}
     header |= {key: before[key] for key in ("device", "peak_memory_gib") if key in before}
     save_config(cfg, run_dir / "config.yaml")

@@ -49,6 +49,23 @@ def check_subject(cfg: Config) -> Subject:
     return Subject(bundle, base, model_shape(base))
 
 
+def identity(subject: Subject) -> dict[str, Any]:
+    """Plain values that tell one bundle or base model from another, to be kept with what was measured of it."""
+    from effchal.bundle import base_model_fingerprint, sha256
+
+    manifest = None if subject.bundle is None else sha256(subject.bundle / "manifest.json")
+    bundle = {"bundle": None if subject.bundle is None else str(subject.bundle), "manifest_sha256": manifest}
+    base = {"base_model": subject.base.name, "revision": subject.base.revision}
+    return bundle | base | {"fingerprint": base_model_fingerprint(subject.base)}
+
+
+def check_same(before: dict[str, Any], now: dict[str, Any], run_dir: Path) -> None:
+    """Raises ConfigError where a resumed run would go on with another model."""
+    changed = [key for key in now if now[key] != before.get(key)]
+    if changed:
+        raise ConfigError(f"{run_dir} was begun with another model ({', '.join(changed)} differ); start anew")
+
+
 def load_subject_tokenizer(subject: Subject) -> Any:
     from effchal.bundle import load_bundle_tokenizer
     from effchal.model import load_tokenizer

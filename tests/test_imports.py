@@ -10,14 +10,15 @@ import pytest
 import effchal
 
 PACKAGE = Path(effchal.__file__).parent
-ENTRY_POINTS = {"check", "train", "package", "evaluate", "serve.__main__"}
+ENTRY_POINTS = {"check", "train", "package", "evaluate", "serve.__main__", "helm.__main__"}
 SCENARIO = {"scenarios.files", "scenarios.helm_adapter", "scenarios.types"}
 ALLOWED = {
     "unknown_keys": set(),
     "choices": set(),
     "checks": set(),
     "decoding_config": {"checks", "choices", "unknown_keys"},
-    "config": {"checks", "choices", "decoding_config", "unknown_keys"},
+    "helm_config": {"checks"},
+    "config": {"checks", "choices", "decoding_config", "helm_config", "unknown_keys"},
     "cli": {"config", "unknown_keys"},
     "prompts": set(),
     "parts": {"config"},
@@ -76,6 +77,16 @@ ALLOWED = {
     "serve.__main__": {"cli", "config", "inference", "serve.app"},
     "rules": {"choices", "config"},
     "check": {"cli", "config", "model", "rules"},
+    "ready": set(),
+    "helm": set(),
+    "helm.inside": set(),
+    "helm.results": set(),
+    "helm.deployment": {"config", "inference", "prompts"},
+    "helm.processes": {"config", "helm.results", "ready"},
+    "helm.__main__": {
+        *("bundle", "cli", "config", "inference", "ready", "track"),
+        *("helm.deployment", "helm.processes", "helm.results"),
+    },
     "package": {"bundle", "cli", "config", "model"},
     "step": {"attention", "choices", "config", "data.packing", "loss", "model", "parts"},
     "train": {"cli", "config", "training"},
