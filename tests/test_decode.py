@@ -4,7 +4,6 @@ import random
 
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import SMOLLM2, needs_smollm2
 
 from effchal.choices import DecodingMethod, Dtype, Quantization, Selector
@@ -15,7 +14,7 @@ from effchal.decode.engine import Engine
 from effchal.decode.layers import Dola, Sled, candidate_layers, contrast_of, taps_of
 from effchal.decode.sampling import SamplingParams
 from effchal.decode.score import Scorer
-from effchal.decode.taps import Room, TappedModel, blocked_linear
+from effchal.decode.taps import TappedModel
 from effchal.model import add_adapter, load_base_model, load_tokenizer, model_shape
 from effchal.parts import causal_lm, head
 
@@ -317,14 +316,6 @@ def test_tied_heads_are_found():
 def test_the_real_model_is_tied_and_has_30_layers():
     shape = model_shape(ModelConfig(name=str(SMOLLM2)))
     assert (shape.num_layers, shape.tied, shape.max_positions) == (30, True, 8192)
-
-
-@pytest.mark.parametrize(("rows", "out"), [(1, 700), (9, 512), (5, 100), (33, 1025)])
-def test_the_blocked_product_is_a_linear_layer(rows, out):
-    x, weight = torch.randn(rows, 64), torch.randn(out, 64)
-    room = Room()
-    for scale in (1.0, 2.0):  # the second in the memory of the first
-        assert torch.allclose(blocked_linear(scale * x, weight, room), F.linear(scale * x, weight), atol=1e-4)
 
 
 def test_buckets_are_those_of_the_paper():

@@ -1,19 +1,17 @@
 """The model as decoding sees it: ids in, states of chosen layers at chosen positions, one head product."""
 
 import contextlib
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effchal.decode.cache import RowCache, attention_mask
 from effchal.decode.layers import LayerLogits, Tap
+from effchal.decode.products import Room, linear
+from effchal.decode.step import decode_step
 from effchal.parts import backbone, causal_lm, final_norm, head, layers_of
-
-BLOCK_OUT = 256  # outputs of the head that a CPU works on at once: 256 x 576 float32 stay in its cache
 
 
 class TappedModel:
@@ -36,6 +34,7 @@ class TappedModel:
         self._layers, self._norm = layers_of(model), final_norm(model)
         self.vocabulary: int = config.vocab_size
         self._room = Room()
+        self._step = decode_step(self.backbone, self._layers, self._norm, config)
 
     def extend(self, cache: RowCache, first: int, ids: Tensor, taps: tuple[Tap, ...], at: Tensor) -> Tensor:
         """Give rows first, first + 1, ... of the cache (rows, new) ids; the tapped states, see `states`."""
@@ -44,9 +43,24 @@ class TappedModel:
         columns = torch.arange(cache.total(), device=self.device)[None]  # (1, C)
         visible = (columns[:, None] <= position_ids[:, :, None])[:, None]  # (count, 1, new, C)
         mask = attention_mask(self.config, visible, position_ids, columns)
-        states = self.states(ids, position_ids, cache, mask, taps, at)
+        if new == 1 and self._step is not None:
+            even = mask is visible and len(set(cache.lengths[first : first + count])) == 1
+            states = self._one_token(ids, position_ids, cache, None if even else mask, taps, at)
+        else:
+            states = self.states(ids, position_ids, cache, mask, taps, at)
         cache.commit()
         return states
+
+    def _one_token(
+        self, ids: Tensor, position_ids: Tensor, cache: RowCache, mask: Any, taps: tuple[Tap, ...], at: Tensor
+    ) -> Tensor:
+        """What `states` gives, by the fast step; mask may be None."""
+        states = self._norm.weight.new_empty(len(taps) + 1, len(at), self.config.hidden_size)
+        kept: dict[int, list[Tensor]] = {}
+        for row, (layer, _) in enumerate(taps):
+            kept.setdefault(layer, []).append(states[row])
+        states[-1] = self._step(ids, position_ids, cache, mask, at, kept)
+        return self._exit_norm(states, taps)
 
     def states(
         self, ids: Tensor, position_ids: Tensor, cache: RowCache | None, mask: Any, taps: tuple[Tap, ...], at: Tensor
@@ -77,6 +91,9 @@ class TappedModel:
             return mature[None]
         states = kept[0]
         states[-1] = mature
+        return self._exit_norm(states, taps)
+
+    def _exit_norm(self, states: Tensor, taps: tuple[Tap, ...]) -> Tensor:
         normed = [row for row, (_, exit_norm) in enumerate(taps) if exit_norm]
         if normed:
             states[normed] = self._norm(states[normed])
@@ -88,9 +105,8 @@ class TappedModel:
 
     def head(self, states: Tensor) -> Tensor:
         """(rows, D) -> (rows, V)."""
-        plain = type(self._head) is nn.Linear and self._head.bias is None
-        if plain and states.device.type == "cpu" and states.dtype == torch.float32 and len(states) > 1:
-            return blocked_linear(states, self._head.weight, self._room)
+        if type(self._head) is nn.Linear and self._head.bias is None:
+            return linear(states, self._head.weight, self._room)
         return self._head(states)
 
     @contextlib.contextmanager
@@ -119,44 +135,3 @@ class TappedModel:
         finally:
             for hook in hooks:
                 hook.remove()
-
-
-class Room:
-    """Memory for results that are used up before the next ones come: fresh pages would cost as much as filling them."""
-
-    def __init__(self) -> None:
-        self._parts: dict[str, Tensor] = {}
-
-    def take(self, name: str, like: Tensor, *shape: int) -> Tensor:
-        """An uninitialised tensor, in the memory that `name` had the last time."""
-        count = math.prod(shape)
-        if name not in self._parts or len(self._parts[name]) < count:
-            self._parts[name] = like.new_empty(count)
-        return self._parts[name][:count].view(shape)
-
-
-def blocked_linear(x: Tensor, weight: Tensor, room: Room) -> Tensor:
-    """F.linear for a few rows and a tall weight, on a CPU in float32: up to three times as fast.
-
-    The library's kernel copies the whole weight into a layout of its own first, which for few rows costs
-    more than the product; in blocks, the copy stays in the cache.
-
-    Args:
-        x: (rows, D).
-        weight: (V, D).
-        room: where the result lies.
-
-    Returns:
-        (rows, V).
-    """
-    blocks, rest = divmod(len(weight), BLOCK_OUT)
-    if blocks == 0:
-        return F.linear(x, weight)
-    tall = weight[: blocks * BLOCK_OUT].view(blocks, BLOCK_OUT, -1)
-    product = room.take("product", x, blocks, len(x), BLOCK_OUT)
-    torch.bmm(x.expand(blocks, -1, -1), tall.transpose(1, 2), out=product)
-    result = room.take("result", x, len(x), len(weight))
-    result[:, : blocks * BLOCK_OUT].unflatten(1, (blocks, BLOCK_OUT)).copy_(product.transpose(0, 1))
-    if rest:
-        result[:, blocks * BLOCK_OUT :] = F.linear(x, weight[blocks * BLOCK_OUT :])
-    return result

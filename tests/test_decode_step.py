@@ -1,0 +1,149 @@
+"""The fast decode step against the model's own forward pass, on each architecture it knows."""
+
+import pytest
+import torch
+import transformers
+from conftest import needs_smollm2
+
+from effchal.choices import Dtype, Quantization
+from effchal.config import LoraConfig, ModelConfig
+from effchal.decode.cache import RowCache
+from effchal.decode.products import Joint, Room, blocked_linear, fused, linear
+from effchal.decode.step import KNOWN
+from effchal.decode.taps import TappedModel
+from effchal.model import add_adapter, load_base_model
+
+CPU = torch.device("cpu")
+SHAPE = {
+    "vocab_size": 300,
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+}
+ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+MODELS = {
+    "llama": ("Llama", {}),
+    "llama, biases and scaled rotation": ("Llama", {"attention_bias": True, "rope_parameters": ROPE}),
+    "llama, tied": ("Llama", {"tie_word_embeddings": True}),
+    "llama, one key head a query head": ("Llama", {"num_key_value_heads": 6}),
+    "mistral, window of 4": ("Mistral", {"sliding_window": 4, "head_dim": 32}),
+    "mistral, no window": ("Mistral", {"sliding_window": None}),
+    "qwen2, window in some layers": (
+        "Qwen2",
+        {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    ),
+    "qwen3, norms of queries and keys": ("Qwen3", {"head_dim": 24}),
+}
+TAPS = ((0, False), (1, False), (1, True), (2, False))
+
+
+def random_model(name, changes, dtype=torch.float32):
+    config = getattr(transformers, name + "Config")(**SHAPE | changes)
+    torch.manual_seed(0)
+    model = getattr(transformers, name + "ForCausalLM")(config)
+    for parameter in model.parameters():  # biases and norms too, which start as zeros and ones
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def decoded_states(tapped, lengths, steps=6):
+    """States (steps, K + 1, rows, D) of rows that begin with prompts of some lengths."""
+    cache, taps = RowCache(), tuple(tap for tap in TAPS if tap[0] < tapped.num_layers)
+    generator = torch.Generator().manual_seed(1)
+    for length in lengths:
+        prompt = torch.randint(tapped.vocabulary, (1, length), generator=generator)
+        tapped.extend(cache, cache.add_row(), prompt, (), torch.tensor([length - 1]))
+    ids = torch.randint(tapped.vocabulary, (steps, len(lengths), 1), generator=generator)
+    at = torch.arange(len(lengths))
+    return torch.stack([tapped.extend(cache, 0, step_ids, taps, at) for step_ids in ids])
+
+
+def check_paths_agree(model, tolerance=2e-5):
+    for lengths in ([5], [3, 3], [2, 9, 5]):
+        tapped = TappedModel(model)
+        assert tapped._step is not None
+        fast = decoded_states(tapped, lengths)
+        tapped._step = None
+        slow = decoded_states(tapped, lengths)
+        assert (fast - slow).norm() <= tolerance * slow.norm()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_fast_step_gives_the_states_of_the_models_own(name):
+    check_paths_agree(random_model(*MODELS[name]))
+
+
+def test_in_bfloat16_too():
+    check_paths_agree(random_model("Llama", {}, torch.bfloat16), tolerance=2e-2)
+
+
+@needs_smollm2
+def test_on_the_real_model(smollm2):
+    check_paths_agree(smollm2[0])
+
+
+@pytest.mark.parametrize("quantization", [None, Quantization.nf4])
+@pytest.mark.parametrize("lora", [LoraConfig(r=4), LoraConfig(r=4, use_dora=True)])
+def test_with_adapters_on_all_weights_and_on_nf4(lora, quantization):
+    lora.target_modules = ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]  # k_proj and up_proj have none
+    cfg = ModelConfig(name="builtin:tiny", dtype=Dtype.float32, quantization=quantization)
+    model = add_adapter(load_base_model(cfg, CPU), lora, seed=0).eval()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    check_paths_agree(model)
+    tapped = TappedModel(model)
+    with torch.inference_mode():
+        adapted = decoded_states(tapped, [4])
+        with model.disable_adapter():
+            assert (decoded_states(TappedModel(model), [4]) - adapted).norm() > 1e-2 * adapted.norm()
+
+
+def test_layers_that_are_not_known_are_left_to_the_model():
+    model = random_model("Gemma", {"head_dim": 16})
+    assert type(model.model.layers[0]).__name__ not in KNOWN
+    tapped = TappedModel(model)
+    assert tapped._step is None
+    assert torch.isfinite(decoded_states(tapped, [3, 4])).all()
+
+
+def test_a_hooked_backbone_is_left_to_the_model():
+    model = random_model("Llama", {})
+    seen = []
+    model.model.layers[1].register_forward_pre_hook(lambda *_: seen.append(1))
+    decoded_states(TappedModel(model), [3], steps=2)
+    assert len(seen) == 3  # the prompt and two steps
+
+
+def test_weights_laid_together_take_no_memory_and_stay_the_modules_own():
+    layers = [torch.nn.Linear(64, out) for out in (96, 32, 32)]
+    x = torch.randn(3, 64)
+    with torch.inference_mode():
+        expected = torch.cat([layer(x) for layer in layers], dim=-1)
+        joint = Joint(layers, Room())
+        assert torch.allclose(joint(x), expected, atol=1e-5)
+        assert torch.equal(torch.cat([layer(x) for layer in layers], dim=-1), expected)
+        whole = fused([layer.weight for layer in layers])
+        assert whole.data_ptr() == layers[0].weight.data_ptr()  # again: no new memory
+        layers[1].weight.data.zero_()
+        assert not whole[96:128].any()
+
+
+@pytest.mark.parametrize(("rows", "out"), [(1, 700), (1, 512), (9, 512), (5, 100), (33, 1025), (8, 960), (2, 8000)])
+def test_the_blocked_product_is_a_linear_layer(rows, out):
+    x, weight = torch.randn(rows, 64), torch.randn(out, 64)
+    room = Room()
+    for scale in (1.0, 2.0):  # the second in the memory of the first
+        expected = torch.nn.functional.linear(scale * x, weight)
+        assert torch.allclose(blocked_linear(scale * x, weight, room), expected, atol=1e-4)
+        assert torch.allclose(linear(scale * x, weight, room), expected, atol=1e-4)
