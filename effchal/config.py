@@ -108,13 +108,15 @@ class LoraConfig:
 @dataclass
 class BudgetConfig:
     hours: float = 24.0  # wall clock, over all restarts of the run
-    reserve_minutes: float = 30.0  # kept for the last validation, the checkpoint and the bundle
+    reserve_minutes: float | None = None  # kept for checkpoint and bundle; null = measured in the run, with a factor
+    side_work_share: float = 0.1  # of the time spent: validations and checkpoints between steps wait beyond it
     memory_gib: float | None = None  # GPU memory the process may take; null = the whole card
 
     def __post_init__(self) -> None:
         require(self.hours > 0, "budget.hours", self.hours, "above 0")
-        fits = 0 <= self.reserve_minutes < self.hours * 60
+        fits = self.reserve_minutes is None or 0 <= self.reserve_minutes < self.hours * 60
         require(fits, "budget.reserve_minutes", self.reserve_minutes, f"below budget.hours ({self.hours} h)")
+        require(0 <= self.side_work_share <= 1, "budget.side_work_share", self.side_work_share, "in [0, 1]")
 
 
 @dataclass

@@ -1,10 +1,11 @@
 """A training run: build, loop around the training step, resume, last save."""
 
-import hashlib
 import json
 import logging
+import math
 import sys
-from dataclasses import asdict, dataclass
+import tempfile
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,17 @@ from torch import nn
 from effchal.budget import WallClock, lr_factor
 from effchal.bundle import versions, write_bundle
 from effchal.checkpoint import checkpoints, load_checkpoint, save_checkpoint, trainable_parameters
+from effchal.choices import Schedule
 from effchal.cli import job_age_s, overlay
-from effchal.config import Config, ConfigError, TrainConfig, load_config, save_config, to_plain
-from effchal.data.mix import load_mix, write_report
-from effchal.data.packing import EncodedExample, MicroBatch, TrainingOrder, encode_example, pack
+from effchal.config import Config, ConfigError, load_config, save_config, to_plain
+from effchal.data.packing import MicroBatch, TrainingOrder
+from effchal.data.prepare import pack_for, prepare_data
 from effchal.data.sources import DataError
 from effchal.decode.layers import contrast_of
 from effchal.fast import prepare_training
 from effchal.model import (
     add_adapter,
+    gpu_names,
     limit_gpu_memory,
     load_base_model,
     load_tokenizer,
@@ -30,6 +33,7 @@ from effchal.model import (
     pick_device,
 )
 from effchal.prompts import PromptEncoder
+from effchal.rules import hold_rules
 from effchal.signals import StopSignals
 from effchal.step import NonFiniteError, StepStats, heldout_loss, make_optimizer, train_step
 from effchal.track import Tracker, device_name, git_commit, peak_memory_gib, progress_bar, rewind_metrics
@@ -48,8 +52,10 @@ class RunState:
     heldout_before: float | None = None
     heldout_loss: float | None = None  # the latest
     heldout_step: int | None = None  # when it was taken
+    lr: float | None = None  # of the last step
     data_sha256: str = ""  # of all examples in their order
-    validation_s: float = 0.0  # what it took
+    costs: dict[str, float] = field(default_factory=dict)  # seconds that checkpoint, bundle and validation took
+    first_step_s: float | None = None  # spent when the first step began
     spent_s: float = 0.0
 
 
@@ -83,6 +89,7 @@ def start(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         cfg.resume_from = None
     if cfg.lora is None:
         raise ConfigError("lora=none leaves nothing to train; serve it with python -m effchal.serve lora=none")
+    hold_rules(cfg, gpu_names())
     with StopSignals() as signals:
         code = run(cfg, run_dir, signals, job_age_s())
     if code:  # an exit after success would end a sweep with its first run
@@ -98,7 +105,8 @@ def run(cfg: Config, run_dir: Path, signals: StopSignals, spent_before_s: float 
     Raises:
         ConfigError, DataError: before any training.
     """
-    clock = WallClock(cfg.budget.hours * 3600, cfg.budget.reserve_minutes * 60, spent_before_s)
+    reserve_s = None if cfg.budget.reserve_minutes is None else cfg.budget.reserve_minutes * 60
+    clock = WallClock(cfg.budget.hours * 3600, reserve_s, spent_before_s)
     run_dir.mkdir(parents=True, exist_ok=True)
     job = prepare(cfg, run_dir)
     state = restore(job)
@@ -106,6 +114,7 @@ def run(cfg: Config, run_dir: Path, signals: StopSignals, spent_before_s: float 
     save_config(cfg, run_dir / "config.yaml")
     # A killed process wrote no checkpoint at its end, but its records say how long it lived.
     clock.spent_before_s += max(state.spent_s, rewind_metrics(run_dir, state.step))
+    clock.costs = state.costs
     tracker = Tracker(run_dir, cfg.track, cfg.name, to_plain(cfg))
     tracker.log({"step": state.step, "spent_s": clock.spent_s()})  # what the dropped records knew
     try:
@@ -154,37 +163,6 @@ def prepare(cfg: Config, run_dir: Path) -> Job:
     return Job(cfg, run_dir, device, tokenizer, model, optimizer, order, micro_batches, steps, data_sha256)
 
 
-def prepare_data(cfg: Config, encoder: PromptEncoder, run_dir: Path) -> tuple[TrainingOrder, list[EncodedExample], str]:
-    """Load and encode the data mix; leaves mix.json and mix.md in the run folder. The text is a digest of the data."""
-    mix = load_mix(cfg.data_mix)
-    options = (encoder, cfg.model.max_seq_len, cfg.train.loss_on_prompt)
-    both = {example.id: encode_example(example, *options) for example in mix.train + mix.heldout}
-    mix.train = [example for example in mix.train if both[example.id] is not None]
-    heldout = [both[example.id] for example in mix.heldout if both[example.id] is not None]
-    if not mix.train:
-        raise DataError(f"no training example has an answer within model.max_seq_len={cfg.model.max_seq_len} tokens")
-    encoded = [both[example.id] for example in mix.train]
-    order = TrainingOrder(mix, encoded, cfg.train.examples_per_step, cfg.train.epochs)
-    if order.steps == 0:
-        raise DataError("the weights of data_mix.sources draw no example at all; raise them")
-    totals = {
-        "train_examples": len(encoded),
-        "heldout_examples": len(heldout),
-        "train_tokens": sum(len(example.ids) for example in encoded),
-        "heldout_tokens": sum(len(example.ids) for example in heldout),
-        "truncated": sum(example.truncated for example in encoded + heldout),
-        "dropped_no_answer_left": sum(example is None for example in both.values()),
-    }
-    write_report(mix, totals, run_dir)
-    log.info("data mix: %s", ", ".join(f"{name} {count:,}" for name, count in totals.items()))
-    data_sha256 = hashlib.sha256(repr([example.ids for example in encoded + heldout]).encode()).hexdigest()
-    return order, heldout, data_sha256
-
-
-def pack_for(cfg: Config, examples: list[EncodedExample]) -> list[MicroBatch]:
-    return pack(examples, cfg.model.max_seq_len, cfg.train.micro_batch_size, cfg.train.packing)
-
-
 def train_loop(
     job: Job, state: RunState, clock: WallClock, tracker: Tracker, signals: StopSignals
 ) -> tuple[str, NonFiniteError | None]:
@@ -195,16 +173,26 @@ def train_loop(
         return "interrupted", None
     if state.step == 0:
         state.heldout_before = validate(job, state, clock, tracker)
-    clock.hold_back(state.validation_s)  # the last one will take as long
-    clock.start_lap()
+        state.first_step_s = clock.spent_s()
+    floor = 1.0 if train.schedule is Schedule.constant else train.min_lr_fraction
+    factor = math.inf if state.lr is None else state.lr / train.lr
     with progress_bar(job.steps, state.step, "steps") as advance:
         while state.step < job.steps:
             if signals.received:
                 return "interrupted", None
+            time_progress = clock.progress(state.first_step_s)
             if not clock.can_start_step():
-                log.warning("budget: %.2f h spent, stopping at step %d", clock.spent_s() / 3600, state.step)
-                return "stopped_by_budget", None
-            lr = set_lr(job.optimizer, train, state.step, job.steps)
+                # A stall may have eaten the time in which the rate would have fallen: one step at its floor is kept.
+                annealed = factor <= floor * (1 + 1e-6)
+                if annealed or state.step == 0 or not clock.can_start_last_step():
+                    log.warning("budget: %s spent, stopping at step %d", hours(clock.spent_s()), state.step)
+                    return "stopped_by_budget", None
+                time_progress = 1.0
+            clock.start_lap()
+            factor = lr_factor(
+                *(state.step, job.steps, train.warmup_steps, train.schedule, train.min_lr_fraction, time_progress)
+            )
+            state.lr = set_lr(job.optimizer, train.lr * factor)
             examples = job.order.examples_of_step(state.step)
             micro_batches = [micro_batch.to(job.device) for micro_batch in pack_for(job.cfg, examples)]
             started_s = clock.spent_s()
@@ -216,35 +204,53 @@ def train_loop(
             state.tokens += stats.tokens
             state.target_tokens += stats.target_tokens
             state.train_loss = stats.loss
-            log_step(job, state, clock, tracker, stats, lr, clock.spent_s() - started_s)
-            if state.step % train.validate_every == 0 and state.step < job.steps:
-                validate(job, state, clock, tracker)
-            if state.step % train.checkpoint_every == 0 and state.step < job.steps:
-                checkpoint(job, state, clock)
+            log_step(job, state, clock, tracker, stats, clock.spent_s() - started_s)
             clock.lap()
+            if "bundle" not in clock.costs:
+                rehearse_end(job, state, clock)
+            if state.step < job.steps:
+                side_work(job, state, clock, tracker)
             advance(state.step)
     return "finished", None
 
 
-def set_lr(optimizer: torch.optim.Optimizer, train: TrainConfig, step: int, steps: int) -> float:
-    lr = train.lr * lr_factor(step, steps, train.warmup_steps, train.schedule, train.min_lr_fraction)
+def side_work(job: Job, state: RunState, clock: WallClock, tracker: Tracker) -> None:
+    """What is due after a step, and waits where it would take too much of the budget."""
+    train, share = job.cfg.train, job.cfg.budget.side_work_share
+    if state.step % train.validate_every == 0 and clock.affords("validation", share):
+        validate(job, state, clock, tracker, on_the_side=True)
+    if state.step % train.checkpoint_every == 0 and clock.affords("checkpoint", share):
+        checkpoint(job, state, clock, on_the_side=True)
+
+
+def rehearse_end(job: Job, state: RunState, clock: WallClock) -> None:
+    """Save all once, into a folder that goes again: what the end will take is then known, and that it works at all."""
+    with tempfile.TemporaryDirectory(dir=job.run_dir, prefix=".rehearsal_") as folder:
+        started_s = clock.spent_s()
+        save_checkpoint(Path(folder) / "checkpoint", job.model, job.optimizer, asdict(state))
+        saved_s = clock.spent_s()
+        write_bundle(Path(folder) / "bundle", job.cfg, job.model, job.tokenizer)
+        clock.cost("checkpoint", saved_s - started_s)
+        clock.cost("bundle", clock.spent_s() - saved_s)
+    log.info("saving takes %.1f s; %.1f s are kept for the end", clock.spent_s() - started_s, clock.reserve_s())
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> float:
     for group in optimizer.param_groups:
         group["lr"] = lr
     return lr
 
 
-def log_step(
-    job: Job, state: RunState, clock: WallClock, tracker: Tracker, stats: StepStats, lr: float, step_s: float
-) -> None:
+def log_step(job: Job, state: RunState, clock: WallClock, tracker: Tracker, stats: StepStats, step_s: float) -> None:
     spent_s = clock.spent_s()
     tokens_per_s = stats.tokens / step_s
     log.info(
         "step %d/%d | loss %.3f | lr %.1e | grad %.2f | %s tok/s | %s of %s",
-        *(state.step, job.steps, stats.loss, lr, stats.grad_norm),
+        *(state.step, job.steps, stats.loss, state.lr, stats.grad_norm),
         f"{tokens_per_s / 1000:.1f}k" if tokens_per_s >= 1000 else f"{tokens_per_s:.0f}",
         *(hours(spent_s), hours(clock.limit_s)),
     )
-    record = asdict(stats) | {"lr": lr, "tokens_per_s": tokens_per_s, "spent_s": spent_s}
+    record = asdict(stats) | {"lr": state.lr, "tokens_per_s": tokens_per_s, "spent_s": spent_s}
     tracker.log({"step": state.step} | record)
 
 
@@ -252,21 +258,22 @@ def hours(seconds: float) -> str:
     return f"{seconds / 3600:.1f}h" if seconds >= 3600 else f"{seconds / 60:.1f}min"
 
 
-def validate(job: Job, state: RunState, clock: WallClock, tracker: Tracker) -> float | None:
+def validate(job: Job, state: RunState, clock: WallClock, tracker: Tracker, on_the_side: bool = False) -> float | None:
     """Held-out loss of the weights as they are; None where nothing is held out."""
     if not job.heldout:
         return None
     started_s = clock.spent_s()
     state.heldout_loss, state.heldout_step = heldout_loss(job.model, job.heldout), state.step
-    state.validation_s = clock.spent_s() - started_s
+    clock.cost("validation", clock.spent_s() - started_s, on_the_side)
     log.info("step %d/%d | held-out loss %.3f", state.step, job.steps, state.heldout_loss)
     tracker.log({"step": state.step, "heldout_loss": state.heldout_loss, "spent_s": clock.spent_s()})
     return state.heldout_loss
 
 
-def checkpoint(job: Job, state: RunState, clock: WallClock) -> None:
+def checkpoint(job: Job, state: RunState, clock: WallClock, on_the_side: bool = False) -> None:
     state.spent_s = clock.spent_s()
     save_checkpoint(job.run_dir / "checkpoint", job.model, job.optimizer, asdict(state))
+    clock.cost("checkpoint", clock.spent_s() - state.spent_s, on_the_side)
 
 
 def finish(
@@ -277,7 +284,10 @@ def finish(
     write_bundle(job.run_dir / "bundle", job.cfg, job.model, job.tokenizer)
     tracker.log_bundle(job.run_dir / "bundle")
     if status in ("finished", "stopped_by_budget"):
-        validate(job, state, clock, tracker)
+        if clock.spent_s() + clock.costs.get("validation", 0.0) < clock.limit_s:
+            validate(job, state, clock, tracker)
+        else:
+            log.warning("no time is left for the last validation")
     if error is not None:
         log.error("%s", error)
     tracker.close(wait_s=30.0 if status != "interrupted" else 5.0)
@@ -288,7 +298,7 @@ def finish(
 
 def write_record(job: Job, state: RunState, status: str, error: str | None) -> None:
     """run.json: how the run ended, and what its numbers depend on."""
-    record = {"status": status, "error": error, "steps_planned": job.steps}
+    record = {"status": status, "error": error, "steps_planned": job.steps, "limit_s": job.cfg.budget.hours * 3600}
     record |= asdict(state) | {"peak_memory_gib": peak_memory_gib(job.device)}
     record |= {"device": device_name(job.device), "git_commit": git_commit(), "versions": versions()}
     (job.run_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n")
