@@ -67,7 +67,7 @@ def requests_to_repeat() -> list[tuple[str, dict]]:
     return found
 
 
-def post(path: str, body: object, timeout_s: float = 300) -> dict:
+def post(path: str, body: object, timeout_s: float = 900) -> dict:
     request = urllib.request.Request(URL + path, json.dumps(body).encode())
     with urllib.request.urlopen(request, timeout=timeout_s) as response:
         return json.load(response)
@@ -110,7 +110,7 @@ def compare(found: dict, expected: dict) -> str:
 def streamed_text(path: str, body: dict) -> str:
     request = urllib.request.Request(URL + path, json.dumps(body | {"stream": True}).encode())
     text = ""
-    with urllib.request.urlopen(request, timeout=300) as response:
+    with urllib.request.urlopen(request, timeout=900) as response:
         for line in response:
             if line.startswith(b"data: {"):
                 for choice in json.loads(line[6:])["choices"]:
