@@ -1,0 +1,87 @@
+"""Runs that stall, against their limit: python scripts/check_budget.py [--runs 40]
+
+Each run has a limit of 5 to 60 s, steps that stall at random and saves that are slow; it must end inside its limit with
+a valid bundle and its learning rate at the floor. One JSON line at the end; the exit status is 1 if any run failed.
+"""
+
+import argparse
+import json
+import logging
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from effchal import training
+from effchal.bundle import base_of_bundle
+from effchal.cli import compose_config
+from effchal.config import BudgetConfig
+from effchal.signals import StopSignals
+
+LEAST_S, MOST_S = 5.0, 60.0
+
+
+def slowed(function, draw: random.Random, usual_s: float, chance: float, worst_s: float):
+    """`function`, with a sleep before it: short as a rule, long now and then."""
+
+    def slow(*args, **options):
+        time.sleep(draw.uniform(0.2, 1.0) * (worst_s if draw.random() < chance else usual_s))
+        return function(*args, **options)
+
+    return slow
+
+
+def one_run(seed: int, folder: Path) -> dict:
+    draw = random.Random(seed)
+    limit_s = draw.uniform(LEAST_S, MOST_S)
+    cfg = compose_config(["model=tiny", "data_mix=quickstart", "rules=none", "train.epochs=1000"])
+    cfg.budget = BudgetConfig(hours=limit_s / 3600)
+    cfg.train.examples_per_step, cfg.train.warmup_steps = 4, 3
+    cfg.train.validate_every = cfg.train.checkpoint_every = 5
+    real = training.train_step, training.save_checkpoint, training.write_bundle
+    slow_save = draw.uniform(0.0, 0.05) * limit_s
+    training.train_step = slowed(real[0], draw, 0.05, 0.05, 0.1 * limit_s)  # a stall of up to a tenth of the limit
+    training.save_checkpoint = slowed(real[1], draw, slow_save, 0.0, 0.0)
+    training.write_bundle = slowed(real[2], draw, slow_save, 0.0, 0.0)
+    start = time.monotonic()
+    try:
+        with StopSignals() as signals:
+            code = training.run(cfg, folder, signals)
+    finally:
+        training.train_step, training.save_checkpoint, training.write_bundle = real
+    seconds = time.monotonic() - start
+    record = json.loads((folder / "run.json").read_text())
+    base_of_bundle(folder / "bundle", None)  # raises if a byte is wrong
+    floor = cfg.train.lr * cfg.train.min_lr_fraction
+    return {
+        "limit_s": limit_s,
+        "seconds": seconds,
+        "in_time": seconds < limit_s,
+        "annealed": abs(record["lr"] / floor - 1) < 1e-6,
+        "ended": code == 0 and record["status"] == "stopped_by_budget",
+        "steps": record["step"],
+        "unused": 1 - seconds / limit_s,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=40)
+    parser.add_argument("--first-seed", type=int, default=0)
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(options.first_seed, options.first_seed + options.runs):
+            found.append(one_run(seed, Path(folder) / str(seed)))
+            print(json.dumps({"seed": seed} | found[-1]), flush=True)
+    totals = {key: sum(run[key] for run in found) for key in ("in_time", "annealed", "ended")}
+    unused = max(found, key=lambda run: run["unused"])
+    told = {"runs": len(found), **totals, "largest_share_unused": round(unused["unused"], 3)}
+    print("RESULT", json.dumps(told | {"of_a_limit_of_s": round(unused["limit_s"], 1)}))
+    return int(any(total < len(found) for total in totals.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
