@@ -1,0 +1,113 @@
+"""What bench_train.py and compare_trl.py run of ours, in a process of its own: train_worker.py JOB.json, or --rates."""
+
+import json
+import re
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from effchal.choices import ActivationCheckpointing, Dtype, Schedule
+from effchal.cli import compose_config
+from effchal.config import LoraConfig, ModelConfig, TrainConfig
+from effchal.data.packing import EncodedExample, MicroBatch, encode_example, pack
+from effchal.data.sources import Example
+from effchal.fast import prepare_training
+from effchal.model import add_adapter, load_base_model, load_tokenizer, pick_device
+from effchal.parts import head
+from effchal.prompts import PromptEncoder, Turn
+from effchal.step import make_optimizer, train_step
+
+ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def main() -> None:
+    if sys.argv[1] == "--rates":
+        print("RESULT", json.dumps(rates()))
+        return
+    job = json.loads(Path(sys.argv[1]).read_text())
+    model, examples = prepare(job)
+    result = train(job, model, examples)
+    print("RESULT", json.dumps({"system": f"effchal, {job.get('keep', 'none')}"} | result))
+
+
+def prepare(job: dict) -> tuple[nn.Module, list[EncodedExample]]:
+    """The model with its adapter, and the job's question and answer pairs, every token after the first a target."""
+    cfg = ModelConfig(name=job["model"], dtype=Dtype(job["dtype"]), max_seq_len=job["max_seq_len"])
+    encoder = PromptEncoder(load_tokenizer(cfg), compose_config(["prompt=chatml"]).prompt)
+    pairs = [(Turn("user", question), Turn("assistant", answer)) for question, answer in job["pairs"]]
+    rows = [Example(f"row:{i}", turns) for i, turns in enumerate(pairs)]
+    examples = [encode_example(row, encoder, job["max_seq_len"], loss_on_prompt=True) for row in rows]
+    lora = LoraConfig(r=job["r"], alpha=job["alpha"], target_modules=ALL_LINEAR)
+    model = add_adapter(load_base_model(cfg, pick_device()), lora, job["seed"])
+    prepare_training(model, ActivationCheckpointing(job.get("keep", "none")), job.get("compile", False))
+    return model.train(), examples
+
+
+def train(job: dict, model: nn.Module, examples: list[EncodedExample]) -> dict:
+    """Tokens and seconds of all steps but the first, peak memory of the process, losses, arithmetic of the model."""
+    cfg = TrainConfig(lr=job["lr"], schedule=Schedule.constant)
+    optimizer, per_step = make_optimizer(model, cfg), job["examples_per_step"]
+    device = pick_device()
+    tokens, seconds, cpu_s, flop, losses, norms = 0, 0.0, 0.0, 0.0, [], []
+    for step in range(job["steps"]):
+        for group in optimizer.param_groups:  # linear to zero, as the peers' default
+            group["lr"] = job["lr"] * (1 - step / job["steps"])
+        begun, cpu_begun = time.perf_counter(), time.process_time()
+        batch = [examples[(step * per_step + i) % len(examples)] for i in range(per_step)]
+        micro_batches = [mb.to(device) for mb in pack(batch, job["max_seq_len"], 1, not job.get("curve"))]
+        stats = train_step(model, optimizer, micro_batches, job.get("max_grad_norm", 1.0))
+        losses.append(stats.loss)
+        norms.append(stats.grad_norm)
+        if step:
+            seconds += time.perf_counter() - begun
+            cpu_s += time.process_time() - cpu_begun
+            tokens += stats.tokens
+            flop += sum(arithmetic(model, job["r"], micro_batch) for micro_batch in micro_batches)
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    result = {"tokens": tokens, "seconds": round(seconds, 2), "cpu_s": round(cpu_s, 2), "peak_gib": round(peak_gib, 2)}
+    return result | {"flop": flop, "losses": losses, "norms": norms}
+
+
+def arithmetic(model: nn.Module, r: int, micro_batch: MicroBatch) -> float:
+    """Floating-point operations that a step cannot do without: frozen products forward and backward to the inputs,
+    LoRA's three, causal attention (half a square; the backward pass five products to the forward's two)."""
+    layers = [m for m in model.modules() if hasattr(m, "base_layer")]
+    frozen = sum(layer.base_layer.weight.numel() for layer in layers)
+    adapters = sum(r * sum(layer.base_layer.weight.shape) for layer in layers)
+    width = sum(layer.base_layer.weight.shape[1] for name, layer in model.named_modules() if name.endswith("o_proj"))
+    attention = sum(7 * 2 * width * length * length / 2 for length in micro_batch.lengths)
+    per_token = 2 * 2 * frozen + 2 * 3 * adapters
+    return micro_batch.tokens * per_token + micro_batch.target_tokens * 2 * 2 * head(model).weight.numel() + attention
+
+
+def rates() -> dict[str, Any]:
+    """What this machine can do: a large matrix product in float32 and bfloat16, a copy of memory."""
+
+    def best_s(function) -> float:
+        times = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - begun)
+        return statistics.median(times[1:])
+
+    result = {}
+    for dtype, size in ((torch.float32, 2048), (torch.bfloat16, 1024)):
+        a, b = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
+        name = "matmul" if dtype is torch.float32 else "bf16_matmul"
+        result[f"{name}_gflop_per_s"] = round(2 * size**3 / best_s(lambda a=a, b=b: a @ b) / 1e9, 1)
+    source = torch.randn(2**26)
+    target = source.clone()
+    result["copy_gb_per_s"] = round(2 * source.nbytes / best_s(lambda: target.copy_(source)) / 1e9, 1)
+    cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
+    return result | {"threads": torch.get_num_threads(), "cpu": cpu[1] if cpu else "", "torch": torch.__version__}
+
+
+if __name__ == "__main__":
+    main()
