@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from effchal.bundle import write_bundle
 from effchal.cli import compose_config
 from effchal.config import Config, ConfigError, HelmConfig, ModelConfig, ScenarioConfig, save_config, to_config
-from effchal.helm.__main__ import check, place, resumed
-from effchal.helm.deployment import max_sequence_length, model_name, write_deployment
+from effchal.helm.__main__ import check, resumed
+from effchal.helm.deployment import max_sequence_length, model_name, place_data, write_deployment
 from effchal.helm.processes import server_command
 from effchal.helm.results import error_of, main_metric, read_run, table
 from effchal.inference import check_same, check_subject, identity, inference_config
@@ -150,7 +150,7 @@ def test_data_are_linked_into_folders_that_helm_may_write_in(tmp_path):
     (source / "a.csv").write_text("text")
     (source / "a.csv.lock").touch()
     for _ in range(2):
-        place(tmp_path / "data", tmp_path / "scenarios")
+        place_data(tmp_path / "data", tmp_path / "scenarios")
     assert (tmp_path / "scenarios" / "mmlu" / "test" / "a.csv").read_text() == "text"
     assert [path.name for path in (tmp_path / "scenarios").rglob("*.*")] == ["a.csv"]
     (tmp_path / "scenarios" / "mmlu" / "test" / "b.lock").touch()

@@ -15,7 +15,7 @@ from typing import Any
 from effchal.bundle import versions
 from effchal.cli import entry_point, overlay
 from effchal.config import Config, ConfigError, load_config, save_config
-from effchal.helm.deployment import model_name, write_deployment
+from effchal.helm.deployment import model_name, place_data, write_deployment
 from effchal.helm.processes import (
     HELM_LOG,
     HelmError,
@@ -151,7 +151,7 @@ def begin(cfg: Config, run_dir: Path, model: dict[str, Any]) -> list[dict[str, A
         wanted |= {"output_path": str(run_dir), "local_path": str(run_dir / "prod_env")}
         task.write_text(json.dumps(wanted))
         if cfg.scenario.path is not None:
-            place(Path(cfg.scenario.path), run_dir / "scenarios")
+            place_data(Path(cfg.scenario.path), run_dir / "scenarios")
         with inside(cfg, run_dir, "prepare", str(task)) as process:
             if process.wait() != 0:
                 raise ConfigError(f"HELM does not start; the end of its log:\n{tail(run_dir / HELM_LOG)}")
@@ -162,16 +162,6 @@ def begin(cfg: Config, run_dir: Path, model: dict[str, Any]) -> list[dict[str, A
     save_config(cfg, run_dir / "config.yaml")
     write_scores(run_dir, {"status": "running", "model": model})
     return entries
-
-
-def place(data: Path, folder: Path) -> None:
-    """Links to all files of `data` in folders of our own, since HELM writes lock files beside what it reads."""
-    for file in data.rglob("*"):
-        if file.is_file() and file.suffix != ".lock":
-            link = folder / file.relative_to(data)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
-            link.symlink_to(file.resolve())
 
 
 def summarise(cfg: Config, run_dir: Path) -> None:

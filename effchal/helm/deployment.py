@@ -1,4 +1,4 @@
-"""What HELM is told about a model of ours: `prod_env`, with its name, where it answers, and how much it takes."""
+"""What HELM finds: `prod_env`, with a model's name, where it answers and how much it takes; and scenario data."""
 
 import json
 import re
@@ -92,3 +92,13 @@ def write_prod_env(
     }
     for file, content in files.items():
         (folder / f"{file}.yaml").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def place_data(data: Path, folder: Path) -> None:
+    """Links to all files of `data` in folders of our own, since HELM writes lock files beside what it reads."""
+    for file in data.rglob("*"):
+        if file.is_file() and file.suffix != ".lock":
+            link = folder / file.relative_to(data)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(file.resolve())
