@@ -1,7 +1,9 @@
-"""Time and memory of a decode step, DoLa against greedy: python scripts/bench_decode.py [--peer COMMAND]
+"""Time and memory of decoding, and DoLa against greedy: python scripts/bench_decode.py [--peer-python PYTHON]
 
-One JSON line for each measurement; times are medians of steps taken in turn, greedy, DoLa, greedy, DoLa, so that a
-drifting machine slows both. COMMAND is another system's bench, whose RESULT lines are printed beside ours.
+One JSON line for each measurement. Steps are medians of steps taken in turn, greedy, DoLa, greedy, DoLa, so that a
+drifting machine slows both. Answers are whole ones, prompt included, the median of three, beside transformers' own
+generate in each dtype where PYTHON has it (the project's own will do). COMMAND (--peer) is another system's bench,
+whose RESULT lines are printed. The machine must be idle: a second busy thread makes every figure several times worse.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +35,33 @@ SMOLLM2 = str(ROOT / "outputs" / "models" / "smollm2_135m")
 NEW_TOKENS = 48
 PROMPT = list(range(1000, 1012))  # which tokens does not matter for speed
 LAYERS = 8
+RUNS = 3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=SMOLLM2)
     parser.add_argument("--dtype", choices=[dtype.value for dtype in Dtype], default="auto")
+    parser.add_argument("--peer-python", help="python that has transformers, for its generate")
     parser.add_argument("--peer", help="command of another system's bench")
     parser.add_argument("--peak", nargs=2, metavar=("METHOD", "BATCH"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak:
         return print_peak(args.model, args.dtype, args.peak[0], int(args.peak[1]))
+    machine = measured_machine()
+    print("RESULT", json.dumps(machine), flush=True)
     loaded = load(args.model, args.dtype)
     for batch in (1, 8):
-        report("smollm2_135m", loaded, {"batch": batch, **step_times(loaded, batch)})
+        report("smollm2_135m", loaded, {"batch": batch, **step_times(loaded, batch, machine)})
+    for batch in (1, 8):
+        answers(args, loaded, batch)
     report("smollm2_135m", loaded, layer_sets_times(loaded))
     for batch in (1, 8):
         report("smollm2_135m", loaded, {"batch": batch, **peaks(args, batch)})
     with tempfile.TemporaryDirectory() as folder:
         like_mistral(Path(folder))
         loaded = load(folder, args.dtype)
-        report("mistral's proportions", loaded, {"batch": 1, **step_times(loaded, 1)})
+        report("mistral's proportions", loaded, {"batch": 1, **step_times(loaded, 1, machine)})
     if args.peer:
         output = subprocess.run(shlex.split(args.peer), capture_output=True, text=True, check=True).stdout
         print(*[line for line in output.splitlines() if line.startswith("RESULT")], sep="\n")
@@ -91,7 +100,7 @@ def start(loaded: Loaded, batch: int, with_dola: bool) -> Engine:
 
 
 @torch.inference_mode()
-def step_times(loaded: Loaded, batch: int) -> dict:
+def step_times(loaded: Loaded, batch: int, machine: dict) -> dict:
     engines = {"greedy": start(loaded, batch, False), "dola": start(loaded, batch, True)}
     times: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(NEW_TOKENS):
@@ -101,12 +110,57 @@ def step_times(loaded: Loaded, batch: int) -> dict:
             times[name].append(time.perf_counter() - begun)
     median = {name: statistics.median(each[4:]) for name, each in times.items()}
     ratios = [d / g for g, d in zip(times["greedy"][4:], times["dola"][4:], strict=True)]
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in loaded[0].parameters())
+    # The least that a step can take: every weight read once.
+    reading_s = weights / (machine["copy_gb_per_s"] * 1e9)
     return {
         "greedy_ms": round(1000 * median["greedy"], 2),
         "dola_ms": round(1000 * median["dola"], 2),
         "greedy_tokens_per_s": round(batch / median["greedy"], 1),
+        "greedy_share_of_roofline": round(reading_s / median["greedy"], 2),
         "dola_over_greedy": round(statistics.median(ratios), 3),
     }
+
+
+def measured_machine() -> dict:
+    """Copy bandwidth (bytes read and written) and float32 matmul rate of this machine."""
+    source, target = torch.ones(1 << 26), torch.ones(1 << 26)
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    copy_s = min(seconds(lambda: target.copy_(source)) for _ in range(5))
+    matmul_s = min(seconds(lambda: a @ b) for _ in range(5))
+    return {
+        "threads": torch.get_num_threads(),
+        "copy_gb_per_s": round(2 * source.numel() * 4 / copy_s / 1e9, 1),
+        "matmul_gflop_per_s": round(2 * 2048**3 / matmul_s / 1e9, 1),
+    }
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def answers(args: argparse.Namespace, loaded: Loaded, batch: int) -> None:
+    """Greedy answers of NEW_TOKENS to `batch` prompts, ours and transformers'."""
+    prompts = [[token + row for token in PROMPT] for row in range(batch)]
+    engine = Engine(*loaded)
+    engine._ends = set()
+    variants = [[SamplingParams(max_new_tokens=NEW_TOKENS)]] * batch
+    taken = statistics.median(seconds(lambda: list(engine.generate(prompts, variants, batch))) for _ in range(RUNS))
+    ours = batch * NEW_TOKENS / taken
+    report("smollm2_135m", loaded, {"system": "effchal", "batch": batch, "tokens_per_s": round(ours, 1)})
+    if not args.peer_python:
+        return
+    job = json.dumps({"prompts": prompts, "new_tokens": NEW_TOKENS, "runs": RUNS})
+    best = 0.0
+    for dtype in ("float32", "bfloat16"):
+        command = [args.peer_python, str(ROOT / "scripts" / "peers" / "generate.py"), args.model, dtype]
+        output = subprocess.run(command, input=job, capture_output=True, text=True, check=True).stdout
+        line = next(line for line in output.splitlines() if line.startswith("RESULT"))
+        print(line, flush=True)
+        best = max(best, json.loads(line.removeprefix("RESULT"))["tokens_per_s"])
+    print("RESULT", json.dumps({"batch": batch, "effchal_over_transformers_best": round(ours / best, 2)}), flush=True)
 
 
 @torch.inference_mode()

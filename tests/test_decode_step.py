@@ -8,7 +8,7 @@ from conftest import needs_smollm2
 from effchal.choices import Dtype, Quantization
 from effchal.config import LoraConfig, ModelConfig
 from effchal.decode.cache import RowCache
-from effchal.decode.products import Joint, Room, blocked_linear, fused, linear
+from effchal.decode.products import Joint, Packed, Room, blocked_linear, fused, linear
 from effchal.decode.step import KNOWN
 from effchal.decode.taps import TappedModel
 from effchal.model import add_adapter, load_base_model
@@ -119,6 +119,8 @@ def test_layers_that_are_not_known_are_left_to_the_model():
 
 def test_a_hooked_backbone_is_left_to_the_model():
     model = random_model("Llama", {})
+    model.model(input_ids=torch.tensor([[1]]), output_hidden_states=True)  # leaves hooks of its own
+    assert TappedModel(model)._step is not None
     seen = []
     model.model.layers[1].register_forward_pre_hook(lambda *_: seen.append(1))
     decoded_states(TappedModel(model), [3], steps=2)
@@ -147,3 +149,17 @@ def test_the_blocked_product_is_a_linear_layer(rows, out):
         expected = torch.nn.functional.linear(scale * x, weight)
         assert torch.allclose(blocked_linear(scale * x, weight, room), expected, atol=1e-4)
         assert torch.allclose(linear(scale * x, weight, room), expected, atol=1e-4)
+
+
+def test_the_packed_product_is_a_linear_layer_and_follows_its_weight():
+    layer = torch.nn.Linear(64, 700, bias=False).requires_grad_(False)
+    assert Packed.suits(layer)
+    assert not Packed.suits(torch.nn.Linear(64, 700))
+    assert not Packed.suits(layer.to(torch.bfloat16))
+    layer = layer.to(torch.float32)
+    packed = Packed(layer.weight)
+    for rows in (1, 9, 200):
+        x = torch.randn(rows, 64)
+        assert torch.allclose(packed(x), layer(x), atol=1e-4)
+    layer.weight.mul_(2.0)
+    assert torch.allclose(packed(x), layer(x), atol=1e-4)

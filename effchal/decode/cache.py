@@ -21,7 +21,9 @@ class RowCache:
         self._values: list[Tensor] = []
         self._rows = self._capacity = 0
         self._first = self._count = self._new = 0
-        self._starts: Tensor | None = None  # where each row's one new token goes
+        self._even = True  # the rows being extended are equally long
+        self._starts: Tensor | None = None  # else: where each row's one new token goes
+        self._numbers: Tensor | None = None
 
     def add_row(self) -> int:
         """A new, empty row; the last one."""
@@ -88,6 +90,8 @@ class RowCache:
         lengths = self.lengths[first : first + count]
         self._reserve(len(self.lengths), max(lengths) + new)
         self._starts = torch.tensor(lengths, device=device)
+        self._numbers = torch.arange(count, device=device)
+        self._even = min(lengths) == max(lengths)
         return self._starts[:, None] + torch.arange(new, device=device)
 
     def commit(self) -> None:
@@ -117,10 +121,10 @@ class RowCache:
 
     def _put(self, parts: list[Tensor], layer: int, new: Tensor) -> Tensor:
         view = parts[layer][self._first : self._first + self._count, :, : self.total()]
-        if self._count == 1:
-            view[0, :, self.lengths[self._first] :] = new[0]
+        if self._even:
+            view[:, :, self.lengths[self._first] :] = new
         else:
-            view[torch.arange(self._count, device=new.device), :, self._starts] = new[:, :, 0]
+            view[self._numbers, :, self._starts] = new[:, :, 0]
         return view
 
     def _reserve(self, rows: int, tokens: int) -> None:

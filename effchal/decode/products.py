@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 BLOCKS_OUT = (256, 192, 128, 96, 64)  # outputs that a CPU works on at once: 256 x 576 float32 stay in its cache
 FEW_ROWS = 128  # above, the library's own product is as fast
+TYPICAL_ROWS = 72  # that a packed weight is laid out for: 8 rows, 8 layers and the mature one; good for 1 and 9 too
 
 
 class Room:
@@ -59,6 +60,32 @@ def linear(x: Tensor, weight: Tensor, room: Room) -> Tensor:
     if x.device.type == "cpu" and x.dtype == torch.float32 and len(x) <= FEW_ROWS:
         return blocked_linear(x, weight, room)
     return F.linear(x, weight)
+
+
+class Packed:
+    """A tall weight in the layout of oneDNN's kernels, for products that all rows of a step pay for; no copy a call.
+
+    The original stays: embeddings may be the same matrix. It is packed again where somebody changed it in place.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight, self._version = weight, -1
+        self._packed: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(rows, D) -> (rows, V), in memory of its own."""
+        version = 0 if self._weight.is_inference() else self._weight._version
+        if version != self._version:
+            self._version = version
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight.detach(), TYPICAL_ROWS)
+        return torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
+
+    @staticmethod
+    def suits(layer: nn.Module) -> bool:
+        weight = getattr(layer, "weight", None)
+        plain = type(layer) is nn.Linear and layer.bias is None
+        able = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        return plain and able and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 class Lora:

@@ -113,5 +113,11 @@ def decode_step(backbone: nn.Module, layers: nn.ModuleList, norm: nn.Module, con
     """The fast step of a model whose layers are known, else None: the backbone itself then does it."""
     if not all(type(layer).__name__ in KNOWN for layer in layers):
         return None
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in backbone.modules())
-    return None if hooked else DecodeStep(backbone, layers, norm, config)
+    hooks = [
+        hook
+        for module in backbone.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    ]
+    # Those of transformers wait for somebody to ask for hidden states, and stay once that was done.
+    foreign = any(not hook.__module__.startswith("transformers.") for hook in hooks)
+    return None if foreign else DecodeStep(backbone, layers, norm, config)

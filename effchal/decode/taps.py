@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from effchal.decode.cache import RowCache, attention_mask
 from effchal.decode.layers import LayerLogits, Tap
-from effchal.decode.products import Room, linear
+from effchal.decode.products import Packed
 from effchal.decode.step import decode_step
 from effchal.parts import backbone, causal_lm, final_norm, head, layers_of
 
@@ -33,7 +33,7 @@ class TappedModel:
         self.backbone, self._head = backbone(model), head(model)
         self._layers, self._norm = layers_of(model), final_norm(model)
         self.vocabulary: int = config.vocab_size
-        self._room = Room()
+        self._packed = Packed(self._head.weight) if Packed.suits(self._head) else None
         self._step = decode_step(self.backbone, self._layers, self._norm, config)
 
     def extend(self, cache: RowCache, first: int, ids: Tensor, taps: tuple[Tap, ...], at: Tensor) -> Tensor:
@@ -100,14 +100,12 @@ class TappedModel:
         return states
 
     def logits(self, states: Tensor, taps: tuple[Tap, ...]) -> LayerLogits:
-        """One head product over the stacked states (K + 1, P, D). On a CPU the result holds until the next call."""
+        """One head product over the stacked states (K + 1, P, D)."""
         return LayerLogits(self.head(states.flatten(0, 1)).unflatten(0, states.shape[:2]), taps)
 
     def head(self, states: Tensor) -> Tensor:
         """(rows, D) -> (rows, V)."""
-        if type(self._head) is nn.Linear and self._head.bias is None:
-            return linear(states, self._head.weight, self._room)
-        return self._head(states)
+        return self._packed(states) if self._packed else self._head(states)
 
     @contextlib.contextmanager
     def _tapped(self, taps: tuple[Tap, ...], at: Tensor, kept: list[Tensor]) -> Iterator[None]:
