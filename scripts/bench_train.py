@@ -28,6 +28,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--steps", type=int, default=5, help="the first is not timed")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--max-seq-len", type=int, default=1024)
+    parser.add_argument("--examples-per-step", type=int, default=4)
     parser.add_argument("--trl", metavar="PYTHON")
     parser.add_argument("--litgpt", metavar="PYTHON")
     parser.add_argument("--keep", nargs="+", default=["none"], help="our levels of activation checkpointing")
@@ -35,8 +37,8 @@ def main() -> None:
     args = parser.parse_args()
     job = {
         **{"model": args.model, "dtype": args.dtype, "steps": args.steps, "pairs": single_turn_rows(args.data)[:120]},
-        **{"r": 16, "alpha": 32, "lr": 2e-4, "seed": 42, "max_seq_len": 1024, "examples_per_step": 4},
-        **{"packing": False, "checkpointing": False},
+        **{"r": 16, "alpha": 32, "lr": 2e-4, "seed": 42, "max_seq_len": args.max_seq_len},
+        **{"packing": False, "checkpointing": False, "examples_per_step": args.examples_per_step},
     }
     commands = {f"effchal, {keep}": ([sys.executable, WORKER], {"keep": keep}) for keep in args.keep}
     if args.trl:
@@ -50,6 +52,7 @@ def main() -> None:
     for _ in range(args.repeats):
         for name, (command, more) in commands.items():
             results[name].append(run([*wrap, *command], job | more))
+            print("RUN", json.dumps(results[name][-1]), flush=True)
     report(results, rates)
 
 
@@ -90,7 +93,7 @@ def report(results: dict[str, list[dict]], rates: dict) -> None:
         }
         if "flop" in runs[0]:
             line["share_of_matmul_rate"] = round(
-                median(runs, lambda r: r["flop"] / r["seconds"]) / 1e9 / rates["matmul_gflop_per_s"], 3
+                median(runs, lambda r: r["flop"] / r["cpu_s"]) / 1e9 / rates["matmul_gflop_per_cpu_s"], 3
             )
         print("RESULT", json.dumps(line), flush=True)
 
