@@ -280,6 +280,8 @@ def main() -> int:
             exits.append(server.stop())
             load.stop()
             server = Server(options.model)
+            for path, body in repeated:  # memory is compared after warming up
+                post(path, body)
         counts += load.counts
         faults += load.faults
     result = {"minutes": options.minutes, **dict(counts), "memory_growth": grown, "exit_codes": exits}
