@@ -8,7 +8,7 @@ from conftest import needs_smollm2
 from effchal.choices import Dtype, Quantization
 from effchal.config import LoraConfig, ModelConfig
 from effchal.decode.cache import RowCache
-from effchal.decode.products import Joint, Packed, Room, blocked_linear, fused, linear
+from effchal.decode.products import Blocks, Joint, Packed, Room, fused
 from effchal.decode.step import KNOWN
 from effchal.decode.taps import TappedModel
 from effchal.model import add_adapter, load_base_model
@@ -147,8 +147,7 @@ def test_the_blocked_product_is_a_linear_layer(rows, out):
     room = Room()
     for scale in (1.0, 2.0):  # the second in the memory of the first
         expected = torch.nn.functional.linear(scale * x, weight)
-        assert torch.allclose(blocked_linear(scale * x, weight, room), expected, atol=1e-4)
-        assert torch.allclose(linear(scale * x, weight, room), expected, atol=1e-4)
+        assert torch.allclose(Blocks(weight, room)(scale * x), expected, atol=1e-4)
 
 
 def test_the_packed_product_is_a_linear_layer_and_follows_its_weight():

@@ -20,7 +20,7 @@ class RowCache:
         self._keys: list[Tensor] = []  # a layer each: (rows, heads, capacity, head size)
         self._values: list[Tensor] = []
         self._rows = self._capacity = 0
-        self._first = self._count = self._new = 0
+        self._first = self._count = self._new = self._total = 0
         self._even = True  # the rows being extended are equally long
         self._starts: Tensor | None = None  # else: where each row's one new token goes
         self._numbers: Tensor | None = None
@@ -88,7 +88,8 @@ class RowCache:
         """Prepare for `new` tokens in each of `count` rows from `first` on; their position_ids, (count, new)."""
         self._first, self._count, self._new = first, count, new
         lengths = self.lengths[first : first + count]
-        self._reserve(len(self.lengths), max(lengths) + new)
+        self._total = max(lengths) + new
+        self._reserve(len(self.lengths), self._total)
         self._starts = torch.tensor(lengths, device=device)
         self._numbers = torch.arange(count, device=device)
         self._even = min(lengths) == max(lengths)
@@ -100,7 +101,7 @@ class RowCache:
 
     def total(self) -> int:
         """Columns that the rows being extended attend to, pad included."""
-        return max(self.lengths[self._first : self._first + self._count]) + self._new
+        return self._total
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Called by attention: (count, heads, new, size) come in, (count, heads, total, size) go out."""
@@ -120,7 +121,7 @@ class RowCache:
         return like.new_zeros(self._rows, like.shape[1], self._capacity, like.shape[3])
 
     def _put(self, parts: list[Tensor], layer: int, new: Tensor) -> Tensor:
-        view = parts[layer][self._first : self._first + self._count, :, : self.total()]
+        view = parts[layer][self._first : self._first + self._count, :, : self._total]
         if self._even:
             view[:, :, self.lengths[self._first] :] = new
         else:

@@ -14,16 +14,17 @@ KNOWN = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3
 
 
 class Norm:
-    """RMSNorm as these models have it; in float32 in one call."""
+    """RMSNorm as these models have it; in float32 in fewer operations."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
+        self._eps = module.weight.new_full((1, 1), module.variance_epsilon)
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32:
             return self._module(x)  # it rounds between its steps
-        weight = self._module.weight
-        return F.rms_norm(x, weight.shape, weight, self._module.variance_epsilon)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x * torch.addcmul(self._eps, length, length, value=1 / x.shape[-1]).rsqrt_() * self._module.weight
 
 
 class Layer:
@@ -92,7 +93,7 @@ class DecodeStep:
     ) -> Tensor:
         """(B, D) -> (B, heads * size)."""
         turned = self._heads + self._kv_heads
-        qkv = layer.qkv(x).unflatten(-1, (-1, self._size))  # (B, heads + 2 kv heads, size)
+        qkv = layer.qkv(x).view(len(x), -1, self._size)  # (B, heads + 2 kv heads, size)
         qk = qkv[:, :turned]
         if layer.q_norm is not None:
             qk = torch.cat([layer.q_norm(qk[:, : self._heads]), layer.k_norm(qk[:, self._heads :])], dim=1)
