@@ -42,21 +42,25 @@ class Blocks:
         tall = weight[: self._cut].view(self._count, block, weight.shape[1])
         self._tall = tall.transpose(1, 2)  # (blocks, in, block)
         self._rest = weight[self._cut :]
+        self._rows = 0  # that the next two are for
+        self._product = self._result = weight
 
     def __call__(self, x: Tensor) -> Tensor:
         """(rows, in) -> (rows, out). The result holds until the next call with the same room."""
         if self._count == 0:
             return F.linear(x, self._rest)
-        rows = len(x)
-        product = self._room.take("product", x, self._count, rows, self._block)
-        torch.bmm(x.expand(self._count, -1, -1), self._tall, out=product)
+        rows = x.shape[0]
+        if rows != self._rows:
+            self._rows = rows
+            self._product = self._room.take("product", x, self._count, rows, self._block)
+            self._result = self._room.take("result", x, rows, self._out)
+        torch.bmm(x.expand(self._count, -1, -1), self._tall, out=self._product)
         if rows == 1 and self._cut == self._out:
-            return product.view(1, self._out)
-        result = self._room.take("result", x, rows, self._out)
-        result[:, : self._cut].view(rows, self._count, self._block).copy_(product.transpose(0, 1))
+            return self._product.view(1, self._out)
+        self._result[:, : self._cut].view(rows, self._count, self._block).copy_(self._product.transpose(0, 1))
         if self._cut < self._out:
-            result[:, self._cut :] = F.linear(x, self._rest)
-        return result
+            self._result[:, self._cut :] = F.linear(x, self._rest)
+        return self._result
 
 
 class Packed:
@@ -160,7 +164,7 @@ class Joint:
         if self._weight is None:
             parts = [module(x) for module in self._modules]
             return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-        fast = self._blocks is not None and len(x) <= FEW_ROWS
+        fast = self._blocks is not None and x.shape[0] <= FEW_ROWS
         result = self._blocks(x) if fast else F.linear(x, self._weight)
         if self._bias is not None:
             result += self._bias

@@ -93,14 +93,14 @@ class DecodeStep:
     ) -> Tensor:
         """(B, D) -> (B, heads * size)."""
         turned = self._heads + self._kv_heads
-        qkv = layer.qkv(x).view(len(x), -1, self._size)  # (B, heads + 2 kv heads, size)
+        qkv = layer.qkv(x).view(x.shape[0], -1, self._size)  # (B, heads + 2 kv heads, size)
         qk = qkv[:, :turned]
         if layer.q_norm is not None:
             qk = torch.cat([layer.q_norm(qk[:, : self._heads]), layer.k_norm(qk[:, self._heads :])], dim=1)
         qk = qk * cos + qk.roll(self._size // 2, -1) * sin
         keys, values = cache.update(qk[:, self._heads :, None], qkv[:, turned:, None], number)  # (B, kv heads, C, size)
         # The queries that share a key head stand as its rows: no copy of keys and values for each.
-        queries = qk[:, : self._heads].unflatten(1, (self._kv_heads, -1))  # (B, kv heads, heads / kv heads, size)
+        queries = qk[:, : self._heads].view(x.shape[0], self._kv_heads, -1, self._size)  # (B, kv heads, shared, size)
         mask = masks[self._kinds[number]]
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=layer.scale).flatten(1)
 
