@@ -25,17 +25,18 @@ def main() -> int:
     job = {
         **{"model": args.model, "dtype": "float32", "steps": args.steps, "pairs": single_turn_rows(args.data)[:120]},
         **{"r": 16, "alpha": 32, "lr": 2e-4, "seed": 42, "max_seq_len": args.max_seq_len, "examples_per_step": 4},
-        **{"packing": False, "checkpointing": False, "curve": True},
+        **{"packing": False, "checkpointing": False},
     }
-    theirs = run([args.trl, PEERS / "train_trl.py"], job)
     model, examples = prepare(job)
+    job["ids"] = [example.ids for example in examples]
+    theirs = run([args.trl, PEERS / "train_trl.py"], job)
     same_start = all(
         abs(theirs["initial"][name] - parameter.sum().item()) < 1e-3
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     )
     ids = [row for micro_batch in theirs["ids"] for row in micro_batch]
-    same_ids = all(row[: len(e.ids)] == e.ids for row, e in zip(ids, examples, strict=False))
+    same_ids = all(row[: len(e.ids)] == e.ids for row, e in zip(ids, examples * args.steps, strict=False))
     ours = train(job, model, examples)
     print(f"same adapter at the start: {same_start}; same ids: {same_ids} ({len(ids)} examples)")
     print(f"step | effchal | {theirs['system']} | difference | gradient norms")

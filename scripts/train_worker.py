@@ -60,7 +60,7 @@ def train(job: dict, model: nn.Module, examples: list[EncodedExample]) -> dict:
             group["lr"] = job["lr"] * (1 - step / job["steps"])
         begun, cpu_begun = time.perf_counter(), time.process_time()
         batch = [examples[(step * per_step + i) % len(examples)] for i in range(per_step)]
-        micro_batches = [mb.to(device) for mb in pack(batch, job["max_seq_len"], 1, not job.get("curve"))]
+        micro_batches = [mb.to(device) for mb in pack(batch, job["max_seq_len"], 1, not job.get("ids"))]
         stats = train_step(model, optimizer, micro_batches, job.get("max_grad_norm", 1.0))
         losses.append(stats.loss)
         norms.append(stats.grad_norm)

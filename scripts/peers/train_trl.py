@@ -49,16 +49,17 @@ class UnroundedTrainer(trl.SFTTrainer):
 
 
 micro_batches = []
-messages = [
-    [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    for question, answer in job["pairs"]
-]
+if job.get("ids"):  # its template would put a system prompt in front
+    rows = [{"input_ids": ids} for ids in job["ids"]]
+else:
+    turns = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in job["pairs"]]
+    rows = [{"messages": conversation} for conversation in turns]
 watch = Watch()
 dtype = getattr(torch, job["dtype"])
 trainer = UnroundedTrainer(
     model=AutoModelForCausalLM.from_pretrained(job["model"], dtype=dtype),
     processing_class=AutoTokenizer.from_pretrained(job["model"]),
-    train_dataset=Dataset.from_list([{"messages": conversation} for conversation in messages]),
+    train_dataset=Dataset.from_list(rows),
     peft_config=LoraConfig(r=job["r"], lora_alpha=job["alpha"], target_modules="all-linear", task_type="CAUSAL_LM"),
     callbacks=[watch],
     args=trl.SFTConfig(
@@ -95,7 +96,7 @@ result = {
     "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     "losses": watch.losses,
 }
-if job.get("curve"):
+if job.get("ids"):
     # training_step gives its share of the step's loss.
     shares = [share for share, _ in micro_batches]
     result["losses"] = [sum(shares[i : i + accumulated]) for i in range(0, len(shares), accumulated)]
