@@ -1,6 +1,7 @@
 """Fused layers against the library's own, on random models of each shape they know."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -163,3 +164,16 @@ def test_a_prepared_model_takes_no_mask():
     prepare_training(model, ActivationCheckpointing.none)
     with pytest.raises(RuntimeError, match="packed_hidden_states"):
         model(input_ids=IDS)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_layers_of_the_library_give_the_same_and_are_not_compiled_anew_for_other_lengths():
+    expected = states_and_gradients(make("llama"), under_a_dense_mask)
+    model = make("llama")
+    prepare_training(model, ActivationCheckpointing.none, compiled=True)
+    assert not is_fused(model)
+    assert_close(states_and_gradients(model, packed), expected)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for lengths in ((30, 60), (10, 20, 30, 30)):
+            positions = torch.cat([torch.arange(length) for length in lengths])[None]
+            packed_hidden_states(model, IDS, positions, lengths).sum().backward()
