@@ -1,10 +1,10 @@
 import logging
+import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
 
-from effchal import check
 from effchal.choices import Origin
 from effchal.cli import compose_config
 from effchal.config import ConfigError
@@ -84,12 +84,9 @@ def test_a_broken_rule_warns_or_refuses(cfg, caplog):
     hold_rules(cfg, [])
 
 
-def test_the_command_prints_each_rule_and_exits_1(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["check", "budget.hours=30", f"hydra.run.dir={tmp_path}"])
-    with pytest.raises(SystemExit) as stopped:
-        check.main()
-    assert stopped.value.code == 1
-    output = capsys.readouterr().out
-    assert "FAIL  at most 24 hours: budget.hours=30\n      budget.hours=24\n" in output
-    assert "pass  approved base model: model.name=mistralai/Mistral-7B-v0.1" in output
+def test_the_command_prints_each_rule_and_exits_1(tmp_path):
+    command = [sys.executable, "-m", "effchal.check", "budget.hours=30", f"hydra.run.dir={tmp_path}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 1
+    assert "FAIL  at most 24 hours: budget.hours=30\n      budget.hours=24\n" in result.stdout
+    assert "pass  approved base model: model.name=mistralai/Mistral-7B-v0.1" in result.stdout

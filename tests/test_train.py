@@ -215,7 +215,7 @@ def test_a_signal_saves_and_says_interrupted(tmp_path, number):
     process = start([*TINY, "train.max_steps=100000", "train.epochs=100000"], tmp_path)
     wait_for_checkpoint(process, tmp_path, 2)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + number, output
     done = record(tmp_path)
     assert done["status"] == "interrupted"
@@ -228,18 +228,18 @@ def test_a_resumed_run_keeps_its_config_but_for_the_budget(tiny_cfg, tmp_path):
     run(tiny_cfg, tmp_path)
     before = (tmp_path / "config.yaml").read_text()
     refused = start([f"resume_from={tmp_path}", "train.lr=1"], tmp_path / "unused")
-    output, _ = refused.communicate(timeout=60)
+    output, _ = refused.communicate(timeout=300)
     assert refused.returncode == 2
     assert "train.lr is frozen in" in output
     assert (tmp_path / "config.yaml").read_text() == before
     resumed = start([f"resume_from={tmp_path}", "budget.hours=2"], tmp_path / "unused")
-    output, _ = resumed.communicate(timeout=60)
+    output, _ = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, output
     tiny_cfg.budget.hours = 2.0
     save_config(dataclasses.replace(tiny_cfg), tmp_path / "expected.yaml")
     assert (tmp_path / "config.yaml").read_text() == (tmp_path / "expected.yaml").read_text()
     nowhere = start([f"resume_from={tmp_path}/nowhere"], tmp_path / "unused")
-    output, _ = nowhere.communicate(timeout=60)
+    output, _ = nowhere.communicate(timeout=300)
     assert nowhere.returncode == 2
     assert "nowhere/config.yaml does not exist" in output
     assert not (tmp_path / "nowhere").exists()
@@ -256,7 +256,7 @@ def test_a_resumed_run_keeps_its_config_but_for_the_budget(tiny_cfg, tmp_path):
 )
 def test_bad_input_is_one_line_before_any_work(tmp_path, overrides, message):
     process = start([*TINY, *overrides], tmp_path)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 2
     assert message in output
     assert "Traceback" not in output
@@ -276,7 +276,7 @@ def test_a_folder_with_a_run_is_not_run_into_by_accident(tiny_cfg, tmp_path):
     run(tiny_cfg, tmp_path)
     before = {name: (tmp_path / name).read_text() for name in ("config.yaml", "run.json")}
     again = start([*TINY, "train.lr=0.1"], tmp_path)
-    output, _ = again.communicate(timeout=60)
+    output, _ = again.communicate(timeout=300)
     assert again.returncode == 2
     assert f"go on with it by resume_from={tmp_path}" in output
     assert before == {name: (tmp_path / name).read_text() for name in before}
