@@ -57,7 +57,7 @@ def random_model(name, changes, dtype=torch.float32):
 
 @torch.inference_mode()
 def decoded_states(tapped, lengths, steps=6):
-    """States (steps, K + 1, rows, D) of rows that begin with prompts of some lengths."""
+    """States (K + 1, steps * rows + 2, D) of rows that begin with prompts of some lengths."""
     cache, taps = RowCache(), tuple(tap for tap in TAPS if tap[0] < tapped.num_layers)
     generator = torch.Generator().manual_seed(1)
     for length in lengths:
@@ -65,7 +65,10 @@ def decoded_states(tapped, lengths, steps=6):
         tapped.extend(cache, cache.add_row(), prompt, (), torch.tensor([length - 1]))
     ids = torch.randint(tapped.vocabulary, (steps, len(lengths), 1), generator=generator)
     at = torch.arange(len(lengths))
-    return torch.stack([tapped.extend(cache, 0, step_ids, taps, at) for step_ids in ids])
+    states = [tapped.extend(cache, 0, step_ids, taps, at) for step_ids in ids]
+    more = torch.randint(tapped.vocabulary, (1, 7), generator=generator)
+    tail = tapped.extend(cache, 0, more, taps, torch.tensor([0, 5]))  # several tokens at once, behind others
+    return torch.cat([*states, tail], dim=1)
 
 
 def check_paths_agree(model, tolerance=2e-5):
@@ -124,7 +127,7 @@ def test_a_hooked_backbone_is_left_to_the_model():
     seen = []
     model.model.layers[1].register_forward_pre_hook(lambda *_: seen.append(1))
     decoded_states(TappedModel(model), [3], steps=2)
-    assert len(seen) == 3  # the prompt and two steps
+    assert len(seen) == 4  # the prompt, two steps and the tail
 
 
 def test_weights_laid_together_take_no_memory_and_stay_the_modules_own():

@@ -1,4 +1,4 @@
-"""A decode step, one token in each row, without transformers' own work around the arithmetic."""
+"""A step of few tokens, e.g. one in each row, without transformers' own work around the arithmetic."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ class Layer:
 
 
 class DecodeStep:
-    """The backbone for one new token in each row: the same formulas, fewer and larger operations."""
+    """The backbone for a few new tokens: the same formulas, fewer and larger operations."""
 
     def __init__(self, backbone: nn.Module, layers: nn.ModuleList, norm: nn.Module, config: Any) -> None:
         room = Room()
@@ -57,57 +57,62 @@ class DecodeStep:
     def __call__(
         self, ids: Tensor, position_ids: Tensor, cache: RowCache, mask: Any, at: Tensor, kept: dict[int, list[Tensor]]
     ) -> Tensor:
-        """Run the layers on the next token of each row.
+        """Run the layers on the next tokens of each row.
 
         Args:
-            ids, position_ids: (B, 1) int64.
+            ids, position_ids: (B, T) int64.
             cache: extended for these tokens.
-            mask: None where every row sees all its columns, else bool (B, 1, 1, C), or one by kind of layer.
-            at: (P,) int64, rows whose states are kept.
+            mask: None where every token sees all its columns, else bool (B, 1, T, C), or one by kind of layer.
+            at: (P,) int64, positions of the flattened (B * T) whose states are kept.
             kept: for each tapped layer, tensors (P, D) to fill with its input.
 
         Returns:
             (P, D), states after the final norm.
         """
-        masks = {kind: additive(mask[kind] if isinstance(mask, dict) else mask) for kind in set(self._kinds)}
-        x = self._embed(ids[:, 0])  # (B, D)
-        cos, sin = self._rotary(x[:, None], position_ids)  # (B, 1, size)
+        shared = self._heads // self._kv_heads if ids.shape[1] > 1 else 1
+        x = self._embed(ids).flatten(0, 1)  # (B * T, D)
+        by_kind = mask if isinstance(mask, dict) else dict.fromkeys(self._kinds, mask)
+        masks = {kind: additive(by_kind[kind], shared, x.dtype) for kind in set(self._kinds)}
+        cos, sin = (part.view(len(x), 1, self._size) for part in self._rotary(x, position_ids))
         sin = torch.cat([-sin[..., : self._size // 2], sin[..., self._size // 2 :]], dim=-1)
         for number, layer in enumerate(self._layers):
             for state in kept.get(number, ()):
                 torch.index_select(x, 0, at, out=state)
-            x = x + layer.out(self._attend(layer, number, layer.norm(x), cos, sin, cache, masks))
+            qkv = layer.qkv(layer.norm(x)).view(x.shape[0], -1, self._size)  # (B * T, heads + 2 kv heads, size)
+            qk = self._turn(layer, qkv[:, : self._heads + self._kv_heads], cos, sin)
+            mixed = self._attend(ids.shape, qk, qkv, number, cache, masks[self._kinds[number]])
+            x = x + layer.out(mixed)
             gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, dim=-1)
             x = x + layer.down(layer.act(gate) * up)
         return self._norm(x.index_select(0, at))
 
-    def _attend(
-        self,
-        layer: Layer,
-        number: int,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        cache: RowCache,
-        masks: dict[str, Tensor | None],
-    ) -> Tensor:
-        """(B, D) -> (B, heads * size)."""
-        turned = self._heads + self._kv_heads
-        qkv = layer.qkv(x).view(x.shape[0], -1, self._size)  # (B, heads + 2 kv heads, size)
-        qk = qkv[:, :turned]
+    def _turn(self, layer: Layer, qk: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Queries and keys (B * T, heads + kv heads, size), rotated by their positions."""
         if layer.q_norm is not None:
             qk = torch.cat([layer.q_norm(qk[:, : self._heads]), layer.k_norm(qk[:, self._heads :])], dim=1)
-        qk = qk * cos + qk.roll(self._size // 2, -1) * sin
-        keys, values = cache.update(qk[:, self._heads :, None], qkv[:, turned:, None], number)  # (B, kv heads, C, size)
+        return qk * cos + qk.roll(self._size // 2, -1) * sin
+
+    def _attend(
+        self, shape: torch.Size, qk: Tensor, qkv: Tensor, number: int, cache: RowCache, mask: Tensor | None
+    ) -> Tensor:
+        """(B * T, heads * size)."""
+        rows, new = shape
+        heads, kv_heads, size = self._heads, self._kv_heads, self._size
+        new_keys = qk[:, heads:].view(rows, new, kv_heads, size).transpose(1, 2)
+        new_values = qkv[:, heads + kv_heads :].view(rows, new, kv_heads, size).transpose(1, 2)
+        keys, values = cache.update(new_keys, new_values, number)  # (B, kv heads, C, size)
         # The queries that share a key head stand as its rows: no copy of keys and values for each.
-        queries = qk[:, : self._heads].view(x.shape[0], self._kv_heads, -1, self._size)  # (B, kv heads, shared, size)
-        mask = masks[self._kinds[number]]
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=layer.scale).flatten(1)
+        queries = qk[:, :heads].view(rows, new, kv_heads, -1, size).permute(0, 2, 3, 1, 4)
+        queries = queries.reshape(rows, kv_heads, -1, size)  # (B, kv heads, shared * T, size)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=self._layers[number].scale)
+        return mixed.view(rows, kv_heads, -1, new, size).permute(0, 3, 1, 2, 4).reshape(rows * new, heads * size)
 
 
-def additive(mask: Tensor | None) -> Tensor | None:
-    """What attention would make of a bool mask in each layer again."""
-    return None if mask is None else torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, -torch.inf)
+def additive(mask: Tensor | None, shared: int, dtype: torch.dtype) -> Tensor | None:
+    """What attention would make of a bool mask in each layer again, once for each query that shares a key head."""
+    if mask is None:
+        return None
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf).repeat(1, 1, shared, 1)
 
 
 def decode_step(backbone: nn.Module, layers: nn.ModuleList, norm: nn.Module, config: Any) -> DecodeStep | None:

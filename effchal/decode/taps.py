@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from effchal.decode.cache import RowCache, attention_mask
 from effchal.decode.layers import LayerLogits, Tap
-from effchal.decode.products import Packed
+from effchal.decode.products import FEW_ROWS, Packed
 from effchal.decode.step import decode_step
 from effchal.parts import backbone, causal_lm, final_norm, head, layers_of
 
@@ -43,15 +43,15 @@ class TappedModel:
         columns = torch.arange(cache.total(), device=self.device)[None]  # (1, C)
         visible = (columns[:, None] <= position_ids[:, :, None])[:, None]  # (count, 1, new, C)
         mask = attention_mask(self.config, visible, position_ids, columns)
-        if new == 1 and self._step is not None:
-            even = mask is visible and len(set(cache.lengths[first : first + count])) == 1
-            states = self._one_token(ids, position_ids, cache, None if even else mask, taps, at)
+        if count * new <= FEW_ROWS and self._step is not None:
+            even = new == 1 and mask is visible and len(set(cache.lengths[first : first + count])) == 1
+            states = self._few_tokens(ids, position_ids, cache, None if even else mask, taps, at)
         else:
             states = self.states(ids, position_ids, cache, mask, taps, at)
         cache.commit()
         return states
 
-    def _one_token(
+    def _few_tokens(
         self, ids: Tensor, position_ids: Tensor, cache: RowCache, mask: Any, taps: tuple[Tap, ...], at: Tensor
     ) -> Tensor:
         """What `states` gives, by the fast step; mask may be None."""
