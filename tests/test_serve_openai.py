@@ -272,11 +272,10 @@ def test_an_answer_can_end_at_its_first_line_where_no_stop_is_named(client, serv
 
 def test_a_deadline_ends_the_wait_with_504(client, service):
     service.cfg.serve.max_new_tokens = 8000
-    error = post(client, "/v1/completions", {"prompt": "x", "max_tokens": 8000, "deadline_s": 0.05}, status=504)
+    endless = {"prompt": "p", "max_tokens": 8000, "temperature": 0, "deadline_s": 0.05}  # one token for ever
+    error = post(client, "/v1/completions", endless, status=504)
     assert error["error"]["field"] == "deadline_s"
-    streamed = client.post(
-        "/v1/completions", json={"prompt": "x", "max_tokens": 8000, "deadline_s": 0.05, "stream": True}
-    )
+    streamed = client.post("/v1/completions", json=endless | {"stream": True})
     assert '"deadline_s"' in streamed.get_data(as_text=True)
     assert post(client, "/v1/completions", {"prompt": "x"})["choices"]
     assert not service.engine.rows
