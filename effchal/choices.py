@@ -38,6 +38,17 @@ class ActivationCheckpointing(Enum):
     full = "full"  # keep each layer's input alone
 
 
+class PlanDevice(Enum):
+    auto = "auto"  # this machine's GPU; where it has none, the card of the budget
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class BundleOf(Enum):
+    last = "last"
+    best = "best"  # of the lowest held-out loss
+
+
 class Schedule(Enum):
     cosine = "cosine"
     linear = "linear"

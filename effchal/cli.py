@@ -123,15 +123,18 @@ def overlay(frozen: Config, composed: Config, overrides: list[str], allowed: set
         home: the folder `frozen` comes from, for the message.
 
     Raises:
-        ConfigError: an override of anything else.
+        ConfigError: another value of anything else.
     """
     result = OmegaConf.structured(frozen)
     values = OmegaConf.structured(composed)
     for key in keys_set_by(overrides):
-        if key.partition(".")[0] not in allowed:
+        there, here = OmegaConf.select(result, key), OmegaConf.select(values, key)
+        if key.partition(".")[0] in allowed:
+            OmegaConf.update(result, key, here)
+        elif there != here:
             may = ", ".join(sorted(allowed))
-            raise ConfigError(f"{key} is frozen in {home}/config.yaml; only {may} may be given here")
-        OmegaConf.update(result, key, OmegaConf.select(values, key))
+            both = "" if OmegaConf.is_config(there) or OmegaConf.is_config(here) else f" (there {there}, here {here})"
+            raise ConfigError(f"{key} is frozen in {home}/config.yaml{both}; only {may} may be given here")
     return to_config(result)
 
 

@@ -14,10 +14,12 @@ from effchal.checks import ConfigError, require
 from effchal.choices import (
     ActivationCheckpointing,
     Attention,
+    BundleOf,
     DataFormat,
     Dtype,
     Optimizer,
     Origin,
+    PlanDevice,
     Quantization,
     Schedule,
     WandbMode,
@@ -71,6 +73,8 @@ class DataSourceConfig:
     weight: float = 1.0  # copies of this source in one epoch of the mix; 0.5 = every other example
     license: str = "unknown"
     origin: Origin = Origin.unknown
+    examples: int | None = None  # after `where`; with `tokens` for a plan where the data is not at hand
+    tokens: int | None = None  # of all examples, about
     llm_license: str | None = None  # origin=llm: the licence by which that model's output may be trained on
 
 
@@ -109,8 +113,10 @@ class LoraConfig:
 class BudgetConfig:
     hours: float = 24.0  # wall clock, over all restarts of the run
     reserve_minutes: float | None = None  # kept for checkpoint and bundle; null = measured in the run, with a factor
+    enforce: bool = True  # refuse a run that cannot fit, before it starts
     side_work_share: float = 0.1  # of the time spent: validations and checkpoints between steps wait beyond it
     memory_gib: float | None = None  # GPU memory the process may take; null = the whole card
+    gpu: str | None = None  # the card that a plan assumes where the machine has none
 
     def __post_init__(self) -> None:
         require(self.hours > 0, "budget.hours", self.hours, "above 0")
@@ -124,7 +130,7 @@ class TrainConfig:
     epochs: int = 3
     max_steps: int | None = None  # stop there, and let the schedule end there
     examples_per_step: int = 16  # packing and micro-batches never change what a step learns from
-    micro_batch_size: int = 1  # rows of model.max_seq_len tokens in one forward pass
+    micro_batch_size: int | str = 1  # rows of model.max_seq_len tokens in one forward pass; auto = the most that fit
     packing: bool = True  # several examples in one row, attention isolated
     loss_on_prompt: bool = False  # true: prompt tokens are targets too
     optimizer: Optimizer = Optimizer.adamw
@@ -138,10 +144,15 @@ class TrainConfig:
     compile: bool = False  # torch.compile of the library's own layers, in place of the fused ones
     validate_every: int = 50  # steps; validation also runs before the first and after the last
     checkpoint_every: int = 50  # steps
+    keep_checkpoints: int = 2  # the newest; and the best by held-out loss beside them
+    bundle: BundleOf = BundleOf.last  # the weights that are packaged at the end
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for key in ("epochs", "examples_per_step", "micro_batch_size", "validate_every", "checkpoint_every"):
+        size = self.micro_batch_size
+        fits = size == "auto" or (isinstance(size, int) and size >= 1)
+        require(fits, "train.micro_batch_size", size, "at least 1, or auto")
+        for key in ("epochs", "examples_per_step", "validate_every", "checkpoint_every", "keep_checkpoints"):
             require(getattr(self, key) >= 1, f"train.{key}", getattr(self, key), "at least 1")
         require(self.max_steps is None or self.max_steps >= 1, "train.max_steps", self.max_steps, "at least 1 or null")
         require(0 < self.lr < math.inf, "train.lr", self.lr, "above 0 and finite")
@@ -149,6 +160,18 @@ class TrainConfig:
         require(0 <= self.min_lr_fraction <= 1, "train.min_lr_fraction", self.min_lr_fraction, "in [0, 1]")
         require(self.warmup_steps >= 0, "train.warmup_steps", self.warmup_steps, "at least 0")
         require(self.max_grad_norm > 0, "train.max_grad_norm", self.max_grad_norm, "above 0")
+
+
+@dataclass
+class PlanConfig:
+    """What effchal.plan does beside planning."""
+
+    device: PlanDevice = PlanDevice.auto
+    probe: bool = False  # train for some micro-batches here, and keep what they took for this plan and later ones
+    micro_batches: int = 20  # of the probe
+
+    def __post_init__(self) -> None:
+        require(self.micro_batches >= 2, "plan.micro_batches", self.micro_batches, "at least 2")
 
 
 @dataclass
@@ -245,6 +268,7 @@ class Config:
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
@@ -278,7 +302,10 @@ def to_config(tree: Any) -> Config:
 
 
 def save_config(cfg: Config, path: Path) -> None:
-    OmegaConf.save(OmegaConf.structured(cfg), path)
+    """Write it whole or not at all."""
+    parts = path.with_name(f".{path.name}")
+    OmegaConf.save(OmegaConf.structured(cfg), parts)
+    parts.replace(path)
 
 
 def to_plain(cfg: Config) -> dict[str, Any]:

@@ -261,11 +261,16 @@ class ModelShape:
     max_positions: int  # prompt and answer together
 
 
-def model_shape(cfg: ModelConfig) -> ModelShape:
+def base_model_config(cfg: ModelConfig, shipped: Path | None = None) -> Any:
+    """transformers' config of the base model, from its config.json or a copy of that."""
     from transformers import AutoConfig
 
     quiet_libraries()
-    path = base_model_path(cfg)
+    path = str(shipped or base_model_path(cfg))
     with _loading(cfg):
-        config = AutoConfig.from_pretrained(path, revision=cfg.revision).get_text_config()
+        return AutoConfig.from_pretrained(path, revision=None if shipped else cfg.revision)
+
+
+def model_shape(cfg: ModelConfig) -> ModelShape:
+    config = base_model_config(cfg).get_text_config()
     return ModelShape(config.num_hidden_layers, bool(config.tie_word_embeddings), config.max_position_embeddings)

@@ -32,8 +32,11 @@ class Tracker:
 
     def log(self, record: dict[str, Any]) -> None:
         """One record; it has `step` and the metrics by name, units in the names."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError as error:  # a full disk
+            log.warning("metrics.jsonl cannot be written (%s); the run goes on", error)
         if self._mirror:
             self._mirror.put(("log", record))
 
@@ -42,7 +45,8 @@ class Tracker:
             self._mirror.put(("bundle", folder))
 
     def close(self, wait_s: float) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
         if self._mirror:
             self._mirror.close(wait_s)
 

@@ -1,78 +1,33 @@
-"""A training run: build, loop around the training step, resume, last save."""
+"""A training run: the loop around the training step, what is due between steps, the last save."""
 
+import contextlib
 import json
 import logging
 import math
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from effchal.budget import WallClock, lr_factor
 from effchal.bundle import versions, write_bundle
-from effchal.checkpoint import checkpoints, load_checkpoint, save_checkpoint, trainable_parameters
-from effchal.choices import Schedule
+from effchal.checkpoint import checkpoints, load_best, mark_best, save_checkpoint
+from effchal.choices import BundleOf, Schedule
 from effchal.cli import job_age_s, overlay
 from effchal.config import Config, ConfigError, load_config, save_config, to_plain
-from effchal.data.packing import MicroBatch, TrainingOrder
-from effchal.data.prepare import pack_for, prepare_data
-from effchal.data.sources import DataError
-from effchal.decode.layers import contrast_of
-from effchal.fast import prepare_training
-from effchal.model import (
-    add_adapter,
-    gpu_names,
-    limit_gpu_memory,
-    load_base_model,
-    load_tokenizer,
-    model_shape,
-    pick_device,
-)
-from effchal.prompts import PromptEncoder
+from effchal.data.prepare import pack_for
+from effchal.job import Job, RunState, prepare, restore
+from effchal.model import gpu_names
+from effchal.plan.actual import keep_run, predicted_and_actual
 from effchal.rules import hold_rules
+from effchal.run_lock import REHEARSAL, run_lock
 from effchal.signals import StopSignals
-from effchal.step import NonFiniteError, StepStats, heldout_loss, make_optimizer, train_step
+from effchal.step import NonFiniteError, StepStats, heldout_loss, train_step
 from effchal.track import Tracker, device_name, git_commit, peak_memory_gib, progress_bar, rewind_metrics
 
 log = logging.getLogger("effchal.train")
-
-
-@dataclass
-class RunState:
-    """What the loop counts; all of it is in the checkpoint."""
-
-    step: int = 0
-    tokens: int = 0
-    target_tokens: int = 0
-    train_loss: float | None = None  # of the last step
-    heldout_before: float | None = None
-    heldout_loss: float | None = None  # the latest
-    heldout_step: int | None = None  # when it was taken
-    lr: float | None = None  # of the last step
-    data_sha256: str = ""  # of all examples in their order
-    costs: dict[str, float] = field(default_factory=dict)  # seconds that checkpoint, bundle and validation took
-    first_step_s: float | None = None  # spent when the first step began
-    spent_s: float = 0.0
-
-
-@dataclass
-class Job:
-    """What a run trains with; none of it changes but model and optimizer."""
-
-    cfg: Config
-    run_dir: Path
-    device: torch.device
-    tokenizer: Any
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    order: TrainingOrder
-    heldout: list[MicroBatch]
-    steps: int  # planned
-    data_sha256: str
 
 
 def start(cfg: Config, overrides: list[str], output_dir: Path) -> None:
@@ -90,7 +45,7 @@ def start(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     if cfg.lora is None:
         raise ConfigError("lora=none leaves nothing to train; serve it with python -m effchal.serve lora=none")
     hold_rules(cfg, gpu_names())
-    with StopSignals() as signals:
+    with run_lock(run_dir), StopSignals() as signals:
         code = run(cfg, run_dir, signals, job_age_s())
     if code:  # an exit after success would end a sweep with its first run
         sys.exit(code)
@@ -121,46 +76,10 @@ def run(cfg: Config, run_dir: Path, signals: StopSignals, spent_before_s: float 
         status, error = train_loop(job, state, clock, tracker, signals)
         finish(job, state, clock, tracker, status, error)
     except BaseException as error:  # out of memory, a full disk: the weights may be half updated, so none are saved
-        write_record(job, state, "failed", f"{type(error).__name__}: {error}")
+        with contextlib.suppress(OSError):
+            write_record(job, state, "failed", f"{type(error).__name__}: {error}")
         raise
     return {"failed": 1, "interrupted": 128 + (signals.received or 0)}.get(status, 0)
-
-
-def restore(job: Job) -> RunState:
-    """The state of the newest checkpoint, put into model and optimizer; a fresh one where there is none.
-
-    Raises:
-        ConfigError: checkpoints that cannot be read, or that were trained on other data.
-    """
-    folder = job.run_dir / "checkpoint"
-    there = checkpoints(folder)
-    saved = load_checkpoint(folder, job.model, job.optimizer)
-    if saved is None and there:
-        raise ConfigError(f"no checkpoint in {folder} can be read; start anew in another folder")
-    state = RunState(**(saved or {"data_sha256": job.data_sha256}))
-    if state.data_sha256 != job.data_sha256:
-        raise DataError(f"the data mix is not the one that {job.run_dir} was trained on; bring its files back")
-    return state
-
-
-def prepare(cfg: Config, run_dir: Path) -> Job:
-    """Everything that can be wrong with the input comes up here, before the first step."""
-    device = pick_device()
-    limit_gpu_memory(cfg.budget.memory_gib, device)
-    tokenizer = load_tokenizer(cfg.model)
-    shape = model_shape(cfg.model)
-    contrast_of(cfg.decoding, shape.num_layers, shape.tied)  # the bundle's decoding, checked before a day is spent
-    order, heldout, data_sha256 = prepare_data(cfg, PromptEncoder(tokenizer, cfg.prompt), run_dir)
-    model = add_adapter(load_base_model(cfg.model, device), cfg.lora, cfg.train.seed)
-    prepare_training(model, cfg.train.activation_checkpointing, cfg.train.compile)
-    steps = min(order.steps, cfg.train.max_steps or order.steps)
-    if cfg.train.warmup_steps > steps / 5:
-        log.warning("train.warmup_steps=%d is more than a fifth of the %d steps", cfg.train.warmup_steps, steps)
-    trainable = sum(parameter.numel() for parameter in trainable_parameters(model).values())
-    log.info("%s on %s | %s adapter parameters | %d steps", cfg.model.name, device, f"{trainable:,}", steps)
-    micro_batches = [micro_batch.to(device) for micro_batch in pack_for(cfg, heldout)]
-    optimizer = make_optimizer(model, cfg.train)
-    return Job(cfg, run_dir, device, tokenizer, model, optimizer, order, micro_batches, steps, data_sha256)
 
 
 def train_loop(
@@ -204,6 +123,7 @@ def train_loop(
             state.tokens += stats.tokens
             state.target_tokens += stats.target_tokens
             state.train_loss = stats.loss
+            job.pace.add(stats.tokens, clock.spent_s() - started_s)
             log_step(job, state, clock, tracker, stats, clock.spent_s() - started_s)
             clock.lap()
             if "bundle" not in clock.costs:
@@ -217,15 +137,25 @@ def train_loop(
 def side_work(job: Job, state: RunState, clock: WallClock, tracker: Tracker) -> None:
     """What is due after a step, and waits where it would take too much of the budget."""
     train, share = job.cfg.train, job.cfg.budget.side_work_share
+    better = False
     if state.step % train.validate_every == 0 and clock.affords("validation", share):
         validate(job, state, clock, tracker, on_the_side=True)
-    if state.step % train.checkpoint_every == 0 and clock.affords("checkpoint", share):
-        checkpoint(job, state, clock, on_the_side=True)
+        better = is_best(state)
+    if (better or state.step % train.checkpoint_every == 0) and clock.affords("checkpoint", share):
+        try:
+            checkpoint(job, state, clock, on_the_side=True)
+        except OSError as error:  # a full disk may have room again; the checkpoint before is still there
+            log.error("no checkpoint at step %d: %s", state.step, error)
+
+
+def is_best(state: RunState) -> bool:
+    """Whether the held-out loss just taken is the lowest so far."""
+    return state.heldout_loss is not None and (state.best_loss is None or state.heldout_loss < state.best_loss)
 
 
 def rehearse_end(job: Job, state: RunState, clock: WallClock) -> None:
     """Save all once, into a folder that goes again: what the end will take is then known, and that it works at all."""
-    with tempfile.TemporaryDirectory(dir=job.run_dir, prefix=".rehearsal_") as folder:
+    with tempfile.TemporaryDirectory(dir=job.run_dir, prefix=REHEARSAL) as folder:
         started_s = clock.spent_s()
         save_checkpoint(Path(folder) / "checkpoint", job.model, job.optimizer, asdict(state))
         saved_s = clock.spent_s()
@@ -271,8 +201,15 @@ def validate(job: Job, state: RunState, clock: WallClock, tracker: Tracker, on_t
 
 
 def checkpoint(job: Job, state: RunState, clock: WallClock, on_the_side: bool = False) -> None:
+    """Save the state; as the best one where the weights are those of the lowest held-out loss."""
     state.spent_s = clock.spent_s()
-    save_checkpoint(job.run_dir / "checkpoint", job.model, job.optimizer, asdict(state))
+    best = state.heldout_step == state.step and is_best(state)
+    if best:
+        state.best_loss, state.best_step = state.heldout_loss, state.step
+    folder, kept = job.run_dir / "checkpoint", job.cfg.train.keep_checkpoints
+    path = save_checkpoint(folder, job.model, job.optimizer, asdict(state), kept)
+    if best:
+        mark_best(path)
     clock.cost("checkpoint", clock.spent_s() - state.spent_s, on_the_side)
 
 
@@ -288,17 +225,38 @@ def finish(
             validate(job, state, clock, tracker)
         else:
             log.warning("no time is left for the last validation")
+        choose_weights(job, state)
     if error is not None:
         log.error("%s", error)
     tracker.close(wait_s=30.0 if status != "interrupted" else 5.0)
     state.spent_s = clock.spent_s()
     write_record(job, state, status, str(error) if error else None)
+    heldout_tokens = sum(micro_batch.tokens for micro_batch in job.heldout)
+    start_s = max(0.0, (state.first_step_s or 0.0) - clock.costs.get("validation", 0.0))
+    keep_run(job.cfg, job.plan, job.pace, clock, heldout_tokens, start_s)
     log.info("%s after %d steps in %s; bundle: %s", status, state.step, hours(state.spent_s), job.run_dir / "bundle")
+
+
+def choose_weights(job: Job, state: RunState) -> None:
+    """The bundle holds the last weights, or the best ones, as train.bundle says."""
+    if state.heldout_step == state.step and is_best(state):
+        state.best_loss, state.best_step = state.heldout_loss, state.step
+    if state.best_step in (None, state.step):
+        return
+    best = f"the lowest held-out loss, {state.best_loss:.3f}, was at step {state.best_step}"
+    if job.cfg.train.bundle is BundleOf.last:
+        log.info("%s; the bundle holds the last weights (train.bundle=best would take those)", best)
+    elif load_best(job.run_dir / "checkpoint", job.model) == state.best_step:
+        write_bundle(job.run_dir / "bundle", job.cfg, job.model, job.tokenizer)
+        log.info("%s; the bundle holds these weights", best)
+    else:
+        log.warning("%s, but checkpoint/best.pt cannot be read; the bundle holds the last weights", best)
 
 
 def write_record(job: Job, state: RunState, status: str, error: str | None) -> None:
     """run.json: how the run ended, and what its numbers depend on."""
     record = {"status": status, "error": error, "steps_planned": job.steps, "limit_s": job.cfg.budget.hours * 3600}
     record |= asdict(state) | {"peak_memory_gib": peak_memory_gib(job.device)}
+    record["plan"] = predicted_and_actual(job.plan, job.pace, job.device, state.spent_s, state.tokens)
     record |= {"device": device_name(job.device), "git_commit": git_commit(), "versions": versions()}
     (job.run_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n")

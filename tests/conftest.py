@@ -27,6 +27,12 @@ def _info_logs(caplog):
     caplog.set_level(logging.INFO, logger="effchal")
 
 
+@pytest.fixture(autouse=True)
+def _own_records(tmp_path_factory, monkeypatch):
+    """No plan of a test knows of runs of another one, nor of the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def tiny_cfg() -> Config:
     """Six fast steps on the shipped examples."""

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from effchal.checkpoint import KEPT, checkpoints, load_checkpoint, save_checkpoint
+from effchal.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_only_the_newest_are_kept(tmp_path, model):
     for step in range(1, 6):
         save_checkpoint(tmp_path, model, optimizer_of(model), {"step": step})
     assert [path.name for path in checkpoints(tmp_path)] == ["step_0000005.pt", "step_0000004.pt"]
-    assert len(list(tmp_path.iterdir())) == KEPT
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise"])

@@ -10,7 +10,7 @@ import pytest
 import effchal
 
 PACKAGE = Path(effchal.__file__).parent
-ENTRY_POINTS = {"check", "train", "package", "evaluate", "serve.__main__", "helm.__main__"}
+ENTRY_POINTS = {"check", "train", "plan.__main__", "package", "evaluate", "serve.__main__", "helm.__main__"}
 SCENARIO = {"scenarios.files", "scenarios.helm_adapter", "scenarios.types"}
 ALLOWED = {
     "unknown_keys": set(),
@@ -90,12 +90,39 @@ ALLOWED = {
         *("helm.deployment", "helm.processes", "helm.results"),
     },
     "package": {"bundle", "cli", "config", "model"},
+    "plan": set(),
+    "plan.live": set(),
+    "plan.blank": {"choices", "config", "model"},
+    "plan.memory": {
+        *("choices", "config", "data.packing", "fast", "loss", "model", "parts", "plan.blank", "plan.live", "step"),
+    },
+    "plan.workload": {"config", "data.packing", "plan.memory"},
+    "plan.records": {"config"},
+    "plan.hours": {"config", "plan.memory", "plan.records", "plan.workload"},
+    "plan.decide": {
+        *("choices", "config", "model", "plan.blank", "plan.hours", "plan.memory", "plan.records", "plan.workload"),
+        "track",
+    },
+    "plan.actual": {"budget", "config", "plan.blank", "plan.decide", "plan.records", "plan.workload"},
+    "plan.probe": {
+        *("bundle", "checkpoint", "config", "data.prepare", "data.sources", "job", "model", "prompts", "step"),
+        *("plan.blank", "plan.decide", "plan.records", "plan.workload"),
+    },
+    "plan.screen": {"config", "plan.decide", "plan.hours"},
+    "plan.__main__": {
+        *("cli", "config", "model", "rules", "plan.blank", "plan.decide", "plan.probe", "plan.screen"),
+    },
     "step": {"attention", "choices", "config", "data.packing", "loss", "model", "parts"},
     "train": {"cli", "config", "training"},
     "data.prepare": {"config", "data.mix", "data.packing", "data.sources", "prompts"},
+    "run_lock": {"config"},
+    "job": {
+        *("checkpoint", "config", "data.packing", "data.prepare", "data.sources", "decode.layers", "fast", "model"),
+        *("plan.actual", "plan.decide", "plan.records", "plan.workload", "prompts", "step", "track"),
+    },
     "training": {
-        *("budget", "bundle", "checkpoint", "choices", "cli", "config", "model", "prompts", "rules", "step", "track"),
-        *("data.packing", "data.prepare", "data.sources", "decode.layers", "fast", "signals"),
+        *("budget", "bundle", "checkpoint", "choices", "cli", "config", "data.prepare", "job", "model", "rules"),
+        *("plan.actual", "run_lock", "signals", "step", "track"),
     },
     "scenarios.types": {"config"},
     "scenarios.files": {"scenarios.types"},
@@ -128,9 +155,9 @@ ALLOWED = {
 HOMES = {  # a heavy library is imported in these modules alone
     "hydra": {"cli", "config"},
     "omegaconf": {"cli", "config", "decoding_config", "unknown_keys"},
-    "transformers": {"attention", "model", "tiny_model"},
+    "transformers": {"attention", "model", "plan.blank", "tiny_model"},
     "peft": {"model"},
-    "bitsandbytes": {"step"},
+    "bitsandbytes": {"plan.blank", "step"},
     "datasets": {"data.sources", "scenarios.hub"},
     "wandb": {"track"},
     "flask": {"serve.access", "serve.app", "serve.openai", "serve.request"},

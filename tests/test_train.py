@@ -13,7 +13,7 @@ from conftest import ROOT, SMOLLM2, needs_smollm2
 from effchal import training as train
 from effchal.bundle import check_bundle
 from effchal.checkpoint import checkpoints
-from effchal.choices import DecodingMethod, Optimizer
+from effchal.choices import BundleOf, DecodingMethod, Optimizer
 from effchal.config import BudgetConfig, ConfigError, DecodingConfig, LoraConfig, save_config
 from effchal.data.sources import DataError
 from effchal.training import StopSignals
@@ -46,7 +46,8 @@ def same_weights(one, other):
 def test_a_run_leaves_what_the_design_says(tiny_cfg, tmp_path):
     assert run(tiny_cfg, tmp_path) == 0
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"config.yaml", "mix.json", "mix.md", "metrics.jsonl", "checkpoint", "bundle", "run.json"}
+    files = {"config.yaml", "mix.json", "mix.md", "plan.json", "metrics.jsonl", "run.json"}
+    assert names == files | {"checkpoint", "bundle"}
     check_bundle(tmp_path / "bundle")
     done = record(tmp_path)
     assert (done["status"], done["step"], done["steps_planned"]) == ("finished", 6, 6)
@@ -330,3 +331,80 @@ def test_layers_that_the_model_lacks_end_a_run_before_its_first_step(tiny_cfg, t
     with pytest.raises(ConfigError, match=r"decoding\.premature_layers has \[2\].*0\.\.1"):
         run(tiny_cfg, tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_second_process_on_the_same_folder_is_refused(tmp_path):
+    from effchal.run_lock import run_lock
+
+    with run_lock(tmp_path):
+        code = (
+            "import sys; from pathlib import Path; from effchal.run_lock import run_lock\n"
+            "with run_lock(Path(sys.argv[1])): pass"
+        )
+        result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+        assert f"is in use by process {os.getpid()}" in result.stderr
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT).returncode == 0
+
+
+def test_a_full_disk_costs_no_more_than_the_steps_since_the_last_checkpoint(tiny_cfg, tmp_path, monkeypatch, caplog):
+    run(tiny_cfg, tmp_path / "whole")
+    good, written = torch.save, []
+
+    def save(content, file):
+        written.append(content)
+        if len(written) > 2:  # the rehearsal and one checkpoint had room
+            file.write(b"half of it")
+            raise OSError(28, "No space left on device")
+        good(content, file)
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(OSError, match="No space left"):
+        run(tiny_cfg, tmp_path / "parts")
+    assert "no checkpoint at step 4" in caplog.text
+    assert record(tmp_path / "parts")["status"] == "failed"
+    assert [path.name for path in (tmp_path / "parts" / "checkpoint").glob("*.pt")] == ["step_0000002.pt"]
+    monkeypatch.setattr(torch, "save", good)
+    assert run(tiny_cfg, tmp_path / "parts") == 0
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_the_best_checkpoint_is_kept_and_can_be_packaged(tiny_cfg, tmp_path, monkeypatch, caplog):
+    losses = {2: 3.0, 4: 1.0, 6: 2.0}
+
+    def heldout_loss(model, micro_batches):
+        return next(losses_left)
+
+    tiny_cfg.train.validate_every, tiny_cfg.train.checkpoint_every = 2, 5
+    tiny_cfg.budget.side_work_share = 1.0
+    for name, choice in (("last", BundleOf.last), ("best", BundleOf.best)):
+        losses_left = iter([4.0, *losses.values()])
+        monkeypatch.setattr(train, "heldout_loss", heldout_loss)
+        tiny_cfg.train.bundle = choice
+        assert run(tiny_cfg, tmp_path / name) == 0
+        assert (record(tmp_path / name)["best_step"], record(tmp_path / name)["best_loss"]) == (4, 1.0)
+    assert "train.bundle=best would take those" in caplog.text
+    assert not same_weights(tmp_path / "last", tmp_path / "best")
+    best = torch.load(tmp_path / "last" / "checkpoint" / "best.pt", weights_only=True)["parameters"]
+    packaged = adapter(tmp_path / "best")
+    for name, value in best.items():
+        assert torch.equal(packaged[name.replace(".default.", ".")], value)
+
+
+def test_a_resume_says_both_values_and_takes_what_is_the_same(tiny_cfg, tmp_path):
+    run(tiny_cfg, tmp_path)
+    arguments = ["-m", "effchal.train", f"resume_from={tmp_path}"]
+    other = subprocess.run([sys.executable, *arguments, "train.lr=0.5"], capture_output=True, text=True, cwd=ROOT)
+    assert other.returncode == 2
+    assert "train.lr is frozen in" in other.stderr
+    assert "(there 0.01, here 0.5)" in other.stderr
+    same = subprocess.run([sys.executable, *arguments, "train.lr=0.01"], capture_output=True, text=True, cwd=ROOT)
+    assert same.returncode == 0, same.stderr
+
+
+def test_a_resume_on_another_base_model_is_refused(tiny_cfg, tmp_path, monkeypatch):
+    from effchal import job
+
+    train.run(tiny_cfg, tmp_path, Stop(after_steps=3))
+    monkeypatch.setattr(job, "base_model_fingerprint", lambda cfg: "0123")
+    with pytest.raises(ConfigError, match=r"another model \(fingerprint 0123\)"):
+        run(tiny_cfg, tmp_path)

@@ -1,7 +1,6 @@
 """Examples -> packed micro-batches in which no example sees another."""
 
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -63,29 +62,34 @@ def encode_example(
     return EncodedExample(example.id, ids, [*targets, IGNORE_INDEX], cut)
 
 
-def pack(
-    examples: Iterable[EncodedExample], max_seq_len: int, micro_batch_size: int, packing: bool
-) -> list[MicroBatch]:
+def pack(examples: list[EncodedExample], max_seq_len: int, micro_batch_size: int, packing: bool) -> list[MicroBatch]:
     """Micro-batches that hold all examples once.
 
     Args:
         micro_batch_size: with packing, a micro-batch has at most this many times max_seq_len tokens, filled first
             fit, longest first; without, it has this many examples.
     """
-    rows: list[list[EncodedExample]] = []
+    sizes = [len(example.ids) for example in examples]
+    rows = first_fit(sizes, max_seq_len, micro_batch_size, packing)
+    return [_micro_batch([examples[i] for i in row]) for row in rows]
+
+
+def first_fit(sizes: list[int], max_seq_len: int, micro_batch_size: int, packing: bool) -> list[list[int]]:
+    """Which examples, by their tokens, share a micro-batch."""
+    rows: list[list[int]] = []
     free: list[int] = []
     capacity = max_seq_len * micro_batch_size if packing else micro_batch_size
-    for example in sorted(examples, key=lambda e: -len(e.ids)):  # stable: same examples, same micro-batches
-        size = len(example.ids) if packing else 1
-        fits = next((i for i, room in enumerate(free) if room >= size), None)
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):  # stable: same examples, same micro-batches
+        size = sizes[i] if packing else 1
+        fits = next((row for row, room in enumerate(free) if room >= size), None)
         if fits is None:
             rows.append([])
             free.append(capacity)
             fits = len(rows) - 1
-        rows[fits].append(example)
+        rows[fits].append(i)
         free[fits] -= size
-    rows.sort(key=lambda row: -sum(len(e.ids) for e in row))  # the largest first: memory that lacks is missed at once
-    return [_micro_batch(row) for row in rows]
+    # The largest first: memory that lacks is missed at once.
+    return sorted(rows, key=lambda row: -sum(sizes[i] for i in row))
 
 
 def _micro_batch(examples: list[EncodedExample]) -> MicroBatch:
@@ -104,7 +108,7 @@ class TrainingOrder:
     def __init__(self, mix: Mix, encoded: list[EncodedExample], examples_per_step: int, epochs: int) -> None:
         """`encoded` lies beside mix.train, one for one."""
         self._mix, self._encoded = mix, encoded
-        self._per_step = examples_per_step
+        self._per_step, self.epochs = examples_per_step, epochs
         self.examples = len(mix.epoch_order(0)) * epochs
         self.steps = -(-self.examples // examples_per_step)
         self._epoch_order = functools.lru_cache(maxsize=2)(mix.epoch_order)

@@ -1,0 +1,56 @@
+"""A run beside its plan: held before it starts, compared when it is over."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from effchal.budget import WallClock
+from effchal.config import Config
+from effchal.plan.blank import describe, shape_config
+from effchal.plan.decide import Machine, Plan, hold_plan, largest_micro_batch, make_plan
+from effchal.plan.records import Pace, Record, keep, kind_of, memory_used
+from effchal.plan.workload import KnownData
+
+FEWEST_STEPS = 5  # timed ones; fewer say little
+
+
+def plan_run(cfg: Config, device: torch.device, data: KnownData, run_dir: Path, resumed: bool) -> Plan:
+    """The plan of a run that is about to start, left in its folder; train.micro_batch_size=auto becomes a number.
+
+    Args:
+        resumed: part of its hours are over, and it will end in time whatever is left to do.
+
+    Raises:
+        ConfigError: the run cannot fit, and budget.enforce=true.
+    """
+    machine = Machine.here(cfg, device)
+    if cfg.train.micro_batch_size == "auto":
+        cfg.train.micro_batch_size = largest_micro_batch(cfg, machine, data)
+    plan = make_plan(cfg, machine, data, options=cfg.budget.enforce)
+    plan.save(run_dir)
+    hold_plan(plan, cfg.budget.enforce, resumed)
+    return plan
+
+
+def predicted_and_actual(plan: Plan, pace: Pace, device: torch.device, spent_s: float, tokens: int) -> dict[str, Any]:
+    """For run.json: what the plan said, and what it was."""
+    h = plan.hours
+    return {
+        "memory_gib": {"predicted": plan.memory_needed / 2**30, "actual": memory_used(device) / 2**30},
+        "hours": {"predicted": h and [h.low, h.expected, h.high], "actual": spent_s / 3600, "by": h and h.source},
+        "tokens": {"predicted": plan.workload.tokens, "actual": tokens},
+        "tokens_per_s": pace.tokens_per_s,
+    }
+
+
+def keep_run(cfg: Config, plan: Plan, pace: Pace, clock: WallClock, heldout_tokens: int, start_s: float) -> None:
+    """Leave a record for the plans to come, unless the run was too short to say anything."""
+    if pace.steps <= FEWEST_STEPS or pace.tokens_per_s is None:
+        return
+    costs = clock.costs
+    validating = heldout_tokens / costs["validation"] if heldout_tokens and costs.get("validation") else None
+    kind = kind_of(cfg, plan.device, describe(shape_config(cfg.model)))
+    save_s = costs.get("checkpoint", 0.0) + costs.get("bundle", 0.0)
+    used = memory_used(torch.device("cuda:0" if torch.cuda.is_available() else "cpu"))
+    keep(Record("run", kind, pace.tokens_per_s, pace.spread, start_s, validating, save_s, used, plan.memory_planned))

@@ -1,0 +1,49 @@
+"""Bytes of the tensors that are alive while code runs, and the most there were."""
+
+import weakref
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts every storage that an operation makes, from then until it goes; fake tensors count as real ones.
+
+    What an operation needs inside itself is not seen, only what it returns.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._known: dict[int, weakref.ref] = {}  # by the address of the storage
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._add(result)
+        return result
+
+    def start_peak(self) -> None:
+        """Forget the peak so far."""
+        self.peak = self.live
+
+    def _add(self, result: Any) -> None:
+        if isinstance(result, torch.Tensor):
+            self._add_storage(result.untyped_storage())
+        elif isinstance(result, tuple | list):
+            for part in result:
+                self._add(part)
+
+    def _add_storage(self, storage: torch.UntypedStorage) -> None:
+        address = storage._cdata
+        if address in self._known:
+            return
+        size = storage.nbytes()
+        self._known[address] = weakref.ref(storage, lambda _: self._drop(address, size))
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def _drop(self, address: int, size: int) -> None:
+        del self._known[address]
+        self.live -= size
