@@ -2,7 +2,7 @@
 
 27 settings on a CPU: SmolLM2-135M and two random models of other shapes, LoRA on float32, bfloat16 and NF4 weights,
 three levels of activation checkpointing, three lengths and micro-batches, r 8 and 64. The measured peak of live tensor
-bytes comes from torch's profiler, the resident memory from the kernel; each in a process of its own. --published
+bytes comes from torch's profiler, the resident memory from the kernel; a process for each setting. --published
 compares with what others published for 7B and 8B models on a GPU instead, and measures nothing.
 """
 
@@ -105,7 +105,7 @@ def predict(setting: tuple, path: str) -> dict:
 
 
 def worker(job: dict) -> None:
-    """Two micro-batches forward and backward; prints the peak of live tensor bytes, or of resident memory."""
+    """Two micro-batches forward and backward, twice; prints the peaks of resident memory and of live tensor bytes."""
     import psutil
 
     from effchal.data.packing import MicroBatch
@@ -135,12 +135,10 @@ def worker(job: dict) -> None:
             batch = micro_batch()
             (target_loss(model, batch) / batch.target_tokens).backward()
 
-    if job["what"] == "resident":
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak of loading
-        step()
-        peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
-        print(json.dumps({"resident": peak, "beside": before}))
-        return
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak of loading
+    step()
+    resident = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    model.zero_grad(set_to_none=True)
     kept = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors_of(model)}
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
@@ -149,7 +147,7 @@ def worker(job: dict) -> None:
     for event in sorted(events, key=lambda e: e.start_ns()):
         live += event.nbytes()
         peak = max(peak, live)
-    print(json.dumps({"live": sum(kept.values()) + peak}))
+    print(json.dumps({"live": sum(kept.values()) + peak, "resident": resident, "beside": before}))
 
 
 def tensors_of(model: torch.nn.Module):
@@ -162,8 +160,8 @@ def tensors_of(model: torch.nn.Module):
             state = state.state2
 
 
-def measure(what: str, setting: tuple, path: str) -> dict:
-    job = json.dumps({"what": what, "setting": setting, "path": path})
+def measure(setting: tuple, path: str) -> dict:
+    job = json.dumps({"setting": setting, "path": path})
     command = [sys.executable, __file__, "--worker", job]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return json.loads(output.splitlines()[-1])
@@ -186,16 +184,17 @@ def main() -> None:
         paths = random_models(Path(folder))
         for setting in settings():
             path = paths[setting[0]]
-            live = measure("live", setting, path)["live"]
-            resident = measure("resident", setting, path)
+            measured = measure(setting, path)
+            live, resident = measured["live"], measured["resident"]
+            beside = measured["beside"]
             predicted = predict(setting, path)["live"]
             row = dict(zip(COLUMNS, setting, strict=True)) | {
                 "live_predicted_mib": round(predicted / MIB, 1),
                 "live_measured_mib": round(live / MIB, 1),
                 "live_off": round(predicted / live - 1, 4),
-                "resident_predicted_mib": round((predicted + resident["beside"]) / MIB),
-                "resident_measured_mib": round(resident["resident"] / MIB),
-                "resident_off": round((predicted + resident["beside"]) / resident["resident"] - 1, 4),
+                "resident_predicted_mib": round((predicted + beside) / MIB),
+                "resident_measured_mib": round(resident / MIB),
+                "resident_off": round((predicted + beside) / resident - 1, 4),
             }
             rows.append(row)
             print("RESULT", json.dumps(row), flush=True)

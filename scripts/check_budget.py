@@ -36,7 +36,7 @@ def one_run(seed: int, folder: Path) -> dict:
     draw = random.Random(seed)
     limit_s = draw.uniform(LEAST_S, MOST_S)
     cfg = compose_config(["model=tiny", "data_mix=quickstart", "rules=none", "train.epochs=1000"])
-    cfg.budget = BudgetConfig(hours=limit_s / 3600)
+    cfg.budget = BudgetConfig(hours=limit_s / 3600, enforce=False)  # what earlier runs say must not refuse it
     cfg.train.examples_per_step, cfg.train.warmup_steps = 4, 3
     cfg.train.validate_every = cfg.train.checkpoint_every = 5
     real = training.train_step, training.save_checkpoint, training.write_bundle

@@ -1,0 +1,183 @@
+"""Kill -9, a full disk and cut checkpoints, against an undisturbed run: python scripts/check_restart.py [--kills 60]
+
+Runs of builtin:tiny are killed at random moments, every third time inside a save, and gone on with; now and then the
+newest checkpoint is cut in half before that. Each must end with the weights of the undisturbed run, bit for bit, and
+lose no more than the steps since the last good checkpoint. As root, a run also fills a small disk of its own and goes
+on when there is room. One JSON line at the end; the exit status is 1 if anything was wrong.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from effchal import training
+from effchal.checkpoint import checkpoints
+from effchal.cli import compose_config
+from effchal.run_lock import run_lock
+from effchal.signals import StopSignals
+
+STEPS = 40
+DISK = "50m"
+SAVES = 6  # until the disk is filled
+
+
+def config():
+    cfg = compose_config(["model=tiny", "data_mix=quickstart", "rules=none", "prompt=plain", "train.epochs=50"])
+    cfg.train.max_steps, cfg.train.examples_per_step, cfg.train.warmup_steps = STEPS, 4, 3
+    cfg.train.checkpoint_every, cfg.train.validate_every, cfg.budget.side_work_share = 1, 10, 1.0
+    cfg.lora.dropout = 0.1  # so that the state of the random numbers matters
+    return cfg
+
+
+def start(folder: Path) -> tuple[int, int]:
+    """A process that trains in `folder` or goes on there; its number, and a pipe with a byte for each save."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writer)
+        return child, reader
+    save = training.save_checkpoint
+
+    def told(*args, **options):
+        os.write(writer, b"s")
+        return save(*args, **options)
+
+    training.save_checkpoint = told
+    try:
+        with run_lock(folder), StopSignals() as signals:
+            code = training.run(config(), folder, signals)
+    except OSError:
+        code = 3
+    os._exit(code)
+
+
+def ended(child: int) -> int | None:
+    """Exit code, or None while it runs."""
+    number, status = os.waitpid(child, os.WNOHANG)
+    return None if number == 0 else os.waitstatus_to_exitcode(status)
+
+
+def kill(child: int, reader: int, draw: random.Random, in_save: bool) -> int | None:
+    """Kill after a random time, or after a random number of saves; the exit code if it was over before."""
+    if in_save:
+        os.set_blocking(reader, True)
+        for _ in range(draw.randrange(2, 12)):
+            if not os.read(reader, 1):
+                break
+        time.sleep(draw.uniform(0.0, 0.01))
+    else:
+        end = time.monotonic() + draw.uniform(0.05, 4.0)
+        while time.monotonic() < end and (code := ended(child)) is None:
+            time.sleep(0.005)
+        if time.monotonic() < end:
+            return code
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return None if code == -signal.SIGKILL else code
+
+
+def last_step(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    steps = [0]
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if "loss" in record:
+            steps.append(record["step"])
+    return max(steps)
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "bundle" / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def check_disk(undisturbed: bytes, folder: Path) -> dict:
+    """A run whose disk is full from some save on; gone on with when there is room."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "effchal", str(folder)]
+    if os.getuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        return {"full_disk": "not tried: mounting wants root"}
+    try:
+        child, reader = start(folder / "run")
+        for _ in range(SAVES):
+            os.read(reader, 1)
+        filler = folder / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        _, status = os.waitpid(child, 0)
+        os.close(reader)
+        first = os.waitstatus_to_exitcode(status)
+        reached = [path.name for path in checkpoints(folder / "run" / "checkpoint")]
+        filler.unlink()
+        child, reader = start(folder / "run")
+        os.waitpid(child, 0)
+        os.close(reader)
+        same = weights(folder / "run") == undisturbed
+        return {"full_disk": "resumed" if same and first != 0 else "wrong", "exit_code": first, "kept": reached}
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=60)
+    options = parser.parse_args()
+    logging.disable(logging.ERROR)
+    draw, count, lost = random.Random(0), Counter(), []
+    with tempfile.TemporaryDirectory() as place:
+        os.environ["XDG_CACHE_HOME"] = place
+        child, reader = start(Path(place) / "undisturbed")
+        _, status = os.waitpid(child, 0)
+        os.close(reader)
+        if status != 0:
+            sys.exit(f"the undisturbed run ended with status {status}")
+        undisturbed = weights(Path(place) / "undisturbed")
+        run, folder = 0, Path(place) / "run0"
+        while count["kills"] < options.kills or folder.exists():
+            child, reader = start(folder)
+            enough = count["kills"] >= options.kills
+            code = None
+            if enough:
+                _, status = os.waitpid(child, 0)
+                code = os.waitstatus_to_exitcode(status)
+            else:
+                in_save = count["kills"] % 3 == 2
+                code = kill(child, reader, draw, in_save)
+                if code is None:
+                    count["kills"] += 1
+                    count["kills_in_a_save"] += in_save
+            os.close(reader)
+            if code is not None:
+                count["runs"] += 1
+                count["same_weights" if code == 0 and weights(folder) == undisturbed else "wrong"] += 1
+                run, folder = run + 1, Path(place) / f"run{run + 1}"
+                if enough:
+                    break
+                continue
+            there = checkpoints(folder / "checkpoint")
+            if there:
+                lost.append(last_step(folder) - int(there[0].stem.removeprefix("step_")))
+            if len(there) > 1 and draw.random() < 0.2:
+                there[0].write_bytes(there[0].read_bytes()[: there[0].stat().st_size // 2])
+                count["checkpoints_cut"] += 1
+        result = dict(count) | {"most_steps_lost": max(lost, default=0)} | check_disk(undisturbed, Path(place) / "disk")
+    print("RESULT", json.dumps(result))
+    return int(count["wrong"] > 0 or result["full_disk"] == "wrong")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
