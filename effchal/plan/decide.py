@@ -17,13 +17,12 @@ from effchal.config import Config, ConfigError
 from effchal.model import gpu_names
 from effchal.plan.blank import describe, shape_config
 from effchal.plan.hours import Hours, measured_hours, public_hours
-from effchal.plan.memory import Memory, plan_memory
+from effchal.plan.memory import Memory, allocator_bytes, plan_memory
 from effchal.plan.records import CONTEXT, kind_of, records_of
 from effchal.plan.workload import KnownData, Workload, stated_workload
 from effchal.track import device_name
 
 log = logging.getLogger(__name__)
-FRAGMENTS = 0.05  # of the peak: what the GPU's allocator holds beyond the tensors
 SHOWN = 3  # configs that would fit
 LEAST_SEQ_LEN = 256
 EIGHT_BIT_TARGETS = ["q_proj", "v_proj"]
@@ -137,9 +136,7 @@ def make_plan(cfg: Config, machine: Machine, data: KnownData | None, options: bo
     elif workload.tokens and memory:
         hours = public_hours(cfg, workload, machine.name, memory.cost)
     ratios = [record.memory / record.memory_planned for record in records if record.memory_planned]
-    beside = machine.memory_beside
-    if memory and machine.device.type == "cuda":
-        beside += round(FRAGMENTS * memory.peak)
+    beside = machine.memory_beside + (allocator_bytes(memory, machine.device) if memory else 0)
     plan = Plan(
         *(model, machine.name, workload, memory, beside, statistics.median(ratios) if ratios else 1.0),
         *(machine.memory_limit, hours, cfg.budget.hours),

@@ -17,6 +17,7 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.live = 0
         self.peak = 0
+        self.made = 0  # of all, also those that are gone
         self._known: dict[int, weakref.ref] = {}  # by the address of the storage
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -42,6 +43,7 @@ class LiveBytes(TorchDispatchMode):
         size = storage.nbytes()
         self._known[address] = weakref.ref(storage, lambda _: self._drop(address, size))
         self.live += size
+        self.made += size
         self.peak = max(self.peak, self.live)
 
     def _drop(self, address: int, size: int) -> None:

@@ -20,6 +20,8 @@ from effchal.plan.live import LiveBytes
 from effchal.step import target_loss
 
 PAGED = (Optimizer.paged_adamw, Optimizer.paged_adamw8bit)
+FRAGMENTS = 0.05  # of the peak, on a GPU
+HEAP, HOLES = 80 * 2**20, 1.0  # bytes, and times what a layer makes, on a CPU
 DEPTHS = (2, 4)  # layers
 SMALLEST_8BIT, SMALLEST_PAGED = 4096, 100_000  # elements; bitsandbytes leaves smaller tensors as they are
 # Share of the forward pass that is computed again; gate and up are some half of a layer's weights.
@@ -53,6 +55,7 @@ class Memory:
     phases: dict[str, int]
     paged: int  # of the optimizer, which may leave the GPU for the host's memory
     trainable: int  # parameters
+    made: int  # by one layer in a step, gone again or not
     cost: Cost
 
     @property
@@ -70,11 +73,13 @@ def plan_memory(cfg: Config, device: torch.device, load: Load, validation: Load 
     """
     layers = shape_config(cfg.model).get_text_config().num_hidden_layers
     if layers <= DEPTHS[1]:
-        return combine(cfg, load, _count(cfg, device, load, validation, None))
+        counted = _count(cfg, device, load, validation, None)
+        return combine(cfg, load, counted | {"made": counted["made"] // layers})
     less, more = (_count(cfg, device, load, validation, depth) for depth in DEPTHS)
     beyond = (layers - DEPTHS[1]) / (DEPTHS[1] - DEPTHS[0])
     counted = {name: round(more[name] + beyond * (more[name] - less[name])) for name in more}
-    return combine(cfg, load, counted | {"unpacked": more["unpacked"]})
+    made = (more["made"] - less["made"]) // (DEPTHS[1] - DEPTHS[0])
+    return combine(cfg, load, counted | {"unpacked": more["unpacked"], "made": made})
 
 
 def _count(
@@ -120,7 +125,7 @@ def combine(cfg: Config, load: Load, counted: dict[str, int]) -> Memory:
     again = AGAIN[cfg.train.activation_checkpointing] * c["forward flops"]
     training = 2 * c["forward flops"] + c["attention flops"] + again + 6.0 * c["trainable"]
     cost = Cost(c["forward flops"] + 2.0 * c["trainable"], training)
-    return Memory(parts, phases, c["paged"], c["trainable"], cost)
+    return Memory(parts, phases, c["paged"], c["trainable"], c["made"], cost)
 
 
 def operations(model: nn.Module, load: Load) -> dict[str, int]:
@@ -149,6 +154,7 @@ def _training_step(model: nn.Module, live: LiveBytes, load: Load) -> dict[str, i
     if load.several:  # of the second micro-batch, the gradients of the first are there
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+    made = live.made
     live.start_peak()
     loss_sum = target_loss(model, _micro_batch(load))
     marks["loss peak"] = live.peak - before
@@ -156,6 +162,7 @@ def _training_step(model: nn.Module, live: LiveBytes, load: Load) -> dict[str, i
     (loss_sum / load.targets).backward()
     del loss_sum
     hook.remove()
+    marks["made"] = live.made - made
     return marks | {"backward peak": live.peak - before, "gradients": live.live - before}
 
 
@@ -192,6 +199,15 @@ def largest_unpacked(cfg: Config, device: torch.device, model: nn.Module) -> int
     """The largest tensor in the file's dtype: while weights are loaded or packed, one lies beside what it becomes."""
     largest = max((m.in_features * m.out_features for m in model.modules() if hasattr(m, "in_features")), default=0)
     return largest * pick_dtype(cfg.model.dtype, device).itemsize
+
+
+def allocator_bytes(memory: Memory, device: torch.device) -> int:
+    """What the allocator holds beyond the tensors that are alive.
+
+    On a GPU a guess, not measured; on a CPU, glibc's heap, whose holes grow with what a layer makes and drops: see
+    experiments/planner.
+    """
+    return round(FRAGMENTS * memory.peak) if device.type == "cuda" else round(HEAP + HOLES * memory.made)
 
 
 def optimizer_bytes(kind: Optimizer, trainable: list[nn.Parameter], device: torch.device) -> tuple[int, int]:
