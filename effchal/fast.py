@@ -1,7 +1,6 @@
 """Make a model with an adapter ready to train: fused layers where they are known, else the library's own."""
 
 import functools
-import logging
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -12,12 +11,13 @@ from effchal.config import ConfigError
 from effchal.llama_layer import FusedLayer, fits
 from effchal.parts import causal_lm, layers_of
 
-log = logging.getLogger(__name__)
 
-
-def prepare_training(model: nn.Module, keep: ActivationCheckpointing, compiled: bool = False) -> None:
+def prepare_training(model: nn.Module, keep: ActivationCheckpointing, compiled: bool = False) -> bool:
     """Change how the layers of an adapted model compute, not what: dropout, DoRA, 4-bit weights and layers of
     another shape stay with the library, whose activations are recomputed where `keep` asks for it.
+
+    Returns:
+        Whether the layers are fused ones, not the library's.
 
     Raises:
         ConfigError: selective checkpointing of the library's layers where no MLP is found.
@@ -25,11 +25,10 @@ def prepare_training(model: nn.Module, keep: ActivationCheckpointing, compiled: 
     use_packed_attention(model, compiled)
     layers = layers_of(model)
     fused = not compiled and all(fits(layer) for layer in layers)
-    log.info("layers: %s", "fused" if fused else "the library's")
     if fused:
         for layer in layers:
             layer.forward = FusedLayer(layer, keep).forward
-        return
+        return True
     if keep is ActivationCheckpointing.full:
         causal_lm(model).activation_checkpointing_enable()
     elif keep is ActivationCheckpointing.selective:
@@ -40,3 +39,4 @@ def prepare_training(model: nn.Module, keep: ActivationCheckpointing, compiled: 
     if compiled:
         for layer in layers:
             layer.compile(dynamic=True)
+    return False

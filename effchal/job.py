@@ -101,12 +101,14 @@ def build(
 ) -> Job:
     """Model, adapter and optimizer beside data that is there already."""
     model = add_adapter(load_base_model(cfg.model, device), cfg.lora, cfg.train.seed)
-    prepare_training(model, cfg.train.activation_checkpointing, cfg.train.compile)
+    fused = prepare_training(model, cfg.train.activation_checkpointing, cfg.train.compile)
     steps = min(order.steps, cfg.train.max_steps or order.steps)
     if cfg.train.warmup_steps > steps / 5:
         log.warning("train.warmup_steps=%d is more than a fifth of the %d steps", cfg.train.warmup_steps, steps)
     trainable = sum(parameter.numel() for parameter in trainable_parameters(model).values())
-    log.info("%s on %s | %s adapter parameters | %d steps", cfg.model.name, device, f"{trainable:,}", steps)
+    layers = "fused" if fused else "the library's"
+    log.info("%s on %s | layers: %s", cfg.model.name, device, layers)
+    log.info("%s adapter parameters | %d steps", f"{trainable:,}", steps)
     micro_batches = [micro_batch.to(device) for micro_batch in pack_for(cfg, heldout)]
     optimizer = make_optimizer(model, cfg.train)
     return Job(cfg, run_dir, device, tokenizer, model, optimizer, order, micro_batches, steps, data_sha256)

@@ -270,6 +270,13 @@ def test_a_probe_is_kept_for_later_plans(tmp_path):
     assert "1 probe of this kind on this machine" in after.stdout
 
 
+def test_a_probe_of_a_card_that_is_not_here_is_refused(tmp_path):
+    tiny = ["model=tiny", "prompt=plain", "data_mix=quickstart", "rules=none", "plan.device=cuda", "plan.probe=true"]
+    result = command(tmp_path, *tiny)
+    assert result.returncode == 2
+    assert "add plan.device=cpu" in result.stderr
+
+
 def test_nf4_is_planned_as_the_library_computes_it():
     cfg = Config(
         model=ModelConfig(name="builtin:tiny", dtype=Dtype.float32, quantization=Quantization.nf4, max_seq_len=1024),

@@ -15,11 +15,10 @@ from effchal.config import Config, ConfigError
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     if cfg.lora is None:
         raise ConfigError("lora=none leaves nothing to train, so nothing to plan")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the hub's client is imported: a plan downloads nothing ...
     from effchal.plan.blank import needs_download
 
-    if needs_download(cfg.model):
-        del os.environ["HF_HUB_OFFLINE"]  # ... but a config.json that is not shipped
+    if not needs_download(cfg.model):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported, which is later
     from effchal.model import gpu_names
     from effchal.plan.decide import largest_micro_batch, make_plan, planned_machine
     from effchal.plan.probe import known_data, probe
@@ -36,7 +35,8 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     plan.save(output_dir)
     told = None
     if cfg.rules is not None:
-        told = summary(cfg.rules, check_rules(cfg.rules, cfg.model, cfg.data_mix, cfg.budget, gpu_names()))
+        cards = gpu_names() or ([machine.name] if machine.device.type == "cuda" else [])
+        told = summary(cfg.rules, check_rules(cfg.rules, cfg.model, cfg.data_mix, cfg.budget, cards))
     print(screen(plan, cfg, told))
     sys.exit(int(not plan.fits))
 

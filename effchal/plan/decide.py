@@ -25,7 +25,7 @@ from effchal.track import device_name
 log = logging.getLogger(__name__)
 SHOWN = 3  # configs that would fit
 LEAST_SEQ_LEN = 256
-EIGHT_BIT_TARGETS = ["q_proj", "v_proj"]
+FEWER_TARGETS = ["q_proj", "v_proj"]
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,8 @@ def changes(cfg: Config, plan: Plan, device: torch.device) -> list[Change]:
             add(f"train.optimizer={smaller.value}", "train", "optimizer", smaller)
         if cfg.model.quantization is None:
             add("model.quantization=nf4", "model", "quantization", Quantization.nf4)
-        if cfg.lora is not None and len(cfg.lora.target_modules) > len(EIGHT_BIT_TARGETS):
-            add(f"lora.target_modules=[{','.join(EIGHT_BIT_TARGETS)}]", "lora", "target_modules", EIGHT_BIT_TARGETS)
+        if cfg.lora is not None and len(cfg.lora.target_modules) > len(FEWER_TARGETS):
+            add(f"lora.target_modules=[{','.join(FEWER_TARGETS)}]", "lora", "target_modules", FEWER_TARGETS)
     if not plan.hours_fit and plan.hours:
         share = plan.hours_limit / plan.hours.expected
         epochs = int(cfg.train.epochs * share)

@@ -5,6 +5,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
 from effchal.bundle import write_bundle
 from effchal.checkpoint import save_checkpoint
 from effchal.config import Config, ConfigError
@@ -49,6 +51,8 @@ def probe(cfg: Config, machine: Machine, data: KnownData | None, output_dir: Pat
     Raises:
         ConfigError: another device was planned for, or the data is not at hand.
     """
+    if machine.device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("plan.probe=true measures this machine, which has no GPU; add plan.device=cpu")
     if data is None:
         raise ConfigError("plan.probe=true needs the data and the model on this machine; train once, or fetch them")
     plan = make_plan(cfg, machine, data, options=False)
