@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effchal.mapped import give_back
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -51,7 +53,8 @@ class JoinedLinear:
             self.weight = torch.cat([base.weight.detach() for base in bases])
             parts = self.weight.split([base.out_features for base in bases])
             for base, part in zip(bases, parts, strict=True):
-                base.weight.data = part
+                copied, base.weight.data = base.weight.data, part
+                give_back(copied)
         biases = [base.bias for base in bases]
         self.bias = None if biases[0] is None else torch.cat([bias.detach() for bias in biases])
         self.adapters: list[Adapter] = []

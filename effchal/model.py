@@ -1,12 +1,9 @@
 """Base model, tokenizer and LoRA adapter: the one place that loads them."""
 
 import contextlib
-import ctypes
 import hashlib
 import importlib.util
 import logging
-import mmap
-import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +15,7 @@ from torch import nn
 
 from effchal.choices import Attention, Dtype, Quantization
 from effchal.config import ConfigError, LoraConfig, ModelConfig
+from effchal.mapped import give_back
 from effchal.tiny_model import TINY, tiny_folder
 
 log = logging.getLogger(__name__)
@@ -176,14 +174,10 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
 
 def _convert(model: nn.Module, dtype: torch.dtype) -> None:
     """Weights to dtype, one after the other; pages of the mapped file are given back at once."""
-    give_back = ctypes.CDLL(None).madvise if sys.platform == "linux" else None
     for parameter in model.parameters():
         if parameter.dtype != dtype and parameter.is_floating_point():
             mapped, parameter.data = parameter.data, parameter.data.to(dtype)
-            first = -(-mapped.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-            size = mapped.data_ptr() + mapped.nbytes - first
-            if give_back is not None and size > 0:  # MADV_PAGEOUT: no data can be lost; without effect elsewhere
-                give_back(ctypes.c_void_p(first), ctypes.c_size_t(size), 21)
+            give_back(mapped)
     model.config.dtype = dtype
 
 

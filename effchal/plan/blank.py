@@ -91,7 +91,7 @@ def pack_weights(model: nn.Module, double_quant: bool) -> None:
     """Put a stand-in of four bits a weight in the place of every linear layer but the head."""
     head = model.get_output_embeddings()
     for name, module in list(model.named_modules()):
-        if type(module) is nn.Linear and module is not head:
+        if isinstance(module, nn.Linear) and module is not head:
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, packed_linear(module, double_quant))
     model.is_loaded_in_4bit = True  # peft asks for it

@@ -22,6 +22,7 @@ from effchal.step import target_loss
 PAGED = (Optimizer.paged_adamw, Optimizer.paged_adamw8bit)
 FRAGMENTS = 0.05  # of the peak, on a GPU
 HEAP, HOLES = 80 * 2**20, 1.0  # bytes, and times what a layer makes, on a CPU
+UNPACKED = 190 * 2**20  # bytes more with 4-bit weights, which bitsandbytes unpacks in many pieces there
 DEPTHS = (2, 4)  # layers
 SMALLEST_8BIT, SMALLEST_PAGED = 4096, 100_000  # elements; bitsandbytes leaves smaller tensors as they are
 # Share of the forward pass that is computed again; gate and up are some half of a layer's weights.
@@ -201,13 +202,15 @@ def largest_unpacked(cfg: Config, device: torch.device, model: nn.Module) -> int
     return largest * pick_dtype(cfg.model.dtype, device).itemsize
 
 
-def allocator_bytes(memory: Memory, device: torch.device) -> int:
+def allocator_bytes(cfg: Config, memory: Memory, device: torch.device) -> int:
     """What the allocator holds beyond the tensors that are alive.
 
     On a GPU a guess, not measured; on a CPU, glibc's heap, whose holes grow with what a layer makes and drops: see
     experiments/planner.
     """
-    return round(FRAGMENTS * memory.peak) if device.type == "cuda" else round(HEAP + HOLES * memory.made)
+    if device.type == "cuda":
+        return round(FRAGMENTS * memory.peak)
+    return round(HEAP + HOLES * memory.made) + (UNPACKED if cfg.model.quantization else 0)
 
 
 def optimizer_bytes(kind: Optimizer, trainable: list[nn.Parameter], device: torch.device) -> tuple[int, int]:
