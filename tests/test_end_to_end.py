@@ -117,7 +117,7 @@ def test_gunicorn_serves_the_bundle_of_the_environment(bundle):
         assert len(post(f"{server.url}/process", {"prompt": "x"})["tokens"]) == 2
 
 
-@pytest.mark.parametrize("override", ["lora.r=8", "prompt=plain", "model=tiny"])
+@pytest.mark.parametrize("override", ["lora.r=8", "prompt=chatml", "model=smollm2_135m"])
 def test_what_the_bundle_froze_cannot_be_overridden(bundle, override):
     command = [part.replace("PORT", "1") for part in serve_command(bundle, override)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

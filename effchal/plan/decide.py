@@ -176,7 +176,7 @@ def changes(cfg: Config, plan: Plan, device: torch.device) -> list[Change]:
         if cfg.lora is not None and len(cfg.lora.target_modules) > len(FEWER_TARGETS):
             add(f"lora.target_modules=[{','.join(FEWER_TARGETS)}]", "lora", "target_modules", FEWER_TARGETS)
     if not plan.hours_fit and plan.hours:
-        share = plan.hours_limit / plan.hours.expected
+        share = max(0.0, plan.hours_limit - plan.hours.fixed) / (plan.hours.expected - plan.hours.fixed)
         epochs = int(cfg.train.epochs * share)
         if epochs >= 1 and cfg.train.max_steps is None:
             add(f"train.epochs={epochs}", "train", "epochs", epochs)

@@ -35,6 +35,7 @@ class Hours:
     expected: float
     low: float
     high: float
+    fixed: float  # of the expected ones, what no step takes
     source: str
 
 
@@ -52,8 +53,9 @@ def measured_hours(cfg: Config, workload: Workload, records: list[Record]) -> Ho
         total_s(cfg, workload, speed * factor, start_s, validation_s, save_s) / 3600
         for factor in (1.0, 1 + off, 1 - min(off, 0.9))
     ]
+    fixed = (start_s + 2 * validation_s + 2 * save_s) / 3600
     count = f"{len(records)} {newest.source}{'s' if len(records) > 1 else ''} of this kind"
-    return Hours(*at, source=f"{count} on this machine, {speed:,.0f} tokens/s")
+    return Hours(*at, fixed, source=f"{count} on this machine, {speed:,.0f} tokens/s")
 
 
 def public_hours(cfg: Config, workload: Workload, gpu: str, cost: Cost) -> Hours | None:
@@ -67,7 +69,10 @@ def public_hours(cfg: Config, workload: Workload, gpu: str, cost: Cost) -> Hours
         validation_s = workload.validation_tokens * cost.forward / (share * rate * 1e12)
         at.append(total_s(cfg, workload, speed, start_s, validation_s, SAVE_S) / 3600)
     shares = f"{SHARE_LOW:.0%} to {SHARE_HIGH:.0%}"
-    return Hours(*at, source=f"public figures of {gpu} ({rate:g} TFLOP/s, of which {shares} are used); not measured")
+    fixed = (START_USUAL_S + 2 * SAVE_S) / 3600
+    return Hours(
+        *at, fixed, source=f"public figures of {gpu} ({rate:g} TFLOP/s, of which {shares} are used); not measured"
+    )
 
 
 def total_s(
