@@ -100,7 +100,7 @@ def predict(setting: tuple, path: str) -> dict:
     tokens = cfg.model.max_seq_len * cfg.train.micro_batch_size
     memory = plan_memory(cfg, torch.device("cpu"), Load(tokens, tokens // 2, cfg.model.max_seq_len), None)
     without_optimizer = sum(size for part, size in memory.parts.items() if part != "optimizer")
-    return {"live": without_optimizer, "allocator": allocator_bytes(cfg, memory, torch.device("cpu"))}
+    return {"live": without_optimizer, "allocator": allocator_bytes(memory, torch.device("cpu"))}
 
 
 def worker(job: dict) -> None:

@@ -136,7 +136,7 @@ def make_plan(cfg: Config, machine: Machine, data: KnownData | None, options: bo
     elif workload.tokens and memory:
         hours = public_hours(cfg, workload, machine.name, memory.cost)
     ratios = [record.memory / record.memory_planned for record in records if record.memory_planned]
-    beside = machine.memory_beside + (allocator_bytes(cfg, memory, machine.device) if memory else 0)
+    beside = machine.memory_beside + (allocator_bytes(memory, machine.device) if memory else 0)
     plan = Plan(
         *(model, machine.name, workload, memory, beside, statistics.median(ratios) if ratios else 1.0),
         *(machine.memory_limit, hours, cfg.budget.hours),

@@ -22,7 +22,7 @@ from effchal.step import target_loss
 PAGED = (Optimizer.paged_adamw, Optimizer.paged_adamw8bit)
 FRAGMENTS = 0.05  # of the peak, on a GPU
 HEAP, HOLES = 80 * 2**20, 1.0  # bytes, and times what a layer makes, on a CPU
-UNPACKED = 190 * 2**20  # bytes more with 4-bit weights, which bitsandbytes unpacks in many pieces there
+UNPACKED = 0.85  # times 4-bit weights as they are when unpacked: what loading and unpacking them leaves in the heap
 DEPTHS = (2, 4)  # layers
 SMALLEST_8BIT, SMALLEST_PAGED = 4096, 100_000  # elements; bitsandbytes leaves smaller tensors as they are
 # Share of the forward pass that is computed again; gate and up are some half of a layer's weights.
@@ -57,6 +57,7 @@ class Memory:
     paged: int  # of the optimizer, which may leave the GPU for the host's memory
     trainable: int  # parameters
     made: int  # by one layer in a step, gone again or not
+    unpacked: int  # the 4-bit weights, if they were not
     cost: Cost
 
     @property
@@ -98,6 +99,9 @@ def _count(
         counted |= _training_step(model, live, load)
         counted["validation"] = _validation(model, live, validation) if validation else 0
     counted["unpacked"] = largest_unpacked(cfg, device, model)
+    itemsize = pick_dtype(cfg.model.dtype, device).itemsize
+    packed = [module for module in model.modules() if type(module).__name__ == "PackedLinear"]
+    counted["four-bit"] = itemsize * sum(module.in_features * module.out_features for module in packed)
     counted["trainable"] = sum(parameter.numel() for parameter in trainable)
     return counted | operations(model, load)
 
@@ -126,7 +130,7 @@ def combine(cfg: Config, load: Load, counted: dict[str, int]) -> Memory:
     again = AGAIN[cfg.train.activation_checkpointing] * c["forward flops"]
     training = 2 * c["forward flops"] + c["attention flops"] + again + 6.0 * c["trainable"]
     cost = Cost(c["forward flops"] + 2.0 * c["trainable"], training)
-    return Memory(parts, phases, c["paged"], c["trainable"], c["made"], cost)
+    return Memory(parts, phases, c["paged"], c["trainable"], c["made"], c["four-bit"], cost)
 
 
 def operations(model: nn.Module, load: Load) -> dict[str, int]:
@@ -202,7 +206,7 @@ def largest_unpacked(cfg: Config, device: torch.device, model: nn.Module) -> int
     return largest * pick_dtype(cfg.model.dtype, device).itemsize
 
 
-def allocator_bytes(cfg: Config, memory: Memory, device: torch.device) -> int:
+def allocator_bytes(memory: Memory, device: torch.device) -> int:
     """What the allocator holds beyond the tensors that are alive.
 
     On a GPU a guess, not measured; on a CPU, glibc's heap, whose holes grow with what a layer makes and drops: see
@@ -210,7 +214,7 @@ def allocator_bytes(cfg: Config, memory: Memory, device: torch.device) -> int:
     """
     if device.type == "cuda":
         return round(FRAGMENTS * memory.peak)
-    return round(HEAP + HOLES * memory.made) + (UNPACKED if cfg.model.quantization else 0)
+    return round(HEAP + HOLES * memory.made + UNPACKED * memory.unpacked)
 
 
 def optimizer_bytes(kind: Optimizer, trainable: list[nn.Parameter], device: torch.device) -> tuple[int, int]:
