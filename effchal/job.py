@@ -133,7 +133,7 @@ def restore(job: Job) -> RunState:
     state = RunState(**(saved or here))
     if state.data_sha256 != job.data_sha256:
         raise DataError(f"the data mix is not the one that {job.run_dir} was trained on; bring its files back")
-    if state.base_model != here["base_model"]:
+    if state.base_model not in (None, here["base_model"]):  # None: a hub model, held by its revision
         raise ConfigError(
             f"model.name={job.cfg.model.name} holds another model (fingerprint {here['base_model']}) than "
             f"{job.run_dir} was trained on ({state.base_model}); bring its files back"

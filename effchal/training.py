@@ -21,6 +21,7 @@ from effchal.data.prepare import pack_for
 from effchal.job import Job, RunState, prepare, restore
 from effchal.model import gpu_names
 from effchal.plan.actual import keep_run, predicted_and_actual
+from effchal.plan.records import memory_used
 from effchal.rules import hold_rules
 from effchal.run_lock import REHEARSAL, run_lock
 from effchal.signals import StopSignals
@@ -123,8 +124,9 @@ def train_loop(
             state.tokens += stats.tokens
             state.target_tokens += stats.target_tokens
             state.train_loss = stats.loss
-            job.pace.add(stats.tokens, clock.spent_s() - started_s)
-            log_step(job, state, clock, tracker, stats, clock.spent_s() - started_s)
+            step_s = clock.spent_s() - started_s
+            job.pace.add(stats.tokens, step_s)
+            log_step(job, state, clock, tracker, stats, step_s)
             clock.lap()
             if "bundle" not in clock.costs:
                 rehearse_end(job, state, clock)
@@ -137,11 +139,9 @@ def train_loop(
 def side_work(job: Job, state: RunState, clock: WallClock, tracker: Tracker) -> None:
     """What is due after a step, and waits where it would take too much of the budget."""
     train, share = job.cfg.train, job.cfg.budget.side_work_share
-    better = False
     if state.step % train.validate_every == 0 and clock.affords("validation", share):
         validate(job, state, clock, tracker, on_the_side=True)
-        better = is_best(state)
-    if (better or state.step % train.checkpoint_every == 0) and clock.affords("checkpoint", share):
+    if (is_best(state) or state.step % train.checkpoint_every == 0) and clock.affords("checkpoint", share):
         try:
             checkpoint(job, state, clock, on_the_side=True)
         except OSError as error:  # a full disk may have room again; the checkpoint before is still there
@@ -149,8 +149,10 @@ def side_work(job: Job, state: RunState, clock: WallClock, tracker: Tracker) -> 
 
 
 def is_best(state: RunState) -> bool:
-    """Whether the held-out loss just taken is the lowest so far."""
-    return state.heldout_loss is not None and (state.best_loss is None or state.heldout_loss < state.best_loss)
+    """Whether the weights are as they were when the lowest held-out loss was taken, and are not kept for it yet."""
+    if state.heldout_step != state.step or state.heldout_loss is None:
+        return False
+    return state.best_loss is None or state.heldout_loss < state.best_loss
 
 
 def rehearse_end(job: Job, state: RunState, clock: WallClock) -> None:
@@ -203,13 +205,12 @@ def validate(job: Job, state: RunState, clock: WallClock, tracker: Tracker, on_t
 def checkpoint(job: Job, state: RunState, clock: WallClock, on_the_side: bool = False) -> None:
     """Save the state; as the best one where the weights are those of the lowest held-out loss."""
     state.spent_s = clock.spent_s()
-    best = state.heldout_step == state.step and is_best(state)
-    if best:
-        state.best_loss, state.best_step = state.heldout_loss, state.step
+    best = {"best_loss": state.heldout_loss, "best_step": state.step} if is_best(state) else {}
     folder, kept = job.run_dir / "checkpoint", job.cfg.train.keep_checkpoints
-    path = save_checkpoint(folder, job.model, job.optimizer, asdict(state), kept)
-    if best:
+    path = save_checkpoint(folder, job.model, job.optimizer, asdict(state) | best, kept)
+    if best:  # not before it is written
         mark_best(path)
+        state.best_loss, state.best_step = state.heldout_loss, state.step
     clock.cost("checkpoint", clock.spent_s() - state.spent_s, on_the_side)
 
 
@@ -233,13 +234,14 @@ def finish(
     write_record(job, state, status, str(error) if error else None)
     heldout_tokens = sum(micro_batch.tokens for micro_batch in job.heldout)
     start_s = max(0.0, (state.first_step_s or 0.0) - clock.costs.get("validation", 0.0))
-    keep_run(job.cfg, job.plan, job.pace, clock, heldout_tokens, start_s)
+    keep_run(job.cfg, job.plan, job.pace, clock.costs, heldout_tokens, start_s, memory_used(job.device))
     log.info("%s after %d steps in %s; bundle: %s", status, state.step, hours(state.spent_s), job.run_dir / "bundle")
 
 
 def choose_weights(job: Job, state: RunState) -> None:
     """The bundle holds the last weights, or the best ones, as train.bundle says."""
-    if state.heldout_step == state.step and is_best(state):
+    if is_best(state):
+        mark_best(checkpoints(job.run_dir / "checkpoint")[0])  # the last one, saved before its loss was known
         state.best_loss, state.best_step = state.heldout_loss, state.step
     if state.best_step in (None, state.step):
         return
@@ -257,6 +259,6 @@ def write_record(job: Job, state: RunState, status: str, error: str | None) -> N
     """run.json: how the run ended, and what its numbers depend on."""
     record = {"status": status, "error": error, "steps_planned": job.steps, "limit_s": job.cfg.budget.hours * 3600}
     record |= asdict(state) | {"peak_memory_gib": peak_memory_gib(job.device)}
-    record["plan"] = predicted_and_actual(job.plan, job.pace, job.device, state.spent_s, state.tokens)
+    record["plan"] = predicted_and_actual(job.plan, job.pace, memory_used(job.device), state.spent_s, state.tokens)
     record |= {"device": device_name(job.device), "git_commit": git_commit(), "versions": versions()}
     (job.run_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n")

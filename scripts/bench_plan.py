@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -138,15 +139,20 @@ def worker(job: dict) -> None:
     step()
     resident = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
     model.zero_grad(set_to_none=True)
+    print(json.dumps({"live": live_peak(model, step), "resident": resident, "beside": before}))
+
+
+def live_peak(model: torch.nn.Module, step: Callable[[], None]) -> int:
+    """Bytes: the model's tensors, and the most that torch's profiler sees allocated beside them during `step`."""
     kept = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors_of(model)}
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     live = peak = 0
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    for event in sorted(events, key=lambda e: e.start_ns()):
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
         live += event.nbytes()
         peak = max(peak, live)
-    print(json.dumps({"live": sum(kept.values()) + peak, "resident": resident, "beside": before}))
+    return sum(kept.values()) + peak
 
 
 def tensors_of(model: torch.nn.Module):

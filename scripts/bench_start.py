@@ -1,15 +1,18 @@
 """Seconds to the first word, and memory to load a model: python scripts/bench_start.py [--repeats 5]
 
-One JSON line for each: the wall clock of a command that computes nothing, median; and what loading SmolLM2-135M adds to
-a process that has its libraries already, at its peak and after, against the bytes of the weights it computes with.
+One JSON line for each: the wall clock of a command that computes nothing, and of a plan, median; and what loading
+SmolLM2-135M adds to a process that has its libraries already, at its peak and after, against the bytes of the weights
+it computes with.
 """
 
 import argparse
 import json
 import re
+import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,10 +29,13 @@ def main() -> None:
     if args.load:
         print(json.dumps(load(args.model, args.load)))
         return
-    for flags in (["--help"], ["--cfg", "job"]):
-        command = [sys.executable, "-m", "effchal.train", *flags]
+    plan = ["effchal.plan", "model=mistral_7b", f"hydra.run.dir={tempfile.mkdtemp()}"]
+    for arguments in (["effchal.train", "--help"], ["effchal.train", "--cfg", "job"], plan):
+        command = [sys.executable, "-m", *arguments]
         times = [seconds(command) for _ in range(args.repeats)]
-        result = {"command": " ".join(["python", *command[1:]]), "seconds": round(statistics.median(times), 2)}
+        result = {"command": " ".join(["python", *command[1:4]]), "seconds": round(statistics.median(times), 2)}
+        # The largest child so far; the commands come in the order of their size.
+        result["peak_gib"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2)
         print("RESULT", json.dumps(result | {"runs": [round(each, 2) for each in times]}), flush=True)
     for dtype in ("float32", "bfloat16"):
         command = [sys.executable, __file__, "--model", args.model, "--load", dtype]

@@ -67,6 +67,11 @@ def ended(child: int) -> int | None:
     return None if number == 0 else os.waitstatus_to_exitcode(status)
 
 
+def wait(child: int) -> int:
+    """Its exit code, when it is over."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def kill(child: int, reader: int, draw: random.Random, in_save: bool) -> int | None:
     """Kill after a random time, or after a random number of saves; the exit code if it was over before."""
     if in_save:
@@ -82,8 +87,7 @@ def kill(child: int, reader: int, draw: random.Random, in_save: bool) -> int | N
         if time.monotonic() < end:
             return code
     os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
+    code = wait(child)
     return None if code == -signal.SIGKILL else code
 
 
@@ -118,18 +122,36 @@ def check_disk(undisturbed: bytes, folder: Path) -> dict:
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(b"x" * 4096)
-        _, status = os.waitpid(child, 0)
+        first = wait(child)
         os.close(reader)
-        first = os.waitstatus_to_exitcode(status)
         reached = [path.name for path in checkpoints(folder / "run" / "checkpoint")]
         filler.unlink()
         child, reader = start(folder / "run")
-        os.waitpid(child, 0)
+        wait(child)
         os.close(reader)
         same = weights(folder / "run") == undisturbed
         return {"full_disk": "resumed" if same and first != 0 else "wrong", "exit_code": first, "kept": reached}
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def disturbed_run(folder: Path, draw: random.Random, most: int, count: Counter, lost: list[int]) -> int:
+    """One run, killed and gone on with until it ends; at most `most` kills over all runs. Its exit code."""
+    while True:
+        child, reader = start(folder)
+        in_save = count["kills"] % 3 == 2
+        code = wait(child) if count["kills"] >= most else kill(child, reader, draw, in_save)
+        os.close(reader)
+        if code is not None:
+            return code
+        count["kills"] += 1
+        count["kills_in_a_save"] += in_save
+        there = checkpoints(folder / "checkpoint")
+        if there:
+            lost.append(last_step(folder) - int(there[0].stem.removeprefix("step_")))
+        if len(there) > 1 and draw.random() < 0.2:
+            there[0].write_bytes(there[0].read_bytes()[: there[0].stat().st_size // 2])
+            count["checkpoints_cut"] += 1
 
 
 def main() -> int:
@@ -141,39 +163,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         os.environ["XDG_CACHE_HOME"] = place
         child, reader = start(Path(place) / "undisturbed")
-        _, status = os.waitpid(child, 0)
+        code = wait(child)
         os.close(reader)
-        if status != 0:
-            sys.exit(f"the undisturbed run ended with status {status}")
+        if code != 0:
+            sys.exit(f"the undisturbed run ended with exit code {code}")
         undisturbed = weights(Path(place) / "undisturbed")
-        run, folder = 0, Path(place) / "run0"
-        while count["kills"] < options.kills or folder.exists():
-            child, reader = start(folder)
-            enough = count["kills"] >= options.kills
-            code = None
-            if enough:
-                _, status = os.waitpid(child, 0)
-                code = os.waitstatus_to_exitcode(status)
-            else:
-                in_save = count["kills"] % 3 == 2
-                code = kill(child, reader, draw, in_save)
-                if code is None:
-                    count["kills"] += 1
-                    count["kills_in_a_save"] += in_save
-            os.close(reader)
-            if code is not None:
-                count["runs"] += 1
-                count["same_weights" if code == 0 and weights(folder) == undisturbed else "wrong"] += 1
-                run, folder = run + 1, Path(place) / f"run{run + 1}"
-                if enough:
-                    break
-                continue
-            there = checkpoints(folder / "checkpoint")
-            if there:
-                lost.append(last_step(folder) - int(there[0].stem.removeprefix("step_")))
-            if len(there) > 1 and draw.random() < 0.2:
-                there[0].write_bytes(there[0].read_bytes()[: there[0].stat().st_size // 2])
-                count["checkpoints_cut"] += 1
+        while count["kills"] < options.kills:
+            folder = Path(place) / f"run{count['runs']}"
+            code = disturbed_run(folder, draw, options.kills, count, lost)
+            count["runs"] += 1
+            count["same_weights" if code == 0 and weights(folder) == undisturbed else "wrong"] += 1
         result = dict(count) | {"most_steps_lost": max(lost, default=0)} | check_disk(undisturbed, Path(place) / "disk")
     print("RESULT", json.dumps(result))
     return int(count["wrong"] > 0 or result["full_disk"] == "wrong")

@@ -120,10 +120,13 @@ class OldPackedProduct(OF_TODAY):
 
 def compare() -> None:
     for name, source, published, *setting in PUBLISHED:
-        blank.PackedProduct = OldPackedProduct if "litgpt" in source else OF_TODAY
-        ours = planned(*setting)
-        blank.PackedProduct = OF_TODAY
+        ours = of_today = planned(*setting)
+        if "litgpt" in source:
+            blank.PackedProduct = OldPackedProduct
+            ours = planned(*setting)
+            blank.PackedProduct = OF_TODAY
         unit, per = ("GiB", GIB) if "torchtune" in source else ("GB", GB)
         row = {"run": name, "source": source, f"published_{unit}": round(published / per, 2)}
         row |= {f"planned_{unit}": round(ours / per, 2), "off": round(ours / published - 1, 3)}
+        row[f"inputs_kept_{unit}"] = round((ours - of_today) / per, 2)
         print("RESULT", json.dumps(row), flush=True)

@@ -98,13 +98,13 @@ ALLOWED = {
         *("choices", "config", "data.packing", "fast", "loss", "model", "parts", "plan.blank", "plan.live", "step"),
     },
     "plan.workload": {"config", "data.packing", "plan.memory"},
-    "plan.records": {"config"},
+    "plan.records": {"config", "track"},
     "plan.hours": {"config", "plan.memory", "plan.records", "plan.workload"},
     "plan.decide": {
         *("choices", "config", "model", "plan.blank", "plan.hours", "plan.memory", "plan.records", "plan.workload"),
         "track",
     },
-    "plan.actual": {"budget", "config", "plan.blank", "plan.decide", "plan.records", "plan.workload"},
+    "plan.actual": {"config", "plan.decide", "plan.records", "plan.workload"},
     "plan.probe": {
         *("bundle", "checkpoint", "config", "data.prepare", "data.sources", "job", "model", "prompts", "step"),
         *("plan.blank", "plan.decide", "plan.records", "plan.workload"),
@@ -123,7 +123,7 @@ ALLOWED = {
     },
     "training": {
         *("budget", "bundle", "checkpoint", "choices", "cli", "config", "data.prepare", "job", "model", "rules"),
-        *("plan.actual", "run_lock", "signals", "step", "track"),
+        *("plan.actual", "plan.records", "run_lock", "signals", "step", "track"),
     },
     "scenarios.types": {"config"},
     "scenarios.files": {"scenarios.types"},

@@ -5,11 +5,9 @@ from typing import Any
 
 import torch
 
-from effchal.budget import WallClock
 from effchal.config import Config
-from effchal.plan.blank import describe, shape_config
 from effchal.plan.decide import Machine, Plan, hold_plan, largest_micro_batch, make_plan
-from effchal.plan.records import Pace, Record, keep, kind_of, memory_used
+from effchal.plan.records import Pace, Record, keep, kind_of
 from effchal.plan.workload import KnownData
 
 FEWEST_STEPS = 5  # timed ones; fewer say little
@@ -33,24 +31,29 @@ def plan_run(cfg: Config, device: torch.device, data: KnownData, run_dir: Path, 
     return plan
 
 
-def predicted_and_actual(plan: Plan, pace: Pace, device: torch.device, spent_s: float, tokens: int) -> dict[str, Any]:
-    """For run.json: what the plan said, and what it was."""
+def predicted_and_actual(plan: Plan, pace: Pace, memory: int, spent_s: float, tokens: int) -> dict[str, Any]:
+    """For run.json: what the plan said, and what it was; memory in bytes."""
     h = plan.hours
     return {
-        "memory_gib": {"predicted": plan.memory_needed / 2**30, "actual": memory_used(device) / 2**30},
+        "memory_gib": {"predicted": plan.memory_needed / 2**30, "actual": memory / 2**30},
         "hours": {"predicted": h and [h.low, h.expected, h.high], "actual": spent_s / 3600, "by": h and h.source},
         "tokens": {"predicted": plan.workload.tokens, "actual": tokens},
         "tokens_per_s": pace.tokens_per_s,
     }
 
 
-def keep_run(cfg: Config, plan: Plan, pace: Pace, clock: WallClock, heldout_tokens: int, start_s: float) -> None:
-    """Leave a record for the plans to come, unless the run was too short to say anything."""
+def keep_run(
+    cfg: Config, plan: Plan, pace: Pace, costs: dict[str, float], heldout_tokens: int, start_s: float, memory: int
+) -> None:
+    """Leave a record for the plans to come, unless the run was too short to say anything.
+
+    Args:
+        costs: seconds of a validation, a checkpoint, a bundle.
+        memory: bytes at the peak.
+    """
     if pace.steps <= FEWEST_STEPS or pace.tokens_per_s is None:
         return
-    costs = clock.costs
     validating = heldout_tokens / costs["validation"] if heldout_tokens and costs.get("validation") else None
-    kind = kind_of(cfg, plan.device, describe(shape_config(cfg.model)))
+    kind = kind_of(cfg, plan.device, plan.model)
     save_s = costs.get("checkpoint", 0.0) + costs.get("bundle", 0.0)
-    used = memory_used(torch.device("cuda:0" if torch.cuda.is_available() else "cpu"))
-    keep(Record("run", kind, pace.tokens_per_s, pace.spread, start_s, validating, save_s, used, plan.memory_planned))
+    keep(Record("run", kind, pace.tokens_per_s, pace.spread, start_s, validating, save_s, memory, plan.memory_planned))

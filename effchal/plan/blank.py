@@ -56,10 +56,6 @@ def to_fake(model: nn.Module) -> None:
                 tensors[name] = made[id(tensor)]
 
 
-def _is_parameter(tensor: Tensor) -> bool:
-    return isinstance(tensor, nn.Parameter)
-
-
 def shape_config(cfg: ModelConfig) -> Any:
     """The model's config.json: shipped, in its folder, or from the hub.
 

@@ -14,7 +14,6 @@ from effchal.data.prepare import pack_for, prepare_data
 from effchal.data.sources import is_local
 from effchal.job import build
 from effchal.model import load_tokenizer
-from effchal.plan.blank import describe, shape_config
 from effchal.plan.decide import Machine, make_plan
 from effchal.plan.records import Pace, Record, keep, kind_of, memory_used
 from effchal.plan.workload import KnownData
@@ -81,7 +80,7 @@ def probe(cfg: Config, machine: Machine, data: KnownData | None, output_dir: Pat
         write_bundle(Path(folder) / "bundle", cfg, job.model, job.tokenizer)
         save_s = time.monotonic() - started
     tokens = sum(micro_batch.tokens for micro_batch in validated)
-    kind = kind_of(cfg, machine.name, describe(shape_config(cfg.model)))
+    kind = kind_of(cfg, machine.name, plan.model)
     per_s = tokens / validation_s if validated else None
     memory = memory_used(machine.device)
     record = Record("probe", kind, pace.tokens_per_s, pace.spread, start_s, per_s, save_s, memory, plan.memory_planned)

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import resource
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from effchal.config import Config
+from effchal.track import peak_memory_gib
 
 log = logging.getLogger(__name__)
 CONTEXT = 0.6 * 2**30  # bytes: CUDA itself and its libraries' workspaces
@@ -63,7 +63,7 @@ def memory_used(device: torch.device) -> int:
     """Bytes at the peak so far, all that a plan counts: the GPU's allocator and context, or the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) + round(CONTEXT)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    return round(peak_memory_gib(device) * 2**30)
 
 
 def records_file() -> Path:
