@@ -1,13 +1,15 @@
 """Time and memory of decoding, and DoLa against greedy: python scripts/bench_decode.py [--peer-python PYTHON]
 
 One JSON line for each measurement. Steps are medians of steps taken in turn, greedy, DoLa, greedy, DoLa, so that a
-drifting machine slows both. Answers are whole ones, prompt included, the median of three, beside transformers' own
+drifting machine slows both, on word problems and on tokens that spell nothing: where one token alone is plausible, DoLa
+of many rows saves its premature ones, and how often that is depends on the text (`one_plausible`). Answers are whole ones, prompt included, the median of three, beside transformers' own
 generate in each dtype where PYTHON has it (the project's own will do). COMMAND (--peer) is another system's bench,
 whose RESULT lines are printed. The machine must be idle: a second busy thread makes every figure several times worse.
 """
 
 import argparse
 import json
+import random
 import re
 import shlex
 import statistics
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_serve import word_problem
 from torch import nn
 
 from effchal.choices import Dtype
@@ -52,7 +55,8 @@ def main() -> None:
     print("RESULT", json.dumps(machine), flush=True)
     loaded = load(args.model, args.dtype)
     for batch in (1, 8):
-        report("smollm2_135m", loaded, {"batch": batch, **step_times(loaded, batch, machine)})
+        for text, prompts in texts(loaded[1], batch).items():
+            report("smollm2_135m", loaded, {"batch": batch, "text": text, **step_times(loaded, prompts, machine)})
     for batch in (1, 8):
         answers(args, loaded, batch)
     report("smollm2_135m", loaded, layer_sets_times(loaded))
@@ -61,7 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         like_mistral(Path(folder))
         loaded = load(folder, args.dtype)
-        report("mistral's proportions", loaded, {"batch": 1, **step_times(loaded, 1, machine)})
+        report("mistral's proportions", loaded, {"batch": 1, **step_times(loaded, [PROMPT], machine)})
     if args.peer:
         output = subprocess.run(shlex.split(args.peer), capture_output=True, text=True, check=True).stdout
         print(*[line for line in output.splitlines() if line.startswith("RESULT")], sep="\n")
@@ -89,19 +93,30 @@ def dola(engine: Engine) -> Dola:
     return Dola(tuple(range(1, engine.model.num_layers, engine.model.num_layers // LAYERS))[:LAYERS])
 
 
-def start(loaded: Loaded, batch: int, with_dola: bool) -> Engine:
-    """An engine with `batch` rows that no end-of-sequence token ends."""
+def texts(tokenizer: Any, batch: int) -> dict[str, list[list[int]]]:
+    """Prompts by kind, a row each."""
+    draw = random.Random(0)
+    problems = [tokenizer.encode(f"Q: {word_problem(draw)[0]}\nA:") for _ in range(batch)]
+    return {"word problems": problems, "none": spelling_nothing(batch)}
+
+
+def spelling_nothing(batch: int) -> list[list[int]]:
+    return [[token + row for token in PROMPT] for row in range(batch)]
+
+
+def start(loaded: Loaded, prompts: list[list[int]], with_dola: bool) -> Engine:
+    """An engine with a row for each prompt, which no end-of-sequence token ends."""
     engine = Engine(*loaded)
     engine._ends = set()
     params = SamplingParams(max_new_tokens=10 * NEW_TOKENS, contrast=dola(engine) if with_dola else None)
-    for row in range(batch):
-        engine.start([token + row for token in PROMPT], [params])
+    for prompt in prompts:
+        engine.start(prompt, [params])
     return engine
 
 
 @torch.inference_mode()
-def step_times(loaded: Loaded, batch: int, machine: dict) -> dict:
-    engines = {"greedy": start(loaded, batch, False), "dola": start(loaded, batch, True)}
+def step_times(loaded: Loaded, prompts: list[list[int]], machine: dict) -> dict:
+    engines = {"greedy": start(loaded, prompts, False), "dola": start(loaded, prompts, True)}
     times: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(NEW_TOKENS):
         for name, each in engines.items():
@@ -113,10 +128,12 @@ def step_times(loaded: Loaded, batch: int, machine: dict) -> dict:
     weights = sum(parameter.numel() * parameter.element_size() for parameter in loaded[0].parameters())
     # The least that a step can take: every weight read once.
     reading_s = weights / (machine["copy_gb_per_s"] * 1e9)
+    layers = [token.layer for row in engines["dola"].rows for token in row.branches[0].tokens]
     return {
+        "one_plausible": round(layers.count(None) / len(layers), 2),
         "greedy_ms": round(1000 * median["greedy"], 2),
         "dola_ms": round(1000 * median["dola"], 2),
-        "greedy_tokens_per_s": round(batch / median["greedy"], 1),
+        "greedy_tokens_per_s": round(len(prompts) / median["greedy"], 1),
         "greedy_share_of_roofline": round(reading_s / median["greedy"], 2),
         "dola_over_greedy": round(statistics.median(ratios), 3),
     }
@@ -143,7 +160,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def answers(args: argparse.Namespace, loaded: Loaded, batch: int) -> None:
     """Greedy answers of NEW_TOKENS to `batch` prompts, ours and transformers'."""
-    prompts = [[token + row for token in PROMPT] for row in range(batch)]
+    prompts = spelling_nothing(batch)
     engine = Engine(*loaded)
     engine._ends = set()
     variants = [[SamplingParams(max_new_tokens=NEW_TOKENS)]] * batch
@@ -196,7 +213,7 @@ def peaks(args: argparse.Namespace, batch: int) -> dict:
 def print_peak(path: str, dtype: str, method: str, batch: int) -> None:
     loaded = load(path, dtype)
     Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak of loading
-    engine = start(loaded, batch, method == "dola")
+    engine = start(loaded, spelling_nothing(batch), method == "dola")
     for _ in range(NEW_TOKENS):
         engine.step()
     status = Path("/proc/self/status").read_text()

@@ -1,5 +1,7 @@
 """The oracles of layer-contrasting decoding on models: taps, rows of any length, branches, scoring."""
 
+import itertools
+import math
 import random
 
 import pytest
@@ -8,7 +10,7 @@ from conftest import SMOLLM2, needs_smollm2
 
 from effchal.choices import DecodingMethod, Dtype, Quantization, Selector
 from effchal.config import ConfigError, DecodingConfig, LoraConfig, ModelConfig
-from effchal.decode import score
+from effchal.decode import score, taps
 from effchal.decode.contrast import DROPPED_WHEN_SCORING, dola_scores, penalise_repetition, sled_logits
 from effchal.decode.engine import Engine
 from effchal.decode.layers import Dola, Sled, candidate_layers, contrast_of, taps_of
@@ -212,7 +214,8 @@ def test_log_probabilities_are_those_of_the_contrast_with_the_plain_ones_beside(
     best = int(scores.argmax())
     assert token.logprob == pytest.approx(float(scores.log_softmax(-1)[best]), abs=1e-4)
     assert token.plain_logprob == pytest.approx(float(plain[best]), abs=1e-4)
-    assert token.layer in contrast.layers
+    kept = (plain >= plain.max() + math.log(contrast.relative_top)).sum()
+    assert token.layer in (contrast.layers if kept > 1 else [None])
 
 
 def test_an_echoed_prompt_is_scored_plainly_unless_asked_for(engine):
@@ -235,6 +238,32 @@ def test_layers_that_won_are_counted(tiny_engine):
     assert gained.sum() == len(completion.ids)
     layers = [token.layer for token in completion.tokens]
     assert [layers.count(0), layers.count(1)] == pytest.approx(gained.tolist(), abs=1)  # the end token has no text
+
+
+@pytest.mark.parametrize("selector", ["jsd", "official"])
+def test_where_one_token_is_plausible_no_premature_layer_is_asked(engine, monkeypatch, selector):
+    layers = tuple(range(engine.model.num_layers))
+    choosy = Dola(layers, selector, relative_top=0.9)
+    variants = [[params(choosy), params(choosy, repetition_penalty=1.3)], [params(choosy)], [params(None)]]
+    asked, rows = {}, []
+    product = engine.model.head
+    monkeypatch.setattr(engine.model, "head", lambda states: rows.append(len(states)) or product(states))
+    for many in (1, 1 << 20):
+        monkeypatch.setattr(taps, "MANY_ROWS", many)
+        rows.clear()
+        asked[many] = [list(engine.generate(prompts(engine)[:3], variants, 3)), sum(rows)]
+    assert asked[1][1] < asked[1 << 20][1]
+    pairs = [zip(*both, strict=True) for both in zip(asked[1][0], asked[1 << 20][0], strict=True)]
+    for found, expected in itertools.chain.from_iterable(pairs):
+        check_same(found, expected)
+        if found.ids == expected.ids:
+            assert [token.layer for token in found.tokens] == [token.layer for token in expected.tokens]
+            for ours, theirs in zip(found.tokens, expected.tokens, strict=True):
+                assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-3)
+    layers_asked = [token.layer for row in asked[1][0][:2] for each in row for token in each.tokens]
+    assert None in layers_asked and set(layers_asked) - {None}
+    sure = [token for row in asked[1][0][:2] for each in row for token in each.tokens if token.layer is None]
+    assert all(token.logprob == 0 and len(token.top_logprobs) == 1 for token in sure)
 
 
 def test_a_held_prefix_changes_nothing(engine):

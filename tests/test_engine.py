@@ -70,9 +70,9 @@ class Scripted:
     def __getattr__(self, name):
         return getattr(self.model, name)
 
-    def logits(self, states, taps):
+    def logits_to_choose(self, states, taps, contrasts):
         wanted = self.script.pop(0) if self.script else self.eos_id
-        return LayerLogits(10 * F.one_hot(torch.tensor([[wanted]]), self.vocabulary).float(), taps)
+        return [([0], LayerLogits(10 * F.one_hot(torch.tensor([wanted]), self.vocabulary).float(), None, taps))]
 
 
 def scripted(engine, text):

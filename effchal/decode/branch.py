@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from effchal.decode.contrast import DROPPED_WHEN_SCORING
-from effchal.decode.layers import Tap
+from effchal.decode.layers import NO_LAYER, Tap
 from effchal.decode.sampling import SamplingParams
 from effchal.decode.taps import TappedModel
 from effchal.decode.text import TokenTexts, end_of_first_line, find_stop, stop_begun
@@ -28,7 +28,7 @@ class TokenScore:
     logprob: float
     plain_logprob: float
     top_logprobs: dict[str, float] = field(default_factory=dict)
-    layer: int | None = None  # DoLa: the one that this position was contrasted with
+    layer: int | None = None  # DoLa: the one that this position was contrasted with, if it had a choice of tokens
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Echo:
         likely = likeliest(logprobs, self._params.alternatives)
         for i, token_id in enumerate(targets):
             top = spell(likely[i], self._texts)
-            layer = None if layers is None else int(layers[i])
+            layer = None if layers is None or layers[i] == NO_LAYER else int(layers[i])
             self.tokens.append(TokenScore(self._texts.add(token_id), asked[i], plain[i], top, layer))
 
 

@@ -11,7 +11,7 @@ SELECTORS = ("jsd", "official", "static")
 DROPPED_WHEN_SCORING = -1000.0  # finite, so that a sum over a continuation stays a number
 SMALLEST = -87.0  # log of about the smallest normal float32; below it, a CPU is much slower
 # Numbers handled at once: a CPU is fast on what stays in its cache, a GPU wants few launches.
-BLOCK = {"cpu": 1 << 18, "cuda": 1 << 27}
+BLOCK = {"cpu": 1 << 19, "cuda": 1 << 27}
 
 
 def js_divergence(log_p: Tensor, log_q: Tensor, p: Tensor | None = None, work: Tensor | None = None) -> Tensor:
@@ -25,31 +25,32 @@ def js_divergence(log_p: Tensor, log_q: Tensor, p: Tensor | None = None, work: T
         p: probabilities(log_p), where the caller has it.
         work: (3, *shape of log_q), overwritten; fresh memory costs a CPU more than the arithmetic.
     """
-    p, q, work = _probabilities(log_p, log_q, p, work)
-    smaller = torch.minimum(p, q, out=work[2])  # b
-    log_ratio = torch.sub(log_p, log_q, out=work[1]).abs_().clamp_max_(-SMALLEST)  # log(a/b)
+    p, work = _room(log_p, log_q, p, work)
+    q, other, smaller = work
+    # In place wherever it goes: what is in the cache already costs a CPU half.
+    log_ratio = torch.clamp_min(log_q.expand(other.shape), SMALLEST, out=other)
+    torch.exp(log_ratio, out=q)
+    log_ratio.sub_(log_p.clamp_min(SMALLEST)).abs_()  # log(a/b)
+    torch.minimum(p, q, out=smaller)  # b
     missing = log_ratio.mul_(smaller).sum(-1)
-    larger = torch.maximum(p, q, out=work[1])  # a
+    larger = torch.maximum(p, q, out=other)  # a
     missing += torch.div(smaller, larger, out=smaller).log1p_().mul_(q.add_(p)).sum(-1)
     return (math.log(2) - 0.5 * missing.double()).clamp_min_(0)
 
 
 def official_divergence(log_p: Tensor, log_q: Tensor, p: Tensor | None = None, work: Tensor | None = None) -> Tensor:
     """What the code published with the paper computes: KL from the middle to each side, mean over the vocabulary."""
-    p, q, work = _probabilities(log_p, log_q, p, work)
+    p, work = _room(log_p, log_q, p, work)
+    q = torch.clamp_min(log_q.expand(work[0].shape), SMALLEST, out=work[0]).exp_()
     m = q.add_(p).mul_(0.5).clamp_min_(torch.finfo(q.dtype).tiny)
     cross = 0.5 * (vecdot(m, log_p) + vecdot(m, log_q))
     return (vecdot(m, torch.log(m, out=work[1])) - cross).double() / log_p.shape[-1]
 
 
-def _probabilities(
-    log_p: Tensor, log_q: Tensor, p: Tensor | None, work: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    shape = torch.broadcast_shapes(log_p.shape, log_q.shape)
+def _room(log_p: Tensor, log_q: Tensor, p: Tensor | None, work: Tensor | None) -> tuple[Tensor, Tensor]:
     if work is None:
-        work = log_q.new_empty(3, *shape)
-    q = torch.clamp_min(log_q.expand(shape), SMALLEST, out=work[0]).exp_()
-    return probabilities(log_p) if p is None else p, q, work
+        work = log_q.new_empty(3, *torch.broadcast_shapes(log_p.shape, log_q.shape))
+    return probabilities(log_p) if p is None else p, work
 
 
 def probabilities(log_p: Tensor) -> Tensor:
@@ -69,8 +70,8 @@ def divergences(log_p: Tensor, log_q: Tensor, selector: str) -> Tensor:
     """
     count, positions, vocabulary = log_q.shape
     rows = max(1, BLOCK.get(log_q.device.type, BLOCK["cuda"]) // vocabulary)
-    wide = min(positions, rows)
-    deep = min(count, max(1, rows // wide))
+    deep = min(count, rows)  # first, since these share what there is to know of p
+    wide = min(positions, max(1, rows // deep))
     p, work = probabilities(log_p), log_q.new_empty(3, deep, wide, vocabulary)
     result = log_q.new_empty(count, positions, dtype=torch.float64)
     for k, at in itertools.product(range(0, count, deep), range(0, positions, wide)):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from effchal.decode.branch import Branch, Completion, likeliest, spell
 from effchal.decode.cache import RowCache
 from effchal.decode.contrast import penalise_repetition
-from effchal.decode.layers import Contrast, LayerLogits, Tap, taps_of
+from effchal.decode.layers import NO_LAYER, Contrast, LayerLogits, Tap, taps_of
 from effchal.decode.prefixes import PrefixStore
 from effchal.decode.sampling import SamplingParams, sample
 from effchal.decode.taps import TappedModel
@@ -184,7 +184,10 @@ class Engine:
             if len(by_taps) > 1:
                 kept = [*(taps.index(tap) for tap in wanted), -1]
                 part = states[kept][:, positions]
-            self._choose_all([numbers[position] for position in positions], self.model.logits(part, wanted))
+            branches = [branch for position in positions for branch in self.rows[numbers[position]].branches]
+            contrasts = [branch.params.contrast for branch in branches]
+            for some, logits in self.model.logits_to_choose(part, wanted, contrasts):
+                self._choose_all([numbers[positions[i]] for i in some], logits)
         for number in reversed(numbers):  # from the last, so that dropping moves only rows that are done with
             self._regroup(number)
 
@@ -220,7 +223,7 @@ class Engine:
                 except FloatingPointError as error:
                     branch.fail(error)
         if layers is not None:
-            self.layer_counts.index_add_(0, layers, torch.ones_like(layers))
+            self.layer_counts.index_add_(0, layers.clamp_min(0), (layers != NO_LAYER).long())
         values = torch.stack(
             [
                 *(logprobs.gather(1, chosen[:, None])[:, 0], logits.log_p[at, chosen]),
@@ -239,7 +242,8 @@ class Engine:
                 branch.end("stop")
                 continue
             top = spell(likeliest(logprobs[i][None], branch.params.alternatives)[0], branch.texts)
-            branch.add(int(token_id), logprob, plain_logprob, top, None if layers is None else int(layer))
+            won = None if layers is None or layer == NO_LAYER else int(layer)
+            branch.add(int(token_id), logprob, plain_logprob, top, won)
 
     def _regroup(self, number: int) -> None:
         """Branches of a row that chose different tokens go on in rows of their own; a row without any is dropped."""

@@ -39,6 +39,7 @@ class Sled:
 
 Contrast = Dola | Sled | None  # None: the mature layer alone
 Tap = tuple[int, bool]  # a premature layer, and whether it gets the final norm (exit_norm)
+NO_LAYER = -1  # where one token alone is plausible, so that no layer makes a difference
 
 
 def taps_of(contrasts: list[Contrast]) -> tuple[Tap, ...]:
@@ -107,14 +108,16 @@ class LayerLogits:
     """Logits of the mature layer and of tapped ones at P positions; what several contrasts share is computed once.
 
     Args:
-        logits: (K + 1, P, V), one for each of `taps`, the mature layer's last; overwritten. The arithmetic is float32:
-            bf16 steps by 0.06 near -10.
+        mature: (P, V). The arithmetic is float32: bf16 steps by 0.06 near -10.
+        early: (K, P, V), one for each of `taps`; overwritten. None where a contrast has nothing to choose from,
+            see `without_choice`.
     """
 
-    def __init__(self, logits: Tensor, taps: tuple[Tap, ...]) -> None:
-        self._logits = logits.float()
+    def __init__(self, mature: Tensor, early: Tensor | None, taps: tuple[Tap, ...]) -> None:
+        self._mature = mature.float()
+        self._early = None if early is None else early.float()
         self._row = {tap: row for row, tap in enumerate(taps)}
-        self.log_p = self._logits[-1].log_softmax(-1)  # (P, V)
+        self.log_p = self._mature.log_softmax(-1)  # (P, V)
         self._log_q: Tensor | None = None
         self._shift: Tensor | None = None
         self._divergence: dict[str, Tensor] = {}
@@ -125,15 +128,14 @@ class LayerLogits:
         """(K, P, V) float32, in the order of the taps."""
         if self._log_q is None:
             # In place: for many rows, a CPU takes longer to get fresh memory than to fill it.
-            premature = self._logits[:-1]
-            first = premature[..., :1].clone()
-            self._log_q = torch.log_softmax(premature, -1, out=premature)
+            first = self._early[..., :1].clone()
+            self._log_q = torch.log_softmax(self._early, -1, out=self._early)
             self._shift = first - self._log_q[..., :1]  # (K, P, 1)
         return self._log_q
 
     def _premature(self, rows: list[int], at: Tensor) -> Tensor:
         """(len(rows), R, V) logits, the softmax undone where it was taken in place."""
-        logits = self._logits[rows][:, at]
+        logits = self._early[rows][:, at]
         return logits if self._shift is None else logits + self._shift[rows][:, at]
 
     def are_numbers(self) -> bool:
@@ -156,19 +158,21 @@ class LayerLogits:
             at: (R,) int64, positions.
 
         Returns:
-            (R, V) float32, and (R,) int64 layers for DoLa.
+            (R, V) float32, and (R,) int64 layers for DoLa, NO_LAYER where one token alone is plausible.
         """
         match contrast:
             case None:
-                return self._logits[-1][at], None
+                return self._mature[at], None
             case Sled():
                 early = self._premature(self._rows(contrast), at)
-                return sled_logits(self._logits[-1][at], early, contrast.rate, contrast.top_k), None
-        row, layer = self._winner(contrast)
+                return sled_logits(self._mature[at], early, contrast.rate, contrast.top_k), None
         log_p = self.log_p[at]
-        scores = log_p - self.log_q[row[at], at]
         kept = plausible(log_p, contrast.relative_top, contrast.min_tokens_to_keep)
-        return scores.masked_fill_(~kept, -torch.inf), layer[at]
+        if self._early is None:
+            return log_p.masked_fill(~kept, -torch.inf), torch.full_like(at, NO_LAYER)
+        row, layer = self._winner(contrast)
+        scores = log_p - self.log_q[row[at], at]
+        return scores.masked_fill_(~kept, -torch.inf), layer[at].masked_fill(kept.sum(-1) == 1, NO_LAYER)
 
     def target_logprobs(self, contrast: Contrast, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """Log-probability of one given token at each position, for scoring, and the layer that won there.
@@ -218,6 +222,18 @@ class LayerLogits:
         if key not in self._kept:
             self._kept[key] = plausible(self.log_p, *key).nonzero(as_tuple=True)
         return self._kept[key]
+
+
+def without_choice(mature: Tensor, contrasts: list[Contrast]) -> Tensor:
+    """(P,) bool: where each contrast leaves one token alone, so that a premature layer can change nothing.
+
+    Args:
+        mature: (P, V) logits.
+    """
+    chosen = [c for c in contrasts if isinstance(c, Dola) and c.min_tokens_to_keep == 1]
+    if len(chosen) < len(contrasts):
+        return mature.new_zeros(len(mature), dtype=torch.bool)
+    return plausible(mature.float(), min(c.relative_top for c in chosen)).sum(-1) == 1
 
 
 def _logsumexp_by_position(score: Tensor, position: Tensor, positions: int) -> Tensor:

@@ -8,10 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from effchal.decode.cache import RowCache, attention_mask
-from effchal.decode.layers import LayerLogits, Tap
+from effchal.decode.layers import Contrast, LayerLogits, Tap, without_choice
 from effchal.decode.products import FEW_ROWS, Packed
 from effchal.decode.step import decode_step
 from effchal.parts import backbone, causal_lm, final_norm, head, layers_of
+
+
+# Premature rows from which a head product takes a CPU arithmetic rather than reading, so that fewer rows are faster.
+# A GPU gets there at some hundred rows, and two products would read the head twice.
+MANY_ROWS = 32
 
 
 class TappedModel:
@@ -101,7 +106,29 @@ class TappedModel:
 
     def logits(self, states: Tensor, taps: tuple[Tap, ...]) -> LayerLogits:
         """One head product over the stacked states (K + 1, P, D)."""
-        return LayerLogits(self.head(states.flatten(0, 1)).unflatten(0, states.shape[:2]), taps)
+        logits = self.head(states.flatten(0, 1)).unflatten(0, states.shape[:2])
+        return LayerLogits(logits[-1], logits[:-1], taps)
+
+    def logits_to_choose(
+        self, states: Tensor, taps: tuple[Tap, ...], contrasts: list[Contrast]
+    ) -> list[tuple[list[int], LayerLogits]]:
+        """Positions with their logits; premature rows are left out where all contrasts leave one token alone.
+
+        Args:
+            states: (K + 1, P, D).
+            contrasts: that the next token is chosen by, at any of the positions.
+        """
+        everywhere = list(range(states.shape[1]))
+        if self.device.type != "cpu" or len(taps) * len(everywhere) < MANY_ROWS:
+            return [(everywhere, self.logits(states, taps))]
+        mature = self.head(states[-1])
+        alone = without_choice(mature, contrasts).tolist()
+        sure, open_ = ([i for i in everywhere if alone[i] is wanted] for wanted in (True, False))
+        parts = [(sure, LayerLogits(mature[sure], None, taps))] if sure else []
+        if open_:
+            early = self.head(states[:-1, open_].flatten(0, 1)).unflatten(0, (len(taps), len(open_)))
+            parts.append((open_, LayerLogits(mature[open_], early, taps)))
+        return parts
 
     def head(self, states: Tensor) -> Tensor:
         """(rows, D) -> (rows, V)."""
