@@ -2,9 +2,10 @@
 
 One JSON line for each measurement. Steps are medians of steps taken in turn, greedy, DoLa, greedy, DoLa, so that a
 drifting machine slows both, on word problems and on tokens that spell nothing: where one token alone is plausible, DoLa
-of many rows saves its premature ones, and how often that is depends on the text (`one_plausible`). Answers are whole ones, prompt included, the median of three, beside transformers' own
-generate in each dtype where PYTHON has it (the project's own will do). COMMAND (--peer) is another system's bench,
-whose RESULT lines are printed. The machine must be idle: a second busy thread makes every figure several times worse.
+of many rows saves its premature ones, and how often that is depends on the text (`one_plausible`). Answers are whole
+ones, prompt included, the median of three, beside transformers' own generate in each dtype where PYTHON has it (the
+project's own will do). COMMAND (--peer) is another system's bench, whose RESULT lines are printed. The machine must be
+idle: a second busy thread makes every figure several times worse.
 """
 
 import argparse

@@ -13,10 +13,11 @@ from effchal.decode.products import FEW_ROWS, Packed
 from effchal.decode.step import decode_step
 from effchal.parts import backbone, causal_lm, final_norm, head, layers_of
 
-
 # Premature rows from which a head product takes a CPU arithmetic rather than reading, so that fewer rows are faster.
 # A GPU gets there at some hundred rows, and two products would read the head twice.
 MANY_ROWS = 32
+WORTH_ASKING = 0.45  # of the positions must have no choice, for few rows to be worth a second reading of the head
+MEMORY = 0.9  # weight of what was before, in the share of positions without a choice
 
 
 class TappedModel:
@@ -38,6 +39,7 @@ class TappedModel:
         self.backbone, self._head = backbone(model), head(model)
         self._layers, self._norm = layers_of(model), final_norm(model)
         self.vocabulary: int = config.vocab_size
+        self._without_choice = 0.0  # share of the last positions where DoLa had one token to choose from
         self._packed = Packed(self._head.weight) if Packed.suits(self._head) else None
         self._step = decode_step(self.backbone, self._layers, self._norm, config)
 
@@ -119,16 +121,26 @@ class TappedModel:
             contrasts: that the next token is chosen by, at any of the positions.
         """
         everywhere = list(range(states.shape[1]))
-        if self.device.type != "cpu" or len(taps) * len(everywhere) < MANY_ROWS:
+        if self.device.type != "cpu" or not taps:
             return [(everywhere, self.logits(states, taps))]
+        if len(taps) * len(everywhere) < MANY_ROWS and self._without_choice < WORTH_ASKING:
+            logits = self.logits(states, taps)
+            self._count(without_choice(logits.log_p, contrasts))
+            return [(everywhere, logits)]
         mature = self.head(states[-1])
-        alone = without_choice(mature, contrasts).tolist()
+        alone = self._count(without_choice(mature, contrasts))
         sure, open_ = ([i for i in everywhere if alone[i] is wanted] for wanted in (True, False))
         parts = [(sure, LayerLogits(mature[sure], None, taps))] if sure else []
         if open_:
             early = self.head(states[:-1, open_].flatten(0, 1)).unflatten(0, (len(taps), len(open_)))
             parts.append((open_, LayerLogits(mature[open_], early, taps)))
         return parts
+
+    def _count(self, alone: Tensor) -> list[bool]:
+        """Remember how often there is no choice; it decides what is computed first, never what comes out."""
+        found = alone.tolist()
+        self._without_choice = MEMORY * self._without_choice + (1 - MEMORY) * sum(found) / len(found)
+        return found
 
     def head(self, states: Tensor) -> Tensor:
         """(rows, D) -> (rows, V)."""
