@@ -33,6 +33,7 @@ class WallClock:
         self._reserve_s = reserve_s
         self._side_work_s = 0.0
         self._laps: deque[float] = deque(maxlen=9)
+        self._slowest_piece_s = self._piece_start = 0.0
         self._now = now
         self._start = self._lap_start = now()
 
@@ -59,6 +60,18 @@ class WallClock:
         usual_s = sorted(self._laps)[len(self._laps) // 2] if self._laps else math.inf
         return self.spent_s() + LAST_FACTOR * (usual_s + sum(self.costs.values())) < self.limit_s
 
+    def must_cut(self) -> bool:
+        """Call between the pieces of a step: whether one more, as slow as its slowest so far, leaves no time to end.
+
+        A step that stalls is cut short so. Where a device works on its own behind the clock, pieces look shorter than
+        they are, and this comes late.
+        """
+        now = self._now()
+        self._slowest_piece_s = max(self._slowest_piece_s, now - self._piece_start)
+        self._piece_start = now
+        end_s = LAST_FACTOR * sum(self.costs.values()) or self.reserve_s()
+        return self.spent_s() + self._slowest_piece_s + end_s > self.limit_s
+
     def affords(self, what: str, share: float) -> bool:
         """Whether there is time for a validation or checkpoint between steps; all together take `share` at most."""
         seconds = self.costs.get(what, 0.0)
@@ -78,7 +91,8 @@ class WallClock:
 
     def start_lap(self) -> None:
         """Call right before a step."""
-        self._lap_start = self._now()
+        self._lap_start = self._piece_start = self._now()
+        self._slowest_piece_s = 0.0
 
     def lap(self) -> None:
         """Call right after a step."""

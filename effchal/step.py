@@ -1,5 +1,6 @@
 """The training step: loss over target tokens, one update, and what may stop it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +29,17 @@ class StepStats:
 
 
 def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, micro_batches: list[MicroBatch], max_grad_norm: float
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    micro_batches: list[MicroBatch],
+    max_grad_norm: float,
+    cut_short: Callable[[], bool] | None = None,
 ) -> StepStats:
     """One optimizer step. Gradients equal those of one big batch of all micro-batches.
+
+    Args:
+        cut_short: asked between micro-batches; True leaves the rest out, and the update is that of a batch of those
+            that were done.
 
     Raises:
         NonFiniteError: before the update, naming the examples.
@@ -40,10 +49,16 @@ def train_step(
     target_tokens = sum(micro_batch.target_tokens for micro_batch in micro_batches)
     loss_sums = []
     for micro_batch in micro_batches:
+        if loss_sums and cut_short is not None and cut_short():
+            break
         loss_sum = target_loss(model, micro_batch)
         (loss_sum / target_tokens).backward()
         loss_sums.append(loss_sum.detach())
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if len(loss_sums) < len(micro_batches):
+        micro_batches, planned = micro_batches[: len(loss_sums)], target_tokens
+        target_tokens = sum(micro_batch.target_tokens for micro_batch in micro_batches)
+        torch._foreach_mul_([p.grad for p in trainable if p.grad is not None], planned / target_tokens)
     grad_norm = torch.nn.utils.clip_grad_norm_(trainable, max_grad_norm)
     finite = torch.isfinite(torch.stack([*loss_sums, grad_norm])).tolist()  # the step waits for the device here
     if not all(finite):

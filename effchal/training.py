@@ -116,8 +116,16 @@ def train_loop(
             examples = job.order.examples_of_step(state.step)
             micro_batches = [micro_batch.to(job.device) for micro_batch in pack_for(job.cfg, examples)]
             started_s = clock.spent_s()
+
+            def cut_short() -> bool:
+                """Whether the step ends here; it is the last then, so its update is made at the floor."""
+                if not clock.must_cut():
+                    return False
+                state.lr = set_lr(job.optimizer, train.lr * floor)
+                return True
+
             try:
-                stats = train_step(job.model, job.optimizer, micro_batches, train.max_grad_norm)
+                stats = train_step(job.model, job.optimizer, micro_batches, train.max_grad_norm, cut_short)
             except NonFiniteError as error:
                 return "failed", error
             state.step += 1
@@ -128,6 +136,9 @@ def train_loop(
             job.pace.add(stats.tokens, step_s)
             log_step(job, state, clock, tracker, stats, step_s)
             clock.lap()
+            if stats.target_tokens < sum(micro_batch.target_tokens for micro_batch in micro_batches):
+                log.warning("budget: %s spent, step %d was cut short", hours(clock.spent_s()), state.step)
+                return "stopped_by_budget", None
             if "bundle" not in clock.costs:
                 rehearse_end(job, state, clock)
             if state.step < job.steps:

@@ -1,7 +1,9 @@
 """Runs that stall, against their limit: python scripts/check_budget.py [--runs 40]
 
-Each run has a limit of 5 to 60 s, steps that stall at random and saves that are slow; it must end inside its limit with
-a valid bundle and its learning rate at the floor. One JSON line at the end; the exit status is 1 if any run failed.
+Each run has a limit of 5 to 60 s, steps that stall at random and saves that are slow, and every other one a machine
+that becomes many times slower in its second half, so that one step takes a third of the limit. It must end inside its
+limit with a valid bundle and its learning rate at the floor. One JSON line at the end; the exit status is 1 if any run
+failed.
 """
 
 import argparse
@@ -13,7 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from effchal import training
+import torch
+
+from effchal import step, training
 from effchal.bundle import base_of_bundle
 from effchal.cli import compose_config
 from effchal.config import BudgetConfig
@@ -32,24 +36,38 @@ def slowed(function, draw: random.Random, usual_s: float, chance: float, worst_s
     return slow
 
 
+def slow_machine(function, from_s: float, sleep_s: float):
+    """`function`, with a sleep before it from then on, where it trains."""
+    start = time.monotonic()
+
+    def slow(*args):
+        if torch.is_grad_enabled() and time.monotonic() - start > from_s:
+            time.sleep(sleep_s)
+        return function(*args)
+
+    return slow
+
+
 def one_run(seed: int, folder: Path) -> dict:
     draw = random.Random(seed)
     limit_s = draw.uniform(LEAST_S, MOST_S)
     cfg = compose_config(["model=tiny", "data_mix=quickstart", "rules=none", "train.epochs=1000"])
     cfg.budget = BudgetConfig(hours=limit_s / 3600, enforce=False)  # what earlier runs say must not refuse it
-    cfg.train.examples_per_step, cfg.train.warmup_steps = 4, 3
+    cfg.train.examples_per_step, cfg.train.warmup_steps, cfg.train.packing = 16, 3, False
     cfg.train.validate_every = cfg.train.checkpoint_every = 5
-    real = training.train_step, training.save_checkpoint, training.write_bundle
+    real = training.train_step, training.save_checkpoint, training.write_bundle, step.target_loss
     slow_save = draw.uniform(0.0, 0.05) * limit_s
     training.train_step = slowed(real[0], draw, 0.05, 0.05, 0.1 * limit_s)  # a stall of up to a tenth of the limit
     training.save_checkpoint = slowed(real[1], draw, slow_save, 0.0, 0.0)
     training.write_bundle = slowed(real[2], draw, slow_save, 0.0, 0.0)
+    if seed % 2:
+        step.target_loss = slow_machine(real[3], draw.uniform(0.5, 0.9) * limit_s, 0.02 * limit_s)
     start = time.monotonic()
     try:
         with StopSignals() as signals:
             code = training.run(cfg, folder, signals)
     finally:
-        training.train_step, training.save_checkpoint, training.write_bundle = real
+        training.train_step, training.save_checkpoint, training.write_bundle, step.target_loss = real
     seconds = time.monotonic() - start
     record = json.loads((folder / "run.json").read_text())
     base_of_bundle(folder / "bundle", None)  # raises if a byte is wrong

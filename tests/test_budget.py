@@ -93,6 +93,22 @@ def test_the_last_step_may_go_into_the_reserve_but_not_into_what_saving_takes():
     assert not clock.can_start_last_step()
 
 
+def test_a_step_that_stalls_is_cut_while_there_is_time_to_end():
+    now = Clock()
+    clock = WallClock(limit_s=100, now=now)
+    clock.cost("checkpoint", 8.0)
+    now.t = 80.0
+    clock.start_lap()
+    now.t = 82.0
+    assert not clock.must_cut()  # one more of 2 s, then 10 s to save
+    now.t = 86.0
+    assert not clock.must_cut()  # the slowest took 4 s
+    now.t = 86.5
+    assert clock.must_cut()
+    clock.start_lap()
+    assert not clock.must_cut()  # another step
+
+
 def test_side_work_waits_beyond_its_share_and_where_it_would_cost_a_step():
     now = Clock()
     clock = WallClock(limit_s=100, reserve_s=0, now=now)

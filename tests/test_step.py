@@ -29,7 +29,7 @@ def make_model(**lora):
     return model
 
 
-def gradients_of_step(model, micro_batches):
+def gradients_of_step(model, micro_batches, cut_short=None):
     """The gradients that train_step updates with, caught at the update."""
     caught = []
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -38,7 +38,7 @@ def gradients_of_step(model, micro_batches):
         def step(self):
             caught.extend(p.grad.clone() for p in parameters)
 
-    stats = train_step(model, Catch(parameters, lr=0.0), micro_batches, max_grad_norm=1e9)
+    stats = train_step(model, Catch(parameters, lr=0.0), micro_batches, 1e9, cut_short)
     return torch.cat([gradient.flatten() for gradient in caught]), stats
 
 
@@ -54,6 +54,17 @@ def test_accumulation_equals_one_big_batch(examples):
         assert (gradients - expected).abs().max() < 1e-5 * expected.abs().max()
         assert other.loss == pytest.approx(stats.loss, abs=1e-5)
         assert (other.tokens, other.target_tokens) == (stats.tokens, stats.target_tokens)
+
+
+def test_a_step_cut_short_is_the_step_of_what_was_done(examples):
+    model = make_model()
+    rows = pack(examples, 1024, 1, packing=False)
+    expected, stats = gradients_of_step(model, rows[:3])
+    answers = iter([False, False, True])
+    gradients, cut = gradients_of_step(model, rows, lambda: next(answers))
+    assert (gradients - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert cut.loss == pytest.approx(stats.loss, abs=1e-5)
+    assert (cut.tokens, cut.target_tokens) == (stats.tokens, stats.target_tokens)
 
 
 def test_the_loss_is_that_of_the_library_on_one_example(examples):
