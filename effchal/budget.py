@@ -69,7 +69,8 @@ class WallClock:
         now = self._now()
         self._slowest_piece_s = max(self._slowest_piece_s, now - self._piece_start)
         self._piece_start = now
-        end_s = LAST_FACTOR * sum(self.costs.values()) or self.reserve_s()
+        known = "bundle" in self.costs  # not so in the first step
+        end_s = LAST_FACTOR * sum(self.costs.values()) if known else self.reserve_s()
         return self.spent_s() + self._slowest_piece_s + end_s > self.limit_s
 
     def affords(self, what: str, share: float) -> bool:

@@ -121,7 +121,7 @@ def train_loop(
                 """Whether the step ends here; it is the last then, so its update is made at the floor."""
                 if not clock.must_cut():
                     return False
-                state.lr = set_lr(job.optimizer, train.lr * floor)
+                state.lr = set_lr(job.optimizer, min(state.lr, train.lr * floor))  # in warm-up it is below
                 return True
 
             try:
@@ -136,9 +136,11 @@ def train_loop(
             job.pace.add(stats.tokens, step_s)
             log_step(job, state, clock, tracker, stats, step_s)
             clock.lap()
-            if stats.target_tokens < sum(micro_batch.target_tokens for micro_batch in micro_batches):
-                log.warning("budget: %s spent, step %d was cut short", hours(clock.spent_s()), state.step)
-                return "stopped_by_budget", None
+            planned = sum(micro_batch.target_tokens for micro_batch in micro_batches)
+            if stats.target_tokens < planned:
+                done = f"{stats.target_tokens} of its {planned} target tokens"
+                log.warning("budget: %s spent, step %d was cut short at %s", hours(clock.spent_s()), state.step, done)
+                return "interrupted" if signals.received else "stopped_by_budget", None
             if "bundle" not in clock.costs:
                 rehearse_end(job, state, clock)
             if state.step < job.steps:

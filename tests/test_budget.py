@@ -96,8 +96,16 @@ def test_the_last_step_may_go_into_the_reserve_but_not_into_what_saving_takes():
 def test_a_step_that_stalls_is_cut_while_there_is_time_to_end():
     now = Clock()
     clock = WallClock(limit_s=100, now=now)
-    clock.cost("checkpoint", 8.0)
+    clock.cost("validation", 0.5)
+    clock.start_lap()
+    assert clock.reserve_s() == 3.0  # what saving takes is not known yet
+    now.t = 48.5
+    assert not clock.must_cut()
+    now.t = 48.6
+    assert clock.must_cut()
     now.t = 80.0
+    clock = WallClock(limit_s=100, spent_before_s=80.0, now=now)
+    clock.costs = {"checkpoint": 5.0, "bundle": 3.0}
     clock.start_lap()
     now.t = 82.0
     assert not clock.must_cut()  # one more of 2 s, then 10 s to save

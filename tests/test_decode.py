@@ -119,7 +119,10 @@ def test_generation_with_a_cache_equals_the_formulas_without_one(engine):
             ids.append(token_id)
 
 
-def test_a_row_gives_the_same_tokens_alone_and_beside_any_others(engine):
+@pytest.mark.parametrize("ask_first", [False, True])
+def test_a_row_gives_the_same_tokens_alone_and_beside_any_others(engine, monkeypatch, ask_first):
+    if ask_first:
+        monkeypatch.setattr(taps, "MANY_ROWS", 1)
     for contrast in contrasts(engine):
         rows = prompts(engine) * 2
         random.Random(0).shuffle(rows)
@@ -128,12 +131,17 @@ def test_a_row_gives_the_same_tokens_alone_and_beside_any_others(engine):
             check_same(found[0], engine.complete(ids, params(contrast)))
 
 
-def test_branches_of_one_prompt_give_what_each_gives_alone(engine):
+@pytest.mark.parametrize("ask_first", [False, True])
+def test_branches_of_one_prompt_give_what_each_gives_alone(engine, monkeypatch, ask_first):
+    if ask_first:
+        monkeypatch.setattr(taps, "MANY_ROWS", 1)
     variants = [params(contrast) for contrast in contrasts(engine)]
     variants += [
         params(None, repetition_penalty=1.3),
         params(None, stops=("e",)),
         params(None, temperature=1.0, seed=3),
+        params(Dola((0, 1), relative_top=0.5)),
+        params(Dola((0, 1), min_tokens_to_keep=2)),
     ]
     ids = prompts(engine)[1]
     together = answers(engine, [ids], variants, 1)[0]

@@ -11,7 +11,7 @@ from effchal import step
 from effchal import training as train
 from effchal.bundle import check_bundle
 from effchal.checkpoint import checkpoints
-from effchal.choices import DecodingMethod
+from effchal.choices import DecodingMethod, Schedule
 from effchal.config import BudgetConfig, ConfigError, DecodingConfig
 from effchal.training import StopSignals
 
@@ -174,6 +174,17 @@ def test_a_step_that_stalls_ends_the_run_in_time_and_annealed(tiny_cfg, tmp_path
     assert told["lr"] == pytest.approx(tiny_cfg.train.lr * tiny_cfg.train.min_lr_fraction)
     assert told["step"] == len([line for line in metrics(tmp_path) if "loss" in line])
     assert "was cut short" in caplog.text
+
+
+def test_a_first_step_cut_short_in_warm_up_keeps_its_rate(tiny_cfg, tmp_path, monkeypatch):
+    tiny_cfg.budget.enforce = False
+    tiny_cfg.train.packing, tiny_cfg.train.warmup_steps, tiny_cfg.train.schedule = False, 5, Schedule.constant
+    monkeypatch.setattr(train.WallClock, "must_cut", lambda clock: True)
+    assert run(tiny_cfg, tmp_path) == 0
+    told = record(tmp_path)
+    assert (told["status"], told["step"]) == ("stopped_by_budget", 1)
+    assert told["lr"] == pytest.approx(tiny_cfg.train.lr / 5)
+    check_bundle(tmp_path / "bundle")
 
 
 def test_any_other_end_is_recorded_as_failed(tiny_cfg, tmp_path, monkeypatch):

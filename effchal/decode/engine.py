@@ -53,6 +53,7 @@ class Engine:
     def clear(self) -> None:
         """Forget all rows, e.g. after an error in the middle of a step."""
         self.rows: list[Row] = []
+        self.model.forget()
         self.cache, self._prompt_cache = RowCache(), RowCache()  # what they held may be no number
 
     def complete(self, prompt_ids: list[int], params: SamplingParams) -> Completion:

@@ -177,8 +177,9 @@ class LayerLogits:
     def target_logprobs(self, contrast: Contrast, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """Log-probability of one given token at each position, for scoring, and the layer that won there.
 
-        A token that the contrast drops gets DROPPED_WHEN_SCORING. Without `post_softmax` DoLa's value is its bare
-        score, which is no log-probability: it favours long answers.
+        The layer counts also where one token alone is plausible. A token that the contrast drops gets
+        DROPPED_WHEN_SCORING. Without `post_softmax` DoLa's value is its bare score, which is no log-probability: it
+        favours long answers.
 
         Args:
             targets: (P,) int64.
@@ -224,16 +225,18 @@ class LayerLogits:
         return self._kept[key]
 
 
-def without_choice(mature: Tensor, contrasts: list[Contrast]) -> Tensor:
+def may_leave_one_token(contrast: Contrast) -> bool:
+    return isinstance(contrast, Dola) and contrast.min_tokens_to_keep == 1 and contrast.relative_top > 0
+
+
+def without_choice(mature: Tensor, contrasts: list[Dola]) -> Tensor:
     """(P,) bool: where each contrast leaves one token alone, so that a premature layer can change nothing.
 
     Args:
-        mature: (P, V) logits.
+        mature: (P, V) logits. `scores` goes by their log-softmax, rounded otherwise, so this asks for a little more.
+        contrasts: that may leave one token.
     """
-    chosen = [c for c in contrasts if isinstance(c, Dola) and c.min_tokens_to_keep == 1]
-    if len(chosen) < len(contrasts):
-        return mature.new_zeros(len(mature), dtype=torch.bool)
-    return plausible(mature.float(), min(c.relative_top for c in chosen)).sum(-1) == 1
+    return plausible(mature.float(), (1 - 1e-5) * min(c.relative_top for c in contrasts)).sum(-1) == 1
 
 
 def _logsumexp_by_position(score: Tensor, position: Tensor, positions: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The model as decoding sees it: ids in, states of chosen layers at chosen positions, one head product."""
+"""The model as decoding sees it: ids in, states of chosen layers at chosen positions, a head product for all."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from effchal.decode.cache import RowCache, attention_mask
-from effchal.decode.layers import Contrast, LayerLogits, Tap, without_choice
+from effchal.decode.layers import Contrast, LayerLogits, Tap, may_leave_one_token, without_choice
 from effchal.decode.products import FEW_ROWS, Packed
 from effchal.decode.step import decode_step
 from effchal.parts import backbone, causal_lm, final_norm, head, layers_of
@@ -121,7 +121,7 @@ class TappedModel:
             contrasts: that the next token is chosen by, at any of the positions.
         """
         everywhere = list(range(states.shape[1]))
-        if self.device.type != "cpu" or not taps:
+        if self.device.type != "cpu" or not taps or not all(may_leave_one_token(each) for each in contrasts):
             return [(everywhere, self.logits(states, taps))]
         if len(taps) * len(everywhere) < MANY_ROWS and self._without_choice < WORTH_ASKING:
             logits = self.logits(states, taps)
@@ -136,8 +136,12 @@ class TappedModel:
             parts.append((open_, LayerLogits(mature[open_], early, taps)))
         return parts
 
+    def forget(self) -> None:
+        """As if nothing had been decoded: what comes next is then the same to the bit, whatever was before."""
+        self._without_choice = 0.0
+
     def _count(self, alone: Tensor) -> list[bool]:
-        """Remember how often there is no choice; it decides what is computed first, never what comes out."""
+        """Remember how often there is no choice; it decides what is computed first, so no more than rounding."""
         found = alone.tolist()
         self._without_choice = MEMORY * self._without_choice + (1 - MEMORY) * sum(found) / len(found)
         return found

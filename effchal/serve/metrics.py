@@ -15,7 +15,7 @@ class Metrics:
     """One registry for each server, so that two in one process do not mix.
 
     Args:
-        layer_counts: how often DoLa chose each layer; asked at every scrape.
+        layer_counts: how often DoLa chose each layer where it had a choice of tokens; asked at every scrape.
     """
 
     def __init__(self, layer_counts: Callable[[], list[int]] = list) -> None:
@@ -44,7 +44,9 @@ class LayerCounts(Collector):
         self._layer_counts = layer_counts
 
     def collect(self):
-        family = CounterMetricFamily("effchal_dola_layer", "Tokens contrasted with a layer", labels=["layer"])
+        family = CounterMetricFamily(
+            "effchal_dola_layer", "Tokens that a layer was contrasted at, more than one plausible", labels=["layer"]
+        )
         for layer, count in enumerate(self._layer_counts()):
             if count:
                 family.add_metric([str(layer)], count)
