@@ -10,6 +10,7 @@ from effchal.choices import Schedule
 RESERVE_FACTOR = 2.0  # over the slowest save and validation so far
 UNSEEN_SHARE, UNSEEN_MOST_S = 0.02, 60.0  # of the limit, kept for what was never seen
 LAST_FACTOR = 1.25  # over the same, when it is the end
+DOUBT_FACTOR = 1.5  # over the same, just before it may be
 
 
 class WallClock:
@@ -57,8 +58,20 @@ class WallClock:
 
     def can_start_last_step(self) -> bool:
         """Whether one more step, of the usual length, fits into the reserve: the one that ends the schedule."""
-        usual_s = sorted(self._laps)[len(self._laps) // 2] if self._laps else math.inf
-        return self.spent_s() + LAST_FACTOR * (usual_s + sum(self.costs.values())) < self.limit_s
+        return self._fits_last_step([*self._laps], LAST_FACTOR)
+
+    def is_last_step(self) -> bool:
+        """Call before the update of a step: whether neither another step nor a last one will be able to start after it.
+
+        In doubt it says so: a rate that falls a step early costs less than one that never fell.
+        """
+        lap_s = self._now() - self._lap_start
+        another = self.spent_s() + max(self.slowest_lap_s, lap_s) + self.reserve_s() < self.limit_s
+        return not another and not self._fits_last_step([*self._laps, lap_s], DOUBT_FACTOR)
+
+    def _fits_last_step(self, laps: list[float], factor: float) -> bool:
+        usual_s = sorted(laps)[len(laps) // 2] if laps else math.inf
+        return self.spent_s() + factor * (usual_s + sum(self.costs.values())) < self.limit_s
 
     def must_cut(self) -> bool:
         """Call between the pieces of a step: whether one more, as slow as its slowest so far, leaves no time to end.

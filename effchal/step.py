@@ -33,13 +33,13 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     micro_batches: list[MicroBatch],
     max_grad_norm: float,
-    cut_short: Callable[[], bool] | None = None,
+    must_end: Callable[[int], bool] | None = None,
 ) -> StepStats:
     """One optimizer step. Gradients equal those of one big batch of all micro-batches.
 
     Args:
-        cut_short: asked between micro-batches; True leaves the rest out, and the update is that of a batch of those
-            that were done.
+        must_end: asked after each micro-batch, with the number of those left; True leaves them out, and the update is
+            that of a batch of those that were done.
 
     Raises:
         NonFiniteError: before the update, naming the examples.
@@ -49,11 +49,11 @@ def train_step(
     target_tokens = sum(micro_batch.target_tokens for micro_batch in micro_batches)
     loss_sums = []
     for micro_batch in micro_batches:
-        if loss_sums and cut_short is not None and cut_short():
-            break
         loss_sum = target_loss(model, micro_batch)
         (loss_sum / target_tokens).backward()
         loss_sums.append(loss_sum.detach())
+        if must_end is not None and must_end(len(micro_batches) - len(loss_sums)):
+            break
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if len(loss_sums) < len(micro_batches):
         micro_batches, planned = micro_batches[: len(loss_sums)], target_tokens

@@ -117,15 +117,15 @@ def train_loop(
             micro_batches = [micro_batch.to(job.device) for micro_batch in pack_for(job.cfg, examples)]
             started_s = clock.spent_s()
 
-            def cut_short() -> bool:
-                """Whether the step ends here; it is the last then, so its update is made at the floor."""
-                if not clock.must_cut():
+            def must_end(left: int) -> bool:
+                """Whether the step ends here, cut short or as the last one; its update is then made at the floor."""
+                if not (clock.must_cut() if left else clock.is_last_step()):
                     return False
                 state.lr = set_lr(job.optimizer, min(state.lr, train.lr * floor))  # in warm-up it is below
                 return True
 
             try:
-                stats = train_step(job.model, job.optimizer, micro_batches, train.max_grad_norm, cut_short)
+                stats = train_step(job.model, job.optimizer, micro_batches, train.max_grad_norm, must_end)
             except NonFiniteError as error:
                 return "failed", error
             state.step += 1

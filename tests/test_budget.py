@@ -117,6 +117,24 @@ def test_a_step_that_stalls_is_cut_while_there_is_time_to_end():
     assert not clock.must_cut()  # another step
 
 
+def test_a_slow_step_knows_before_its_update_that_none_can_follow():
+    now = Clock()
+    clock = WallClock(limit_s=100, now=now)
+    clock.start_lap()
+    now.t = 2.0
+    assert not clock.is_last_step()
+    clock.lap()
+    clock.costs = {"checkpoint": 5.0, "bundle": 3.0}
+    now.t = 60.0
+    clock.start_lap()
+    now.t = 70.0
+    assert not clock.is_last_step()  # 10 s for another one, 18 s in reserve
+    now.t = 84.0  # 12 s for a last one of 24 s, as of now the usual length
+    assert clock.is_last_step()
+    clock.lap()
+    assert not clock.can_start_last_step()
+
+
 def test_side_work_waits_beyond_its_share_and_where_it_would_cost_a_step():
     now = Clock()
     clock = WallClock(limit_s=100, reserve_s=0, now=now)

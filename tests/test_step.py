@@ -61,7 +61,7 @@ def test_a_step_cut_short_is_the_step_of_what_was_done(examples):
     rows = pack(examples, 1024, 1, packing=False)
     expected, stats = gradients_of_step(model, rows[:3])
     answers = iter([False, False, True])
-    gradients, cut = gradients_of_step(model, rows, lambda: next(answers))
+    gradients, cut = gradients_of_step(model, rows, lambda left: next(answers))
     assert (gradients - expected).abs().max() < 1e-5 * expected.abs().max()
     assert cut.loss == pytest.approx(stats.loss, abs=1e-5)
     assert (cut.tokens, cut.target_tokens) == (stats.tokens, stats.target_tokens)
