@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from effchal.choices import Schedule
 
@@ -58,7 +58,7 @@ class WallClock:
 
     def can_start_last_step(self) -> bool:
         """Whether one more step, of the usual length, fits into the reserve: the one that ends the schedule."""
-        return self._fits_last_step([*self._laps], LAST_FACTOR)
+        return self._fits_last_step(self._laps, LAST_FACTOR)
 
     def is_last_step(self) -> bool:
         """Call before the update of a step: whether neither another step nor a last one will be able to start after it.
@@ -69,8 +69,9 @@ class WallClock:
         another = self.spent_s() + max(self.slowest_lap_s, lap_s) + self.reserve_s() < self.limit_s
         return not another and not self._fits_last_step([*self._laps, lap_s], DOUBT_FACTOR)
 
-    def _fits_last_step(self, laps: list[float], factor: float) -> bool:
-        usual_s = sorted(laps)[len(laps) // 2] if laps else math.inf
+    def _fits_last_step(self, laps: Iterable[float], factor: float) -> bool:
+        laps = sorted(laps)
+        usual_s = laps[len(laps) // 2] if laps else math.inf
         return self.spent_s() + factor * (usual_s + sum(self.costs.values())) < self.limit_s
 
     def must_cut(self) -> bool:

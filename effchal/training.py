@@ -96,6 +96,14 @@ def train_loop(
         state.first_step_s = clock.spent_s()
     floor = 1.0 if train.schedule is Schedule.constant else train.min_lr_fraction
     factor = math.inf if state.lr is None else state.lr / train.lr
+
+    def must_end(left: int) -> bool:
+        """Whether the step ends here, cut short or as the last one; its update is then made at the floor."""
+        if not (clock.must_cut() if left else clock.is_last_step()):
+            return False
+        state.lr = set_lr(job.optimizer, min(state.lr, train.lr * floor))  # in warm-up it is below
+        return True
+
     with progress_bar(job.steps, state.step, "steps") as advance:
         while state.step < job.steps:
             if signals.received:
@@ -116,14 +124,6 @@ def train_loop(
             examples = job.order.examples_of_step(state.step)
             micro_batches = [micro_batch.to(job.device) for micro_batch in pack_for(job.cfg, examples)]
             started_s = clock.spent_s()
-
-            def must_end(left: int) -> bool:
-                """Whether the step ends here, cut short or as the last one; its update is then made at the floor."""
-                if not (clock.must_cut() if left else clock.is_last_step()):
-                    return False
-                state.lr = set_lr(job.optimizer, min(state.lr, train.lr * floor))  # in warm-up it is below
-                return True
-
             try:
                 stats = train_step(job.model, job.optimizer, micro_batches, train.max_grad_norm, must_end)
             except NonFiniteError as error:

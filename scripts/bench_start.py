@@ -29,14 +29,10 @@ def main() -> None:
     if args.load:
         print(json.dumps(load(args.model, args.load)))
         return
-    plan = ["effchal.plan", "model=mistral_7b", f"hydra.run.dir={tempfile.mkdtemp()}"]
-    for arguments in (["effchal.train", "--help"], ["effchal.train", "--cfg", "job"], plan):
-        command = [sys.executable, "-m", *arguments]
-        times = [seconds(command) for _ in range(args.repeats)]
-        result = {"command": " ".join(["python", *command[1:4]]), "seconds": round(statistics.median(times), 2)}
-        # The largest child so far; the commands come in the order of their size.
-        result["peak_gib"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2)
-        print("RESULT", json.dumps(result | {"runs": [round(each, 2) for each in times]}), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        plan = ["effchal.plan", "model=mistral_7b", f"hydra.run.dir={folder}"]
+        for arguments in (["effchal.train", "--help"], ["effchal.train", "--cfg", "job"], plan):
+            time_command([sys.executable, "-m", *arguments], args.repeats)
     for dtype in ("float32", "bfloat16"):
         command = [sys.executable, __file__, "--model", args.model, "--load", dtype]
         runs = [
@@ -44,6 +40,14 @@ def main() -> None:
         ]
         keys = [key for key in runs[0] if key != "dtype"]
         print("RESULT", json.dumps({"dtype": dtype} | {k: statistics.median(r[k] for r in runs) for k in keys}))
+
+
+def time_command(command: list[str], repeats: int) -> None:
+    times = [seconds(command) for _ in range(repeats)]
+    result = {"command": " ".join(["python", *command[1:4]]), "seconds": round(statistics.median(times), 2)}
+    # The largest child so far; the commands come in the order of their size.
+    result["peak_gib"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2)
+    print("RESULT", json.dumps(result | {"runs": [round(each, 2) for each in times]}), flush=True)
 
 
 def seconds(command: list[str]) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from effchal.decode.contrast import DROPPED_WHEN_SCORING
-from effchal.decode.layers import NO_LAYER, Tap
+from effchal.decode.layers import Tap, layer_or_none
 from effchal.decode.sampling import SamplingParams
 from effchal.decode.taps import TappedModel
 from effchal.decode.text import TokenTexts, end_of_first_line, find_stop, stop_begun
@@ -74,10 +74,10 @@ class Echo:
         wanted = torch.tensor(targets, device=states.device)[:, None]
         asked = logprobs.gather(1, wanted)[:, 0].clamp_min(DROPPED_WHEN_SCORING).tolist()
         plain = logits.log_p.gather(1, wanted)[:, 0].tolist()
-        likely = likeliest(logprobs, self._params.alternatives)
+        likely, won = likeliest(logprobs, self._params.alternatives), layers.tolist()
         for i, token_id in enumerate(targets):
             top = spell(likely[i], self._texts)
-            layer = None if layers is None or layers[i] == NO_LAYER else int(layers[i])
+            layer = layer_or_none(won[i])
             self.tokens.append(TokenScore(self._texts.add(token_id), asked[i], plain[i], top, layer))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from effchal.decode.branch import Branch, Completion, likeliest, spell
 from effchal.decode.cache import RowCache
 from effchal.decode.contrast import penalise_repetition
-from effchal.decode.layers import NO_LAYER, Contrast, LayerLogits, Tap, taps_of
+from effchal.decode.layers import NO_LAYER, Contrast, LayerLogits, Tap, layer_or_none, taps_of
 from effchal.decode.prefixes import PrefixStore
 from effchal.decode.sampling import SamplingParams, sample
 from effchal.decode.taps import TappedModel
@@ -209,9 +209,9 @@ class Engine:
         """The next token of branches that share a contrast."""
         at = torch.tensor([position for position, _ in group], device=self.model.device)
         if contrast is None and all(branch.seen is None for _, branch in group):
-            logprobs, layers = logits.log_p[at], None  # (R, V)
+            logprobs, layers = logits.log_p[at], torch.full_like(at, NO_LAYER)  # (R, V), (R,)
         else:
-            scores, layers = logits.scores(contrast, at)  # (R, V), (R,) or None
+            scores, layers = logits.scores(contrast, at)  # (R, V), (R,)
             for i, (_, branch) in enumerate(group):
                 if branch.seen is not None:
                     scores[i] = penalise_repetition(scores[i], branch.seen, branch.params.repetition_penalty)
@@ -223,14 +223,8 @@ class Engine:
                     chosen[i] = sample(logprobs[i], branch.params, branch.generator)
                 except FloatingPointError as error:
                     branch.fail(error)
-        if layers is not None:
-            self.layer_counts.index_add_(0, layers.clamp_min(0), (layers != NO_LAYER).long())
-        values = torch.stack(
-            [
-                *(logprobs.gather(1, chosen[:, None])[:, 0], logits.log_p[at, chosen]),
-                *(chosen, layers if layers is not None else chosen),
-            ]
-        )
+        self.layer_counts.index_add_(0, layers.clamp_min(0), (layers != NO_LAYER).long())
+        values = torch.stack([logprobs.gather(1, chosen[:, None])[:, 0], logits.log_p[at, chosen], chosen, layers])
         # float64 holds ids and float32 values alike: one transfer a step.
         for i, (logprob, plain_logprob, token_id, layer) in enumerate(values.double().T.tolist()):
             branch = group[i][1]
@@ -243,8 +237,7 @@ class Engine:
                 branch.end("stop")
                 continue
             top = spell(likeliest(logprobs[i][None], branch.params.alternatives)[0], branch.texts)
-            won = None if layers is None or layer == NO_LAYER else int(layer)
-            branch.add(int(token_id), logprob, plain_logprob, top, won)
+            branch.add(int(token_id), logprob, plain_logprob, top, layer_or_none(layer))
 
     def _regroup(self, number: int) -> None:
         """Branches of a row that chose different tokens go on in rows of their own; a row without any is dropped."""

@@ -39,7 +39,11 @@ class Sled:
 
 Contrast = Dola | Sled | None  # None: the mature layer alone
 Tap = tuple[int, bool]  # a premature layer, and whether it gets the final norm (exit_norm)
-NO_LAYER = -1  # where one token alone is plausible, so that no layer makes a difference
+NO_LAYER = -1  # won: nothing is contrasted, or one token alone is plausible, so that no layer makes a difference
+
+
+def layer_or_none(layer: float) -> int | None:
+    return None if layer == NO_LAYER else int(layer)
 
 
 def taps_of(contrasts: list[Contrast]) -> tuple[Tap, ...]:
@@ -149,7 +153,7 @@ class LayerLogits:
             self._divergence[selector] = divergences(self.log_p, self.log_q, selector)
         return self._divergence[selector]
 
-    def scores(self, contrast: Contrast, at: Tensor) -> tuple[Tensor, Tensor | None]:
+    def scores(self, contrast: Contrast, at: Tensor) -> tuple[Tensor, Tensor]:
         """Scores of the next token at some positions, -inf where dropped, and the layer that won there.
 
         Without a contrast they are the model's logits, as a repetition penalty expects them.
@@ -158,18 +162,19 @@ class LayerLogits:
             at: (R,) int64, positions.
 
         Returns:
-            (R, V) float32, and (R,) int64 layers for DoLa, NO_LAYER where one token alone is plausible.
+            (R, V) float32, and (R,) int64: DoLa's layers, NO_LAYER where one token alone is plausible or without DoLa.
         """
+        none = torch.full_like(at, NO_LAYER)
         match contrast:
             case None:
-                return self._mature[at], None
+                return self._mature[at], none
             case Sled():
                 early = self._premature(self._rows(contrast), at)
-                return sled_logits(self._mature[at], early, contrast.rate, contrast.top_k), None
+                return sled_logits(self._mature[at], early, contrast.rate, contrast.top_k), none
         log_p = self.log_p[at]
         kept = plausible(log_p, contrast.relative_top, contrast.min_tokens_to_keep)
         if self._early is None:
-            return log_p.masked_fill(~kept, -torch.inf), torch.full_like(at, NO_LAYER)
+            return log_p.masked_fill(~kept, -torch.inf), none
         row, layer = self._winner(contrast)
         scores = log_p - self.log_q[row[at], at]
         return scores.masked_fill_(~kept, -torch.inf), layer[at].masked_fill(kept.sum(-1) == 1, NO_LAYER)

@@ -121,12 +121,11 @@ def combine(cfg: Config, load: Load, counted: dict[str, int]) -> Memory:
     kept = c["weights"] + c["adapter"] + c["optimizer"] - c["paged"]
     parts = {name: c[name] for name in ("weights", "adapter")} | {"optimizer": c["optimizer"] - c["paged"]}
     parts |= {"gradients": gradients, "saved activations": saved, "logits and loss": logits, "workspace": rest}
-    phases = {
-        "load" if cfg.model.quantization is None else "load and quantise": c["weights"] + c["unpacked"],
-        "training step": kept + peak,
-        "validation": kept + c["validation"],
-        "save and package": kept,
-    }
+    # Weights are read and quantised one by one: the last one is there in both forms.
+    quantised = cfg.model.quantization is not None
+    phases = {"load": c["weights"], "quantise": c["weights"] + c["unpacked"]} if quantised else {}
+    phases |= {} if quantised else {"load": c["weights"] + c["unpacked"]}
+    phases |= {"training step": kept + peak, "validation": kept + c["validation"], "save": kept, "package": kept}
     again = AGAIN[cfg.train.activation_checkpointing] * c["forward flops"]
     training = 2 * c["forward flops"] + c["attention flops"] + again + 6.0 * c["trainable"]
     cost = Cost(c["forward flops"] + 2.0 * c["trainable"], training)
