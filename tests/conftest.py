@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from effchal.choices import DataFormat, Dtype
-from effchal.config import BudgetConfig, Config, DataMixConfig, DataSourceConfig, ModelConfig
+from effchal.config import (
+    BudgetConfig,
+    Config,
+    DataMixConfig,
+    DataSourceConfig,
+    DecodingConfig,
+    ModelConfig,
+    PromptConfig,
+    ServeConfig,
+)
 from effchal.config import TrainConfig as Train
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches a hub; read when the hub client is first imported
@@ -69,3 +78,35 @@ def smollm2():
 
     cfg = ModelConfig(name=str(SMOLLM2), dtype=Dtype.float32)
     return load_base_model(cfg, torch.device("cpu")), load_tokenizer(cfg)
+
+
+@pytest.fixture(params=["tiny", pytest.param("smollm2", marks=needs_smollm2)])
+def engine(request, tiny_engine):
+    from effchal.decode.engine import Engine
+
+    return tiny_engine if request.param == "tiny" else Engine(*request.getfixturevalue("smollm2"))
+
+
+@pytest.fixture
+def service(tiny_engine):
+    from effchal.serve.service import Service
+
+    cfg = Config(
+        model=ModelConfig(name="builtin:tiny", dtype=Dtype.float32),
+        prompt=PromptConfig(user="Q: {content}\nA:", after_answer="\n"),
+        lora=None,
+        decoding=DecodingConfig(max_new_tokens=5),
+        serve=ServeConfig(max_prompt_tokens=200, max_new_tokens=50, max_rows=4),
+    )
+    service = Service(cfg, "tiny")
+    service.set_ready(tiny_engine)
+    yield service
+    service.batcher.stop()
+    tiny_engine.clear()
+
+
+@pytest.fixture
+def client(service):
+    from effchal.serve.app import make_app
+
+    return make_app(service).test_client()

@@ -6,28 +6,20 @@ import random
 
 import pytest
 import torch
-from conftest import SMOLLM2, needs_smollm2
 
-from effchal.choices import DecodingMethod, Dtype, Quantization, Selector
-from effchal.config import ConfigError, DecodingConfig, LoraConfig, ModelConfig
-from effchal.decode import score, taps
+from effchal.choices import Dtype, Quantization
+from effchal.config import LoraConfig, ModelConfig
+from effchal.decode import taps
 from effchal.decode.contrast import DROPPED_WHEN_SCORING, dola_scores, penalise_repetition, sled_logits
 from effchal.decode.engine import Engine
-from effchal.decode.layers import Dola, Sled, candidate_layers, contrast_of, taps_of
+from effchal.decode.layers import Dola, Sled
 from effchal.decode.sampling import SamplingParams
 from effchal.decode.score import Scorer
-from effchal.decode.taps import TappedModel
-from effchal.model import add_adapter, load_base_model, load_tokenizer, model_shape
-from effchal.parts import causal_lm, head
+from effchal.model import add_adapter, load_base_model, load_tokenizer
 
 CPU = torch.device("cpu")
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
 TEXTS = ["The capital of France is", "Q: What is 2 + 2?\nA:", "Once", "A long line of words that goes on for a while, "]
-
-
-@pytest.fixture(params=["tiny", pytest.param("smollm2", marks=needs_smollm2)])
-def engine(request, tiny_engine):
-    return tiny_engine if request.param == "tiny" else Engine(*request.getfixturevalue("smollm2"))
 
 
 def contrasts(engine):
@@ -287,47 +279,6 @@ def test_a_held_prefix_changes_nothing(engine):
     engine.hold_prefix([1])
 
 
-def slow_logprob(engine, prompt, continuation, contrast):
-    total, ids = 0.0, list(prompt)
-    for token_id in continuation:
-        scores = slow_scores(engine, ids, contrast)
-        kept = scores.masked_fill(torch.isneginf(scores), DROPPED_WHEN_SCORING)
-        bare = isinstance(contrast, Dola) and not contrast.post_softmax
-        logprob = kept[token_id] if bare else kept.log_softmax(-1)[token_id]
-        total += float(logprob.clamp_min(DROPPED_WHEN_SCORING) if isinstance(contrast, Sled) else logprob)
-        ids.append(token_id)
-    return total
-
-
-def test_scores_of_continuations_equal_one_forward_pass_each(engine):
-    prompt = prompts(engine)[1]
-    continuations = [engine.tokenizer(text).input_ids for text in (" four", " 5 or more", " x", " four")]
-    continuations[2] = continuations[2][:1]
-    chosen = [*contrasts(engine), Dola((0, 1), post_softmax=False), Dola((1,), relative_top=0.0)]
-    found = Scorer(engine.model).score(prompt, continuations, chosen)
-    for contrast, scores in zip(chosen, found, strict=True):
-        for continuation, logprob in zip(continuations, scores.logprobs, strict=True):
-            expected = slow_logprob(engine, prompt, continuation, contrast)
-            assert logprob == pytest.approx(expected, abs=2e-3 * len(continuation), rel=1e-5)
-        if isinstance(contrast, Dola):
-            assert sum(scores.layers.values()) == sum(map(len, continuations))
-
-
-def test_many_contrasts_at_once_score_as_each_alone_and_in_any_chunk(engine, monkeypatch):
-    prompt, continuations = prompts(engine)[0], [[5, 6, 7], [8], [9, 10]]
-    chosen = contrasts(engine)
-    scorer = Scorer(engine.model)
-    together = scorer.score(prompt, continuations, chosen, prefix_tokens=2)
-    monkeypatch.setitem(score.LOGIT_BYTES, "cpu", 1)
-    monkeypatch.setattr("effchal.decode.score.PREFILL_AT_ONCE", 3)
-    for contrast, scores in zip(chosen, together, strict=True):
-        (alone,) = Scorer(engine.model).score(prompt, continuations, [contrast])
-        assert alone.logprobs == pytest.approx(scores.logprobs, abs=1e-3)
-        assert alone.layers == scores.layers
-    again = scorer.score(prompt, continuations, chosen, prefix_tokens=2)
-    assert [s.logprobs for s in again] == [pytest.approx(s.logprobs, abs=1e-3) for s in together]
-
-
 @pytest.mark.parametrize("lora", [LoraConfig(r=4), LoraConfig(r=4, target_modules=["q_proj", "lm_head"])])
 @pytest.mark.parametrize("quantization", [None, Quantization.nf4])
 def test_adapters_on_head_or_body_and_nf4_are_decoded_with(lora, quantization):
@@ -341,47 +292,3 @@ def test_adapters_on_head_or_body_and_nf4_are_decoded_with(lora, quantization):
     with torch.inference_mode():
         expected = model(input_ids=torch.tensor([[1, 2, 3]])).logits[0, -1].log_softmax(-1)
     assert torch.allclose(slow_scores(engine, [1, 2, 3], None), expected, atol=1e-4)
-
-
-def test_tied_heads_are_found():
-    model = load_base_model(TINY, CPU)
-    assert not TappedModel(model).tied
-    causal_lm(model).config.tie_word_embeddings = True
-    assert TappedModel(model).tied
-    assert TappedModel(model)._head is head(model)
-
-
-@needs_smollm2
-def test_the_real_model_is_tied_and_has_30_layers():
-    shape = model_shape(ModelConfig(name=str(SMOLLM2)))
-    assert (shape.num_layers, shape.tied, shape.max_positions) == (30, True, 8192)
-
-
-def test_buckets_are_those_of_the_paper():
-    assert candidate_layers("low", 32, tied=False) == tuple(range(0, 16, 2))
-    assert candidate_layers("high", 32, tied=False) == tuple(range(16, 32, 2))
-    assert candidate_layers("low", 30, tied=True) == tuple(range(2, 15, 2))
-    assert candidate_layers("high", 30, tied=True) == tuple(range(16, 30, 2))
-    assert candidate_layers("low", 60, tied=False) == tuple(range(0, 20, 2))
-    assert candidate_layers("high", 60, tied=False) == tuple(range(40, 60, 2))
-
-
-def dola(**keys):
-    return DecodingConfig(method=DecodingMethod.dola, **keys)
-
-
-def test_layers_of_a_config_are_checked_against_the_model():
-    assert contrast_of(DecodingConfig(), 30, True) is None
-    assert contrast_of(dola(premature_layers="high"), 30, True) == Dola(tuple(range(16, 30, 2)))
-    assert contrast_of(dola(premature_layers=[3], selector=Selector.static), 30, True).selector == "static"
-    with pytest.raises(ConfigError, match=r"decoding\.premature_layers has \[30\].*0\.\.29 \(layer 30 is the mature"):
-        contrast_of(dola(premature_layers=[16, 30]), 30, True)
-    with pytest.raises(ConfigError, match="leaves no layer of this model"):
-        contrast_of(dola(premature_layers="low"), 2, True)
-    static = dola(premature_layers=[3], selector=Selector.static)
-    with pytest.raises(ConfigError, match=r"sweep.*selector=static takes one layer"):
-        contrast_of(static, 30, True, "sweep.premature_layers[0]", [1, 2])
-
-
-def test_taps_are_the_union():
-    assert taps_of([None, Dola((3, 1)), Sled((3,), exit_norm=True), Dola((1,))]) == ((1, False), (3, False), (3, True))
