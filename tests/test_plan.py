@@ -268,6 +268,13 @@ def test_a_probe_is_kept_for_later_plans(tmp_path):
     assert "1 probe of this kind on this machine" in after.stdout
 
 
+def test_rules_that_are_enforced_refuse_a_plan_that_fits(tmp_path):
+    tiny = ["model=tiny", "data_mix=quickstart", "plan.device=cpu", "train.max_steps=2"]
+    warned, refused = command(tmp_path, *tiny), command(tmp_path, *tiny, "rules.enforce=true")
+    assert (warned.returncode, refused.returncode) == (0, 1)
+    assert "rules fail" in refused.stdout
+
+
 def test_a_probe_of_a_card_that_is_not_here_is_refused(tmp_path):
     tiny = ["model=tiny", "prompt=plain", "data_mix=quickstart", "rules=none", "plan.device=cuda", "plan.probe=true"]
     result = command(tmp_path, *tiny)

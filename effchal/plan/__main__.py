@@ -1,6 +1,7 @@
 """Will a run fit its budget? python -m effchal.plan model=mistral_7b lora.r=64 train.micro_batch_size=4
 
-Takes what effchal.train takes. Exit code 1 where the run does not fit, 2 where the config is wrong.
+Takes what effchal.train takes. Exit code 1 where the run does not fit or breaks rules that are enforced, 2 where the
+config is wrong.
 """
 
 import os
@@ -33,12 +34,14 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         probe(cfg, machine, data, output_dir, job_age_s())
     plan = make_plan(cfg, machine, data)
     plan.save(output_dir)
-    told = None
+    told, refused = None, False
     if cfg.rules is not None:
         cards = gpu_names() or ([machine.name] if machine.device.type == "cuda" else [])
-        told = summary(cfg.rules, check_rules(cfg.rules, cfg.model, cfg.data_mix, cfg.budget, cards))
+        findings = check_rules(cfg.rules, cfg.model, cfg.data_mix, cfg.budget, cards)
+        told = summary(cfg.rules, findings)
+        refused = cfg.rules.enforce and not all(finding.ok for finding in findings)
     print(screen(plan, cfg, told))
-    sys.exit(int(not plan.fits))
+    sys.exit(int(refused or not plan.fits))
 
 
 if __name__ == "__main__":

@@ -39,9 +39,14 @@ class KnownData:
         steps = min(steps, cfg.train.max_steps or steps)
         rows: list[list[Size]] = []
         several, tokens = False, 0
+        known: dict[int, Size] = {}  # by identity: every epoch comes back to the same examples
         looked_at = min(steps, self.order.steps, LOOKED_AT)
         for step in range(looked_at):
-            sizes = [size_of(example, cfg.model.max_seq_len) for example in self.order.examples_of_step(step)]
+            examples_here = self.order.examples_of_step(step)
+            for example in examples_here:
+                if id(example) not in known:
+                    known[id(example)] = size_of(example, cfg.model.max_seq_len)
+            sizes = [known[id(example)] for example in examples_here]
             packed = packed_rows(cfg, sizes)
             tokens += sum(size for size, _ in sizes)
             several = several or len(packed) > 1
