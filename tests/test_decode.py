@@ -13,8 +13,10 @@ from effchal.decode import taps
 from effchal.decode.contrast import DROPPED_WHEN_SCORING, dola_scores, penalise_repetition, sled_logits
 from effchal.decode.engine import Engine
 from effchal.decode.layers import Dola, Sled
+from effchal.decode.prefixes import common_beginning
 from effchal.decode.sampling import SamplingParams
 from effchal.decode.score import Scorer
+from effchal.decode.step import attention_with_shared_columns
 from effchal.model import add_adapter, load_base_model, load_tokenizer
 
 CPU = torch.device("cpu")
@@ -277,6 +279,32 @@ def test_a_held_prefix_changes_nothing(engine):
     engine.hold_prefix(ids)  # the prompt itself: something must be left to read
     check_same(engine.complete(ids, variants[0]), expected[0])
     engine.hold_prefix([1])
+
+
+def test_what_prompts_begin_with_alike_is_read_once_a_step_and_changes_nothing(engine, monkeypatch):
+    read_once = []
+
+    def counted(q, k, v, mask, shared):
+        read_once.append(shared)
+        return attention_with_shared_columns(q, k, v, mask, shared)
+
+    examples = engine.tokenizer("The red fox sat on the mat. " * 8).input_ids
+    few_shot = [examples + prompt for prompt in prompts(engine)[:4]]
+    variants = [params(contrast) for contrast in contrasts(engine)]
+    expected = answers(engine, few_shot, variants, 4)
+    monkeypatch.setattr("effchal.decode.step.attention_with_shared_columns", counted)
+    monkeypatch.setattr("effchal.decode.step.WORTH_SHARING", len(examples))
+    found = answers(engine, few_shot, variants, 4)
+    assert common_beginning(few_shot) in read_once
+    for ours, theirs in zip(itertools.chain(*found), itertools.chain(*expected), strict=True):
+        check_same(ours, theirs)
+
+
+def test_how_much_prompts_begin_with_alike():
+    assert common_beginning([[1, 2, 3]]) == 3
+    assert common_beginning([[1, 2, 3], [1, 2], [1, 2, 4]]) == 2
+    assert common_beginning([[5, 1, 9], [5, 2, 0], [5, 1, 8]]) == 1
+    assert common_beginning([[2], [1], [2]]) == 0
 
 
 @pytest.mark.parametrize("lora", [LoraConfig(r=4), LoraConfig(r=4, target_modules=["q_proj", "lm_head"])])

@@ -9,7 +9,7 @@ from effchal.choices import Dtype, Quantization
 from effchal.config import LoraConfig, ModelConfig
 from effchal.decode.cache import RowCache
 from effchal.decode.products import Blocks, Joint, Packed, Room, fused
-from effchal.decode.step import KNOWN
+from effchal.decode.step import KNOWN, attention_with_shared_columns
 from effchal.decode.taps import TappedModel
 from effchal.model import add_adapter, load_base_model
 
@@ -56,16 +56,18 @@ def random_model(name, changes, dtype=torch.float32):
 
 
 @torch.inference_mode()
-def decoded_states(tapped, lengths, steps=6):
-    """States (K + 1, steps * rows + 2, D) of rows that begin with prompts of some lengths."""
+def decoded_states(tapped, lengths, steps=6, shared=0):
+    """States (K + 1, steps * rows + 2, D) of rows that begin with prompts of some lengths, the same up to `shared`."""
     cache, taps = RowCache(), tuple(tap for tap in TAPS if tap[0] < tapped.num_layers)
     generator = torch.Generator().manual_seed(1)
+    beginning = torch.randint(tapped.vocabulary, (1, shared), generator=generator)
     for length in lengths:
         prompt = torch.randint(tapped.vocabulary, (1, length), generator=generator)
+        prompt[:, :shared] = beginning
         tapped.extend(cache, cache.add_row(), prompt, (), torch.tensor([length - 1]))
     ids = torch.randint(tapped.vocabulary, (steps, len(lengths), 1), generator=generator)
     at = torch.arange(len(lengths))
-    states = [tapped.extend(cache, 0, step_ids, taps, at) for step_ids in ids]
+    states = [tapped.extend(cache, 0, step_ids, taps, at, shared) for step_ids in ids]
     more = torch.randint(tapped.vocabulary, (1, 7), generator=generator)
     tail = tapped.extend(cache, 0, more, taps, torch.tensor([0, 5]))  # several tokens at once, behind others
     return torch.cat([*states, tail], dim=1)
@@ -84,6 +86,27 @@ def check_paths_agree(model, tolerance=2e-5):
 @pytest.mark.parametrize("name", MODELS)
 def test_the_fast_step_gives_the_states_of_the_models_own(name):
     check_paths_agree(random_model(*MODELS[name]))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_rows_share_is_read_once_with_the_same_result(name, monkeypatch):
+    calls = []
+
+    def counted(*args):
+        calls.append(args)
+        return attention_with_shared_columns(*args)
+
+    monkeypatch.setattr("effchal.decode.step.attention_with_shared_columns", counted)
+    monkeypatch.setattr("effchal.decode.step.WORTH_SHARING", 14)
+    for lengths in ([9, 9, 9], [8, 12, 7]):
+        tapped = TappedModel(random_model(*MODELS[name]))
+        fast = decoded_states(tapped, lengths, shared=7)
+        # Where a window hides columns, nothing is shared.
+        assert len(calls) == (0 if "window of" in name or "window in" in name else 6 * tapped.num_layers)
+        tapped._step = None
+        slow = decoded_states(tapped, lengths, shared=7)
+        assert (fast - slow).norm() <= 2e-5 * slow.norm()
+        calls.clear()
 
 
 def test_in_bfloat16_too():

@@ -161,7 +161,7 @@ def attention_mask(config: Any, visible: Tensor, position_ids: Tensor, columns: 
     if not getattr(config, "use_sliding_window", True):
         window = None
     kinds = set(getattr(config, "layer_types", None) or [])
-    if window is None or kinds == {"full_attention"}:
+    if window is None or columns.shape[-1] <= window or kinds == {"full_attention"}:
         return visible
     near = visible & (columns[:, None, None, :] > position_ids[:, None, :, None] - window)
     return {"full_attention": visible, "sliding_attention": near} if len(kinds) > 1 else near

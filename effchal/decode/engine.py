@@ -12,7 +12,7 @@ from effchal.decode.branch import Branch, Completion, likeliest, spell
 from effchal.decode.cache import RowCache
 from effchal.decode.contrast import penalise_repetition
 from effchal.decode.layers import NO_LAYER, Contrast, LayerLogits, Tap, layer_or_none, taps_of
-from effchal.decode.prefixes import PrefixStore
+from effchal.decode.prefixes import PrefixStore, common_beginning
 from effchal.decode.sampling import SamplingParams, sample
 from effchal.decode.taps import TappedModel
 
@@ -24,6 +24,7 @@ class Row:
     """One row of the cache and the branches that still agree on its tokens."""
 
     branches: list[Branch]
+    prompt_ids: list[int]
     next_id: int = -1  # chosen, not yet seen by the model
 
 
@@ -144,7 +145,7 @@ class Engine:
         if live:
             number = self.cache.add_row()
             self.cache.put(number, [cache.piece(0, 0, cache.lengths[0])])
-            self.rows.append(Row(live))
+            self.rows.append(Row(live, prefill.prompt_ids))
             self._advance([number], states[:, -1:], taps)
             if any(branch.error for branch in live):
                 self._prompt_cache = RowCache()
@@ -160,7 +161,8 @@ class Engine:
         ids = torch.tensor([[row.next_id] for row in self.rows], device=self.model.device)  # (rows, 1)
         taps = taps_of([branch.params.contrast for row in self.rows for branch in row.branches])
         at = torch.arange(len(ids), device=self.model.device)
-        states = self.model.extend(self.cache, 0, ids, taps, at)  # (K + 1, rows, D)
+        shared = common_beginning([row.prompt_ids for row in self.rows])
+        states = self.model.extend(self.cache, 0, ids, taps, at, shared)  # (K + 1, rows, D)
         self._advance(list(range(len(ids))), states, taps)
 
     def drop_finished(self) -> None:
@@ -256,4 +258,4 @@ class Engine:
         self.rows[number].branches, self.rows[number].next_id = stay, token_id
         for token_id, branches in leave:
             self.cache.fork(number)
-            self.rows.append(Row(branches, token_id))
+            self.rows.append(Row(branches, self.rows[number].prompt_ids, token_id))

@@ -1,6 +1,8 @@
 """Caches of what prompts begin with (few-shot examples, a chat so far), kept for the next prompt."""
 
+import itertools
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -71,3 +73,10 @@ class PrefixStore:
             path.append(key)
             parent = self._blocks[key].number
         return path
+
+
+def common_beginning(prompts: Sequence[list[int]]) -> int:
+    """How many ids all prompts begin with."""
+    first, last = min(prompts), max(prompts)  # in this order, all others lie between
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return sum(1 for _ in same)

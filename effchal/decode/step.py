@@ -11,6 +11,8 @@ from effchal.decode.products import Joint, Room
 
 # Layers that are: norm, q k v (rotated by halves), attention, o, norm, gated product. One list, held by a test.
 KNOWN = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
+# Columns of the cache that are not read again, from which attention in two parts is faster than in one.
+WORTH_SHARING = 2000
 
 
 class Norm:
@@ -53,9 +55,18 @@ class DecodeStep:
         self._kv_heads = config.num_key_value_heads
         self._heads = config.num_attention_heads
         self._size = layers[0].self_attn.head_dim
+        weight = backbone.get_input_embeddings().weight
+        self._can_share = weight.device.type == "cpu" and weight.dtype == torch.float32  # where it was measured
 
     def __call__(
-        self, ids: Tensor, position_ids: Tensor, cache: RowCache, mask: Any, at: Tensor, kept: dict[int, list[Tensor]]
+        self,
+        ids: Tensor,
+        position_ids: Tensor,
+        cache: RowCache,
+        mask: Any,
+        at: Tensor,
+        kept: dict[int, list[Tensor]],
+        shared: int = 0,
     ) -> Tensor:
         """Run the layers on the next tokens of each row.
 
@@ -65,14 +76,17 @@ class DecodeStep:
             mask: None where every token sees all its columns, else bool (B, 1, T, C), or one by kind of layer.
             at: (P,) int64, positions of the flattened (B * T) whose states are kept.
             kept: for each tapped layer, tensors (P, D) to fill with its input.
+            shared: first columns that are the same in all rows, and seen by every token.
 
         Returns:
             (P, D), states after the final norm.
         """
-        shared = self._heads // self._kv_heads if ids.shape[1] > 1 else 1
+        if not self._can_share or shared * (len(ids) - 1) < WORTH_SHARING:
+            shared = 0
+        repeats = self._heads // self._kv_heads if ids.shape[1] > 1 else 1
         x = self._embed(ids).flatten(0, 1)  # (B * T, D)
         by_kind = mask if isinstance(mask, dict) else dict.fromkeys(self._kinds, mask)
-        masks = {kind: additive(by_kind[kind], shared, x.dtype) for kind in set(self._kinds)}
+        masks = {kind: additive(by_kind[kind], shared, repeats, x.dtype) for kind in set(self._kinds)}
         cos, sin = (part.view(len(x), 1, self._size) for part in self._rotary(x, position_ids))
         sin = torch.cat([-sin[..., : self._size // 2], sin[..., self._size // 2 :]], dim=-1)
         for number, layer in enumerate(self._layers):
@@ -80,7 +94,7 @@ class DecodeStep:
                 torch.index_select(x, 0, at, out=state)
             qkv = layer.qkv(layer.norm(x)).view(x.shape[0], -1, self._size)  # (B * T, heads + 2 kv heads, size)
             qk = self._turn(layer, qkv[:, : self._heads + self._kv_heads], cos, sin)
-            mixed = self._attend(ids.shape, qk, qkv, number, cache, masks[self._kinds[number]])
+            mixed = self._attend(ids.shape, qk, qkv, number, cache, masks[self._kinds[number]], shared)
             x = x + layer.out(mixed)
             gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, dim=-1)
             x = x + layer.down(layer.act(gate) * up)
@@ -93,7 +107,7 @@ class DecodeStep:
         return qk * cos + qk.roll(self._size // 2, -1) * sin
 
     def _attend(
-        self, shape: torch.Size, qk: Tensor, qkv: Tensor, number: int, cache: RowCache, mask: Tensor | None
+        self, shape: torch.Size, qk: Tensor, qkv: Tensor, number: int, cache: RowCache, mask: Tensor | None, shared: int
     ) -> Tensor:
         """(B * T, heads * size)."""
         rows, new = shape
@@ -104,15 +118,44 @@ class DecodeStep:
         # The queries that share a key head stand as its rows: no copy of keys and values for each.
         queries = qk[:, :heads].view(rows, new, kv_heads, -1, size).permute(0, 2, 3, 1, 4)
         queries = queries.reshape(rows, kv_heads, -1, size)  # (B, kv heads, shared * T, size)
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=self._layers[number].scale)
+        scale = self._layers[number].scale
+        if shared:
+            mixed = attention_with_shared_columns(queries * scale, keys, values, mask, shared)
+        else:
+            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
         return mixed.view(rows, kv_heads, -1, new, size).permute(0, 3, 1, 2, 4).reshape(rows * new, heads * size)
 
 
-def additive(mask: Tensor | None, shared: int, dtype: torch.dtype) -> Tensor | None:
-    """What attention would make of a bool mask in each layer again, once for each query that shares a key head."""
+def attention_with_shared_columns(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, shared: int) -> Tensor:
+    """Attention of rows that begin alike (few-shot examples): what they share is read once, from the first row.
+
+    Args:
+        q: (B, heads, Q, size), scaled.
+        k, v: (B, heads, C, size), the same in all rows up to column `shared`.
+        mask: (B, 1, Q or 1, C - shared), added to the scores of the other columns, or None.
+
+    Returns:
+        (B, heads, Q, size).
+    """
+    rows, heads, queries, size = q.shape
+    together = q.transpose(0, 1).reshape(heads, rows * queries, size)
+    of_shared = torch.bmm(together, k[0, :, :shared].transpose(1, 2))  # (heads, B * Q, shared)
+    of_shared = of_shared.view(heads, rows, queries, shared).transpose(0, 1)
+    of_own = torch.matmul(q, k[:, :, shared:].transpose(2, 3))
+    if mask is not None:
+        of_own += mask
+    weights = torch.cat([of_shared, of_own], dim=-1).softmax(-1)
+    together = weights[..., :shared].transpose(0, 1).reshape(heads, rows * queries, shared)
+    mixed = torch.bmm(together, v[0, :, :shared]).view(heads, rows, queries, size).transpose(0, 1)
+    return torch.matmul(weights[..., shared:], v[:, :, shared:]).add_(mixed)
+
+
+def additive(mask: Tensor | None, first: int, repeats: int, dtype: torch.dtype) -> Tensor | None:
+    """What attention would make of a bool mask in each layer again, from a column on, once for each query head."""
     if mask is None:
         return None
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf).repeat(1, 1, shared, 1)
+    mask = mask[..., first:]
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf).repeat(1, 1, repeats, 1)
 
 
 def decode_step(backbone: nn.Module, layers: nn.ModuleList, norm: nn.Module, config: Any) -> DecodeStep | None:

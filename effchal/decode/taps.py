@@ -43,30 +43,38 @@ class TappedModel:
         self._packed = Packed(self._head.weight) if Packed.suits(self._head) else None
         self._step = decode_step(self.backbone, self._layers, self._norm, config)
 
-    def extend(self, cache: RowCache, first: int, ids: Tensor, taps: tuple[Tap, ...], at: Tensor) -> Tensor:
-        """Give rows first, first + 1, ... of the cache (rows, new) ids; the tapped states, see `states`."""
+    def extend(
+        self, cache: RowCache, first: int, ids: Tensor, taps: tuple[Tap, ...], at: Tensor, shared: int = 0
+    ) -> Tensor:
+        """Give rows first, first + 1, ... of the cache (rows, new) ids; the tapped states, see `states`.
+
+        Args:
+            shared: tokens that all of these rows begin with.
+        """
         count, new = ids.shape
         position_ids = cache.extend(first, count, new, self.device)  # (count, new)
         columns = torch.arange(cache.total(), device=self.device)[None]  # (1, C)
         visible = (columns[:, None] <= position_ids[:, :, None])[:, None]  # (count, 1, new, C)
         mask = attention_mask(self.config, visible, position_ids, columns)
         if count * new <= FEW_ROWS and self._step is not None:
-            even = new == 1 and mask is visible and len(set(cache.lengths[first : first + count])) == 1
-            states = self._few_tokens(ids, position_ids, cache, None if even else mask, taps, at)
+            all_seen = new == 1 and mask is visible  # every row sees all that it has
+            even = all_seen and len(set(cache.lengths[first : first + count])) == 1
+            mask = None if even else mask
+            states = self._few_tokens(ids, position_ids, cache, mask, taps, at, shared if all_seen else 0)
         else:
             states = self.states(ids, position_ids, cache, mask, taps, at)
         cache.commit()
         return states
 
     def _few_tokens(
-        self, ids: Tensor, position_ids: Tensor, cache: RowCache, mask: Any, taps: tuple[Tap, ...], at: Tensor
+        self, ids: Tensor, position_ids: Tensor, cache: RowCache, mask: Any, taps: tuple, at: Tensor, shared: int
     ) -> Tensor:
         """What `states` gives, by the fast step; mask may be None."""
         states = self._norm.weight.new_empty(len(taps) + 1, len(at), self.config.hidden_size)
         kept: dict[int, list[Tensor]] = {}
         for row, (layer, _) in enumerate(taps):
             kept.setdefault(layer, []).append(states[row])
-        states[-1] = self._step(ids, position_ids, cache, mask, at, kept)
+        states[-1] = self._step(ids, position_ids, cache, mask, at, kept, shared)
         return self._exit_norm(states, taps)
 
     def states(
