@@ -56,7 +56,7 @@ class TappedModel:
         columns = torch.arange(cache.total(), device=self.device)[None]  # (1, C)
         visible = (columns[:, None] <= position_ids[:, :, None])[:, None]  # (count, 1, new, C)
         mask = attention_mask(self.config, visible, position_ids, columns)
-        if count * new <= FEW_ROWS and self._step is not None:
+        if (new == 1 or count * new <= FEW_ROWS) and self._step is not None:
             all_seen = new == 1 and mask is visible  # every row sees all that it has
             even = all_seen and len(set(cache.lengths[first : first + count])) == 1
             mask = None if even else mask
