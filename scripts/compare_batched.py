@@ -1,0 +1,82 @@
+"""Answers in a batch against the same alone: python scripts/compare_batched.py [--dtype bfloat16] [--prompts 24]
+
+Prompts are the instructions that ship with the project, every other one behind the same examples, so that lengths
+differ and beginnings are shared. One JSON line a decoding: how many answers are the same, how many part at a tie (the
+two likeliest tokens closer than --tie), how many elsewhere. In float32 the exit status is 1 if any does.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+from effchal.choices import Dtype
+from effchal.config import ModelConfig
+from effchal.decode.branch import Completion
+from effchal.decode.engine import Engine
+from effchal.decode.layers import Contrast, Dola, Sled, candidate_layers
+from effchal.decode.sampling import SamplingParams
+from effchal.model import load_base_model, load_tokenizer, pick_device
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=str(ROOT / "outputs" / "models" / "smollm2_135m"))
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--prompts", type=int, default=24)
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--tie", type=float, default=1e-4, help="nats")
+    args = parser.parse_args()
+    cfg = ModelConfig(name=args.model, dtype=Dtype(args.dtype))
+    engine = Engine(load_base_model(cfg, pick_device()), load_tokenizer(cfg))
+    prompts = make_prompts(engine, args.prompts)
+    high = candidate_layers("high", engine.model.num_layers, engine.model.tied)
+    found = {}
+    for name, contrast in {"greedy": None, "dola": Dola(high), "sled": Sled(high)}.items():
+        found[name] = compare(engine, prompts, contrast, args)
+        print(
+            "RESULT", json.dumps({"decoding": name, "dtype": args.dtype, "rows": args.rows} | found[name]), flush=True
+        )
+    sys.exit(args.dtype == "float32" and any(each["different"] for each in found.values()))
+
+
+def make_prompts(engine: Engine, count: int) -> list[list[int]]:
+    lines = (ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    examples = "".join(f"Q: {row['instruction']}\nA: {row['output']}\n\n" for row in rows[-5:])
+    engine.hold_prefix(engine.tokenizer(examples).input_ids)  # long prompts are slow where a CPU has no bfloat16
+    asked = [f"Q: {row['instruction']}\nA:" for row in rows[:count]]
+    return [engine.tokenizer(examples * (i % 2) + text).input_ids for i, text in enumerate(asked)]
+
+
+def compare(engine: Engine, prompts: list[list[int]], contrast: Contrast, args: argparse.Namespace) -> dict:
+    params = SamplingParams(max_new_tokens=args.new_tokens, contrast=contrast, alternatives=2)
+    counts, tokens, apart = Counter(same=0, tie=0, different=0), 0, 0.0
+    batched = engine.generate(prompts, [[params]] * len(prompts), args.rows)
+    for ids, (together,) in zip(prompts, list(batched), strict=True):
+        alone = engine.complete(ids, params)
+        first = next((i for i, (a, b) in enumerate(zip(alone.ids, together.ids, strict=False)) if a != b), None)
+        same = len(alone.tokens) if first is None else first
+        for ours, theirs in zip(alone.tokens[:same], together.tokens[:same], strict=False):
+            apart = max(apart, abs(ours.logprob - theirs.logprob))
+        tokens += same
+        if first is None:
+            counts["same"] += 1
+        else:
+            gaps = [gap(each, first) for each in (alone, together) if first < len(each.tokens)]  # else it had ended
+            counts["tie" if min(gaps) < args.tie else "different"] += 1
+    return {"answers": len(prompts), **counts, "tokens_until_first_difference": tokens, "logprobs_apart": apart}
+
+
+def gap(completion: Completion, at: int) -> float:
+    """Nats between the two likeliest tokens."""
+    first, second = list(completion.tokens[at].top_logprobs.values())[:2]
+    return first - second
+
+
+if __name__ == "__main__":
+    main()
