@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -131,7 +132,8 @@ def hang_up(draw: random.Random) -> None:
 def send_garbage(draw: random.Random) -> None:
     """Every one of these is the client's fault and is told so."""
     bodies = [
-        *(b"", b"{", b"[]", b"\xff" * 100, b'{"prompt": 5}', b'{"prompt": "x", "max_tokens": -1}', b"[" * 50_000),
+        *(b"", b"{", b"[]", b"\xff" * 100, b'{"prompt": 5}', b"[" * 50_000),
+        b'{"prompt": "x", "max_tokens": -1, "max_new_tokens": -1}',  # OpenAI's name and HELM's
         *(json.dumps({"prompt": "word " * 20_000}).encode(), b'{"messages": [{"role": "user"}]}', b'{"tokens": [-1]}'),
     ]
     path = draw.choice(["/process", "/v1/completions", "/v1/chat/completions", "/decode"])
@@ -248,10 +250,10 @@ def run_phase(server: Server, load: Load, seconds: float) -> list[float]:
     return memory
 
 
-def growth(memory: list[float]) -> float:
-    """Of the last fifth's mean over that of the second fifth: what is there after warming up, and at the end."""
+def by_fifths(memory: list[float]) -> list[float]:
+    """Means of the samples; the first fifth is warming up."""
     fifth = len(memory) // 5
-    return sum(memory[-fifth:]) / sum(memory[fifth : 2 * fifth]) - 1
+    return [round(statistics.mean(memory[i * fifth : (i + 1) * fifth]), 1) for i in range(5)]
 
 
 def main() -> int:
@@ -263,11 +265,10 @@ def main() -> int:
     server = Server(options.model)
     repeated = requests_to_repeat()
     expected = [post(path, body) for path, body in repeated]  # alone, one after the other
-    counts, faults, grown, exits = Counter(), [], [], []
+    counts, faults, memory_mib, exits = Counter(), [], [], []
     for last in (False, True):
         load = Load(repeated, expected)
-        memory = run_phase(server, load, options.minutes * 30)
-        grown.append(round(growth(memory), 4))
+        memory_mib.append(by_fifths(run_phase(server, load, options.minutes * 30)))
         if last:
             load.stop()
             time.sleep(2)
@@ -284,8 +285,9 @@ def main() -> int:
                 post(path, body)
         counts += load.counts
         faults += load.faults
-    result = {"minutes": options.minutes, **dict(counts), "memory_growth": grown, "exit_codes": exits}
-    result["faults"] = faults[:10]
+    grown = [round(mib[-1] / mib[1] - 1, 4) for mib in memory_mib]
+    result = {"minutes": options.minutes, **dict(counts), "memory_growth": grown, "memory_mib_by_fifths": memory_mib}
+    result |= {"exit_codes": exits, "faults": faults[:10]}
     print("RESULT", json.dumps(result))
     return int(bool(faults) or any(exits) or max(grown) > GROWTH_ALLOWED)
 
