@@ -1,8 +1,9 @@
 """Answers in a batch against the same alone: python scripts/compare_batched.py [--dtype bfloat16] [--prompts 24]
 
 Prompts are the instructions that ship with the project, every other one behind the same examples, so that lengths
-differ and beginnings are shared. One JSON line a decoding: how many answers are the same, how many part at a tie (the
-two likeliest tokens closer than --tie), how many elsewhere. In float32 the exit status is 1 if any does.
+differ; with --few-shot all of them, so that a step attends to the examples once for all rows. One JSON line a decoding:
+how many answers are the same, how many part at a tie (the two likeliest tokens closer than --tie), how many elsewhere.
+In float32 the exit status is 1 if any does.
 """
 
 import argparse
@@ -29,11 +30,12 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--few-shot", action="store_true")
     parser.add_argument("--tie", type=float, default=1e-4, help="nats")
     args = parser.parse_args()
     cfg = ModelConfig(name=args.model, dtype=Dtype(args.dtype))
     engine = Engine(load_base_model(cfg, pick_device()), load_tokenizer(cfg))
-    prompts = make_prompts(engine, args.prompts)
+    prompts = make_prompts(engine, args.prompts, args.few_shot)
     high = candidate_layers("high", engine.model.num_layers, engine.model.tied)
     found = {}
     for name, contrast in {"greedy": None, "dola": Dola(high), "sled": Sled(high)}.items():
@@ -44,13 +46,13 @@ def main() -> None:
     sys.exit(args.dtype == "float32" and any(each["different"] for each in found.values()))
 
 
-def make_prompts(engine: Engine, count: int) -> list[list[int]]:
+def make_prompts(engine: Engine, count: int, few_shot: bool) -> list[list[int]]:
     lines = (ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     examples = "".join(f"Q: {row['instruction']}\nA: {row['output']}\n\n" for row in rows[-5:])
     engine.hold_prefix(engine.tokenizer(examples).input_ids)  # long prompts are slow where a CPU has no bfloat16
     asked = [f"Q: {row['instruction']}\nA:" for row in rows[:count]]
-    return [engine.tokenizer(examples * (i % 2) + text).input_ids for i, text in enumerate(asked)]
+    return [engine.tokenizer(examples * (few_shot or i % 2) + text).input_ids for i, text in enumerate(asked)]
 
 
 def compare(engine: Engine, prompts: list[list[int]], contrast: Contrast, args: argparse.Namespace) -> dict:

@@ -261,6 +261,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--model", default="smollm2_135m")
     options = parser.parse_args()
+    if options.minutes < 1:
+        parser.error("--minutes: at least 1")
     os.environ["NO_PROXY"] = "127.0.0.1"
     server = Server(options.model)
     repeated = requests_to_repeat()

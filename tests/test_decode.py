@@ -289,8 +289,9 @@ def test_what_prompts_begin_with_alike_is_read_once_a_step_and_changes_nothing(e
         return attention_with_shared_columns(q, k, v, mask, shared)
 
     examples = engine.tokenizer("The red fox sat on the mat. " * 8).input_ids
-    few_shot = [examples + prompt for prompt in prompts(engine)[:4]]
+    few_shot = [examples + prompt for prompt in prompts(engine)]
     variants = [params(contrast) for contrast in contrasts(engine)]
+    monkeypatch.setattr("effchal.decode.step.WORTH_SHARING", math.inf)
     expected = answers(engine, few_shot, variants, 4)
     monkeypatch.setattr("effchal.decode.step.attention_with_shared_columns", counted)
     monkeypatch.setattr("effchal.decode.step.WORTH_SHARING", len(examples))

@@ -36,10 +36,15 @@ MODELS = {
     "llama, tied": ("Llama", {"tie_word_embeddings": True}),
     "llama, one key head a query head": ("Llama", {"num_key_value_heads": 6}),
     "mistral, window of 4": ("Mistral", {"sliding_window": 4, "head_dim": 32}),
+    "mistral, wide window": ("Mistral", {"sliding_window": 12, "head_dim": 32}),
     "mistral, no window": ("Mistral", {"sliding_window": None}),
     "qwen2, window in some layers": (
         "Qwen2",
         {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    ),
+    "qwen2, wide window in some layers": (
+        "Qwen2",
+        {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 1},
     ),
     "qwen3, norms of queries and keys": ("Qwen3", {"head_dim": 24}),
 }
@@ -101,12 +106,39 @@ def test_what_rows_share_is_read_once_with_the_same_result(name, monkeypatch):
     for lengths in ([9, 9, 9], [8, 12, 7]):
         tapped = TappedModel(random_model(*MODELS[name]))
         fast = decoded_states(tapped, lengths, shared=7)
-        # Where a window hides columns, nothing is shared.
-        assert len(calls) == (0 if "window of" in name or "window in" in name else 6 * tapped.num_layers)
+        steps = len(calls) / tapped.num_layers  # of six; where a window hides columns, nothing is shared
+        window = MODELS[name][1].get("sliding_window")
+        assert steps == (6 if window is None else max(0, min(6, window - max(lengths))))
         tapped._step = None
         slow = decoded_states(tapped, lengths, shared=7)
         assert (fast - slow).norm() <= 2e-5 * slow.norm()
         calls.clear()
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "window" in name])
+@torch.inference_mode()
+def test_a_window_hides_what_transformers_own_mask_hides(name):
+    model = random_model(*MODELS[name])
+    ids = torch.randint(300, (1, 20), generator=torch.Generator().manual_seed(0))
+    expected = model.model(input_ids=ids, use_cache=False).last_hidden_state[0]
+    tapped, cache = TappedModel(model), RowCache()
+    cache.add_row()
+    for position in range(20):
+        found = tapped.extend(cache, 0, ids[:, position : position + 1], (), torch.tensor([0]))[-1, 0]
+        assert (found - expected[position]).norm() <= 2e-5 * expected[position].norm()
+
+
+def test_one_token_in_each_of_many_rows(monkeypatch):
+    model, lengths, taken = random_model("Llama", {}), [9, 4, 7], []
+    expected = decoded_states(TappedModel(model), lengths)
+    monkeypatch.setattr("effchal.decode.taps.FEW_ROWS", 2)
+    monkeypatch.setattr("effchal.decode.products.FEW_ROWS", 2)
+    tapped = TappedModel(model)
+    step = tapped._step
+    tapped._step = lambda *args: taken.append(1) or step(*args)
+    found = decoded_states(tapped, lengths)
+    assert len(taken) == 6  # prompts and the tail are longer than two tokens
+    assert (found - expected).norm() <= 2e-5 * expected.norm()
 
 
 def test_in_bfloat16_too():

@@ -161,7 +161,8 @@ class Engine:
         ids = torch.tensor([[row.next_id] for row in self.rows], device=self.model.device)  # (rows, 1)
         taps = taps_of([branch.params.contrast for row in self.rows for branch in row.branches])
         at = torch.arange(len(ids), device=self.model.device)
-        shared = common_beginning([row.prompt_ids for row in self.rows])
+        several = self.model.can_share and len(self.rows) > 1
+        shared = common_beginning([row.prompt_ids for row in self.rows]) if several else 0
         states = self.model.extend(self.cache, 0, ids, taps, at, shared)  # (K + 1, rows, D)
         self._advance(list(range(len(ids))), states, taps)
 

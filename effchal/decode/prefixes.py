@@ -1,6 +1,6 @@
 """Caches of what prompts begin with (few-shot examples, a chat so far), kept for the next prompt."""
 
-import itertools
+import bisect
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,5 +78,5 @@ class PrefixStore:
 def common_beginning(prompts: Sequence[list[int]]) -> int:
     """How many ids all prompts begin with."""
     first, last = min(prompts), max(prompts)  # in this order, all others lie between
-    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
-    return sum(1 for _ in same)
+    lengths = range(1, min(len(first), len(last)) + 1)
+    return bisect.bisect_left(lengths, True, key=lambda length: first[:length] != last[:length])

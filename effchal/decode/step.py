@@ -55,8 +55,6 @@ class DecodeStep:
         self._kv_heads = config.num_key_value_heads
         self._heads = config.num_attention_heads
         self._size = layers[0].self_attn.head_dim
-        weight = backbone.get_input_embeddings().weight
-        self._can_share = weight.device.type == "cpu" and weight.dtype == torch.float32  # where it was measured
 
     def __call__(
         self,
@@ -81,7 +79,7 @@ class DecodeStep:
         Returns:
             (P, D), states after the final norm.
         """
-        if not self._can_share or shared * (len(ids) - 1) < WORTH_SHARING:
+        if shared * (len(ids) - 1) < WORTH_SHARING:
             shared = 0
         repeats = self._heads // self._kv_heads if ids.shape[1] > 1 else 1
         x = self._embed(ids).flatten(0, 1)  # (B * T, D)
@@ -117,7 +115,7 @@ class DecodeStep:
         keys, values = cache.update(new_keys, new_values, number)  # (B, kv heads, C, size)
         # The queries that share a key head stand as its rows: no copy of keys and values for each.
         queries = qk[:, :heads].view(rows, new, kv_heads, -1, size).permute(0, 2, 3, 1, 4)
-        queries = queries.reshape(rows, kv_heads, -1, size)  # (B, kv heads, shared * T, size)
+        queries = queries.reshape(rows, kv_heads, -1, size)  # (B, kv heads, heads / kv heads * T, size)
         scale = self._layers[number].scale
         if shared:
             mixed = attention_with_shared_columns(queries * scale, keys, values, mask, shared)
@@ -130,12 +128,12 @@ def attention_with_shared_columns(q: Tensor, k: Tensor, v: Tensor, mask: Tensor 
     """Attention of rows that begin alike (few-shot examples): what they share is read once, from the first row.
 
     Args:
-        q: (B, heads, Q, size), scaled.
-        k, v: (B, heads, C, size), the same in all rows up to column `shared`.
+        q: (B, kv heads, Q, size), scaled.
+        k, v: (B, kv heads, C, size), the same in all rows up to column `shared`.
         mask: (B, 1, Q or 1, C - shared), added to the scores of the other columns, or None.
 
     Returns:
-        (B, heads, Q, size).
+        (B, kv heads, Q, size).
     """
     rows, heads, queries, size = q.shape
     together = q.transpose(0, 1).reshape(heads, rows * queries, size)
@@ -150,11 +148,11 @@ def attention_with_shared_columns(q: Tensor, k: Tensor, v: Tensor, mask: Tensor 
     return torch.matmul(weights[..., shared:], v[:, :, shared:]).add_(mixed)
 
 
-def additive(mask: Tensor | None, first: int, repeats: int, dtype: torch.dtype) -> Tensor | None:
-    """What attention would make of a bool mask in each layer again, from a column on, once for each query head."""
+def additive(mask: Tensor | None, from_column: int, repeats: int, dtype: torch.dtype) -> Tensor | None:
+    """What attention would make of a bool mask in each layer again, once for each query that shares a key head."""
     if mask is None:
         return None
-    mask = mask[..., first:]
+    mask = mask[..., from_column:]
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf).repeat(1, 1, repeats, 1)
 
 

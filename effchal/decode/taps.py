@@ -42,6 +42,8 @@ class TappedModel:
         self._without_choice = 0.0  # share of the last positions where DoLa had one token to choose from
         self._packed = Packed(self._head.weight) if Packed.suits(self._head) else None
         self._step = decode_step(self.backbone, self._layers, self._norm, config)
+        # Whether `extend` makes use of what rows share: where it was measured to be faster.
+        self.can_share = self._step is not None and self.device.type == "cpu" and self.dtype == torch.float32
 
     def extend(
         self, cache: RowCache, first: int, ids: Tensor, taps: tuple[Tap, ...], at: Tensor, shared: int = 0
@@ -60,16 +62,16 @@ class TappedModel:
             all_seen = new == 1 and mask is visible  # every row sees all that it has
             even = all_seen and len(set(cache.lengths[first : first + count])) == 1
             mask = None if even else mask
-            states = self._few_tokens(ids, position_ids, cache, mask, taps, at, shared if all_seen else 0)
+            states = self._short_step(ids, position_ids, cache, mask, taps, at, shared if all_seen else 0)
         else:
             states = self.states(ids, position_ids, cache, mask, taps, at)
         cache.commit()
         return states
 
-    def _few_tokens(
+    def _short_step(
         self, ids: Tensor, position_ids: Tensor, cache: RowCache, mask: Any, taps: tuple, at: Tensor, shared: int
     ) -> Tensor:
-        """What `states` gives, by the fast step; mask may be None."""
+        """What `states` gives, without the library's layers; mask may be None."""
         states = self._norm.weight.new_empty(len(taps) + 1, len(at), self.config.hidden_size)
         kept: dict[int, list[Tensor]] = {}
         for row, (layer, _) in enumerate(taps):
