@@ -10,7 +10,7 @@ from conftest import needs_smollm2
 from effchal.config import ServeConfig
 from effchal.decode.engine import Engine
 from effchal.decode.layers import Dola, Sled
-from effchal.decode.prefixes import BLOCK, PrefixStore
+from effchal.decode.prefixes import BLOCK, PrefixStore, common_beginning
 from effchal.decode.sampling import SamplingParams
 from effchal.serve.batcher import Batcher, Job, QueueFull
 from effchal.serve.metrics import Metrics
@@ -126,6 +126,13 @@ def test_a_shared_beginning_is_read_once_and_changes_nothing(start, tiny_engine)
     told = batcher._metrics.registry.get_sample_value
     assert told("effchal_prompt_tokens_total", {"how": "reused"}) == 2 * 3 * BLOCK
     assert told("effchal_prompt_tokens_total", {"how": "read"}) == 3 * len(prompts[0]) - 2 * 3 * BLOCK
+
+
+def test_how_much_prompts_begin_with_alike():
+    assert common_beginning([[1, 2, 3]]) == 3
+    assert common_beginning([[1, 2, 3], [1, 2], [1, 2, 4]]) == 2
+    assert common_beginning([[5, 1, 9], [5, 2, 0], [5, 1, 8]]) == 1
+    assert common_beginning([[2], [1], [2]]) == 0
 
 
 def test_the_prefix_store_keeps_to_its_bound_and_forgets_the_longest_unused(tiny_engine):

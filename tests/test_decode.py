@@ -301,13 +301,6 @@ def test_what_prompts_begin_with_alike_is_read_once_a_step_and_changes_nothing(e
         check_same(ours, theirs)
 
 
-def test_how_much_prompts_begin_with_alike():
-    assert common_beginning([[1, 2, 3]]) == 3
-    assert common_beginning([[1, 2, 3], [1, 2], [1, 2, 4]]) == 2
-    assert common_beginning([[5, 1, 9], [5, 2, 0], [5, 1, 8]]) == 1
-    assert common_beginning([[2], [1], [2]]) == 0
-
-
 @pytest.mark.parametrize("lora", [LoraConfig(r=4), LoraConfig(r=4, target_modules=["q_proj", "lm_head"])])
 @pytest.mark.parametrize("quantization", [None, Quantization.nf4])
 def test_adapters_on_head_or_body_and_nf4_are_decoded_with(lora, quantization):
