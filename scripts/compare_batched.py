@@ -2,8 +2,8 @@
 
 Prompts are the instructions that ship with the project, every other one behind the same examples, so that lengths
 differ; with --few-shot all of them, so that a step attends to the examples once for all rows. One JSON line a decoding:
-how many answers are the same, how many part at a tie (the two likeliest tokens closer than --tie), how many elsewhere.
-In float32 the exit status is 1 if any does.
+how many answers are the same, how many part at a tie (the two likeliest tokens closer than --tie, or two layers as
+compare_dola.py has it), how many elsewhere. In float32 the exit status is 1 if any does.
 """
 
 import argparse
@@ -11,6 +11,8 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
+
+from compare_dola import TIED_LAYERS, margins
 
 from effchal.choices import Dtype
 from effchal.config import ModelConfig
@@ -70,7 +72,11 @@ def compare(engine: Engine, prompts: list[list[int]], contrast: Contrast, args: 
             counts["same"] += 1
         else:
             gaps = [gap(each, first) for each in (alone, together) if first < len(each.tokens)]  # else it had ended
-            counts["tie" if min(gaps) < args.tie else "different"] += 1
+            tie = min(gaps) < args.tie
+            if isinstance(contrast, Dola) and not tie:
+                chosen = (alone.ids[first], together.ids[first])
+                tie = margins(engine, ids + alone.ids[:first], contrast, *chosen)[1] < TIED_LAYERS
+            counts["tie" if tie else "different"] += 1
     return {"answers": len(prompts), **counts, "tokens_until_first_difference": tokens, "logprobs_apart": apart}
 
 

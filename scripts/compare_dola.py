@@ -7,6 +7,7 @@ our divergences of the two best layers are closer than rounding can tell. <pytho
 
 import argparse
 import json
+import math
 import subprocess
 from pathlib import Path
 
@@ -60,15 +61,19 @@ def main() -> None:
 
 @torch.inference_mode()
 def margins(engine: Engine, ids: list[int], contrast: Dola, ours: int, theirs: int) -> tuple[float, float]:
-    """Distance of our scores of two tokens, and relative distance of the two largest divergences."""
+    """Distance of our scores of two tokens, and of the two largest divergences, relative to the largest.
+
+    Jensen-Shannon divergences crowd below ln 2, so with jsd it is relative to what the largest lacks of that.
+    """
     taps = taps_of([contrast])
     states = engine.model.states(
         torch.tensor([ids]), torch.arange(len(ids))[None], None, None, taps, torch.tensor([len(ids) - 1])
     )
     logits: LayerLogits = engine.model.logits(states, taps)
     scores, _ = logits.scores(contrast, torch.tensor([0]))
-    best, second = logits.divergence("official")[:, 0].topk(2).values.tolist()
-    return abs(float(scores[0, ours] - scores[0, theirs])), (best - second) / best
+    best, second = logits.divergence(contrast.selector)[:, 0].topk(2).values.tolist()
+    scale = math.log(2) - best if contrast.selector == "jsd" else best
+    return abs(float(scores[0, ours] - scores[0, theirs])), (best - second) / scale
 
 
 if __name__ == "__main__":
