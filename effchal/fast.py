@@ -2,6 +2,7 @@
 
 import functools
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -9,12 +10,19 @@ from effchal.attention import use_packed_attention
 from effchal.choices import ActivationCheckpointing
 from effchal.config import ConfigError
 from effchal.llama_layer import FusedLayer, fits
-from effchal.parts import causal_lm, layers_of
+from effchal.model import multiplies_bfloat16
+from effchal.parts import backbone, causal_lm, layers_of
 
 
-def prepare_training(model: nn.Module, keep: ActivationCheckpointing, compiled: bool = False) -> bool:
+def prepare_training(
+    model: nn.Module, keep: ActivationCheckpointing, compiled: bool = False, device: torch.device | None = None
+) -> bool:
     """Change how the layers of an adapted model compute, not what: dropout, DoRA, 4-bit weights and layers of
-    another shape stay with the library, whose activations are recomputed where `keep` asks for it.
+    another shape stay with the library, whose activations are recomputed where `keep` asks for it. bfloat16 weights
+    on a CPU without arithmetic for them are widened where they are used, and states are float32.
+
+    Args:
+        device: where the model will compute, if not where it lies.
 
     Returns:
         Whether the layers are fused ones, not the library's.
@@ -28,6 +36,9 @@ def prepare_training(model: nn.Module, keep: ActivationCheckpointing, compiled: 
     if fused:
         for layer in layers:
             layer.forward = FusedLayer(layer, keep).forward
+        embeddings = backbone(model).get_input_embeddings()
+        if not multiplies_bfloat16(device or embeddings.weight.device):
+            embeddings.register_forward_hook(lambda module, args, states: states.float())
         return True
     if keep is ActivationCheckpointing.full:
         causal_lm(model).activation_checkpointing_enable()

@@ -43,7 +43,8 @@ def is_plain(module: nn.Module) -> bool:
 class JoinedLinear:
     """Layers of one input side by side: q, k, v; gate, up; or one alone.
 
-    Their frozen weights are laid side by side once, and each layer keeps a view of its own part.
+    Their frozen weights are laid side by side once, and each layer keeps a view of its own part. Products are in the
+    dtype of what comes in: bfloat16 weights are widened at each use where that is float32.
     """
 
     def __init__(self, layers: list[nn.Module]) -> None:
@@ -75,7 +76,13 @@ class JoinedLinear:
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """(T, out) outputs, plus `residual` where given, and (T, ranks) x A^T for `backward`."""
-        y = F.linear(x, self.weight, self.bias) if residual is None else self._onto(residual, x)
+        weight = self.weight.to(x.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        if residual is None:
+            y = F.linear(x, weight, bias)
+        else:
+            y = torch.addmm(residual, x, weight.T)
+            y = y if bias is None else y.add_(bias)
         if not self.adapters:
             return y, None
         low = x @ self._joined_a(x.dtype).T  # (T, ranks)
@@ -87,7 +94,7 @@ class JoinedLinear:
         self, dy: Tensor, x: Tensor, low: Tensor | None, want_dx: bool = True
     ) -> tuple[Tensor | None, list[Tensor]]:
         """Gradient of x (None unless wanted), and those of `parameters()`. `low` is made again where it is None."""
-        dx = dy @ self.weight if want_dx else None
+        dx = dy @ self.weight.to(dy.dtype) if want_dx else None
         if not self.adapters:
             return dx, []
         low = x @ self._joined_a(x.dtype).T if low is None else low
@@ -103,10 +110,6 @@ class JoinedLinear:
         if dx is not None:
             dx.addmm_(d_low, self._joined_a(dy.dtype))
         return dx, gradients
-
-    def _onto(self, residual: Tensor, x: Tensor) -> Tensor:
-        y = torch.addmm(residual, x, self.weight.T)
-        return y if self.bias is None else y.add_(self.bias)
 
     def _joined_a(self, dtype: torch.dtype) -> Tensor:
         return torch.cat([adapter.a for adapter in self.adapters]).to(dtype)  # (ranks, D_in)

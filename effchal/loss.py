@@ -30,13 +30,14 @@ class ChunkedLoss(torch.autograd.Function):
         ctx.gradients = [torch.zeros_like(tensor) for tensor in (hidden, *parameters)] if with_gradients else None
         d_hidden = ctx.gradients[0] if with_gradients else hidden
         rows = max(1, CHUNK_ELEMENTS.get(hidden.device.type, 2**27) // head.weight.shape[0])
+        weight = head.weight.to(hidden.dtype) if plain else None  # wider states: see fast.prepare_training
         for x, y, dx in zip(hidden.split(rows), targets.split(rows), d_hidden.split(rows), strict=True):
             if plain:
-                loss += frozen_chunk(head.weight, x, y, dx if with_gradients else None)
+                loss += frozen_chunk(weight, x, y, dx if with_gradients else None)
             elif with_gradients:
                 loss += trainable_chunk(head, x, y, parameters, [dx, *ctx.gradients[1:]])
             else:
-                loss += F.cross_entropy(head(x).float(), y, reduction="sum")
+                loss += F.cross_entropy(logits_of(head, x), y, reduction="sum")
         return loss
 
     @staticmethod
@@ -70,8 +71,13 @@ def trainable_chunk(
     """Sum of nats of a chunk under any head; gradients of x and of `parameters` are added to `gradients`."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        loss = F.cross_entropy(head(x).float(), targets, reduction="sum")
+        loss = F.cross_entropy(logits_of(head, x), targets, reduction="sum")
         found = torch.autograd.grad(loss, [x, *parameters])
     for gradient, more in zip(gradients, found, strict=True):
         gradient += more
     return loss.detach()
+
+
+def logits_of(head: nn.Module, x: Tensor) -> Tensor:
+    """Float32 logits; states may be wider than the head's weights."""
+    return head(x.to(head.weight.dtype) if head.weight.is_floating_point() else x).float()

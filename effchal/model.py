@@ -45,9 +45,13 @@ def pick_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     """What dtype=auto means here: bfloat16, but on a CPU without arithmetic for it float32, several times as fast."""
     if dtype is not Dtype.auto:
         return getattr(torch, dtype.value)
+    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether there is arithmetic for it; a CPU without multiplies a hundred times slower than in float32."""
     capable = torch.cpu.get_capabilities()
-    fast = any(capable.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return torch.bfloat16 if device.type == "cuda" or fast else torch.float32
+    return device.type != "cpu" or any(capable.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def pick_attention(cfg: ModelConfig, device: torch.device) -> str:

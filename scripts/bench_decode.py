@@ -26,6 +26,7 @@ import torch
 from bench_serve import word_problem
 from torch import nn
 
+import effchal.decode.step
 from effchal.choices import Dtype
 from effchal.config import ModelConfig
 from effchal.decode.engine import Engine
@@ -61,6 +62,8 @@ def main() -> None:
     for batch in (1, 8):
         answers(args, loaded, batch)
     report("smollm2_135m", loaded, layer_sets_times(loaded))
+    for rows, shared in ((2, 700), (8, 150), (4, 700), (16, 150), (8, 700), (16, 700)):
+        report("smollm2_135m", loaded, sharing_times(loaded, rows, shared))
     for batch in (1, 8):
         report("smollm2_135m", loaded, {"batch": batch, **peaks(args, batch)})
     with tempfile.TemporaryDirectory() as folder:
@@ -196,6 +199,32 @@ def layer_sets_times(loaded: Loaded) -> dict:
             times[name].append(time.perf_counter() - begun)
     ratio = statistics.median([b / a for a, b in zip(times["one"], times["eight"], strict=True)])
     return {"one_token_after": len(prompt), "eight_sets_over_one": round(ratio, 3)}
+
+
+@torch.inference_mode()
+def sharing_times(loaded: Loaded, rows: int, shared: int) -> dict:
+    """Steps of rows that begin with the same tokens: these attended to once a step (WORTH_SHARING), and in each row."""
+    engine = start(loaded, [[1000 + i for i in range(shared)] + prompt for prompt in spelling_nothing(rows)], False)
+    if not engine.model.can_share:
+        return {"rows": rows, "shared_tokens": shared, "once_over_each": None}
+    worth = effchal.decode.step.WORTH_SHARING
+    times: dict[bool, list[float]] = {True: [], False: []}
+    effchal.decode.step.WORTH_SHARING = 0
+    for _ in range(NEW_TOKENS // 2):
+        for share in times:
+            engine.model.can_share = share
+            begun = time.perf_counter()
+            engine.step()
+            times[share].append(time.perf_counter() - begun)
+    effchal.decode.step.WORTH_SHARING = worth
+    once, each = (statistics.median(times[share][2:]) for share in times)
+    ratio = statistics.median([a / b for a, b in zip(times[True][2:], times[False][2:], strict=True)])
+    result = {"rows": rows, "shared_tokens": shared, "columns_saved": shared * (rows - 1)}
+    return result | {
+        "once_ms": round(1000 * once, 1),
+        "each_ms": round(1000 * each, 1),
+        "once_over_each": round(ratio, 3),
+    }
 
 
 def peaks(args: argparse.Namespace, batch: int) -> dict:

@@ -12,8 +12,9 @@ from effchal.choices import ActivationCheckpointing, Dtype, Quantization
 from effchal.config import LoraConfig, ModelConfig
 from effchal.fast import prepare_training
 from effchal.llama_layer import FusedLayer, LayerFunction
+from effchal.loss import chunked_loss
 from effchal.model import add_adapter, load_base_model
-from effchal.parts import backbone, layers_of
+from effchal.parts import backbone, head, layers_of
 
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -84,6 +85,41 @@ def test_fused_layers_give_the_librarys_states_and_gradients(shape, targets):
         assert_close(found[keep], expected)
     for one, *others in zip(*found.values(), strict=True):
         assert all(torch.equal(one, other) for other in others)  # what is made again has the same bits
+
+
+def loss_and_gradients(model):
+    targets = torch.arange(IDS.shape[1]) % 250
+    loss = chunked_loss(head(model), packed(model)[0], targets)
+    loss.backward()
+    return [loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
+
+
+@pytest.mark.parametrize("keep", list(ActivationCheckpointing))
+@pytest.mark.parametrize("able", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bfloat16_weights_are_widened_where_the_cpu_has_no_arithmetic_for_them(shape, able, keep, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
+    narrow = make(shape).bfloat16()
+    wide = make(shape).bfloat16().float()  # the same weights
+    for model in (narrow, wide):
+        prepare_training(model, keep)
+    expected = loss_and_gradients(wide)
+    assert packed(narrow).dtype == (torch.bfloat16 if able else torch.float32)
+    found = loss_and_gradients(narrow)
+    if able:
+        assert abs(found[0] - expected[0]) <= 1e-2 * expected[0]  # bfloat16 rounds at every step of the way
+    else:
+        assert found[0] == expected[0]
+        assert_close(found, expected, tolerance=2**-8)  # gradients are rounded once, to 8 bits
+
+
+def test_a_head_with_an_adapter_takes_wider_states(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    narrow = make("llama", target_modules=[*ALL, "lm_head"]).bfloat16()
+    prepare_training(narrow, ActivationCheckpointing.none)
+    wide = make("llama", target_modules=[*ALL, "lm_head"]).bfloat16().float()
+    prepare_training(wide, ActivationCheckpointing.none)
+    assert_close(loss_and_gradients(narrow), loss_and_gradients(wide), tolerance=0.1)
 
 
 @pytest.mark.parametrize("keep", list(ActivationCheckpointing))

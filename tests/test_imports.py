@@ -28,7 +28,7 @@ ALLOWED = {
     "mapped": set(),
     "lora_linear": {"mapped"},
     "llama_layer": {"attention", "choices", "lora_linear"},
-    "fast": {"attention", "choices", "config", "llama_layer", "parts"},
+    "fast": {"attention", "choices", "config", "llama_layer", "model", "parts"},
     "data.sources": {"choices", "config", "prompts"},
     "data.mix": {"config", "data.sources"},
     "data.packing": {"data.mix", "data.sources", "prompts"},

@@ -91,7 +91,7 @@ def _count(
     model = blank_model(cfg, device, layers)
     with FakeTensorMode(), LiveBytes() as live, _chunks_of(device):
         to_fake(model)
-        prepare_training(model.train(), cfg.train.activation_checkpointing, cfg.train.compile)
+        prepare_training(model.train(), cfg.train.activation_checkpointing, cfg.train.compile, device)
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         adapter = sum(parameter.nbytes for parameter in trainable)
         counted = {"weights": live.live - adapter, "adapter": adapter}
