@@ -66,7 +66,9 @@ WAYS = [
 ]
 
 
-def test_rows_that_come_and_go_answer_as_each_alone(start, tiny_engine):
+@pytest.mark.parametrize("few", [0, 128])  # tokens that may go through the model beside those of other rows
+def test_rows_that_come_and_go_answer_as_each_alone(few, start, tiny_engine, monkeypatch):
+    monkeypatch.setattr("effchal.decode.taps.FEW_ROWS", few)
     prompts = [ids(3 + 37 * i % 150, seed=i) for i in range(24)]
     ways = [WAYS[i % len(WAYS)] for i in range(24)]
     alone = [tiny_engine.complete(*each) for each in zip(prompts, ways, strict=True)]
@@ -98,11 +100,18 @@ def test_batched_answers_of_the_real_model_equal_those_alone(smollm2, start):
         check_same(completion, expected)
 
 
-def test_a_long_prompt_is_read_between_the_steps_of_others(start, tiny_engine, monkeypatch):
+@pytest.mark.parametrize("together", [False, True])
+def test_a_long_prompt_is_read_between_the_steps_of_others(together, start, tiny_engine, monkeypatch):
     seen = []
-    step, prefill = tiny_engine.step, tiny_engine.prefill
-    monkeypatch.setattr(tiny_engine, "step", lambda: (seen.append("step"), step()))
-    monkeypatch.setattr(tiny_engine, "prefill", lambda *each: (seen.append("prefill"), prefill(*each))[1])
+
+    def watch(name):
+        original = getattr(tiny_engine, name)
+        monkeypatch.setattr(tiny_engine, name, lambda *each: (seen.append(name), original(*each))[1])
+
+    watch("step")
+    watch("prefill")
+    watch("step_and_prefill")
+    monkeypatch.setattr("effchal.decode.taps.FEW_ROWS", 128 if together else 0)
     batcher = start(prefill_tokens=16, prefix_gib=0)
     short = Job(ids(4), [SamplingParams(max_new_tokens=200)])
     batcher.submit([short])
@@ -110,9 +119,11 @@ def test_a_long_prompt_is_read_between_the_steps_of_others(start, tiny_engine, m
         time.sleep(0.001)
     answers(batcher, [Job(ids(160, seed=1), [SamplingParams(max_new_tokens=1)])])
     assert short.finished.wait(60)
-    reads = [i for i, what in enumerate(seen) if what == "prefill"][1:]
+    reads = [i for i, what in enumerate(seen) if "prefill" in what][1:]
     assert len(reads) == 10
-    assert all(later - sooner == 2 for sooner, later in itertools.pairwise(reads))  # one step in between
+    assert {seen[i] for i in reads} == {"step_and_prefill" if together else "prefill"}
+    between = 1 if together else 2  # itself a step, or one step in between
+    assert all(later - sooner == between for sooner, later in itertools.pairwise(reads))
 
 
 def test_a_shared_beginning_is_read_once_and_changes_nothing(start, tiny_engine):

@@ -10,7 +10,7 @@ from effchal.config import LoraConfig, ModelConfig
 from effchal.decode.cache import RowCache
 from effchal.decode.products import Blocks, Joint, Packed, Room, fused
 from effchal.decode.step import KNOWN, attention_with_shared_columns
-from effchal.decode.taps import TappedModel
+from effchal.decode.taps import NewTokens, TappedModel
 from effchal.model import add_adapter, load_base_model
 
 CPU = torch.device("cpu")
@@ -69,12 +69,14 @@ def decoded_states(tapped, lengths, steps=6, shared=0):
     for length in lengths:
         prompt = torch.randint(tapped.vocabulary, (1, length), generator=generator)
         prompt[:, :shared] = beginning
-        tapped.extend(cache, cache.add_row(), prompt, (), torch.tensor([length - 1]))
+        tapped.extend([NewTokens(cache, cache.add_row(), prompt)], (), torch.tensor([length - 1]))
     ids = torch.randint(tapped.vocabulary, (steps, len(lengths), 1), generator=generator)
     at = torch.arange(len(lengths))
-    states = [tapped.extend(cache, 0, step_ids, taps, at, shared) for step_ids in ids]
+    states = [tapped.extend([NewTokens(cache, 0, step_ids, shared)], taps, at) for step_ids in ids]
     more = torch.randint(tapped.vocabulary, (1, 7), generator=generator)
-    tail = tapped.extend(cache, 0, more, taps, torch.tensor([0, 5]))  # several tokens at once, behind others
+    tail = tapped.extend(
+        [NewTokens(cache, 0, more)], taps, torch.tensor([0, 5])
+    )  # several tokens at once, behind others
     return torch.cat([*states, tail], dim=1)
 
 
@@ -124,7 +126,7 @@ def test_a_window_hides_what_transformers_own_mask_hides(name):
     tapped, cache = TappedModel(model), RowCache()
     cache.add_row()
     for position in range(20):
-        found = tapped.extend(cache, 0, ids[:, position : position + 1], (), torch.tensor([0]))[-1, 0]
+        found = tapped.extend([NewTokens(cache, 0, ids[:, position : position + 1])], (), torch.tensor([0]))[-1, 0]
         assert (found - expected[position]).norm() <= 2e-5 * expected[position].norm()
 
 

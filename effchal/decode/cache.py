@@ -59,14 +59,24 @@ class RowCache:
         pairs = zip(self._keys, self._values, strict=True)
         return [part[row, :, start:end].clone() for pair in pairs for part in pair]
 
+    def copy_row(self, row: int, other: "RowCache", other_row: int) -> None:
+        """Fill an empty row with what a row of another cache holds."""
+        length = other.lengths[other_row]
+        self._reserve(len(self.lengths), length)
+        for layer, parts in enumerate(zip(other._keys, other._values, strict=True)):
+            self._make_layer(layer, *(part[other_row : other_row + 1] for part in parts))
+            for mine, part in zip((self._keys[layer], self._values[layer]), parts, strict=True):
+                mine[row, :, :length] = part[other_row, :, :length]
+        self.lengths[row] = length
+
     def put(self, row: int, pieces: list[list[Tensor]]) -> None:
         """Fill an empty row with what `piece` gave, one after the other."""
         length = sum(piece[0].shape[1] for piece in pieces)
         self._reserve(len(self.lengths), length)
         for layer in range(len(pieces[0]) // 2):
-            keys, values = (torch.cat([piece[2 * layer + i] for piece in pieces], dim=1) for i in (0, 1))
-            self._make_layer(layer, keys[None], values[None])
-            self._keys[layer][row, :, :length], self._values[layer][row, :, :length] = keys, values
+            self._make_layer(layer, pieces[0][2 * layer][None], pieces[0][2 * layer + 1][None])
+            for i, part in enumerate((self._keys[layer], self._values[layer])):
+                torch.cat([piece[2 * layer + i] for piece in pieces], dim=1, out=part[row, :, :length])
         self.lengths[row] = length
 
     @property

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effchal.decode.branch import Branch, Completion, likeliest, spell
+from effchal.decode.branch import Branch, Completion, Echo, likeliest, spell
 from effchal.decode.cache import RowCache
 from effchal.decode.contrast import penalise_repetition
 from effchal.decode.layers import NO_LAYER, Contrast, LayerLogits, Tap, layer_or_none, taps_of
 from effchal.decode.prefixes import PrefixStore, common_beginning
 from effchal.decode.sampling import SamplingParams, sample
-from effchal.decode.taps import TappedModel
+from effchal.decode.taps import NewTokens, TappedModel
 
 PREFILL_AT_ONCE = 1024  # prompt tokens in one forward pass
 
@@ -35,6 +35,10 @@ class Prefill:
     prompt_ids: list[int]
     branches: list[Branch]
     reused_tokens: int  # whose keys and values were known already
+
+    @property
+    def echoes(self) -> list[Echo]:
+        return [branch.echo for branch in self.branches if branch.echo is not None]
 
 
 class Engine:
@@ -112,11 +116,13 @@ class Engine:
         if cache.lengths:
             cache.drop(0)
         cache.add_row()
-        if not any(branch.echo for branch in branches):  # an echo needs the states of every position
+        prefill = Prefill(prompt_ids, branches, 0)
+        if not prefill.echoes:  # an echo needs the states of every position
             known = self.prefixes.longest(prompt_ids)
             if known:
                 cache.put(0, known)
-        return Prefill(prompt_ids, branches, cache.lengths[0])
+                prefill.reused_tokens = cache.lengths[0]
+        return prefill
 
     @torch.inference_mode()
     def prefill(self, prefill: Prefill, tokens: int) -> bool:
@@ -125,31 +131,46 @@ class Engine:
         Returns:
             whether the prompt is through.
         """
-        cache = self._prompt_cache
-        start, branches = cache.lengths[0], prefill.branches
-        chunk = torch.tensor([prefill.prompt_ids[start : start + tokens]], device=self.model.device)
-        length = chunk.shape[1]
-        echoes = [branch.echo for branch in branches if branch.echo is not None]
-        taps = taps_of([branch.params.contrast for branch in branches])
-        at = torch.arange(0 if echoes else length - 1, length, device=self.model.device)
+        chunk = self._next_of(prefill, tokens)
+        length = chunk.ids.shape[1]
+        taps = taps_of([branch.params.contrast for branch in prefill.branches])
+        at = torch.arange(0 if prefill.echoes else length - 1, length, device=self.model.device)
         try:
-            states = self.model.extend(cache, 0, chunk, taps, at)  # (K + 1, len(at), D)
-            for echo in echoes:
+            states = self.model.extend([chunk], taps, at)  # (K + 1, len(at), D)
+            for echo in prefill.echoes:
                 echo.feed(states, taps)
         except BaseException:
             self._prompt_cache = RowCache()
             raise
-        if start + length < len(prefill.prompt_ids):
+        if not self._is_through(prefill):
             return False
-        live = [branch for branch in branches if not branch.done]
-        if live:
-            number = self.cache.add_row()
-            self.cache.put(number, [cache.piece(0, 0, cache.lengths[0])])
-            self.rows.append(Row(live, prefill.prompt_ids))
+        number = self._join(prefill)
+        if number is not None:
             self._advance([number], states[:, -1:], taps)
-            if any(branch.error for branch in live):
-                self._prompt_cache = RowCache()
+            self._forget_errors(prefill)
         return True
+
+    def _next_of(self, prefill: Prefill, tokens: int) -> NewTokens:
+        start = self._prompt_cache.lengths[0]
+        ids = torch.tensor([prefill.prompt_ids[start : start + tokens]], device=self.model.device)
+        return NewTokens(self._prompt_cache, 0, ids)
+
+    def _is_through(self, prefill: Prefill) -> bool:
+        return self._prompt_cache.lengths[0] == len(prefill.prompt_ids)
+
+    def _join(self, prefill: Prefill) -> int | None:
+        """A row for a prompt that is through; its number, or None where no branch wants one."""
+        live = [branch for branch in prefill.branches if not branch.done]
+        if not live:
+            return None
+        number = self.cache.add_row()
+        self.cache.copy_row(number, self._prompt_cache, 0)
+        self.rows.append(Row(live, prefill.prompt_ids))
+        return number
+
+    def _forget_errors(self, prefill: Prefill) -> None:
+        if any(branch.error for branch in prefill.branches):
+            self._prompt_cache = RowCache()
 
     def keep_prefix(self, prefill: Prefill) -> None:
         """Keep what the last prompt begins with for the next ones."""
@@ -158,13 +179,41 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> None:
         """One more token for every row."""
-        ids = torch.tensor([[row.next_id] for row in self.rows], device=self.model.device)  # (rows, 1)
+        ids = self._next_ids()
         taps = taps_of([branch.params.contrast for row in self.rows for branch in row.branches])
-        at = torch.arange(len(ids), device=self.model.device)
+        at = torch.arange(len(self.rows), device=self.model.device)
+        self._advance(list(range(len(self.rows))), self.model.extend([ids], taps, at), taps)
+
+    def can_read_beside(self, prefill: Prefill, tokens: int) -> bool:
+        """Whether `step_and_prefill` takes this prompt."""
+        left = len(prefill.prompt_ids) - self._prompt_cache.lengths[0]
+        few = self.model.are_few(len(self.rows) + min(tokens, left))
+        return few and bool(self.rows) and not prefill.echoes
+
+    @torch.inference_mode()
+    def step_and_prefill(self, prefill: Prefill, tokens: int) -> bool:
+        """`prefill` and `step` in the same products, so that weights are read once; a new row has its first token then.
+
+        Returns:
+            whether the prompt is through.
+        """
+        count, chunk = len(self.rows), self._next_of(prefill, tokens)
+        branches = [branch for row in self.rows for branch in row.branches]
+        taps = taps_of([branch.params.contrast for branch in (*branches, *prefill.branches)])
+        at = torch.arange(count + 1, device=self.model.device)
+        at[-1] += chunk.ids.shape[1] - 1
+        states = self.model.extend([self._next_ids(), chunk], taps, at)  # (K + 1, rows + 1, D)
+        through = self._is_through(prefill)
+        joined = through and self._join(prefill) is not None
+        self._advance(list(range(count + joined)), states[:, : count + joined], taps)
+        self._forget_errors(prefill)
+        return through
+
+    def _next_ids(self) -> NewTokens:
+        """Of every row, (rows, 1)."""
+        ids = torch.tensor([[row.next_id] for row in self.rows], device=self.model.device)
         several = self.model.can_share and len(self.rows) > 1
-        shared = common_beginning([row.prompt_ids for row in self.rows]) if several else 0
-        states = self.model.extend(self.cache, 0, ids, taps, at, shared)  # (K + 1, rows, D)
-        self._advance(list(range(len(ids))), states, taps)
+        return NewTokens(self.cache, 0, ids, common_beginning([row.prompt_ids for row in self.rows]) if several else 0)
 
     def drop_finished(self) -> None:
         """Free the rows of branches that were ended from outside."""
@@ -185,7 +234,7 @@ class Engine:
             by_taps.setdefault(wanted, []).append(position)
         for wanted, positions in by_taps.items():
             part = states
-            if len(by_taps) > 1:
+            if wanted != taps or len(by_taps) > 1:
                 kept = [*(taps.index(tap) for tap in wanted), -1]
                 part = states[kept][:, positions]
             branches = [branch for position in positions for branch in self.rows[numbers[position]].branches]

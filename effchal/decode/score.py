@@ -7,7 +7,7 @@ from torch import Tensor
 
 from effchal.decode.cache import RowCache, attention_mask
 from effchal.decode.layers import Contrast, Tap, taps_of
-from effchal.decode.taps import TappedModel
+from effchal.decode.taps import NewTokens, TappedModel
 
 PREFILL_AT_ONCE = 1024  # prompt tokens in one forward pass
 # Bytes of float32 logits in memory together, all layers counted; a CPU is fastest on little.
@@ -110,7 +110,7 @@ class Scorer:
         for start in range(0, len(ids), PREFILL_AT_ONCE):
             chunk = torch.tensor([ids[start : start + PREFILL_AT_ONCE]], device=self._model.device)
             at = torch.tensor([chunk.shape[1] - 1], device=self._model.device)
-            states = self._model.extend(self._cache, 0, chunk, taps, at)
+            states = self._model.extend([NewTokens(self._cache, 0, chunk)], taps, at)
         return states
 
     def _read_continuations(self, continuations: list[list[int]], taps: tuple[Tap, ...]) -> Tensor:

@@ -1,5 +1,7 @@
 """A step of few tokens, e.g. one in each row, without transformers' own work around the arithmetic."""
 
+import itertools
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +15,17 @@ from effchal.decode.products import Joint, Room
 KNOWN = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
 # Columns of the cache that are not read again, from which attention in two parts is faster than in one.
 WORTH_SHARING = 2000
+
+
+@dataclass(frozen=True)
+class Part:
+    """Next tokens of some rows of one cache, which is extended for them."""
+
+    ids: Tensor  # (B, T) int64
+    position_ids: Tensor  # (B, T) int64
+    cache: RowCache
+    mask: Any  # None where every token sees all its columns, else bool (B, 1, T, C), or one by kind of layer
+    shared: int = 0  # first columns that are the same in all rows, and seen by every token
 
 
 class Norm:
@@ -56,96 +69,96 @@ class DecodeStep:
         self._heads = config.num_attention_heads
         self._size = layers[0].self_attn.head_dim
 
-    def __call__(
-        self,
-        ids: Tensor,
-        position_ids: Tensor,
-        cache: RowCache,
-        mask: Any,
-        at: Tensor,
-        kept: dict[int, list[Tensor]],
-        shared: int = 0,
-    ) -> Tensor:
-        """Run the layers on the next tokens of each row.
+    def __call__(self, parts: list[Part], at: Tensor, kept: dict[int, list[Tensor]]) -> Tensor:
+        """Run the layers on the N tokens of all parts, part by part and row by row; weights are read once for all.
 
         Args:
-            ids, position_ids: (B, T) int64.
-            cache: extended for these tokens.
-            mask: None where every token sees all its columns, else bool (B, 1, T, C), or one by kind of layer.
-            at: (P,) int64, positions of the flattened (B * T) whose states are kept.
+            at: (P,) int64, of the N, whose states are kept.
             kept: for each tapped layer, tensors (P, D) to fill with its input.
-            shared: first columns that are the same in all rows, and seen by every token.
 
         Returns:
             (P, D), states after the final norm.
         """
-        if shared * (len(ids) - 1) < WORTH_SHARING:
-            shared = 0
-        repeats = self._heads // self._kv_heads if ids.shape[1] > 1 else 1
-        x = self._embed(ids).flatten(0, 1)  # (B * T, D)
-        by_kind = mask if isinstance(mask, dict) else dict.fromkeys(self._kinds, mask)
-        masks = {kind: additive(by_kind[kind], shared, repeats, x.dtype) for kind in set(self._kinds)}
-        cos, sin = (part.view(len(x), 1, self._size) for part in self._rotary(x, position_ids))
+        x = self._embed(torch.cat([part.ids.flatten() for part in parts]))  # (N, D)
+        positions = torch.cat([part.position_ids.flatten() for part in parts])
+        parts = [self._worth_sharing(part) for part in parts]
+        masks = [self._additive(part, x.dtype) for part in parts]
+        ends = list(itertools.accumulate(part.ids.numel() for part in parts))
+        cos, sin = (angles.view(len(x), 1, self._size) for angles in self._rotary(x, positions[None]))
         sin = torch.cat([-sin[..., : self._size // 2], sin[..., self._size // 2 :]], dim=-1)
         for number, layer in enumerate(self._layers):
             for state in kept.get(number, ()):
                 torch.index_select(x, 0, at, out=state)
-            qkv = layer.qkv(layer.norm(x)).view(x.shape[0], -1, self._size)  # (B * T, heads + 2 kv heads, size)
+            qkv = layer.qkv(layer.norm(x)).view(x.shape[0], -1, self._size)  # (N, heads + 2 kv heads, size)
             qk = self._turn(layer, qkv[:, : self._heads + self._kv_heads], cos, sin)
-            mixed = self._attend(ids.shape, qk, qkv, number, cache, masks[self._kinds[number]], shared)
-            x = x + layer.out(mixed)
+            mixed = [
+                self._attend(part, qk[end - part.ids.numel() : end], qkv[end - part.ids.numel() : end], number, by_kind)
+                for part, end, by_kind in zip(parts, ends, masks, strict=True)
+            ]
+            x = x + layer.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
             gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, dim=-1)
             x = x + layer.down(layer.act(gate) * up)
         return self._norm(x.index_select(0, at))
 
     def _turn(self, layer: Layer, qk: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Queries and keys (B * T, heads + kv heads, size), rotated by their positions."""
+        """Queries and keys (N, heads + kv heads, size), rotated by their positions."""
         if layer.q_norm is not None:
             qk = torch.cat([layer.q_norm(qk[:, : self._heads]), layer.k_norm(qk[:, self._heads :])], dim=1)
         return qk * cos + qk.roll(self._size // 2, -1) * sin
 
-    def _attend(
-        self, shape: torch.Size, qk: Tensor, qkv: Tensor, number: int, cache: RowCache, mask: Tensor | None, shared: int
-    ) -> Tensor:
-        """(B * T, heads * size)."""
-        rows, new = shape
+    def _worth_sharing(self, part: Part) -> Part:
+        return part if part.shared * (len(part.ids) - 1) >= WORTH_SHARING else replace(part, shared=0)
+
+    def _additive(self, part: Part, dtype: torch.dtype) -> dict[str, Tensor | None]:
+        """A mask of the columns that are not shared, by kind of layer."""
+        repeats = self._heads // self._kv_heads if part.ids.shape[1] > 1 else 1
+        by_kind = part.mask if isinstance(part.mask, dict) else dict.fromkeys(self._kinds, part.mask)
+        return {kind: additive(by_kind[kind], part.shared, repeats, dtype) for kind in set(self._kinds)}
+
+    def _attend(self, part: Part, qk: Tensor, qkv: Tensor, number: int, masks: dict[str, Tensor | None]) -> Tensor:
+        """(B * T, heads * size), of the tokens of a part."""
+        rows, new = part.ids.shape
+        mask = masks[self._kinds[number]]
         heads, kv_heads, size = self._heads, self._kv_heads, self._size
         new_keys = qk[:, heads:].view(rows, new, kv_heads, size).transpose(1, 2)
         new_values = qkv[:, heads + kv_heads :].view(rows, new, kv_heads, size).transpose(1, 2)
-        keys, values = cache.update(new_keys, new_values, number)  # (B, kv heads, C, size)
+        keys, values = part.cache.update(new_keys, new_values, number)  # (B, kv heads, C, size)
         # The queries that share a key head stand as its rows: no copy of keys and values for each.
         queries = qk[:, :heads].view(rows, new, kv_heads, -1, size).permute(0, 2, 3, 1, 4)
         queries = queries.reshape(rows, kv_heads, -1, size)  # (B, kv heads, heads / kv heads * T, size)
         scale = self._layers[number].scale
-        if shared:
-            mixed = attention_with_shared_columns(queries * scale, keys, values, mask, shared)
+        if part.shared:
+            mixed = attention_with_shared_columns(queries, keys, values, mask, part.shared, scale)
         else:
             mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
         return mixed.view(rows, kv_heads, -1, new, size).permute(0, 3, 1, 2, 4).reshape(rows * new, heads * size)
 
 
-def attention_with_shared_columns(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, shared: int) -> Tensor:
+def attention_with_shared_columns(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, shared: int, scale: float
+) -> Tensor:
     """Attention of rows that begin alike (few-shot examples): what they share is read once, from the first row.
 
+    Each part's result is weighed by its share of the softmax's sum, which the kernel gives as a logarithm.
+
     Args:
-        q: (B, kv heads, Q, size), scaled.
-        k, v: (B, kv heads, C, size), the same in all rows up to column `shared`.
+        q: (B, kv heads, Q, size), on a CPU.
+        k, v: (B, kv heads, C, size), the same in all rows up to column `shared`; each token sees one of the others.
         mask: (B, 1, Q or 1, C - shared), added to the scores of the other columns, or None.
+        scale: of the scores.
 
     Returns:
         (B, kv heads, Q, size).
     """
     rows, heads, queries, size = q.shape
-    together = q.transpose(0, 1).reshape(heads, rows * queries, size)
-    of_shared = torch.bmm(together, k[0, :, :shared].transpose(1, 2))  # (heads, B * Q, shared)
-    of_shared = of_shared.view(heads, rows, queries, shared).transpose(0, 1)
-    of_own = torch.matmul(q, k[:, :, shared:].transpose(2, 3))
-    if mask is not None:
-        of_own += mask
-    weights = torch.cat([of_shared, of_own], dim=-1).softmax(-1)
-    together = weights[..., :shared].transpose(0, 1).reshape(heads, rows * queries, shared)
-    mixed = torch.bmm(together, v[0, :, :shared]).view(heads, rows, queries, size).transpose(0, 1)
-    return torch.matmul(weights[..., shared:], v[:, :, shared:]).add_(mixed)
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    together = q.transpose(0, 1).reshape(1, heads, rows * queries, size)
+    of_shared, log_shared = kernel(together, k[:1, :, :shared], v[:1, :, :shared], scale=scale)
+    of_own, log_own = kernel(q, k[:, :, shared:], v[:, :, shared:], attn_mask=mask, scale=scale)
+    of_shared = of_shared.view(heads, rows, queries, size).transpose(0, 1)
+    log_shared = log_shared.reshape(heads, rows, queries).transpose(0, 1)
+    share_of_own = torch.sigmoid(log_own.view(rows, heads, queries) - log_shared)
+    return torch.lerp(of_shared, of_own, share_of_own[..., None])
 
 
 def additive(mask: Tensor | None, from_column: int, repeats: int, dtype: torch.dtype) -> Tensor | None:

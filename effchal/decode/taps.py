@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from effchal.decode.cache import RowCache, attention_mask
 from effchal.decode.layers import Contrast, LayerLogits, Tap, may_leave_one_token, without_choice
 from effchal.decode.products import FEW_ROWS, Packed
-from effchal.decode.step import decode_step
+from effchal.decode.step import Part, decode_step
 from effchal.parts import backbone, causal_lm, final_norm, head, layers_of
 
 # Premature rows from which a head product takes a CPU arithmetic rather than reading, so that fewer rows are faster.
@@ -18,6 +19,16 @@ from effchal.parts import backbone, causal_lm, final_norm, head, layers_of
 MANY_ROWS = 32
 WORTH_ASKING = 0.45  # of the positions must have no choice, for few rows to be worth a second reading of the head
 MEMORY = 0.9  # weight of what was before, in the share of positions without a choice
+
+
+@dataclass(frozen=True)
+class NewTokens:
+    """What rows first, first + 1, ... of a cache get next."""
+
+    cache: RowCache
+    first: int
+    ids: Tensor  # (rows, new) int64
+    shared: int = 0  # tokens that all of these rows begin with
 
 
 class TappedModel:
@@ -45,38 +56,47 @@ class TappedModel:
         # Whether `extend` makes use of what rows share: where it was measured to be faster.
         self.can_share = self._step is not None and self.device.type == "cpu" and self.dtype == torch.float32
 
-    def extend(
-        self, cache: RowCache, first: int, ids: Tensor, taps: tuple[Tap, ...], at: Tensor, shared: int = 0
-    ) -> Tensor:
-        """Give rows first, first + 1, ... of the cache (rows, new) ids; the tapped states, see `states`.
+    def are_few(self, tokens: int) -> bool:
+        """Whether so many new tokens, of any caches, can go through the model in one call of `extend`."""
+        return self._step is not None and tokens <= FEW_ROWS
+
+    def extend(self, news: list[NewTokens], taps: tuple[Tap, ...], at: Tensor) -> Tensor:
+        """Give rows their next tokens; the tapped states, see `states`.
 
         Args:
-            shared: tokens that all of these rows begin with.
+            news: of one cache; of several where they are few.
+            at: (P,) int64, positions among the new tokens, one cache after the other and row by row.
         """
-        count, new = ids.shape
-        position_ids = cache.extend(first, count, new, self.device)  # (count, new)
-        columns = torch.arange(cache.total(), device=self.device)[None]  # (1, C)
-        visible = (columns[:, None] <= position_ids[:, :, None])[:, None]  # (count, 1, new, C)
-        mask = attention_mask(self.config, visible, position_ids, columns)
-        if (new == 1 or count * new <= FEW_ROWS) and self._step is not None:
-            all_seen = new == 1 and mask is visible  # every row sees all that it has
-            even = all_seen and len(set(cache.lengths[first : first + count])) == 1
-            mask = None if even else mask
-            states = self._short_step(ids, position_ids, cache, mask, taps, at, shared if all_seen else 0)
+        one_each = self._step is not None and all(new.ids.shape[1] == 1 for new in news)
+        few = one_each or self.are_few(sum(new.ids.numel() for new in news))
+        parts = [self._part(new, few) for new in news]
+        if few:
+            states = self._short_step(parts, taps, at)
         else:
-            states = self.states(ids, position_ids, cache, mask, taps, at)
-        cache.commit()
+            (part,) = parts
+            states = self.states(part.ids, part.position_ids, part.cache, part.mask, taps, at)
+        for part in parts:
+            part.cache.commit()
         return states
 
-    def _short_step(
-        self, ids: Tensor, position_ids: Tensor, cache: RowCache, mask: Any, taps: tuple, at: Tensor, shared: int
-    ) -> Tensor:
-        """What `states` gives, without the library's layers; mask may be None."""
+    def _part(self, new: NewTokens, few: bool) -> Part:
+        position_ids = new.cache.extend(new.first, *new.ids.shape, self.device)  # (rows, new)
+        columns = torch.arange(new.cache.total(), device=self.device)[None]  # (1, C)
+        visible = (columns[:, None] <= position_ids[:, :, None])[:, None]  # (rows, 1, new, C)
+        mask = attention_mask(self.config, visible, position_ids, columns)
+        all_seen = new.ids.shape[1] == 1 and mask is visible  # every row sees all that it has
+        even = len(set(new.cache.lengths[new.first : new.first + len(new.ids)])) == 1
+        if few and all_seen and even:
+            mask = None
+        return Part(new.ids, position_ids, new.cache, mask, new.shared if all_seen else 0)
+
+    def _short_step(self, parts: list[Part], taps: tuple[Tap, ...], at: Tensor) -> Tensor:
+        """What `states` gives, without the library's layers."""
         states = self._norm.weight.new_empty(len(taps) + 1, len(at), self.config.hidden_size)
         kept: dict[int, list[Tensor]] = {}
         for row, (layer, _) in enumerate(taps):
             kept.setdefault(layer, []).append(states[row])
-        states[-1] = self._step(ids, position_ids, cache, mask, at, kept, shared)
+        states[-1] = self._step(parts, at, kept)
         return self._exit_norm(states, taps)
 
     def states(

@@ -123,12 +123,17 @@ class Batcher:
         self._drop_cancelled()
         if self._reading is None:
             self._begin_next()
-        if self._reading is not None:
+        beside = self._reading and self._engine.can_read_beside(self._reading[1], self._cfg.prefill_tokens)
+        if self._reading and not beside:
             self._read_on()
         if self._engine.rows:
             start = time.perf_counter()
             self._metrics.rows.observe(len(self._engine.rows))
-            self._engine.step()
+            if beside:
+                if self._engine.step_and_prefill(self._reading[1], self._cfg.prefill_tokens):
+                    self._has_read()
+            else:
+                self._engine.step()
             self._metrics.step_s.observe(time.perf_counter() - start)
         for job, branches in list(self._running.items()):
             self._report(job, branches)
@@ -194,11 +199,15 @@ class Batcher:
             self._finish(job, error)
             return
         if done:
-            self._reading = None
-            self._metrics.first_token_s.observe(time.perf_counter() - job.submitted)
-            if not any(branch.error for branch in prefill.branches):
-                self._engine.keep_prefix(prefill)
-            self._running[job] = prefill.branches
+            self._has_read()
+
+    def _has_read(self) -> None:
+        job, prefill = self._reading
+        self._reading = None
+        self._metrics.first_token_s.observe(time.perf_counter() - job.submitted)
+        if not any(branch.error for branch in prefill.branches):
+            self._engine.keep_prefix(prefill)
+        self._running[job] = prefill.branches
 
     def _report(self, job: Job, branches: list[Branch]) -> None:
         """Stream what is settled; hand over what is done."""
