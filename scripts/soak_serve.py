@@ -7,10 +7,10 @@ was answered, what differed, how memory moved, and whether a thread hangs; the e
 """
 
 import argparse
+import atexit
 import json
 import os
 import random
-import signal
 import socket
 import statistics
 import subprocess
@@ -156,6 +156,7 @@ class Server:
             *("serve.prefix_gib=0.1", "serve.cache_gib=0.5", "serve.max_prompt_tokens=2000", "model.dtype=float32"),
         ]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        atexit.register(self.process.terminate)  # whatever becomes of this script
         while True:
             try:
                 urllib.request.urlopen(f"{URL}/ready", timeout=5)
@@ -170,7 +171,7 @@ class Server:
         return self.worker.memory_info().rss / 2**20
 
     def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
+        self.process.terminate()
         return self.process.wait(timeout=600)
 
 
@@ -259,7 +260,7 @@ def by_fifths(memory: list[float]) -> list[float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--model", default="smollm2_135m")
+    parser.add_argument("--model", default="smollm2_135m", help="one that holds 2,000 tokens")
     options = parser.parse_args()
     if options.minutes < 1:
         parser.error("--minutes: at least 1")
