@@ -1,4 +1,6 @@
 import itertools
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -270,3 +272,27 @@ def test_bytes_per_token_are_those_of_the_cache(tiny_engine):
     tiny_engine.clear()
     mistral = SimpleNamespace(num_hidden_layers=32, num_key_value_heads=8, num_attention_heads=32, hidden_size=4096)
     assert bytes_per_token(mistral, 2) == 128 << 10
+
+
+ENDS_IN_THE_MIDDLE = """
+import time
+import torch
+from effchal.config import ModelConfig, ServeConfig
+from effchal.decode.engine import Engine
+from effchal.decode.sampling import SamplingParams
+from effchal.model import load_base_model, load_tokenizer
+from effchal.serve.batcher import Batcher, Job
+from effchal.serve.metrics import Metrics
+
+cfg = ModelConfig(name="builtin:tiny")
+engine = Engine(load_base_model(cfg, torch.device("cpu")), load_tokenizer(cfg))
+batcher = Batcher(engine, ServeConfig(), Metrics())
+batcher.submit([Job([5, 6, 7], [SamplingParams(max_new_tokens=200, temperature=1.0)] * 8) for _ in range(8)])
+time.sleep(0.3)
+print(engine.rows != [])
+"""
+
+
+def test_a_process_that_ends_while_the_engine_works_ends_well():
+    done = subprocess.run([sys.executable, "-c", ENDS_IN_THE_MIDDLE], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr

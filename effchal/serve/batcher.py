@@ -1,5 +1,6 @@
 """Continuous batching: request threads hand in prompts, one thread owns the engine, rows come and go at every step."""
 
+import atexit
 import logging
 import math
 import queue
@@ -65,6 +66,8 @@ class Batcher:
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
+        # An interpreter that ends while a thread is inside torch aborts the process.
+        atexit.register(self.stop)
 
     @property
     def cache_tokens(self) -> int:
@@ -100,6 +103,7 @@ class Batcher:
             self._stopped = True
             self._wake.notify()
         self._thread.join()
+        atexit.unregister(self.stop)
 
     def _in_hand(self) -> int:
         return len(self._waiting) + len(self._running) + (self._reading is not None)
