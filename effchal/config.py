@@ -180,7 +180,7 @@ class ServeConfig:
     port: int = 8080
     max_waiting: int = 64  # prompts queued, the running ones among them, before the server answers 503
     max_rows: int = 16  # completions that decode together
-    prefill_tokens: int = 256  # of a prompt between two decode steps; more: fewer passes, longer pauses for others
+    prefill_tokens: int = 256  # of a prompt beside a decode step; more: fewer passes, longer pauses for others
     cache_gib: float = 4.0  # keys and values of all rows
     prefix_gib: float = 1.0  # keys and values of prompts' beginnings, kept for the next prompt; 0 = none
     max_prompt_tokens: int = 4096

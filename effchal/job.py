@@ -22,7 +22,9 @@ from effchal.model import (
     load_base_model,
     load_tokenizer,
     model_shape,
+    multiplies_bfloat16,
     pick_device,
+    pick_dtype,
 )
 from effchal.plan.actual import plan_run
 from effchal.plan.decide import Plan
@@ -102,6 +104,10 @@ def build(
     """Model, adapter and optimizer beside data that is there already."""
     model = add_adapter(load_base_model(cfg.model, device), cfg.lora, cfg.train.seed)
     fused = prepare_training(model, cfg.train.activation_checkpointing, cfg.train.compile)
+    dtype = pick_dtype(cfg.model.dtype, device)
+    if not fused and dtype is torch.bfloat16 and not multiplies_bfloat16(device):
+        log.warning("model.dtype=bfloat16: no arithmetic for it on this CPU; unfused layers are a hundred times slower")
+        log.warning("than with model.dtype=float32 (lora.dropout=0, no DoRA, no train.compile: fused, and as fast)")
     steps = min(order.steps, cfg.train.max_steps or order.steps)
     if cfg.train.warmup_steps > steps / 5:
         log.warning("train.warmup_steps=%d is more than a fifth of the %d steps", cfg.train.warmup_steps, steps)

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effchal.lora_linear import JoinedLinear, is_plain
+
 CHUNK_ELEMENTS = {"cpu": 2**22 + 2**21, "cuda": 2**27}  # logits of a chunk; on a CPU they stay in its cache
 
 
@@ -30,7 +32,8 @@ class ChunkedLoss(torch.autograd.Function):
         ctx.gradients = [torch.zeros_like(tensor) for tensor in (hidden, *parameters)] if with_gradients else None
         d_hidden = ctx.gradients[0] if with_gradients else hidden
         rows = max(1, CHUNK_ELEMENTS.get(hidden.device.type, 2**27) // head.weight.shape[0])
-        weight = head.weight.to(hidden.dtype) if plain else None  # wider states: see fast.prepare_training
+        # Where states are wider (see fast.prepare_training), one wide copy of the head serves all chunks.
+        weight = head.weight.to(torch.promote_types(head.weight.dtype, hidden.dtype)) if plain else None
         for x, y, dx in zip(hidden.split(rows), targets.split(rows), d_hidden.split(rows), strict=True):
             if plain:
                 loss += frozen_chunk(weight, x, y, dx if with_gradients else None)
@@ -79,5 +82,7 @@ def trainable_chunk(
 
 
 def logits_of(head: nn.Module, x: Tensor) -> Tensor:
-    """Float32 logits; states may be wider than the head's weights."""
-    return head(x.to(head.weight.dtype) if head.weight.is_floating_point() else x).float()
+    """Float32 logits; states may be wider than the head's weights, see fast.prepare_training."""
+    if x.dtype == torch.float32 and head.weight.dtype == torch.bfloat16:
+        return JoinedLinear([head]).forward(x)[0] if is_plain(head) else head(x.bfloat16()).float()
+    return head(x).float()

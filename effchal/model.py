@@ -42,14 +42,14 @@ def limit_gpu_memory(memory_gib: float | None, device: torch.device) -> None:
 
 
 def pick_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    """What dtype=auto means here: bfloat16, but on a CPU without arithmetic for it float32, several times as fast."""
+    """What dtype=auto means here: bfloat16, but on a CPU without arithmetic for it float32."""
     if dtype is not Dtype.auto:
         return getattr(torch, dtype.value)
     return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether there is arithmetic for it; a CPU without multiplies a hundred times slower than in float32."""
+    """Whether there is arithmetic for bfloat16; a CPU without multiplies a hundred times slower than in float32."""
     capable = torch.cpu.get_capabilities()
     return device.type != "cpu" or any(capable.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 

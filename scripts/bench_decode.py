@@ -2,7 +2,8 @@
 
 One JSON line for each measurement. Steps are medians of steps taken in turn, greedy, DoLa, greedy, DoLa, so that a
 drifting machine slows both, on word problems and on tokens that spell nothing: where one token alone is plausible, DoLa
-of many rows saves its premature ones, and how often that is depends on the text (`one_plausible`). Answers are whole
+of many rows saves its premature ones, and how often that is depends on the text (`one_plausible`). So are steps of rows
+that begin alike, what they share attended to once or in each row (WORTH_SHARING rests on it). Answers are whole
 ones, prompt included, the median of three, beside transformers' own generate in each dtype where PYTHON has it (the
 project's own will do). COMMAND (--peer) is another system's bench, whose RESULT lines are printed. The machine must be
 idle: a second busy thread makes every figure several times worse.
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import unittest.mock
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,8 +64,9 @@ def main() -> None:
     for batch in (1, 8):
         answers(args, loaded, batch)
     report("smollm2_135m", loaded, layer_sets_times(loaded))
-    for rows, shared in ((2, 700), (8, 150), (4, 700), (16, 150), (8, 700), (16, 700)):
-        report("smollm2_135m", loaded, sharing_times(loaded, rows, shared))
+    if Engine(*loaded).model.can_share:
+        for rows, shared in ((2, 700), (8, 150), (4, 700), (16, 150), (8, 700), (16, 700)):
+            report("smollm2_135m", loaded, sharing_times(loaded, rows, shared))
     for batch in (1, 8):
         report("smollm2_135m", loaded, {"batch": batch, **peaks(args, batch)})
     with tempfile.TemporaryDirectory() as folder:
@@ -205,18 +208,14 @@ def layer_sets_times(loaded: Loaded) -> dict:
 def sharing_times(loaded: Loaded, rows: int, shared: int) -> dict:
     """Steps of rows that begin with the same tokens: these attended to once a step (WORTH_SHARING), and in each row."""
     engine = start(loaded, [[1000 + i for i in range(shared)] + prompt for prompt in spelling_nothing(rows)], False)
-    if not engine.model.can_share:
-        return {"rows": rows, "shared_tokens": shared, "once_over_each": None}
-    worth = effchal.decode.step.WORTH_SHARING
     times: dict[bool, list[float]] = {True: [], False: []}
-    effchal.decode.step.WORTH_SHARING = 0
-    for _ in range(NEW_TOKENS // 2):
-        for share in times:
-            engine.model.can_share = share
-            begun = time.perf_counter()
-            engine.step()
-            times[share].append(time.perf_counter() - begun)
-    effchal.decode.step.WORTH_SHARING = worth
+    with unittest.mock.patch.object(effchal.decode.step, "WORTH_SHARING", 0):
+        for _ in range(NEW_TOKENS // 2):
+            for share in times:
+                engine.model.can_share = share
+                begun = time.perf_counter()
+                engine.step()
+                times[share].append(time.perf_counter() - begun)
     once, each = (statistics.median(times[share][2:]) for share in times)
     ratio = statistics.median([a / b for a, b in zip(times[True][2:], times[False][2:], strict=True)])
     result = {"rows": rows, "shared_tokens": shared, "columns_saved": shared * (rows - 1)}

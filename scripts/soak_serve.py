@@ -11,6 +11,7 @@ import atexit
 import json
 import os
 import random
+import signal
 import socket
 import statistics
 import subprocess
@@ -24,6 +25,8 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
+
+from effchal.ready import is_ready
 
 ROOT = Path(__file__).resolve().parents[1]
 PORT = 8766
@@ -156,7 +159,7 @@ class Server:
             *("serve.prefix_gib=0.1", "serve.cache_gib=0.5", "serve.max_prompt_tokens=2000", "model.dtype=float32"),
         ]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-        atexit.register(self.process.terminate)  # whatever becomes of this script
+        atexit.register(self.process.terminate)
         while True:
             try:
                 urllib.request.urlopen(f"{URL}/ready", timeout=5)
@@ -265,6 +268,9 @@ def main() -> int:
     if options.minutes < 1:
         parser.error("--minutes: at least 1")
     os.environ["NO_PROXY"] = "127.0.0.1"
+    if is_ready(URL):
+        parser.error(f"a server answers at {URL} already; end it first")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with this script
     server = Server(options.model)
     repeated = requests_to_repeat()
     expected = [post(path, body) for path, body in repeated]  # alone, one after the other

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -70,15 +71,75 @@ WAYS = [
 
 @pytest.mark.parametrize("few", [0, 128])  # tokens that may go through the model beside those of other rows
 def test_rows_that_come_and_go_answer_as_each_alone(few, start, tiny_engine, monkeypatch):
-    monkeypatch.setattr("effchal.decode.taps.FEW_ROWS", few)
+    monkeypatch.setattr(tiny_engine.model, "_few", few)
+    beside = watched(tiny_engine, "step_and_prefill", monkeypatch)
     prompts = [ids(3 + 37 * i % 150, seed=i) for i in range(24)]
-    ways = [WAYS[i % len(WAYS)] for i in range(24)]
-    alone = [tiny_engine.complete(*each) for each in zip(prompts, ways, strict=True)]
+    ways = [[WAYS[i % len(WAYS)]] if i % 5 else [WAYS[0], WAYS[1], WAYS[3]] for i in range(24)]
+    alone = [[tiny_engine.complete(prompt, way) for way in each] for prompt, each in zip(prompts, ways, strict=True)]
     batcher = start(max_rows=5, prefill_tokens=16)
-    found = answers(batcher, [Job(prompt, [way]) for prompt, way in zip(prompts, ways, strict=True)])
-    for (completion,), expected in zip(found, alone, strict=True):
+    found = answers(batcher, [Job(prompt, each) for prompt, each in zip(prompts, ways, strict=True)])
+    for completion, expected in zip(itertools.chain(*found), itertools.chain(*alone), strict=True):
         check_same(completion, expected)
     assert not tiny_engine.rows
+    assert bool(beside) == bool(few)
+
+
+def watched(engine, name, monkeypatch):
+    """Gets an entry at each call of a method."""
+    calls, original = [], getattr(engine, name)
+    monkeypatch.setattr(engine, name, lambda *each: (calls.append(name), original(*each))[1])
+    return calls
+
+
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[1], WAYS[3]])
+def test_a_prompt_that_ends_or_fails_beside_others_does_so_alone(way, start, tiny_engine, monkeypatch):
+    calls = watched(tiny_engine, "step_and_prefill", monkeypatch)
+    endless, short = [SamplingParams(max_new_tokens=200)], [dataclasses.replace(way, max_new_tokens=1)]
+    prompts = [ids(9, seed=i) for i in range(4)]
+    alone = [tiny_engine.complete(prompt, *short) for prompt in prompts]
+    expected = tiny_engine.complete(ids(4), *endless)
+    extend, broken = tiny_engine.model.extend, []
+
+    def spoil_second(pieces, taps, at):
+        states = extend(pieces, taps, at)
+        if len(pieces) > 1 and pieces[1].ids[0].tolist() == prompts[2]:
+            states[:, -1] = torch.nan
+            broken.append(1)
+        return states
+
+    monkeypatch.setattr(tiny_engine.model, "extend", spoil_second)
+    batcher = start(prefix_gib=0)
+    running = Job(ids(4), endless)
+    batcher.submit([running])
+    while not tiny_engine.rows:
+        time.sleep(0.001)
+    jobs = [Job(prompt, short) for prompt in prompts]
+    for job in jobs:
+        batcher.submit([job])
+    for job in (*jobs, running):
+        assert job.finished.wait(60)
+    assert len(calls) == 4
+    assert broken
+    assert isinstance(jobs[2].error, FloatingPointError)
+    for i in (0, 1, 3):
+        check_same(*jobs[i].completions, alone[i])
+    check_same(*running.completions, expected)
+
+
+def test_a_failure_beside_others_fails_these_and_not_the_next(start, tiny_engine, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    expected = tiny_engine.complete(ids(5), GREEDY)
+    monkeypatch.setattr(tiny_engine, "step_and_prefill", fail)
+    batcher = start()
+    jobs = [Job(ids(4), [SamplingParams(max_new_tokens=200)]), Job(ids(9), [GREEDY])]
+    batcher.submit(jobs)
+    for job in jobs:
+        assert job.finished.wait(60)
+        assert isinstance(job.error, RuntimeError)
+    ((completion,),) = answers(batcher, [Job(ids(5), [GREEDY])])
+    check_same(completion, expected)
 
 
 def test_several_ways_of_one_prompt_share_its_prefill(start, tiny_engine):
@@ -113,7 +174,7 @@ def test_a_long_prompt_is_read_between_the_steps_of_others(together, start, tiny
     watch("step")
     watch("prefill")
     watch("step_and_prefill")
-    monkeypatch.setattr("effchal.decode.taps.FEW_ROWS", 128 if together else 0)
+    monkeypatch.setattr(tiny_engine.model, "_few", 128 if together else 0)
     batcher = start(prefill_tokens=16, prefix_gib=0)
     short = Job(ids(4), [SamplingParams(max_new_tokens=200)])
     batcher.submit([short])

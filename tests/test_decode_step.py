@@ -80,6 +80,45 @@ def decoded_states(tapped, lengths, steps=6, shared=0):
     return torch.cat([*states, tail], dim=1)
 
 
+@pytest.mark.parametrize("shared", [0, 7])
+@pytest.mark.parametrize("name", MODELS)
+@torch.inference_mode()
+def test_a_prompt_beside_rows_of_another_cache_changes_neither(name, shared, monkeypatch):
+    monkeypatch.setattr("effchal.decode.step.WORTH_SHARING", 7)
+    tapped = TappedModel(random_model(*MODELS[name]))
+    taps = tuple(tap for tap in TAPS if tap[0] < tapped.num_layers)
+    draw = torch.Generator().manual_seed(2)
+    beginning = torch.randint(tapped.vocabulary, (1, 7), generator=draw)
+    own = [torch.randint(tapped.vocabulary, (1, length), generator=draw) for length in (2, 5, 20)]
+    next_ids = torch.randint(tapped.vocabulary, (2, 1), generator=draw)
+
+    def caches():
+        rows, prompt = RowCache(), RowCache()
+        for ids in own[:2]:
+            ids = torch.cat([beginning, ids], dim=1)
+            tapped.extend([NewTokens(rows, rows.add_row(), ids)], (), torch.tensor([0]))
+        tapped.extend([NewTokens(prompt, prompt.add_row(), beginning)], (), torch.tensor([0]))
+        return rows, prompt
+
+    def states(*pieces, at):
+        return tapped.extend(list(pieces), taps, torch.tensor(at))
+
+    rows, prompt = caches()
+    together = states(NewTokens(rows, 0, next_ids, shared), NewTokens(prompt, 0, own[2]), at=[0, 1, 21])
+    number = rows.add_row()
+    rows.copy_row(number, prompt, 0)
+    after = states(NewTokens(rows, 0, torch.tensor([[1], [2], [3]])), at=[0, 1, 2])
+    tapped._step = None  # the library's own layers
+    rows, prompt = caches()
+    apart = torch.cat(
+        [states(NewTokens(rows, 0, next_ids), at=[0, 1]), states(NewTokens(prompt, 0, own[2]), at=[19])], 1
+    )
+    rows.put(rows.add_row(), [prompt.piece(0, 0, 27)])
+    expected = states(NewTokens(rows, 0, torch.tensor([[1], [2], [3]])), at=[0, 1, 2])
+    for found, wanted in ((together, apart), (after, expected)):
+        assert (found - wanted).norm() <= 2e-5 * wanted.norm()
+
+
 def check_paths_agree(model, tolerance=2e-5):
     for lengths in ([5], [3, 3], [2, 9, 5]):
         tapped = TappedModel(model)
@@ -133,9 +172,9 @@ def test_a_window_hides_what_transformers_own_mask_hides(name):
 def test_one_token_in_each_of_many_rows(monkeypatch):
     model, lengths, taken = random_model("Llama", {}), [9, 4, 7], []
     expected = decoded_states(TappedModel(model), lengths)
-    monkeypatch.setattr("effchal.decode.taps.FEW_ROWS", 2)
     monkeypatch.setattr("effchal.decode.products.FEW_ROWS", 2)
     tapped = TappedModel(model)
+    tapped._few = 2
     step = tapped._step
     tapped._step = lambda *args: taken.append(1) or step(*args)
     found = decoded_states(tapped, lengths)

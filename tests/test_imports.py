@@ -23,7 +23,7 @@ ALLOWED = {
     "prompts": set(),
     "parts": {"config"},
     "attention": {"parts"},
-    "loss": set(),
+    "loss": {"lora_linear"},
     "signals": set(),
     "mapped": set(),
     "lora_linear": {"mapped"},

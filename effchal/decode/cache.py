@@ -64,7 +64,7 @@ class RowCache:
         length = other.lengths[other_row]
         self._reserve(len(self.lengths), length)
         for layer, parts in enumerate(zip(other._keys, other._values, strict=True)):
-            self._make_layer(layer, *(part[other_row : other_row + 1] for part in parts))
+            self._make_layer(layer, *parts)
             for mine, part in zip((self._keys[layer], self._values[layer]), parts, strict=True):
                 mine[row, :, :length] = part[other_row, :, :length]
         self.lengths[row] = length

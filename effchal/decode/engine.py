@@ -192,10 +192,12 @@ class Engine:
 
     @torch.inference_mode()
     def step_and_prefill(self, prefill: Prefill, tokens: int) -> bool:
-        """`prefill` and `step` in the same products, so that weights are read once; a new row has its first token then.
+        """One more token for every row and the prompt's next tokens, in the same products; needs `can_read_beside`.
+
+        After an error, `clear`.
 
         Returns:
-            whether the prompt is through.
+            whether the prompt is through; its branches then have their first token.
         """
         count, chunk = len(self.rows), self._next_of(prefill, tokens)
         branches = [branch for row in self.rows for branch in row.branches]
@@ -206,7 +208,8 @@ class Engine:
         through = self._is_through(prefill)
         joined = through and self._join(prefill) is not None
         self._advance(list(range(count + joined)), states[:, : count + joined], taps)
-        self._forget_errors(prefill)
+        if joined:
+            self._forget_errors(prefill)
         return through
 
     def _next_ids(self) -> NewTokens:

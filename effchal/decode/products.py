@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLOCKS_OUT = (256, 192, 128, 96, 64)  # outputs that a CPU works on at once: 256 x 576 float32 stay in its cache
-FEW_ROWS = 256  # from about 500 on, the library is as fast
+FEW_ROWS = 320  # from about 500 on, the library is as fast
 TYPICAL_ROWS = 72  # that a packed weight is laid out for: 8 rows, 8 layers and the mature one; good for 1 and 9 too
 
 

@@ -14,6 +14,7 @@ from effchal.decode.products import FEW_ROWS, Packed
 from effchal.decode.step import Part, decode_step
 from effchal.parts import backbone, causal_lm, final_norm, head, layers_of
 
+FEW_TOKENS = 128  # up to which a step goes without the library's layers; where blocks of weights are faster, FEW_ROWS
 # Premature rows from which a head product takes a CPU arithmetic rather than reading, so that fewer rows are faster.
 # A GPU gets there at some hundred rows, and two products would read the head twice.
 MANY_ROWS = 32
@@ -55,21 +56,22 @@ class TappedModel:
         self._step = decode_step(self.backbone, self._layers, self._norm, config)
         # Whether `extend` makes use of what rows share: where it was measured to be faster.
         self.can_share = self._step is not None and self.device.type == "cpu" and self.dtype == torch.float32
+        self._few = FEW_ROWS if self.can_share else FEW_TOKENS
 
     def are_few(self, tokens: int) -> bool:
         """Whether so many new tokens, of any caches, can go through the model in one call of `extend`."""
-        return self._step is not None and tokens <= FEW_ROWS
+        return self._step is not None and tokens <= self._few
 
-    def extend(self, news: list[NewTokens], taps: tuple[Tap, ...], at: Tensor) -> Tensor:
+    def extend(self, pieces: list[NewTokens], taps: tuple[Tap, ...], at: Tensor) -> Tensor:
         """Give rows their next tokens; the tapped states, see `states`.
 
         Args:
-            news: of one cache; of several where they are few.
-            at: (P,) int64, positions among the new tokens, one cache after the other and row by row.
+            pieces: one; or several, each of a cache of its own, where all their tokens are few.
+            at: (P,) int64, positions among the new tokens, one piece after the other and row by row.
         """
-        one_each = self._step is not None and all(new.ids.shape[1] == 1 for new in news)
-        few = one_each or self.are_few(sum(new.ids.numel() for new in news))
-        parts = [self._part(new, few) for new in news]
+        one_each = self._step is not None and all(piece.ids.shape[1] == 1 for piece in pieces)
+        few = one_each or self.are_few(sum(piece.ids.numel() for piece in pieces))
+        parts = [self._part(piece, few) for piece in pieces]
         if few:
             states = self._short_step(parts, taps, at)
         else:

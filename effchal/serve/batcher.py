@@ -127,17 +127,18 @@ class Batcher:
         self._drop_cancelled()
         if self._reading is None:
             self._begin_next()
-        beside = self._reading and self._engine.can_read_beside(self._reading[1], self._cfg.prefill_tokens)
-        if self._reading and not beside:
-            self._read_on()
+        tokens, beside = self._cfg.prefill_tokens, False
+        if self._reading is not None:
+            beside = self._engine.can_read_beside(self._reading[1], tokens)
+            if not beside:
+                self._read_on()
         if self._engine.rows:
             start = time.perf_counter()
             self._metrics.rows.observe(len(self._engine.rows))
-            if beside:
-                if self._engine.step_and_prefill(self._reading[1], self._cfg.prefill_tokens):
-                    self._has_read()
-            else:
+            if not beside:
                 self._engine.step()
+            elif self._engine.step_and_prefill(self._reading[1], tokens):
+                self._has_read()
             self._metrics.step_s.observe(time.perf_counter() - start)
         for job, branches in list(self._running.items()):
             self._report(job, branches)

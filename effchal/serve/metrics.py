@@ -26,7 +26,8 @@ class Metrics:
         self.first_token_s = Histogram(
             "first_token_seconds", "From submission to first token", buckets=LATENCY_S, **here
         )
-        self.step_s = Histogram("decode_step_seconds", "One token for every row", buckets=STEP_S, **here)
+        told = "One token for every row, and what of a prompt is read beside"
+        self.step_s = Histogram("decode_step_seconds", told, buckets=STEP_S, **here)
         self.rows = Histogram("batch_rows", "Rows in a decode step", buckets=ROWS, **here)
         self.waiting = Gauge("queue_depth", "Prompts that wait for the engine", **here)
         self.prompt_tokens = Counter("prompt_tokens", "Prompt tokens, read or reused from a prefix", ["how"], **here)
