@@ -1,4 +1,4 @@
-"""Pages of a weights file that is mapped, not read: what nobody needs any more leaves the memory at once."""
+"""Memory that nobody needs any more goes back to the system: pages of a mapped weights file, holes in the heap."""
 
 import ctypes
 import mmap
@@ -17,3 +17,10 @@ def give_back(tensor: Tensor) -> None:
     size = tensor.data_ptr() + tensor.nbytes - first
     if size > 0:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), PAGEOUT)
+
+
+def trim_heap() -> None:
+    """Give back the free pages inside glibc's heaps, which it keeps; without effect elsewhere."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -6,6 +6,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from conftest import needs_smollm2
@@ -333,6 +334,19 @@ def test_bytes_per_token_are_those_of_the_cache(tiny_engine):
     tiny_engine.clear()
     mistral = SimpleNamespace(num_hidden_layers=32, num_key_value_heads=8, num_attention_heads=32, hidden_size=4096)
     assert bytes_per_token(mistral, 2) == 128 << 10
+
+
+def test_holes_in_the_heap_are_given_back_while_serving(start, monkeypatch):
+    def resident():
+        return psutil.Process().memory_info().rss
+
+    parts = [torch.ones(25_000) for _ in range(4_000)]  # 100 KB each, out of the heap
+    parts = parts[::10]
+    before = resident()
+    monkeypatch.setattr("effchal.serve.batcher.TRIM_EVERY_S", 0.0)
+    answers(start(), [Job(ids(4), [GREEDY])])
+    assert resident() < before - 200e6
+    assert len(parts) == 400  # alive until here
 
 
 ENDS_IN_THE_MIDDLE = """

@@ -61,6 +61,7 @@ ALLOWED = {
     "serve.batcher": {
         *("config", "serve.metrics", "decode.branch", "decode.cache", "decode.engine", "decode.prefixes"),
         "decode.sampling",
+        "mapped",
     },
     "serve.service": {
         *("choices", "config", "decoding_config", "prompts", "serve.batcher", "serve.metrics", "serve.protocol"),

@@ -16,9 +16,11 @@ from effchal.decode.cache import bytes_per_token
 from effchal.decode.engine import Engine, Prefill
 from effchal.decode.prefixes import PrefixStore
 from effchal.decode.sampling import SamplingParams
+from effchal.mapped import trim_heap
 from effchal.serve.metrics import Metrics
 
 GIB = 1 << 30
+TRIM_EVERY_S = 30.0  # caches and batches of ever other sizes leave holes in the heap
 log = logging.getLogger(__name__)
 
 
@@ -64,6 +66,7 @@ class Batcher:
         self._running: dict[Job, list[Branch]] = {}
         self._wake = threading.Condition()
         self._stopped = False
+        self._trimmed = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
         # An interpreter that ends while a thread is inside torch aborts the process.
@@ -142,6 +145,9 @@ class Batcher:
             self._metrics.step_s.observe(time.perf_counter() - start)
         for job, branches in list(self._running.items()):
             self._report(job, branches)
+        if time.monotonic() > self._trimmed + TRIM_EVERY_S:
+            trim_heap()
+            self._trimmed = time.monotonic()
 
     def _drop_cancelled(self) -> None:
         with self._wake:
