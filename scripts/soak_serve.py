@@ -77,6 +77,13 @@ def post(path: str, body: object, timeout_s: float = 900) -> dict:
         return json.load(response)
 
 
+def fill_cache() -> None:
+    """Touch all the memory that rows may take, so that what grows afterwards is a leak: serve.max_rows answers that
+    part at once, as long as serve.cache_gib lets them be."""
+    sampled = {"temperature": 2.0, "n": 16, "seed": 0, "max_tokens": 120}
+    post("/v1/completions", {"prompt": "What is known about light? " * 95, **sampled})
+
+
 def tokens_of(answer: dict) -> list[list[tuple[str, float]]]:
     """(text, log-probability) of every token of every choice."""
     if "choices" not in answer:
@@ -272,6 +279,7 @@ def main() -> int:
         parser.error(f"a server answers at {URL} already; end it first")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with this script
     server = Server(options.model)
+    fill_cache()
     repeated = requests_to_repeat()
     expected = [post(path, body) for path, body in repeated]  # alone, one after the other
     counts, faults, memory_mib, exits = Counter(), [], [], []
@@ -290,6 +298,7 @@ def main() -> int:
             exits.append(server.stop())
             load.stop()
             server = Server(options.model)
+            fill_cache()
             for path, body in repeated:  # memory is compared after warming up
                 post(path, body)
         counts += load.counts
