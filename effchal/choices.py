@@ -35,7 +35,7 @@ class Optimizer(Enum):
 class ActivationCheckpointing(Enum):
     none = "none"  # keep what the backward pass needs: fastest
     selective = "selective"  # make the MLP's inside again, the larger half of all activations
-    full = "full"  # keep each layer's input and the state between its halves, nothing else
+    full = "full"  # keep each layer's input alone
 
 
 class PlanDevice(Enum):

@@ -73,19 +73,15 @@ class FusedLayer:
             return LayerFunction.apply(self, options, x, cos, sin, *self.parameters()).view_as(hidden_states)
         return self.output(self.activations(x, cos, sin, options, False)).view_as(hidden_states)
 
-    def activations(
-        self, x: Tensor, cos: Tensor, sin: Tensor, options: dict, differentiable: bool, middle: Tensor | None = None
-    ) -> Activations:
-        """All up to the MLP's gate and up; `middle` where it is known already."""
+    def activations(self, x: Tensor, cos: Tensor, sin: Tensor, options: dict, differentiable: bool) -> Activations:
+        """All up to the MLP's gate and up."""
         normed, scale_1 = rms_norm(x, self.norm_1)
         qkv, low_qkv = self.qkv.forward(normed)
         qkv = qkv.unflatten(1, (-1, self.attention.head_dim))
         turn_(self._queries_and_keys(qkv), cos, sin)
         with torch.set_grad_enabled(differentiable):
             attended = self.attend(qkv.requires_grad_(differentiable), options)
-        low_out = None
-        if middle is None:
-            middle, low_out = self.out.forward(attended.detach(), residual=x)
+        middle, low_out = self.out.forward(attended.detach(), residual=x)
         scale_2 = norm_scale(middle, self.norm_2)
         done = Activations(scale_1, qkv, attended, middle, scale_2, low={"qkv": low_qkv, "out": low_out})
         self.add_gate_up(done)
@@ -126,15 +122,14 @@ class LayerFunction(torch.autograd.Function):
             done.gate_up = None
         ctx.save_for_backward(x, cos, sin)
         ctx.layer, ctx.options, ctx.done = layer, options, None if full else done
-        ctx.middle = done.middle if full else None
         return y
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple:
         layer: FusedLayer = ctx.layer
         x, cos, sin = ctx.saved_tensors
-        done = ctx.done or layer.activations(x, cos, sin, ctx.options, differentiable=True, middle=ctx.middle)
-        ctx.done = ctx.middle = None  # or they would live until the whole graph goes
+        done = ctx.done or layer.activations(x, cos, sin, ctx.options, differentiable=True)
+        ctx.done = None  # or it would live until the whole graph goes
         if done.gate_up is None:
             layer.add_gate_up(done)
         d_middle, mlp_gradients = mlp_backward(layer, dy, done)

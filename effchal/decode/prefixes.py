@@ -9,7 +9,7 @@ from torch import Tensor
 
 from effchal.decode.cache import RowCache
 
-BLOCK = 32  # tokens; prefixes are shared in whole blocks
+BLOCK = 32  # tokens that are kept and forgotten together
 
 
 @dataclass
@@ -35,18 +35,28 @@ class PrefixStore:
         self._next_number = 1  # 0 is the root
 
     def longest(self, ids: list[int]) -> list[list[Tensor]]:
-        """Pieces of the longest known beginning of `ids`, one after the other; at least one id is left over."""
+        """Pieces of the longest known beginning of `ids`, one after the other; at least one id is left over.
+
+        The last piece may be the beginning of a block.
+        """
         path = self._path(ids[:-1])
-        for key in reversed(path):
+        parent, rest = self._last(path), ids[len(path) * BLOCK : -1]
+        children = [key for key in self._blocks if key[0] == parent]
+        nearest = max(children, key=lambda key: common_beginning([rest, list(key[1])]), default=None)
+        more = common_beginning([rest, list(nearest[1])]) if nearest else 0
+        pieces = [self._blocks[key].piece for key in path]
+        if more:
+            pieces.append([part[:, :more] for part in self._blocks[nearest].piece])
+        for key in [nearest] * bool(more) + path[::-1]:
             self._blocks.move_to_end(key)
-        return [self._blocks[key].piece for key in path]
+        return pieces
 
     def insert(self, ids: list[int], cache: RowCache, row: int) -> None:
         """Keep the whole blocks of `ids`, which a row of a cache begins with."""
         if not self.limit_bytes:
             return
         path = self._path(ids)
-        parent = self._blocks[path[-1]].number if path else 0
+        parent = self._last(path)
         for start in range(len(path) * BLOCK, len(ids) - BLOCK + 1, BLOCK):
             piece = cache.piece(row, start, start + BLOCK)
             size_bytes = sum(part.nbytes for part in piece)
@@ -63,6 +73,10 @@ class PrefixStore:
     def clear(self) -> None:
         self._blocks.clear()
         self.size_bytes = 0
+
+    def _last(self, path: list[tuple[int, tuple[int, ...]]]) -> int:
+        """Number of the block that a path ends with."""
+        return self._blocks[path[-1]].number if path else 0
 
     def _path(self, ids: list[int]) -> list[tuple[int, tuple[int, ...]]]:
         path, parent = [], 0

@@ -26,7 +26,7 @@ UNPACKED = 0.85  # times 4-bit weights as they are when unpacked: what loading a
 DEPTHS = (2, 4)  # layers
 SMALLEST_8BIT, SMALLEST_PAGED = 4096, 100_000  # elements; bitsandbytes leaves smaller tensors as they are
 # Share of the forward pass that is computed again; gate and up are some half of a layer's weights, and fused layers do
-# not make again what ends their halves (down and o). The library's make all.
+# not make down's product again.
 AGAIN = {ActivationCheckpointing.none: 0.0, ActivationCheckpointing.selective: 0.5, ActivationCheckpointing.full: 1.0}
 STATE_BLOCK = 256  # of an 8-bit state, one float32 constant each
 
