@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from effchal.model import ModelShape, load_tokenizer
 from effchal.results import Records, plot, summarise
 from effchal.scenarios import ScenarioError
 from effchal.stats import mean_interval, paired_difference
+from effchal.tiny_model import tiny_folder
 from effchal.variants import LONGEST, for_choices, variants_of
 
 SHAPE = ModelShape(num_layers=2, tied=False, max_positions=8192)
@@ -124,7 +126,10 @@ def test_other_data_or_another_model_is_not_mixed_in(data, tmp_path):
     data[0].write_text(data[0].read_text().replace("What is 3", "Who is 3"))
     with pytest.raises(ScenarioError, match="is not the one recorded; bring the data back"):
         run(cfg, tmp_path / "out")
-    other = config(data[:1], "model.name=" + str(ROOT / "outputs" / "models" / "smollm2_135m"))
+    shutil.copytree(tiny_folder(), tmp_path / "other")
+    shape = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps(shape | {"rms_norm_eps": 1e-3}))
+    other = config(data[:1], f"model.name={tmp_path / 'other'}")
     with pytest.raises(ConfigError, match=r"begun with another model .*base_model"):
         run(other, tmp_path / "out")
 
