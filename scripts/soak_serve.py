@@ -4,6 +4,7 @@ Eight clients ask completions, chats and HELM's requests in all decodings, some 
 the one that the server gave to the same request alone; others hang up, send broken bodies and prompts that are too
 long. Half-way, SIGTERM comes in the middle of it and the server is started again. At the end one JSON line says what
 was answered, what differed, how memory moved, and whether a thread hangs; the exit status is 1 if anything is wrong.
+What the servers print, tracebacks among it, is in outputs/soak_serve.log.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from effchal.ready import is_ready
 ROOT = Path(__file__).resolve().parents[1]
 PORT = 8766
 URL = f"http://127.0.0.1:{PORT}"
+LOG = ROOT / "outputs" / "soak_serve.log"  # of the servers
 CLIENTS = 8
 TIE = 1e-4  # two tokens whose log-probabilities are closer may change places
 GROWTH_ALLOWED = 0.03
@@ -165,7 +167,8 @@ class Server:
             *(f"serve.port={PORT}", f"hydra.run.dir={self.folder.name}", "serve.allow_decoding_override=true"),
             *("serve.prefix_gib=0.1", "serve.cache_gib=0.5", "serve.max_prompt_tokens=2000", "model.dtype=float32"),
         ]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        with LOG.open("a") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log)
         atexit.register(self.process.terminate)
         while True:
             try:
@@ -277,6 +280,8 @@ def main() -> int:
     os.environ["NO_PROXY"] = "127.0.0.1"
     if is_ready(URL):
         parser.error(f"a server answers at {URL} already; end it first")
+    LOG.parent.mkdir(exist_ok=True)
+    LOG.unlink(missing_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with this script
     server = Server(options.model)
     fill_cache()
