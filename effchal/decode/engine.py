@@ -218,6 +218,7 @@ class Engine:
         several = self.model.can_share and len(self.rows) > 1
         return NewTokens(self.cache, 0, ids, common_beginning([row.prompt_ids for row in self.rows]) if several else 0)
 
+    @torch.inference_mode()
     def drop_finished(self) -> None:
         """Free the rows of branches that were ended from outside."""
         for number in reversed(range(len(self.rows))):
