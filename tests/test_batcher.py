@@ -342,6 +342,21 @@ def test_bytes_per_token_are_those_of_the_cache(tiny_engine):
     assert bytes_per_token(mistral, 2) == 128 << 10
 
 
+def test_a_cancelled_row_leaves_the_others_alone(start, tiny_engine):
+    tiny_engine.clear()  # caches are made anew, and not made larger below
+    long = SamplingParams(max_new_tokens=200)
+    batcher = start()
+    answers(batcher, [Job(ids(9), [SamplingParams(max_new_tokens=200, temperature=1.0, seed=i) for i in range(2)])])
+    first, second = Job(ids(4), [long]), Job(ids(4), [long])
+    batcher.submit([first, second])
+    while len(tiny_engine.rows) < 2:
+        time.sleep(0.001)
+    batcher.cancel([first])
+    assert second.finished.wait(60)
+    assert second.error is None
+    check_same(*second.completions, tiny_engine.complete(ids(4), long))
+
+
 def test_holes_in_the_heap_are_given_back_while_serving(start, monkeypatch):
     def resident():
         return psutil.Process().memory_info().rss
