@@ -14,7 +14,7 @@ from conftest import needs_smollm2
 from effchal.config import ServeConfig
 from effchal.decode.engine import Engine
 from effchal.decode.layers import Dola, Sled
-from effchal.decode.prefixes import BLOCK, PrefixStore, common_beginning
+from effchal.decode.prefixes import BLOCK, PrefixStore
 from effchal.decode.sampling import SamplingParams
 from effchal.serve.batcher import Batcher, Job, QueueFull
 from effchal.serve.metrics import Metrics
@@ -202,40 +202,6 @@ def test_a_shared_beginning_is_read_once_and_changes_nothing(start, tiny_engine)
     reused = 2 * len(shared)  # the last five tokens are a part of a block
     assert told("effchal_prompt_tokens_total", {"how": "reused"}) == reused
     assert told("effchal_prompt_tokens_total", {"how": "read"}) == 3 * len(prompts[0]) - reused
-
-
-def test_how_much_prompts_begin_with_alike():
-    assert common_beginning([[1, 2, 3]]) == 3
-    assert common_beginning([[1, 2, 3], [1, 2], [1, 2, 4]]) == 2
-    assert common_beginning([[5, 1, 9], [5, 2, 0], [5, 1, 8]]) == 1
-    assert common_beginning([[2], [1], [2]]) == 0
-
-
-def test_the_prefix_store_keeps_to_its_bound_and_forgets_the_longest_unused(tiny_engine):
-    store = tiny_engine.prefixes = PrefixStore(float("inf"))
-    old, new = ids(2 * BLOCK), ids(2 * BLOCK, seed=1)
-    for each in (old, new):
-        prefill = tiny_engine.begin(each, ())
-        tiny_engine.prefill(prefill, 1000)
-        tiny_engine.keep_prefix(prefill)
-
-    def known(prompt):
-        return [piece[0].shape[1] for piece in store.longest(prompt)]
-
-    assert known([*old, 1]) == known([*new, 1]) == [BLOCK, BLOCK]
-    assert known(new) == [BLOCK, BLOCK - 1]  # one id at least is left to read
-    assert known([*old[: BLOCK + 3], 1, *old]) == [BLOCK, 3]
-    store.longest([*old, 1])
-    block_bytes = store.size_bytes // 4
-    store.limit_bytes = 3 * block_bytes
-    third = [*old[:BLOCK], *ids(BLOCK, seed=2)]
-    prefill = tiny_engine.begin(third, ())
-    assert prefill.reused_tokens == BLOCK
-    tiny_engine.prefill(prefill, 1000)
-    tiny_engine.keep_prefix(prefill)
-    assert store.size_bytes == 3 * block_bytes
-    assert [len(known([*each, 1])) for each in (old, new, third)] == [2, 0, 2]
-    tiny_engine.clear()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -77,10 +77,15 @@ def measured_live(cfg, load):
 
 
 @pytest.mark.parametrize("keep", list(ActivationCheckpointing))
-@pytest.mark.parametrize("dropout", [0.0, 0.1], ids=["fused", "library"])
-def test_predicted_memory_is_that_of_the_real_step(keep, dropout):
+@pytest.mark.parametrize(
+    ("dropout", "dtype"),
+    [(0.0, Dtype.float32), (0.1, Dtype.float32), (0.0, Dtype.bfloat16)],
+    ids=["fused", "library", "fused, widened"],
+)
+def test_predicted_memory_is_that_of_the_real_step(keep, dropout, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # none: bfloat16 is widened
     cfg = Config(
-        model=ModelConfig(name="builtin:tiny", dtype=Dtype.float32, max_seq_len=1024),
+        model=ModelConfig(name="builtin:tiny", dtype=dtype, max_seq_len=1024),
         lora=LoraConfig(r=16, dropout=dropout, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "up_proj"]),
         train=TrainConfig(activation_checkpointing=keep),
     )
