@@ -1,9 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import needs_smollm2
 
 from effchal.decode.branch import TokenScore, cut_tokens
+from effchal.decode.cache import bytes_per_token
 from effchal.decode.engine import Engine
 from effchal.decode.layers import LayerLogits
 from effchal.decode.sampling import SamplingParams, sample
@@ -150,3 +153,13 @@ def test_logits_that_are_no_numbers_are_an_error(tiny_engine, temperature, monke
         tiny_engine.complete([1, 2], SamplingParams(max_new_tokens=1, temperature=temperature))
     monkeypatch.undo()
     assert tiny_engine.complete([1, 2], SamplingParams(max_new_tokens=1)).tokens  # nothing of it is left
+
+
+def test_bytes_per_token_are_those_of_the_cache(tiny_engine):
+    tiny_engine.start(list(range(5, 15)), [SamplingParams(max_new_tokens=5)])
+    parts = [*tiny_engine.cache._keys, *tiny_engine.cache._values]
+    rows, tokens = tiny_engine.cache.room
+    assert sum(part.nbytes for part in parts) == rows * tokens * bytes_per_token(tiny_engine.model.config, 4)
+    tiny_engine.clear()
+    mistral = SimpleNamespace(num_hidden_layers=32, num_key_value_heads=8, num_attention_heads=32, hidden_size=4096)
+    assert bytes_per_token(mistral, 2) == 128 << 10

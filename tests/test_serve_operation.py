@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 from test_serve_openai import post
@@ -130,3 +132,27 @@ def test_no_body_is_a_fault_of_ours(client, service, path):
         seen.add(response.status_code)
         assert response.status_code in (200, 400, 413, 504), (body, response.get_data())
     assert 400 in seen
+
+
+ENDS_IN_THE_MIDDLE = """
+import time
+import torch
+from effchal.config import ModelConfig, ServeConfig
+from effchal.decode.engine import Engine
+from effchal.decode.sampling import SamplingParams
+from effchal.model import load_base_model, load_tokenizer
+from effchal.serve.batcher import Batcher, Job
+from effchal.serve.metrics import Metrics
+
+cfg = ModelConfig(name="builtin:tiny")
+engine = Engine(load_base_model(cfg, torch.device("cpu")), load_tokenizer(cfg))
+batcher = Batcher(engine, ServeConfig(), Metrics())
+batcher.submit([Job([5, 6, 7], [SamplingParams(max_new_tokens=200, temperature=1.0)] * 8) for _ in range(8)])
+time.sleep(0.3)
+print(engine.rows != [])
+"""
+
+
+def test_a_process_that_ends_while_the_engine_works_ends_well():
+    done = subprocess.run([sys.executable, "-c", ENDS_IN_THE_MIDDLE], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr
