@@ -93,6 +93,10 @@ class WallClock:
         fits = self.spent_s() + seconds + self.slowest_lap_s + self.reserve_s() < self.limit_s
         return fits and self._side_work_s + seconds <= share * self.spent_s()
 
+    def fits_at_end(self, what: str) -> bool:
+        """Whether there is time for one more thing after the last step."""
+        return self.spent_s() + LAST_FACTOR * self.costs.get(what, 0.0) < self.limit_s
+
     def progress(self, first_step_s: float) -> float:
         """How much of the time for steps is over, from 0 to 1; 1 at the latest when no further step can start.
 

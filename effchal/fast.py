@@ -34,8 +34,11 @@ def prepare_training(
     layers = layers_of(model)
     fused = not compiled and all(fits(layer) for layer in layers)
     if fused:
-        for layer in layers:
+        for layer in layers[:-1]:
             layer.forward = FusedLayer(layer, keep).forward
+        # The last layer's backward follows its forward at once: made again, its state would be as large as kept.
+        full = keep is ActivationCheckpointing.full
+        layers[-1].forward = FusedLayer(layers[-1], ActivationCheckpointing.none if full else keep).forward
         embeddings = backbone(model).get_input_embeddings()
         if not multiplies_bfloat16(device or embeddings.weight.device):
             embeddings.register_forward_hook(lambda module, args, states: states.float())

@@ -235,7 +235,7 @@ def finish(
     write_bundle(job.run_dir / "bundle", job.cfg, job.model, job.tokenizer)
     tracker.log_bundle(job.run_dir / "bundle")
     if status in ("finished", "stopped_by_budget"):
-        if clock.spent_s() + clock.costs.get("validation", 0.0) < clock.limit_s:
+        if clock.fits_at_end("validation"):
             validate(job, state, clock, tracker)
         else:
             log.warning("no time is left for the last validation")

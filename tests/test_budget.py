@@ -91,6 +91,11 @@ def test_the_last_step_may_go_into_the_reserve_but_not_into_what_saving_takes():
     assert clock.can_start_last_step()
     now.t = 87.5
     assert not clock.can_start_last_step()
+    now.t = 89.9
+    assert clock.fits_at_end("checkpoint")
+    now.t = 90.0
+    assert not clock.fits_at_end("checkpoint")
+    assert clock.fits_at_end("what took nothing")
 
 
 def test_a_step_that_stalls_is_cut_while_there_is_time_to_end():

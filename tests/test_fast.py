@@ -151,18 +151,18 @@ def test_four_bit_bases_stay_with_the_library(keep):
 
 @pytest.mark.parametrize("lora", [{}, {"dropout": 1e-9}])
 def test_full_checkpointing_makes_layers_again_and_selective_their_mlps(lora, monkeypatch):
-    def calls(keep):
+    def calls(keep, index=0):
         model, counts = make("llama", **lora), {"layer": 0, "mlp": 0}
 
         def count(name):
             counts[name] += 1
 
         if lora:  # the library's layers; before, not after: recomputation ends as soon as all that is needed is there
-            layers_of(model)[0].self_attn.register_forward_pre_hook(lambda *_: count("layer"))
-            layers_of(model)[0].mlp.gate_proj.register_forward_pre_hook(lambda *_: count("mlp"))
+            layers_of(model)[index].self_attn.register_forward_pre_hook(lambda *_: count("layer"))
+            layers_of(model)[index].mlp.gate_proj.register_forward_pre_hook(lambda *_: count("mlp"))
         prepare_training(model, keep)
         if not lora:
-            layer = layers_of(model)[0].forward.__self__
+            layer = layers_of(model)[index].forward.__self__
             for name, method in (("layer", "attend"), ("mlp", "add_gate_up")):
                 original = getattr(layer, method)
                 monkeypatch.setattr(layer, method, lambda *a, o=original, n=name: (count(n), o(*a))[1])
@@ -172,6 +172,8 @@ def test_full_checkpointing_makes_layers_again_and_selective_their_mlps(lora, mo
     assert calls(ActivationCheckpointing.none) == {"layer": 1, "mlp": 1}
     assert calls(ActivationCheckpointing.selective) == {"layer": 1, "mlp": 2}
     assert calls(ActivationCheckpointing.full) == {"layer": 2, "mlp": 2}
+    last = calls(ActivationCheckpointing.full, -1)  # followed by its own backward pass at once
+    assert last == ({"layer": 2, "mlp": 2} if lora else {"layer": 1, "mlp": 1})
 
 
 def test_backward_stops_below_the_lowest_adapter(monkeypatch):

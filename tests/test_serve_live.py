@@ -70,7 +70,7 @@ def test_a_client_that_keeps_its_answered_connection_stalls_nobody(tmp_path):
             assert kept[-1].recv(12) == b"HTTP/1.1 400"
             start = time.monotonic()
             urllib.request.urlopen(f"{live.url}/health", timeout=10).close()
-            assert time.monotonic() - start < 1  # gunicorn 26 and 27 take 2 s
+            assert time.monotonic() - start < 1.8  # gunicorn 26 and 27 take 2 s
         for connection in kept:
             connection.close()
 

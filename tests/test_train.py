@@ -168,7 +168,7 @@ def test_a_step_that_stalls_ends_the_run_in_time_and_annealed(tiny_cfg, tmp_path
 
     monkeypatch.setattr(step, "target_loss", stalling)
     assert run(tiny_cfg, tmp_path) == 0
-    assert time.monotonic() - begun < 12
+    assert time.monotonic() - begun < 13  # the whole step takes 16 s; a busy machine may stretch what was measured
     told = record(tmp_path)
     assert (told["status"], told["step"]) == ("stopped_by_budget", 2)
     assert told["lr"] == pytest.approx(tiny_cfg.train.lr * tiny_cfg.train.min_lr_fraction)
