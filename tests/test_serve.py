@@ -239,7 +239,8 @@ def test_a_huge_body_is_413_and_an_unknown_path_404_and_both_are_json(client):
     response = client.get("/nowhere")
     assert response.status_code == 404
     assert response.get_json()["error"]["message"]
-    assert client.get("/process").status_code == 405
+    wrong_method = client.get("/process")
+    assert (wrong_method.status_code, set(wrong_method.headers["Allow"].split(", "))) == (405, {"POST", "OPTIONS"})
 
 
 def test_before_the_model_is_there_the_process_lives_but_is_not_ready(cfg):

@@ -76,6 +76,9 @@ def test_the_openapi_document_covers_every_route(client, service):
     text = json.dumps(document)
     for name in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in document["components"]["schemas"]
+    for path, event in (("/v1/completions", "CompletionResponse"), ("/v1/chat/completions", "ChatChunk")):
+        answers = document["paths"][path]["post"]["responses"]["200"]["content"]
+        assert event in json.dumps(answers["text/event-stream"])
 
 
 KEYS = [

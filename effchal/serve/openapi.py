@@ -19,6 +19,10 @@ ANSWERS: dict[str, tuple[type[BaseModel], type[BaseModel], str]] = {
     ),
     "/v1/chat/completions": (openai_types.ChatRequest, openai_types.ChatResponse, "Answer a conversation"),
 }
+STREAMED: dict[str, type[BaseModel]] = {  # what an event's data is, where stream is true
+    "/v1/completions": openai_types.CompletionResponse,
+    "/v1/chat/completions": openai_types.ChatChunk,
+}
 TOLD: dict[str, tuple[type[BaseModel] | None, str]] = {
     "/v1/models": (openai_types.Models, "The one model"),
     "/tokenizer_info": (openai_types.TokenizerInfo, "Special tokens and chat template"),
@@ -41,6 +45,7 @@ def openapi_document() -> dict:
     asked = [(request, "validation") for request, _, _ in ANSWERS.values()]
     given = [(response, "serialization") for _, response, _ in ANSWERS.values()]
     given += [(response, "serialization") for response, _ in TOLD.values() if response]
+    given += [(event, "serialization") for event in STREAMED.values()]
     error = (protocol.ErrorResponse, "serialization")
     refs, schemas = models_json_schema([*asked, *given, error], ref_template="#/components/schemas/{model}")
 
@@ -51,6 +56,12 @@ def openapi_document() -> dict:
     paths: dict[str, dict] = {}
     for path, (request, response, summary) in ANSWERS.items():
         answer = {"200": {"description": "The answer", **content(response, "serialization")}}
+        if path in STREAMED:
+            event = {"type": "string", "contentMediaType": "application/json"}
+            event["contentSchema"] = {"anyOf": [refs[STREAMED[path], "serialization"], refs[error]]}
+            data = {"anyOf": [event, {"const": "[DONE]"}]}
+            schema = {"type": "object", "required": ["data"], "properties": {"data": data}}
+            answer["200"]["content"]["text/event-stream"] = {"schema": schema}
         body = {"required": True, **content(request, "validation")}
         paths[path] = {"post": {"summary": summary, "requestBody": body, "responses": answer | refusals}}
     for path, (response, summary) in TOLD.items():
