@@ -1,6 +1,6 @@
 """lm-eval's client against our server, beside lm-eval's own model: the same log-likelihoods?
 
-Runs in an environment of its own (pip install "lm-eval[api]" torch transformers), never the project's:
+Runs in an environment of its own (pip install torch "lm-eval[api,hf]"), never the project's:
     python -m effchal.serve model=smollm2_135m prompt=plain lora=none model.dtype=float32 &
     <its python> scripts/peers/lm_eval_loglikelihood.py http://127.0.0.1:8080 outputs/models/smollm2_135m TruthfulQA.csv
 """
