@@ -48,7 +48,7 @@ def check_same(found, expected):
         if a != b:
             for completion in (found, expected):
                 first, second = list(completion.tokens[i].top_logprobs.values())[:2]
-                assert first - second < 1e-3, (found.text, expected.text)
+                assert first - second < 1e-4, (found.text, expected.text)
             return
     assert (found.ids, found.text, found.finish_reason) == (expected.ids, expected.text, expected.finish_reason)
 

@@ -136,6 +136,22 @@ def test_sampling_follows_the_distribution():
     assert shares(temperature=1e-7) == [1, 0, 0, 0]
 
 
+@pytest.mark.parametrize(("spread", "top_p"), [(0.1, 0.3), (0.1, 0.9), (3.0, 0.9), (3.0, 0.9999)])
+def test_top_p_of_a_large_vocabulary_is_that_of_the_sorted_whole(spread, top_p):
+    generator = torch.Generator().manual_seed(0)
+    logprobs = (spread * torch.randn(6000, generator=generator)).log_softmax(-1)
+    probs, ids = logprobs.exp().sort(descending=True)
+    size = int((probs.cumsum(-1) - probs < top_p).sum())
+    rank = torch.empty_like(ids).scatter_(0, ids, torch.arange(6000))
+    params = SamplingParams(max_new_tokens=1, temperature=1.0, top_p=top_p)
+    drawn = torch.tensor([int(rank[sample(logprobs, params, generator)]) for _ in range(3000)])
+    assert drawn.max() < size
+    below = probs[:size].cumsum(-1) / probs[:size].sum()
+    for share in (0.25, 0.5, 0.75):  # of the mass, and of the draws
+        at = int((below <= share).sum())
+        assert (drawn < at).float().mean() == pytest.approx(float(below[at - 1]) if at else 0.0, abs=0.04)
+
+
 def test_a_seed_repeats_a_sample_and_no_seed_does_not(tiny_engine):
     def text(seed):
         params = SamplingParams(max_new_tokens=30, temperature=1.5, seed=seed)

@@ -43,6 +43,9 @@ def test_many_contrasts_at_once_score_as_each_alone_and_in_any_chunk(engine, mon
     together = scorer.score(prompt, continuations, chosen, prefix_tokens=2)
     monkeypatch.setitem(score.LOGIT_BYTES, "cpu", 1)
     monkeypatch.setattr("effchal.decode.score.PREFILL_AT_ONCE", 3)
+    monkeypatch.setattr("effchal.decode.score.SCORED_AT_ONCE", 4)
+    assert score.split(continuations, 4) == [continuations[:2], continuations[2:]]
+    assert score.split(continuations, 1) == [[ids] for ids in continuations]
     for contrast, scores in zip(chosen, together, strict=True):
         (alone,) = Scorer(engine.model).score(prompt, continuations, [contrast])
         assert alone.logprobs == pytest.approx(scores.logprobs, abs=1e-3)

@@ -55,7 +55,8 @@ def test_the_access_log_holds_prompts_only_when_asked(client, service, monkeypat
     assert "hello" not in json.dumps(first)
     assert (second["path"], second["status"]) == ("other", 404)
     assert third["prompt"] == "secret"
-    assert streamed["new_tokens"] == 3
+    assert (streamed["prompt"], streamed["new_tokens"], len(streamed["answers"])) == ("x", 3, 1)
+    assert streamed["finish_reasons"] == ["length"]
 
 
 def test_metrics_count_requests_and_tokens(client):

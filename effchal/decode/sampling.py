@@ -1,5 +1,6 @@
 """What a request asks of decoding, and the next token out of scores."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from effchal.decode.layers import Contrast
 
 GREEDY_AT_OR_BELOW = 1e-6  # HELM writes temperature 0 as 1e-7
+LIKELIEST = 512  # tokens that top_p looks at first
 
 
 @dataclass(frozen=True)
@@ -31,19 +33,34 @@ class SamplingParams:
 
 
 def sample(logprobs: Tensor, params: SamplingParams, generator: torch.Generator) -> int:
-    """A draw from (V,) log-probabilities within top_k and top_p at the temperature.
+    """A draw from (V,) log-probabilities within top_k and top_p at the temperature. V is never sorted as a whole, but
+    where top_p is so near to 1 that nearly all of it counts.
 
     Raises:
         FloatingPointError: no probability is a number.
     """
-    probs, ids = (logprobs / params.temperature).softmax(-1).sort(descending=True)
-    if not torch.isfinite(probs[0]):
+    probs = (logprobs / params.temperature).softmax(-1)
+    total = float(probs.sum())
+    if not math.isfinite(total):
         raise FloatingPointError("the model's logits are not finite")
-    if params.top_k is not None:
-        probs[params.top_k :] = 0.0
-    # Keep the token that crosses top_p: what comes before it is below top_p. The first stays in any case,
-    # also where a tiny top_p is 0 in float32.
-    before = probs.cumsum(-1) - probs
-    before[0] = -1.0
-    probs[before >= params.top_p * probs.sum()] = 0.0
-    return int(ids[torch.multinomial(probs, 1, generator=generator)])
+    if params.top_k is None and params.top_p == 1.0:
+        return draw(probs, generator)
+    vocabulary = len(probs)
+    count = min(LIKELIEST if params.top_k is None else params.top_k, vocabulary)
+    while True:
+        best, ids = probs.topk(count)
+        of = total if params.top_k is None else float(best.sum())  # top_p is a share of what top_k leaves
+        before = best.cumsum(-1) - best
+        # Keep the token that crosses top_p: what comes before it is below top_p. The first stays in any case,
+        # also where a tiny top_p is 0 in float32.
+        kept = max(1, int((before < params.top_p * of).sum()))
+        if kept < count or params.top_k is not None or count == vocabulary:
+            return int(ids[draw(best[:kept], generator)])
+        count = min(8 * count, vocabulary)
+
+
+def draw(weights: Tensor, generator: torch.Generator) -> int:
+    """An index of (n,) weights, each as often as its share of their sum."""
+    reached = weights.double().cumsum(-1)
+    at = torch.rand(1, generator=generator, dtype=torch.float64, device=generator.device) * reached[-1]
+    return int(torch.searchsorted(reached, at, right=True).clamp_(max=len(weights) - 1))

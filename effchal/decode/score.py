@@ -1,5 +1,6 @@
 """Log-probabilities of given continuations, under many contrasts from one forward pass."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from effchal.decode.layers import Contrast, Tap, taps_of
 from effchal.decode.taps import NewTokens, TappedModel
 
 PREFILL_AT_ONCE = 1024  # prompt tokens in one forward pass
+SCORED_AT_ONCE = 2048  # tokens of continuations in one forward pass, unless a single one is longer
 # Bytes of float32 logits in memory together, all layers counted; a CPU is fastest on little.
 LOGIT_BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}
 
@@ -37,7 +39,7 @@ class Scorer:
     ) -> list[Scores]:
         """Score continuations of one prompt, which is read once.
 
-        All continuations go through the model in one row, each seeing the prompt and itself alone: no pad, no copy
+        Many continuations go through the model in one row, each seeing the prompt and itself alone: no pad, no copy
         of the cache.
 
         Args:
@@ -54,6 +56,13 @@ class Scorer:
         """
         taps = taps_of(contrasts)
         last = self._read_prompt(prompt_ids, min(prefix_tokens, len(prompt_ids) - 1), taps)  # (K + 1, 1, D)
+        parts = [self._score(last, part, contrasts, taps) for part in split(continuations, SCORED_AT_ONCE)]
+        return [joined([part[i] for part in parts]) for i in range(len(contrasts))]
+
+    def _score(
+        self, last: Tensor, continuations: list[list[int]], contrasts: list[Contrast], taps: tuple[Tap, ...]
+    ) -> list[Scores]:
+        """Scores of continuations in one row, after a prompt whose `last` position's states are (K + 1, 1, D)."""
         inner = last[:, :0]
         if any(len(ids) > 1 for ids in continuations):
             inner = self._read_continuations(continuations, taps)  # (K + 1, tokens but the last of each, D)
@@ -127,3 +136,23 @@ class Scorer:
         mask = attention_mask(self._model.config, visible, position_ids, columns)
         tokens = torch.tensor([ids], device=device)
         return self._model.states(tokens, position_ids, self._cache, mask, taps, torch.arange(len(ids), device=device))
+
+
+def split(continuations: list[list[int]], tokens: int) -> list[list[list[int]]]:
+    """In parts of at most so many tokens; a longer continuation is a part of its own."""
+    parts: list[list[list[int]]] = []
+    room = 0
+    for ids in continuations:
+        if not parts or len(ids) > room:
+            parts.append([])
+            room = tokens
+        parts[-1].append(ids)
+        room -= len(ids)
+    return parts
+
+
+def joined(parts: list[Scores]) -> Scores:
+    layers: Counter[int] = Counter()
+    for part in parts:
+        layers.update(part.layers)
+    return Scores([logprob for part in parts for logprob in part.logprobs], dict(layers))

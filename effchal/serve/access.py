@@ -63,9 +63,8 @@ def told() -> dict:
     return g.setdefault("told", {})
 
 
-def note(service: Service, prompt_tokens: int, completions: "Sequence[Completion]", prompt: object = None) -> None:
-    """Tell the access log of an answer; text only where serve.log_prompts=true."""
-    what = told()
+def note(what: dict, service: Service, prompt_tokens: int, completions: "Sequence[Completion]", prompt: object) -> None:
+    """Tell the access log of an answer, by `told()`; text only where serve.log_prompts=true."""
     what["prompt_tokens"] = prompt_tokens
     what["new_tokens"] = sum(len(completion.ids) for completion in completions)
     what["finish_reasons"] = [completion.finish_reason for completion in completions]

@@ -18,7 +18,7 @@ from effchal.cli import compose_config
 from effchal.config import Config, ConfigError
 from effchal.inference import check_subject, inference_config, load_engine
 from effchal.prompts import Turn
-from effchal.serve.access import guard, note, register_errors
+from effchal.serve.access import guard, note, register_errors, told
 from effchal.serve.openai import openai_routes
 from effchal.serve.openapi import openapi_document
 from effchal.serve.protocol import (
@@ -64,7 +64,7 @@ def make_app(service: Service) -> Flask:
             Token(text=t.text, logprob=t.logprob, plain_logprob=t.plain_logprob, top_logprob=t.top_logprobs)
             for t in completion.tokens
         ]
-        note(service, len(ids), [completion], body.prompt)
+        note(told(), service, len(ids), [completion], body.prompt)
         return reply(
             ProcessResponse(
                 text=completion.text,

@@ -84,10 +84,10 @@ class Batcher:
         """Queue jobs that belong together.
 
         Raises:
-            QueueFull: serve.max_waiting jobs wait or run.
+            QueueFull: with them more than serve.max_waiting jobs would wait or run.
         """
         with self._wake:
-            if self._in_hand() >= self._cfg.max_waiting:
+            if self._in_hand() + len(jobs) > self._cfg.max_waiting:
                 raise QueueFull
             self._waiting.extend(jobs)
             self._metrics.waiting.set(len(self._waiting))

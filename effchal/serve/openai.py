@@ -54,7 +54,7 @@ def openai_routes(service: Service) -> Blueprint:
         if body.stream:
             if len(prompts) > 1:
                 raise RequestError(400, "a stream answers one prompt", "prompt")
-            return event_stream(service, body, prompts[0], params, CompletionWriter(head, body))
+            return event_stream(service, body, prompts[0], params, CompletionWriter(head, body), body.prompt)
         found = service.wait(service.submit(prompts, ways(params, body.n)), body.deadline_s, hung_up())
         answers = [completion for each in found for completion in each]
         choices = []
@@ -66,7 +66,7 @@ def openai_routes(service: Service) -> Blueprint:
                 )
             )
         prompt_tokens = sum(map(len, prompts))
-        note(service, prompt_tokens, answers, body.prompt)
+        note(told(), service, prompt_tokens, answers, body.prompt)
         return reply(CompletionResponse(**head, choices=choices, usage=usage_of(prompt_tokens, answers)))
 
     @routes.post("/v1/chat/completions")
@@ -79,8 +79,9 @@ def openai_routes(service: Service) -> Blueprint:
         alternatives = (body.top_logprobs or 0) if body.logprobs else 0
         params = service.sampling_params(body, most, body.stops, alternatives, None, "max_tokens")
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": service.created, "model": service.name}
+        asked = [message.model_dump() for message in body.messages]
         if body.stream:
-            return event_stream(service, body, ids, params, ChatWriter(head, body))
+            return event_stream(service, body, ids, params, ChatWriter(head, body), asked)
         (answers,) = service.wait(service.submit([ids], ways(params, body.n)), body.deadline_s, hung_up())
         choices = []
         for index, completion in enumerate(answers):
@@ -88,7 +89,7 @@ def openai_routes(service: Service) -> Blueprint:
             message = ChatMessage(content=completion.text)
             reason = completion.finish_reason
             choices.append(ChatChoice(index=index, message=message, finish_reason=reason, logprobs=logprobs))
-        note(service, len(ids), answers, [message.model_dump() for message in body.messages])
+        note(told(), service, len(ids), answers, asked)
         return reply(ChatResponse(**head, choices=choices, usage=usage_of(len(ids), answers)))
 
     @routes.get("/v1/models")
@@ -237,8 +238,13 @@ def event_stream(
     ids: list[int],
     params: "SamplingParams",
     writer: CompletionWriter | ChatWriter,
+    prompt: object,
 ) -> Response:
-    """Server-sent events: chunks as tokens settle, then [DONE]. What is refused is refused before the first."""
+    """Server-sent events: chunks as tokens settle, then [DONE]. What is refused is refused before the first.
+
+    Args:
+        prompt: as the client wrote it, for the access log.
+    """
     (job,) = service.submit([ids], ways(params, body.n), streams=True)
     updates = service.stream(job, body.deadline_s, hung_up())
     what = told()
@@ -252,7 +258,7 @@ def event_stream(
         for index, completion in enumerate(job.completions):
             yield writer.chunk(index, [], completion.finish_reason)
         usage = usage_of(len(ids), job.completions)
-        what["new_tokens"] = usage.completion_tokens
+        note(what, service, len(ids), job.completions, prompt)
         if body.stream_options and body.stream_options.include_usage:
             yield writer.end(usage)
 

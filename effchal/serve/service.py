@@ -139,14 +139,18 @@ class Service:
         """
         from effchal.serve.batcher import Job, QueueFull
 
+        waiting = self.cfg.serve.max_waiting
+        if len(prompts) > waiting:
+            raise RequestError(
+                400, f"{len(prompts)} prompts; this server takes {waiting} (serve.max_waiting)", "prompt"
+            )
         jobs = [Job(ids, variants, streams) for ids in prompts]
         for job in jobs:
             self._check_room(job)
         try:
             self.batcher.submit(jobs)
         except QueueFull:
-            waiting = self.cfg.serve.max_waiting
-            raise RequestError(503, f"{waiting} requests are waiting (serve.max_waiting); try again") from None
+            raise RequestError(503, f"{waiting} prompts are waiting (serve.max_waiting); try again") from None
         return jobs
 
     def _check_room(self, job: "Job") -> None:
