@@ -1,8 +1,9 @@
-"""Whether cost grows with the work alone: python scripts/bench_scale.py [--examples 100 1000 10000]
+"""Whether cost grows with the work alone: python scripts/bench_scale.py [--examples 100 1000 10000] [--repeats 3]
 
-Trains builtin:tiny for one epoch on so many made-up examples, 8 a step, through effchal.train itself. One JSON line
-each: tokens per second over the whole run (data preparation and validation included) and over its steps, and resident
-memory after 50 steps and at the end (10,000 examples are 1,188 steps). On a busy machine, compare processor seconds.
+Trains builtin:tiny for one epoch on so many made-up examples, 8 a step, through effchal.train itself; the sizes in
+turn, several rounds. One JSON line each, of medians: tokens per second over the whole run (data preparation and
+validation included) and over its steps, and resident memory after 50 steps and at the end (10,000 examples are 1,188
+steps). On a busy machine, compare processor seconds.
 """
 
 import argparse
@@ -25,10 +26,17 @@ POLL_S = 0.5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--examples", type=int, nargs="+", default=[100, 1000, 10000])
+    parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    for count in args.examples:
-        with tempfile.TemporaryDirectory() as folder:
-            print("RESULT", json.dumps({"examples": count} | train(Path(folder), count)), flush=True)
+    runs: dict[int, list[dict]] = {count: [] for count in args.examples}
+    for _ in range(args.repeats):
+        for count in args.examples:
+            with tempfile.TemporaryDirectory() as folder:
+                runs[count].append(train(Path(folder), count))
+    for count, told in runs.items():
+        result = {key: median([each[key] for each in told]) for key in told[0]}
+        each = [one["tokens_per_s_median_step"] for one in told]
+        print("RESULT", json.dumps({"examples": count} | result | {"runs": each}), flush=True)
 
 
 def train(folder: Path, count: int) -> dict:
@@ -69,6 +77,11 @@ def train(folder: Path, count: int) -> dict:
         "mib_after_50_steps": round(early[0], 1) if early else None,
         "mib_at_the_end": round(list(memory.values())[-1], 1),
     }
+
+
+def median(values: list[float | None]) -> float | None:
+    """None where a run was too short to tell."""
+    return None if None in values else statistics.median(values)
 
 
 def steps_done(folder: Path) -> int:
