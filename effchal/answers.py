@@ -149,8 +149,23 @@ def generate_group(
     for instance, completions in zip(instances, found, strict=True):
         named = zip(job.variants, completions, strict=True)
         decodings = {variant.name: told(scenario, instance, completion) for variant, completion in named}
+        if instance.letters and wants_length_control(job):
+            first = next(iter(decodings.values()))["text"]
+            decodings[LONGEST] = longest_by_letter(scenario, instance, first)
         records.append(record(scenario, instance, decodings))
     return records
+
+
+def wants_length_control(job: Job) -> bool:
+    return job.cfg.sweep.controls and any(variant.contrast is not None for variant in job.variants)
+
+
+def longest_by_letter(scenario: Scenario, instance: Instance, baseline: str) -> dict[str, Any]:
+    """The letter of the longest listed text, written as the baseline writes that letter."""
+    length = [len(reference.text) for reference in instance.references]
+    text = instance.letters[length.index(max(length))]
+    text = baseline if baseline.strip() == text else text
+    return {"text": text, "metrics": score_completion(scenario, instance, text)}
 
 
 def params_of(job: Job, scenario: Scenario, instance: Instance, variant: Variant) -> SamplingParams:
@@ -189,7 +204,7 @@ def score_group(job: Job, scenario: Scenario, instances: tuple[Instance, ...], i
             decodings[name] = {"logprobs": found.logprobs, "metrics": score_choices(instance, found.logprobs)}
             if found.layers:
                 decodings[name]["layers"] = {str(layer): count for layer, count in found.layers.items()}
-        if job.cfg.sweep.controls and any(contrast is not None for contrast in names):
+        if wants_length_control(job):
             lengths = [len(ids) * math.log(job.engine.model.vocabulary) for ids in each.choices]
             decodings[LONGEST] = {"logprobs": lengths, "metrics": score_choices(instance, lengths)}
         records.append(record(scenario, instance, decodings))

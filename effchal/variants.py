@@ -8,7 +8,8 @@ from effchal.decode.layers import Contrast, contrast_of
 from effchal.model import ModelShape
 
 BASELINE = "greedy"
-LONGEST = "longest answer"  # a scorer of choices that knows no model: log V for each token
+# Knows no model: log V for each token of a given choice; by letter, the one with the longest text.
+LONGEST = "longest answer"
 
 
 @dataclass(frozen=True)

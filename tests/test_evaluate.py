@@ -85,6 +85,22 @@ def test_the_longest_answer_control_knows_only_lengths(data, tmp_path):
     assert sum(scored.values()) == 1  # the third choice is the longest, and correct in one of five
 
 
+def test_the_longest_answer_by_letter_is_that_of_the_longest_text(tmp_path):
+    shot, asked = "What?,one,two,three,four,A\n", 'Which?,short,"much the longest",long,s,{}\n'
+    questions = "".join(asked.format(correct) for correct in "ABBD")
+    for split, content in (("dev", shot), ("val", shot), ("test", questions)):
+        file = tmp_path / "data" / "mmlu" / "data" / split / f"x_{split}.csv"
+        file.parent.mkdir(parents=True)
+        file.write_text(content)
+    cfg = config((), *SWEEP, "scenario.entries=['mmlu:subject=x']", f"scenario.path={tmp_path / 'data'}")
+    run(cfg, tmp_path / "out")
+    found = {record["id"]: record["decodings"][LONGEST] for record in records(tmp_path / "out")}
+    assert [each["text"].strip() for each in found.values()].count("B") == 4  # "three" is that of the other split
+    (entry,) = json.loads((tmp_path / "out" / "results.json").read_text())["entries"].values()
+    assert entry["decodings"][LONGEST]["metrics"]["exact_match"]["mean"] == 2 / 4  # of the test split
+    assert set(entry["decodings"][LONGEST]["differences"]) == set(entry["decodings"]["greedy"]["metrics"])
+
+
 def same_numbers(found, expected):
     for name, decoded in expected.items():
         assert found[name]["metrics"] == pytest.approx(decoded["metrics"])
