@@ -4,11 +4,15 @@ import json
 import random
 import subprocess
 import sys
+import types
 
 import pytest
 from test_serve_openai import post
 
+from effchal.config import ServeConfig
+from effchal.serve import batcher
 from effchal.serve.app import make_app
+from effchal.serve.metrics import Metrics
 from effchal.serve.openapi import ANSWERS, TOLD
 
 
@@ -21,6 +25,14 @@ def test_a_deadline_ends_the_wait_with_504(client, service):
     assert '"deadline_s"' in streamed.get_data(as_text=True)
     assert post(client, "/v1/completions", {"prompt": "x"})["choices"]
     assert not service.engine.rows
+
+
+@pytest.mark.parametrize(("left_gib", "warns"), [(0.9, True), (1.5, False)])
+def test_a_server_tells_at_its_start_of_memory_that_may_not_do(tiny_engine, caplog, monkeypatch, left_gib, warns):
+    left = types.SimpleNamespace(available=int(left_gib * batcher.GIB))
+    monkeypatch.setattr(batcher.psutil, "virtual_memory", lambda: left)
+    batcher.Batcher(tiny_engine, ServeConfig(cache_gib=0.01, prefix_gib=1.0), Metrics()).stop()
+    assert ("keys and values may take 1.0 GiB" in caplog.text) == warns
 
 
 def test_a_bearer_token_guards_everything_but_health(service, monkeypatch):

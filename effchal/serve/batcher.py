@@ -10,6 +10,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import psutil
+import torch
+
 from effchal.config import ServeConfig
 from effchal.decode.branch import Branch, Completion, TokenScore
 from effchal.decode.cache import bytes_per_token
@@ -60,6 +63,7 @@ class Batcher:
     def __init__(self, engine: Engine, cfg: ServeConfig, metrics: Metrics) -> None:
         self._engine, self._cfg, self._metrics = engine, cfg, metrics
         self._row_bytes = bytes_per_token(engine.model.config, engine.model.dtype.itemsize)
+        warn_where_memory_is_short(engine, cfg, self._row_bytes)
         engine.prefixes = PrefixStore(cfg.prefix_gib * GIB)
         self._waiting: deque[Job] = deque()
         self._reading: tuple[Job, Prefill] | None = None
@@ -258,3 +262,16 @@ class Batcher:
         self._engine.clear()
         for job in jobs:
             self._finish(job, error)
+
+
+def warn_where_memory_is_short(engine: Engine, cfg: ServeConfig, row_bytes: int) -> None:
+    """Keys and values come as they are needed; that they will fit beside the weights is known before."""
+    rows = min(cfg.cache_gib * GIB, cfg.max_rows * engine.max_positions * row_bytes)
+    wanted, device = rows + cfg.prefix_gib * GIB, engine.model.device
+    left = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if wanted > left:
+        log.warning(
+            "keys and values may take %.1f GiB (serve.cache_gib, serve.prefix_gib) and %.1f GiB are left on %s: "
+            "with many rows the server may run out of memory; give less",
+            *(wanted / GIB, left / GIB, device),
+        )
