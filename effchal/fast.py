@@ -36,7 +36,7 @@ def prepare_training(
     if fused:
         for layer in layers[:-1]:
             layer.forward = FusedLayer(layer, keep).forward
-        # The last layer's backward follows its forward at once: made again, its state would be as large as kept.
+        # The last layer's backward pass comes next but one: keeping its state costs room only while the loss is made.
         full = keep is ActivationCheckpointing.full
         layers[-1].forward = FusedLayer(layers[-1], ActivationCheckpointing.none if full else keep).forward
         embeddings = backbone(model).get_input_embeddings()

@@ -1,8 +1,8 @@
 """Malformed bodies on every route: python scripts/fuzz_serve.py --st <its environment>/bin/st [--examples 500]
 
 Schemathesis (pip install schemathesis, in an environment of its own) reads the /openapi.json of a server of the tiny
-model and sends what breaks it, and methods that no route has. It fails where an answer is undocumented in status, type
-or shape; this script, where one is 500. One RESULT line: answers by status, by the server's own count.
+model and sends what breaks it, and methods that no route has (405). It fails where another answer is undocumented in
+status, type or shape; this script, where one is 500. One RESULT line: answers by status, by the server's own count.
 """
 
 import argparse

@@ -265,7 +265,10 @@ def test_a_full_queue_refuses_and_a_failing_engine_fails_only_what_it_holds(star
     begin = tiny_engine.begin
     monkeypatch.setattr(tiny_engine, "begin", lambda *each: (go.wait(30), begin(*each))[1])
     jobs = [Job(ids(5), [GREEDY]) for _ in range(2)]
-    batcher.submit(jobs)
+    batcher.submit(jobs[:1])
+    with pytest.raises(QueueFull):
+        batcher.submit([Job(ids(5), [GREEDY]) for _ in range(2)])
+    batcher.submit(jobs[1:])
     with pytest.raises(QueueFull):
         batcher.submit([Job(ids(5), [GREEDY])])
     monkeypatch.setattr(tiny_engine, "step", lambda: 1 / 0)

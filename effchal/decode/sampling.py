@@ -33,8 +33,9 @@ class SamplingParams:
 
 
 def sample(logprobs: Tensor, params: SamplingParams, generator: torch.Generator) -> int:
-    """A draw from (V,) log-probabilities within top_k and top_p at the temperature. V is never sorted as a whole, but
-    where top_p is so near to 1 that nearly all of it counts.
+    """A draw from (V,) log-probabilities within top_k and top_p at the temperature.
+
+    Only as many of V are sorted as top_p needs, 512 at least; nothing without top_p and top_k.
 
     Raises:
         FloatingPointError: no probability is a number.

@@ -265,7 +265,10 @@ class Batcher:
 
 
 def warn_where_memory_is_short(engine: Engine, cfg: ServeConfig, row_bytes: int) -> None:
-    """Keys and values come as they are needed; that they will fit beside the weights is known before."""
+    """Keys and values come as they are needed; whether they will fit is known before.
+
+    What the machine says is left: a container's own limit is not looked up, and mapped weights count as free.
+    """
     rows = min(cfg.cache_gib * GIB, cfg.max_rows * engine.max_positions * row_bytes)
     wanted, device = rows + cfg.prefix_gib * GIB, engine.model.device
     left = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -255,10 +255,10 @@ def event_stream(
             yield from writer.first(index)
         for index, tokens in updates:
             yield writer.chunk(index, tokens, None)
+        note(what, service, len(ids), job.completions, prompt)  # a client may go when it has read how the answer ends
         for index, completion in enumerate(job.completions):
             yield writer.chunk(index, [], completion.finish_reason)
         usage = usage_of(len(ids), job.completions)
-        note(what, service, len(ids), job.completions, prompt)
         if body.stream_options and body.stream_options.include_usage:
             yield writer.end(usage)
 

@@ -61,7 +61,7 @@ def openapi_document() -> dict:
             event["contentSchema"] = {"anyOf": [refs[STREAMED[path], "serialization"], refs[error]]}
             data = {"anyOf": [event, {"const": "[DONE]"}]}
             schema = {"type": "object", "required": ["data"], "properties": {"data": data}}
-            answer["200"]["content"]["text/event-stream"] = {"schema": schema}
+            answer["200"]["content"]["text/event-stream"] = {"schema": schema}  # of each event
         body = {"required": True, **content(request, "validation")}
         paths[path] = {"post": {"summary": summary, "requestBody": body, "responses": answer | refusals}}
     for path, (response, summary) in TOLD.items():

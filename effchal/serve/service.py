@@ -150,7 +150,7 @@ class Service:
         try:
             self.batcher.submit(jobs)
         except QueueFull:
-            raise RequestError(503, f"{waiting} prompts are waiting (serve.max_waiting); try again") from None
+            raise RequestError(503, f"no room for {len(jobs)} more (serve.max_waiting={waiting}); try again") from None
         return jobs
 
     def _check_room(self, job: "Job") -> None:
