@@ -44,8 +44,11 @@ def sample(logprobs: Tensor, params: SamplingParams, generator: torch.Generator)
     total = float(probs.sum())
     if not math.isfinite(total):
         raise FloatingPointError("the model's logits are not finite")
+    # A race: each token as often first as it is likely. Rounding changes who wins only where two are about even, where
+    # cumulative sums would move every border behind a likely token.
+    time = torch.empty_like(probs).exponential_(generator=generator)
     if params.top_k is None and params.top_p == 1.0:
-        return draw(probs, generator)
+        return int((probs / time).argmax())
     vocabulary = len(probs)
     count = min(LIKELIEST if params.top_k is None else params.top_k, vocabulary)
     while True:
@@ -56,12 +59,5 @@ def sample(logprobs: Tensor, params: SamplingParams, generator: torch.Generator)
         # also where a tiny top_p is 0 in float32.
         kept = max(1, int((before < params.top_p * of).sum()))
         if kept < count or params.top_k is not None or count == vocabulary:
-            return int(ids[draw(best[:kept], generator)])
+            return int(ids[(best[:kept] / time[ids[:kept]]).argmax()])
         count = min(8 * count, vocabulary)
-
-
-def draw(weights: Tensor, generator: torch.Generator) -> int:
-    """An index of (n,) weights, each as often as its share of their sum."""
-    reached = weights.double().cumsum(-1)
-    at = torch.rand(1, generator=generator, dtype=torch.float64, device=generator.device) * reached[-1]
-    return int(torch.searchsorted(reached, at, right=True).clamp_(max=len(weights) - 1))
