@@ -1,3 +1,4 @@
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -150,6 +151,22 @@ def test_top_p_of_a_large_vocabulary_is_that_of_the_sorted_whole(spread, top_p):
     for share in (0.25, 0.5, 0.75):  # of the mass, and of the draws
         at = int((below <= share).sum())
         assert (drawn < at).float().mean() == pytest.approx(float(below[at - 1]) if at else 0.0, abs=0.04)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_draw_does_not_hang_on_the_rounding_of_other_tokens(top_p):
+    """One likely token in front of 40,000 unlikely ones; its last digits move where all of theirs would begin."""
+    logits = torch.zeros(40_001)
+    logits[0] = math.log(40_000)
+    params = SamplingParams(max_new_tokens=1, temperature=1.0, top_p=top_p)
+
+    def drawn(scores):
+        return [sample(scores.log_softmax(-1), params, torch.Generator().manual_seed(seed)) for seed in range(200)]
+
+    before = drawn(logits)
+    logits[0] += 1e-4
+    assert sum(token > 0 for token in before) > 50
+    assert sum(a != b for a, b in zip(before, drawn(logits), strict=True)) <= 2
 
 
 def test_a_seed_repeats_a_sample_and_no_seed_does_not(tiny_engine):

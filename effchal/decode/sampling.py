@@ -1,6 +1,5 @@
 """What a request asks of decoding, and the next token out of scores."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 from effchal.decode.layers import Contrast
 
 GREEDY_AT_OR_BELOW = 1e-6  # HELM writes temperature 0 as 1e-7
-LIKELIEST = 512  # tokens that top_p looks at first
+SORTED_FIRST = 512  # tokens that top_p looks at before it looks at more
 
 
 @dataclass(frozen=True)
@@ -35,29 +34,29 @@ class SamplingParams:
 def sample(logprobs: Tensor, params: SamplingParams, generator: torch.Generator) -> int:
     """A draw from (V,) log-probabilities within top_k and top_p at the temperature.
 
-    Only as many of V are sorted as top_p needs, 512 at least; nothing without top_p and top_k.
-
     Raises:
         FloatingPointError: no probability is a number.
     """
     probs = (logprobs / params.temperature).softmax(-1)
-    total = float(probs.sum())
-    if not math.isfinite(total):
+    if not torch.isfinite(probs.sum()):
         raise FloatingPointError("the model's logits are not finite")
-    # A race: each token as often first as it is likely. Rounding changes who wins only where two are about even, where
-    # cumulative sums would move every border behind a likely token.
-    time = torch.empty_like(probs).exponential_(generator=generator)
-    if params.top_k is None and params.top_p == 1.0:
-        return int((probs / time).argmax())
-    vocabulary = len(probs)
-    count = min(LIKELIEST if params.top_k is None else params.top_k, vocabulary)
+    if params.top_k is not None or params.top_p < 1.0:
+        ids = likeliest(probs, params)
+        probs = torch.zeros_like(probs).scatter_(0, ids, probs[ids])
+    # For one draw, multinomial lets the tokens race: rounding changes who wins only where two are about even. Along
+    # cumulative sums it would move the border of every token behind a likely one.
+    return int(torch.multinomial(probs, 1, generator=generator))
+
+
+def likeliest(probs: Tensor, params: SamplingParams) -> Tensor:
+    """Ids within top_k and top_p of (V,) probabilities, at least one; top_p is a share of what top_k leaves."""
+    count = min(params.top_k or SORTED_FIRST, len(probs))
     while True:
         best, ids = probs.topk(count)
-        of = total if params.top_k is None else float(best.sum())  # top_p is a share of what top_k leaves
-        before = best.cumsum(-1) - best
+        total = best.sum() if params.top_k else probs.sum()
         # Keep the token that crosses top_p: what comes before it is below top_p. The first stays in any case,
         # also where a tiny top_p is 0 in float32.
-        kept = max(1, int((before < params.top_p * of).sum()))
-        if kept < count or params.top_k is not None or count == vocabulary:
-            return int(ids[(best[:kept] / time[ids[:kept]]).argmax()])
-        count = min(8 * count, vocabulary)
+        kept = max(1, int((best.cumsum(-1) - best < params.top_p * total).sum()))
+        if kept < count or params.top_k or count == len(probs):
+            return ids[:kept]
+        count = min(8 * count, len(probs))

@@ -152,7 +152,5 @@ def split(continuations: list[list[int]], tokens: int) -> list[list[list[int]]]:
 
 
 def joined(parts: list[Scores]) -> Scores:
-    layers: Counter[int] = Counter()
-    for part in parts:
-        layers.update(part.layers)
+    layers = sum((Counter(part.layers) for part in parts), Counter())
     return Scores([logprob for part in parts for logprob in part.logprobs], dict(layers))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, jsonify, request
 from pydantic import ValidationError
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import HTTPException
 
 from effchal.serve.protocol import Error, ErrorResponse
 from effchal.serve.service import RETRY_AFTER_S, ClientGone, RequestError, Service
@@ -85,8 +85,7 @@ def error_of(error: Exception) -> tuple[ErrorResponse, int, dict[str, str]]:
             field = ".".join(str(part) for part in first["loc"]) or "body"
             status, message = 400, f"{field}: {first['msg']}"
         case HTTPException():
-            if isinstance(error, MethodNotAllowed):
-                headers["Allow"] = ", ".join(error.valid_methods or [])
+            headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}  # Allow of a 405
             status, message = error.code, error.description or error.name
         case _:
             log.error("request failed", exc_info=error)

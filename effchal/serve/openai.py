@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from effchal.decode.branch import Completion, TokenScore
     from effchal.decode.sampling import SamplingParams
 
-MOST_PROMPTS = 128  # in one request
-
 
 def openai_routes(service: Service) -> Blueprint:
     routes = Blueprint("openai", __name__)
@@ -132,8 +130,9 @@ def encode_prompts(service: Service, body: CompletionRequest) -> tuple[list[list
     encoder, prompt = service.encoder, body.prompt
     if isinstance(prompt, str) or isinstance(prompt[0], int):
         prompt = [prompt]
-    if len(prompt) > MOST_PROMPTS or len(prompt) * body.n > MOST_PROMPTS:
-        raise RequestError(400, f"at most {MOST_PROMPTS} answers in one request", "prompt")
+    most = service.cfg.serve.max_waiting
+    if len(prompt) > most:
+        raise RequestError(400, f"{len(prompt)} prompts; this server takes {most} (serve.max_waiting)", "prompt")
     rows = []
     for each in prompt:
         if isinstance(each, str):

@@ -139,18 +139,14 @@ class Service:
         """
         from effchal.serve.batcher import Job, QueueFull
 
-        waiting = self.cfg.serve.max_waiting
-        if len(prompts) > waiting:
-            raise RequestError(
-                400, f"{len(prompts)} prompts; this server takes {waiting} (serve.max_waiting)", "prompt"
-            )
         jobs = [Job(ids, variants, streams) for ids in prompts]
         for job in jobs:
             self._check_room(job)
         try:
             self.batcher.submit(jobs)
         except QueueFull:
-            raise RequestError(503, f"no room for {len(jobs)} more (serve.max_waiting={waiting}); try again") from None
+            most = self.cfg.serve.max_waiting
+            raise RequestError(503, f"no room for {len(jobs)} more (serve.max_waiting={most}); try again") from None
         return jobs
 
     def _check_room(self, job: "Job") -> None:
