@@ -24,11 +24,22 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches a hub; read when the hub c
 ROOT = Path(__file__).resolve().parents[1]
 SMOLLM2 = ROOT / "outputs" / "models" / "smollm2_135m"
 SHARED_DATA = ROOT.parent / "shared" / "data"
+HELM_DATA = SHARED_DATA / "helm" / "scenarios"
 
 needs_smollm2 = pytest.mark.skipif(
     not (SMOLLM2 / "model.safetensors").is_file(), reason="no small model; run: python scripts/fetch.py smollm2_135m"
 )
 needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no folder ../shared/data beside the project")
+
+
+class Window:
+    """A token a character."""
+
+    def encode(self, text):
+        return [ord(character) for character in text]
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +121,24 @@ def client(service):
     from effchal.serve.app import make_app
 
     return make_app(service).test_client()
+
+
+@pytest.fixture
+def start(tiny_engine):
+    """A batcher on the tiny engine, by serve.* keys; stopped at the end."""
+    from effchal.decode.prefixes import PrefixStore
+    from effchal.serve.batcher import Batcher
+    from effchal.serve.metrics import Metrics
+
+    started = []
+
+    def make(engine=tiny_engine, **keys):
+        batcher = Batcher(engine, ServeConfig(**keys), Metrics())
+        started.append(batcher)
+        return batcher
+
+    yield make
+    for batcher in started:
+        batcher.stop()
+    tiny_engine.clear()
+    tiny_engine.prefixes = PrefixStore(float("inf"))

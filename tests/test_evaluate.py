@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SHARED_DATA, needs_shared_data
+from conftest import HELM_DATA, ROOT, needs_shared_data
 
 from effchal.bundle import write_bundle
 from effchal.cli import compose_config
@@ -210,7 +210,7 @@ def test_a_bundle_is_evaluated_as_it_decodes_and_refused_when_changed(data, tmp_
 def test_parts_of_one_scenario_are_pooled(tmp_path):
     subjects = ("anatomy", "philosophy")
     entries = ",".join(f"'mmlu:subject={subject}'" for subject in subjects)
-    overrides = [f"scenario.entries=[{entries}]", f"scenario.path={SHARED_DATA / 'helm' / 'scenarios'}"]
+    overrides = [f"scenario.entries=[{entries}]", f"scenario.path={HELM_DATA}"]
     cfg = config((), *overrides, "scenario.max_instances=4", "decoding.repetition_penalty=1.2")
     run(cfg, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())["entries"]

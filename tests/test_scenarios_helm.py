@@ -8,7 +8,7 @@ import subprocess
 import zlib
 
 import pytest
-from conftest import SHARED_DATA, SMOLLM2
+from conftest import HELM_DATA, SHARED_DATA, SMOLLM2
 from helm_stand_in import (
     HELM_BIN,
     MAX_INSTANCES,
@@ -86,7 +86,7 @@ def completion(instance):
 def data(tmp_path_factory):
     """The shared data in a writable copy, and made-up files for what it lacks."""
     folder = tmp_path_factory.mktemp("data") / "scenarios"
-    shutil.copytree(SHARED_DATA / "helm" / "scenarios", folder, copy_function=shutil.copyfile)
+    shutil.copytree(HELM_DATA, folder, copy_function=shutil.copyfile)
     for path in [folder, *folder.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
     for subject in SUBJECTS:
