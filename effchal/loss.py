@@ -1,5 +1,8 @@
 """Cross-entropy of the target positions, a chunk at a time: logits of all of them never exist together."""
 
+import functools
+import importlib.util
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,15 +22,35 @@ def chunked_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
         hidden: (n, D) of the target positions.
         targets: (n,) int64.
     """
+    if hidden.is_cuda and is_frozen_product(head) and has_fused_loss():
+        return fused_loss(head.weight, hidden, targets)
     parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
     return ChunkedLoss.apply(head, torch.is_grad_enabled(), hidden, targets, *parameters)
+
+
+def is_frozen_product(head: nn.Module) -> bool:
+    return type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
+
+
+@functools.cache
+def has_fused_loss() -> bool:
+    """Whether the package liger_kernel is here."""
+    return importlib.util.find_spec("liger_kernel") is not None
+
+
+def fused_loss(weight: Tensor, hidden: Tensor, targets: Tensor) -> Tensor:
+    """`chunked_loss` under a frozen (V, D) head by Liger's kernel: gradients take the place of a chunk's logits, and
+    chunks are so small that these take no more room than `hidden`. It waits for the device once, to count targets."""
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    return liger_fused_linear_cross_entropy(hidden, weight, targets, reduction="sum")
 
 
 class ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, head: nn.Module, with_gradients: bool, hidden: Tensor, targets: Tensor, *parameters: Tensor):
         with_gradients = with_gradients and any(ctx.needs_input_grad)
-        plain = type(head) is nn.Linear and head.bias is None and not parameters
+        plain = is_frozen_product(head)
         loss = torch.zeros((), device=hidden.device)
         ctx.gradients = [torch.zeros_like(tensor) for tensor in (hidden, *parameters)] if with_gradients else None
         d_hidden = ctx.gradients[0] if with_gradients else hidden

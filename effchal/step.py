@@ -1,5 +1,6 @@
 """The training step: loss over target tokens, one update, and what may stop it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -60,17 +61,30 @@ def train_step(
         target_tokens = sum(micro_batch.target_tokens for micro_batch in micro_batches)
         torch._foreach_mul_([p.grad for p in trainable if p.grad is not None], planned / target_tokens)
     grad_norm = torch.nn.utils.clip_grad_norm_(trainable, max_grad_norm)
-    finite = torch.isfinite(torch.stack([*loss_sums, grad_norm])).tolist()  # the step waits for the device here
-    if not all(finite):
-        culprits = [mb for mb, ok in zip(micro_batches, finite, strict=False) if not ok] or micro_batches
-        ids = [example_id for micro_batch in culprits for example_id in micro_batch.example_ids]
-        what = "gradient" if all(finite[:-1]) else "loss"
-        optimizer.zero_grad(set_to_none=True)
-        raise NonFiniteError(f"non-finite {what} in the step of examples {', '.join(ids)}; no update was made")
-    optimizer.step()
+    *losses, norm = update(optimizer, torch.stack([*loss_sums, grad_norm]))
     optimizer.zero_grad(set_to_none=True)
-    tokens = sum(micro_batch.tokens for micro_batch in micro_batches)
-    return StepStats(float(torch.stack(loss_sums).sum()) / target_tokens, float(grad_norm), tokens, target_tokens)
+    if not all(map(math.isfinite, [*losses, norm])):
+        culprits = [mb for mb, loss in zip(micro_batches, losses, strict=True) if not math.isfinite(loss)]
+        ids = [example_id for micro_batch in culprits or micro_batches for example_id in micro_batch.example_ids]
+        what = "loss" if culprits else "gradient"
+        raise NonFiniteError(f"non-finite {what} in the step of examples {', '.join(ids)}; no update was made")
+    return StepStats(sum(losses) / target_tokens, norm, sum(mb.tokens for mb in micro_batches), target_tokens)
+
+
+def update(optimizer: torch.optim.Optimizer, outcome: torch.Tensor) -> list[float]:
+    """One update, but none where a number of `outcome` is not finite; its numbers.
+
+    torch's fused optimizers read on the device whether to leave the weights alone, as they do for GradScaler: all of
+    the step is queued before the host waits for the device. For others it waits before the update.
+    """
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.found_inf = outcome.isfinite().all().logical_not().float()
+        optimizer.step()
+        return outcome.tolist()
+    numbers = outcome.tolist()
+    if all(map(math.isfinite, numbers)):
+        optimizer.step()
+    return numbers
 
 
 def target_loss(model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:

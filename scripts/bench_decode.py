@@ -20,12 +20,12 @@ import sys
 import tempfile
 import time
 import unittest.mock
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from bench_serve import word_problem
+from machine import median_s, rates
 from torch import nn
 
 import effchal.decode.step
@@ -55,8 +55,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.peak:
         return print_peak(args.model, args.dtype, args.peak[0], int(args.peak[1]))
-    machine = measured_machine()
-    print("RESULT", json.dumps(machine), flush=True)
+    machine = rates()
+    print("RESULT", json.dumps({"system": "this machine"} | machine), flush=True)
     loaded = load(args.model, args.dtype)
     for batch in (1, 8):
         for text, prompts in texts(loaded[1], batch).items():
@@ -146,32 +146,13 @@ def step_times(loaded: Loaded, prompts: list[list[int]], machine: dict) -> dict:
     }
 
 
-def measured_machine() -> dict:
-    """Copy bandwidth (bytes read and written) and float32 matmul rate of this machine."""
-    source, target = torch.ones(1 << 26), torch.ones(1 << 26)
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    copy_s = min(seconds(lambda: target.copy_(source)) for _ in range(5))
-    matmul_s = min(seconds(lambda: a @ b) for _ in range(5))
-    return {
-        "threads": torch.get_num_threads(),
-        "copy_gb_per_s": round(2 * source.numel() * 4 / copy_s / 1e9, 1),
-        "matmul_gflop_per_s": round(2 * 2048**3 / matmul_s / 1e9, 1),
-    }
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
-
-
 def answers(args: argparse.Namespace, loaded: Loaded, batch: int) -> None:
     """Greedy answers of NEW_TOKENS to `batch` prompts, ours and transformers'."""
     prompts = spelling_nothing(batch)
     engine = Engine(*loaded)
     engine._ends = set()
     variants = [[SamplingParams(max_new_tokens=NEW_TOKENS)]] * batch
-    taken = statistics.median(seconds(lambda: list(engine.generate(prompts, variants, batch))) for _ in range(RUNS))
+    taken = median_s(lambda: list(engine.generate(prompts, variants, batch)), runs=RUNS)
     ours = batch * NEW_TOKENS / taken
     report("smollm2_135m", loaded, {"system": "effchal", "batch": batch, "tokens_per_s": round(ours, 1)})
     if not args.peer_python:

@@ -2,11 +2,14 @@
 
 96 prompts of GSM8K's 5-shot shape, 64 new tokens each, to a server of SmolLM2 on loopback: one client in sequence and
 eight at once, with and without the reuse of shared beginnings; beside them the 2023 sample server's way, one
-transformers' generate at a time. One JSON line for each; while eight run, how long /tokenize and /health take.
+transformers' generate at a time. One JSON line for each; while eight run, how long /tokenize and /health take. Beside
+the rates, the share of this machine's: of its matmul rate, by the products of the tokens that went through the model
+(attention left out), and of its copy bandwidth, by one reading of the weights for each decode step.
 """
 
 import argparse
 import json
+import math
 import os
 import random
 import statistics
@@ -20,8 +23,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
+import torch
+from machine import rates
+from prometheus_client.parser import text_string_to_metric_families
+from safetensors import safe_open
+
+from effchal.choices import Dtype
+from effchal.config import ModelConfig
+from effchal.model import load_tokenizer, pick_device, pick_dtype
 
 ROOT = Path(__file__).resolve().parents[1]
+SMOLLM2 = ROOT / "outputs" / "models" / "smollm2_135m"
 NEW_TOKENS = 64
 CLIENTS = 8
 PORT = 8765
@@ -111,12 +123,42 @@ def p99(values: list[float]) -> float:
     return sorted(values)[max(0, -(-len(values) * 99 // 100) - 1)]
 
 
-def run_server(name: str, options: argparse.Namespace, clients: int, *overrides: str) -> float:
+def read_and_steps() -> tuple[float, float]:
+    """Prompt tokens that went through the model so far, not those whose states were reused; decode steps."""
+    with urllib.request.urlopen(URL + "/metrics", timeout=60) as response:
+        families = text_string_to_metric_families(response.read().decode())
+        found = {(sample.name, sample.labels.get("how")): sample.value for each in families for sample in each.samples}
+    return found["effchal_prompt_tokens_total", "read"], found["effchal_batch_rows_count", None]
+
+
+def weights() -> tuple[int, int]:
+    """Of all layers' products, and of the head, which is the embedding matrix."""
+    with safe_open(SMOLLM2 / "model.safetensors", "pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118, no dict
+    layers = sum(math.prod(shape) for name, shape in shapes.items() if ".layers." in name and len(shape) == 2)
+    return layers, math.prod(shapes["model.embed_tokens.weight"])
+
+
+def shares(machine: dict, dtype: str, requests: int, new: int, read: float, steps: float, spent_s: float) -> dict:
+    """What the work must take at this machine's rates, over what it took."""
+    layers, head = weights()
+    wide = dtype == "float32"
+    flop = 2 * (layers * (read + new - requests) + head * new)  # a request's first token comes with its prompt
+    read_bytes = steps * (layers + head) * (4 if wide else 2)
+    matmul = machine[f"{'' if wide else 'bf16_'}matmul_gflop_per_s"]
+    return {
+        "share_of_matmul_rate": round(flop / 1e9 / matmul / spent_s, 2),
+        "share_of_copy_rate": round(read_bytes / 1e9 / machine["copy_gb_per_s"] / spent_s, 2),
+    }
+
+
+def run_server(name: str, options: argparse.Namespace, machine: dict, clients: int, *overrides: str) -> float:
     """Requests per second of the whole set."""
     prompts = make_prompts(options.requests)
     seconds: dict[str, list[float]] = {"/tokenize": [], "/health": []}
     with Server(options.dtype, *overrides) as server:
         ask("warm up")
+        read_before, steps_before = read_and_steps()
         stopped = threading.Event()
         prober = threading.Thread(target=probe, args=(stopped, seconds))
         prober.start()
@@ -127,11 +169,14 @@ def run_server(name: str, options: argparse.Namespace, clients: int, *overrides:
         stopped.set()
         prober.join()
         memory = server.memory_gib()
+        read, steps = read_and_steps()
     new = sum(answer["usage"]["completion_tokens"] for answer in answers)
     prompt_tokens = statistics.median(answer["usage"]["prompt_tokens"] for answer in answers)
     result = {"requests": len(prompts), "prompt_tokens": prompt_tokens, "new_tokens": new, "seconds": round(spent, 1)}
     result |= {"requests_per_s": round(len(prompts) / spent, 3), "new_tokens_per_s": round(new / spent, 1)}
     waits = {f"{path[1:]}_p99_ms": round(1000 * p99(values), 1) for path, values in seconds.items() if values}
+    work = (len(prompts), new, read - read_before, steps - steps_before, spent)
+    waits |= shares(machine, options.dtype, *work)
     print("RESULT", json.dumps({"system": name, **result, "memory_gib": round(memory, 2), **waits}), flush=True)
     return len(prompts) / spent
 
@@ -141,16 +186,10 @@ def run_sample_server(options: argparse.Namespace) -> float:
 
     In one thread: a lock around many would have each of them bring threads of its own to two cores.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
-    from effchal.choices import Dtype
-    from effchal.config import ModelConfig
-    from effchal.model import load_tokenizer, pick_device, pick_dtype
-
-    path = str(ROOT / "outputs" / "models" / "smollm2_135m")
-    device = pick_device()
-    dtype = pick_dtype(Dtype(options.dtype), device)
+    path = str(SMOLLM2)
+    device, dtype = pick_device(), getattr(torch, options.dtype)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
     tokenizer = load_tokenizer(ModelConfig(name=path))
 
@@ -177,12 +216,15 @@ def main() -> None:
     parser.add_argument("--sample-requests", type=int, default=16, help="for the sample server's way, which is slow")
     parser.add_argument("--dtype", default="auto")
     options = parser.parse_args()
+    options.dtype = str(pick_dtype(Dtype(options.dtype), pick_device())).removeprefix("torch.")
     os.environ["NO_PROXY"] = "127.0.0.1"
+    machine = rates()
+    print("RESULT", json.dumps({"system": "this machine", "dtype": options.dtype, **machine}), flush=True)
     off = "serve.prefix_gib=0"
-    eight = run_server("ours, 8 clients", options, CLIENTS)
-    one = run_server("ours, 1 client", options, 1)
-    eight_off = run_server("ours, 8 clients, no shared beginnings", options, CLIENTS, off)
-    one_off = run_server("ours, 1 client, no shared beginnings", options, 1, off)
+    eight = run_server("ours, 8 clients", options, machine, CLIENTS)
+    one = run_server("ours, 1 client", options, machine, 1)
+    eight_off = run_server("ours, 8 clients, no shared beginnings", options, machine, CLIENTS, off)
+    one_off = run_server("ours, 1 client, no shared beginnings", options, machine, 1, off)
     sample = run_sample_server(options)
     ratios = {"8 clients / 1": eight / one, "8 clients / one generate at a time": eight / sample}
     ratios |= {"no reuse: 8 / 1": eight_off / one_off, "8 clients: reuse / none": eight / eight_off}

@@ -2,7 +2,7 @@
 
 One JSON line for each: the wall clock of a command that computes nothing, and of a plan, median; and what loading
 SmolLM2-135M adds to a process that has its libraries already, at its peak and after, against the bytes of the weights
-it computes with.
+it computes with, and how near its time is to that of one copy.
 """
 
 import argparse
@@ -15,6 +15,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from machine import rates
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOLLM2 = str(ROOT / "outputs" / "models" / "smollm2_135m")
@@ -33,13 +35,17 @@ def main() -> None:
         plan = ["effchal.plan", "model=mistral_7b", f"hydra.run.dir={folder}"]
         for arguments in (["effchal.train", "--help"], ["effchal.train", "--cfg", "job"], plan):
             time_command([sys.executable, "-m", *arguments], args.repeats)
+    copy_gb_per_s = rates()["copy_gb_per_s"]
+    print("RESULT", json.dumps({"system": "this machine", "copy_gb_per_s": copy_gb_per_s}), flush=True)
     for dtype in ("float32", "bfloat16"):
         command = [sys.executable, __file__, "--model", args.model, "--load", dtype]
         runs = [
             json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout) for _ in range(3)
         ]
-        keys = [key for key in runs[0] if key != "dtype"]
-        print("RESULT", json.dumps({"dtype": dtype} | {k: statistics.median(r[k] for r in runs) for k in keys}))
+        result = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        copied = result["read_mib"] + result["weights_mib"]  # in bfloat16 the file is mapped, and nothing is moved
+        share = copied * 2**20 / 1e9 / copy_gb_per_s / result["load_s"] if dtype == "float32" else None
+        print("RESULT", json.dumps({"dtype": dtype, **result, "share_of_copy_rate": share and round(share, 3)}))
 
 
 def time_command(command: list[str], repeats: int) -> None:
@@ -77,7 +83,7 @@ def load(name: str, dtype: str) -> dict:
     sizes = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
     weights = sum(sizes.values()) / 2**20  # a tied head counts once
     return {
-        "dtype": dtype,
+        "read_mib": round(sum(path.stat().st_size for path in Path(name).glob("*.safetensors")) / 2**20, 1),
         "weights_mib": round(weights, 1),
         "load_s": round(took_s, 2),
         "peak_mib": round(after["VmHWM"] - before["VmRSS"], 1),

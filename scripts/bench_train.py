@@ -46,8 +46,8 @@ def main() -> None:
     if args.litgpt:
         commands["litgpt"] = ([args.litgpt, PEERS / "train_litgpt.py"], {})
     wrap = shlex.split(args.wrap)
-    rates = run([*wrap, sys.executable, WORKER, "--rates"])
-    print("RESULT", json.dumps({"system": "this machine"} | rates), flush=True)
+    rates = run([*wrap, sys.executable, ROOT / "scripts" / "machine.py"])
+    print("RESULT", json.dumps(rates), flush=True)
     results: dict[str, list[dict]] = {name: [] for name in commands}
     for _ in range(args.repeats):
         for name, (command, more) in commands.items():

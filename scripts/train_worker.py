@@ -1,15 +1,11 @@
-"""What bench_train.py and compare_trl.py run of ours, in a process of its own: train_worker.py JOB.json, or --rates."""
+"""What bench_train.py and compare_trl.py run of ours, in a process of its own: train_worker.py JOB.json"""
 
 import json
-import re
 import resource
-import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
 
 from effchal.choices import ActivationCheckpointing, Dtype, Schedule
@@ -27,9 +23,6 @@ ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 
 def main() -> None:
-    if sys.argv[1] == "--rates":
-        print("RESULT", json.dumps(rates()))
-        return
     job = json.loads(Path(sys.argv[1]).read_text())
     model, examples = prepare(job)
     result = train(job, model, examples)
@@ -84,31 +77,6 @@ def arithmetic(model: nn.Module, r: int, micro_batch: MicroBatch) -> float:
     attention = sum(7 * 2 * width * length * length / 2 for length in micro_batch.lengths)
     per_token = 2 * 2 * frozen + 2 * 3 * adapters
     return micro_batch.tokens * per_token + micro_batch.target_tokens * 2 * 2 * head(model).weight.numel() + attention
-
-
-def rates() -> dict[str, Any]:
-    """What this machine can do: a large matrix product in float32 and bfloat16, a copy of memory."""
-
-    def usual_s(function, clock=time.perf_counter) -> float:
-        times = []
-        for _ in range(6):
-            begun = clock()
-            function()
-            times.append(clock() - begun)
-        return statistics.median(times[1:])
-
-    result: dict[str, Any] = {}
-    for dtype, size in ((torch.float32, 2048), (torch.bfloat16, 1024)):
-        a, b = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
-        name = "matmul" if dtype is torch.float32 else "bf16_matmul"
-        for unit, clock in (("s", time.perf_counter), ("cpu_s", time.process_time)):
-            taken_s = usual_s(lambda a=a, b=b: a @ b, clock)
-            result[f"{name}_gflop_per_{unit}"] = round(2 * size**3 / taken_s / 1e9, 1)
-    source = torch.randn(2**26)
-    target = source.clone()
-    result["copy_gb_per_s"] = round(2 * source.nbytes / usual_s(lambda: target.copy_(source)) / 1e9, 1)
-    cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
-    return result | {"threads": torch.get_num_threads(), "cpu": cpu[1] if cpu else "", "torch": torch.__version__}
 
 
 if __name__ == "__main__":

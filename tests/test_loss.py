@@ -1,3 +1,6 @@
+import importlib.util
+import os
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,7 +9,7 @@ from torch import nn
 from effchal import loss
 from effchal.choices import Dtype
 from effchal.config import LoraConfig, ModelConfig
-from effchal.loss import chunked_loss
+from effchal.loss import chunked_loss, fused_loss
 from effchal.model import add_adapter, load_base_model
 from effchal.parts import head
 
@@ -76,3 +79,20 @@ def test_a_loss_far_from_every_target_stays_finite():
     assert torch.isfinite(found)
     assert torch.isfinite(gradient).all()
     assert found == pytest.approx(whole(head, HIDDEN * 1e4, TARGETS).item(), rel=1e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is None, reason="no package liger_kernel")
+def test_ligers_loss_is_ours():
+    """On a GPU, or with TRITON_INTERPRET=1."""
+    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("no GPU, and TRITON_INTERPRET=1 is not set")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    head, targets = plain_head().to(device), TARGETS.to(device)
+    expected, (gradient,) = loss_and_gradients(chunked_loss, plain_head(), HIDDEN)
+    hidden = HIDDEN.to(device).requires_grad_()
+    found = fused_loss(head.weight, hidden, targets)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    (other,) = torch.autograd.grad(found / 7, hidden)
+    assert (other.cpu() - gradient).abs().max() <= 2e-6 * gradient.abs().max()
+    with torch.no_grad():
+        assert fused_loss(head.weight, hidden, targets).item() == pytest.approx(expected.item(), rel=1e-6)

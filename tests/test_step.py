@@ -1,11 +1,13 @@
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from effchal.choices import DataFormat, Dtype, Optimizer
+from effchal.choices import ActivationCheckpointing, DataFormat, Dtype, Optimizer
 from effchal.config import DataSourceConfig, LoraConfig, ModelConfig, PromptConfig
 from effchal.config import TrainConfig as Train
 from effchal.data.packing import IGNORE_INDEX, encode_example, pack
 from effchal.data.sources import load_source
+from effchal.fast import prepare_training
 from effchal.model import add_adapter, load_base_model, load_tokenizer
 from effchal.parts import causal_lm
 from effchal.prompts import PromptEncoder
@@ -88,28 +90,59 @@ def test_gradients_are_clipped_to_the_norm(examples):
     assert all(p.grad is None for p in parameters)
 
 
-def test_a_non_finite_loss_stops_before_the_update_and_names_the_examples(examples):
-    model = make_model()
-    optimizer = make_optimizer(model, Train())
+def everything_trained(model, optimizer):
+    states = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    return [tensor.detach().clone() for tensor in [*(p for p in model.parameters() if p.requires_grad), *states]]
+
+
+@pytest.mark.parametrize("name", [Optimizer.adamw, Optimizer.adamw8bit])
+def test_a_non_finite_loss_leaves_weights_and_optimizer_and_names_the_examples(examples, name):
+    model = make_model(r=64)
+    optimizer = make_optimizer(model, Train(optimizer=name))
     bad, good = pack(examples[:1], 1024, 1, True), pack(examples[1:2], 1024, 1, True)
     bad_token = int(bad[0].input_ids[0, 0])
-    model.get_input_embeddings().weight.data[bad_token] = float("nan")
     good[0].input_ids[good[0].input_ids == bad_token] = 0
-    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    start = everything_trained(model, optimizer)
+    train_step(model, optimizer, good, 1.0)
+    model.get_input_embeddings().weight.data[bad_token] = float("nan")
+    before = everything_trained(model, optimizer)
     with pytest.raises(NonFiniteError, match=rf"non-finite loss in the step of examples {examples[0].id}; no update"):
         train_step(model, optimizer, good + bad, 1.0)
-    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters() if name in before)
-    assert not optimizer.state
+    after = everything_trained(model, optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(start, before, strict=False))
+    train_step(model, optimizer, good, 1.0)  # and the next one is an update again
+    assert not all(torch.equal(a, b) for a, b in zip(everything_trained(model, optimizer), before, strict=True))
 
 
-def test_a_non_finite_gradient_stops_before_the_update(examples):
-    model = make_model()
-    optimizer = make_optimizer(model, Train())
+@pytest.mark.parametrize("name", [Optimizer.adamw, Optimizer.adamw8bit])
+def test_a_non_finite_gradient_leaves_weights_and_optimizer(examples, name):
+    model = make_model(r=64)
+    optimizer = make_optimizer(model, Train(optimizer=name))
+    rows = pack(examples, 1024, 1, True)
+    train_step(model, optimizer, rows, 1.0)
+    before = everything_trained(model, optimizer)
     parameter = next(p for p in model.parameters() if p.requires_grad)
     parameter.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(NonFiniteError, match=f"non-finite gradient in the step of examples .*{examples[0].id}"):
-        train_step(model, optimizer, pack(examples, 1024, 1, True), 1.0)
-    assert not optimizer.state
+        train_step(model, optimizer, rows, 1.0)
+    after = everything_trained(model, optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_host_waits_for_the_device_once_a_step_and_last(examples, fused):
+    # A fake tensor holds no numbers: what asks for one, and would make the host wait, raises.
+    model = make_model()
+    if fused:
+        assert prepare_training(model, ActivationCheckpointing.selective)
+    optimizer = make_optimizer(model, Train())
+    rows, updates = pack(examples, 1024, 1, True), []
+    optimizer.register_step_post_hook(lambda *_: updates.append(1))
+    with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(DataDependentOutputException) as error:
+        train_step(model, optimizer, rows, 1.0)
+    assert len(updates) == 1
+    assert "tolist" in str(error.traceback[[entry.name for entry in error.traceback].index("update")].statement)
 
 
 @pytest.mark.parametrize("name", list(Optimizer))

@@ -1,0 +1,46 @@
+"""What this machine can do, for the benches to compare with: python scripts/machine.py"""
+
+import json
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def main() -> None:
+    print("RESULT", json.dumps({"system": "this machine"} | rates()))
+
+
+def rates() -> dict[str, Any]:
+    """Large matrix products in float32 and bfloat16, a copy of memory (bytes read and written), and the CPU."""
+    result: dict[str, Any] = {}
+    for dtype, size in ((torch.float32, 2048), (torch.bfloat16, 1024)):
+        a, b = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
+        name = "matmul" if dtype is torch.float32 else "bf16_matmul"
+        for unit, clock in (("s", time.perf_counter), ("cpu_s", time.process_time)):
+            taken_s = median_s(lambda a=a, b=b: a @ b, clock)
+            result[f"{name}_gflop_per_{unit}"] = round(2 * size**3 / taken_s / 1e9, 1)
+    source = torch.randn(2**26)
+    target = source.clone()
+    result["copy_gb_per_s"] = round(2 * source.nbytes / median_s(lambda: target.copy_(source)) / 1e9, 1)
+    cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
+    return result | {"threads": torch.get_num_threads(), "cpu": cpu[1] if cpu else "", "torch": torch.__version__}
+
+
+def median_s(work: Callable[[], Any], clock: Callable[[], float] = time.perf_counter, runs: int = 5) -> float:
+    """Seconds of one call, after one that is not timed."""
+    work()
+    times = []
+    for _ in range(runs):
+        begun = clock()
+        work()
+        times.append(clock() - begun)
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    main()
