@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -140,7 +141,8 @@ def sha256(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Of what the numbers depend on."""
-    packages = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers")
+    packages = ["torch", "transformers", "peft", "bitsandbytes", "tokenizers"]
+    packages += [name for name in ("flash_attn", "liger_kernel") if importlib.util.find_spec(name)]  # on a GPU
     return {"effchal": __version__} | {name: importlib.metadata.version(name) for name in packages}
 
 

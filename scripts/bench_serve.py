@@ -1,10 +1,11 @@
-"""Throughput of the server: python scripts/bench_serve.py [--requests 96] [--dtype auto]
+"""Throughput of the server: python scripts/bench_serve.py [--requests 96] [--repeats 3] [--dtype auto]
 
-96 prompts of GSM8K's 5-shot shape, 64 new tokens each, to a server of SmolLM2 on loopback: one client in sequence and
-eight at once, with and without the reuse of shared beginnings; beside them the 2023 sample server's way, one
-transformers' generate at a time. One JSON line for each; while eight run, how long /tokenize and /health take. Beside
-the rates, the share of this machine's: of its matmul rate, by the products of the tokens that went through the model
-(attention left out), and of its copy bandwidth, by one reading of the weights for each decode step.
+96 prompts of GSM8K's 5-shot shape, 64 new tokens each, to a server of SmolLM2 on loopback: eight clients at once, one
+in sequence, eight without the reuse of shared beginnings; beside them the 2023 sample server's way, one transformers'
+generate at a time. In turn, a server of its own for each run; one JSON line a system with its medians, and the ratios.
+While they run, how long /tokenize and /health take. Beside the rates, the share of this machine's: of its matmul rate,
+by the products of the tokens that went through the model (attention left out), and of its copy bandwidth, by one
+reading of the weights for each decode step.
 """
 
 import argparse
@@ -39,6 +40,8 @@ CLIENTS = 8
 PORT = 8765
 URL = f"http://127.0.0.1:{PORT}"
 PROBE_EVERY_S = 0.2
+EIGHT, ONE, NO_REUSE = "ours, 8 clients", "ours, 1 client", "ours, 8 clients, no shared beginnings"
+SAMPLE = "one generate at a time"
 NAMES = ["Ann", "Ben", "Carla", "Dmitri", "Esra", "Femi", "Greta", "Hiro"]
 THINGS = ["apples", "pencils", "stamps", "marbles", "tickets", "shells", "books", "coins"]
 
@@ -152,8 +155,8 @@ def shares(machine: dict, dtype: str, requests: int, new: int, read: float, step
     }
 
 
-def run_server(name: str, options: argparse.Namespace, machine: dict, clients: int, *overrides: str) -> float:
-    """Requests per second of the whole set."""
+def run_server(options: argparse.Namespace, machine: dict, clients: int, *overrides: str) -> dict:
+    """All requests, by so many clients, to a server of their own."""
     prompts = make_prompts(options.requests)
     seconds: dict[str, list[float]] = {"/tokenize": [], "/health": []}
     with Server(options.dtype, *overrides) as server:
@@ -172,26 +175,27 @@ def run_server(name: str, options: argparse.Namespace, machine: dict, clients: i
         read, steps = read_and_steps()
     new = sum(answer["usage"]["completion_tokens"] for answer in answers)
     prompt_tokens = statistics.median(answer["usage"]["prompt_tokens"] for answer in answers)
-    result = {"requests": len(prompts), "prompt_tokens": prompt_tokens, "new_tokens": new, "seconds": round(spent, 1)}
-    result |= {"requests_per_s": round(len(prompts) / spent, 3), "new_tokens_per_s": round(new / spent, 1)}
     waits = {f"{path[1:]}_p99_ms": round(1000 * p99(values), 1) for path, values in seconds.items() if values}
     work = (len(prompts), new, read - read_before, steps - steps_before, spent)
-    waits |= shares(machine, options.dtype, *work)
-    print("RESULT", json.dumps({"system": name, **result, "memory_gib": round(memory, 2), **waits}), flush=True)
-    return len(prompts) / spent
+    more = {"prompt_tokens": prompt_tokens, "memory_gib": round(memory, 2), **waits}
+    return throughput(len(prompts), new, spent) | more | shares(machine, options.dtype, *work)
 
 
-def run_sample_server(options: argparse.Namespace) -> float:
+def throughput(requests: int, new: int, spent_s: float) -> dict:
+    rates = {"requests_per_s": round(requests / spent_s, 3), "new_tokens_per_s": round(new / spent_s, 1)}
+    return {"requests": requests, "new_tokens": new, "seconds": round(spent_s, 1)} | rates
+
+
+def run_sample_server(options: argparse.Namespace) -> dict:
     """The sample server's way, without the cost of HTTP: whoever asks, one generate at a time.
 
     In one thread: a lock around many would have each of them bring threads of its own to two cores.
     """
     from transformers import AutoModelForCausalLM
 
-    path = str(SMOLLM2)
     device, dtype = pick_device(), getattr(torch, options.dtype)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
-    tokenizer = load_tokenizer(ModelConfig(name=path))
+    model = AutoModelForCausalLM.from_pretrained(str(SMOLLM2), dtype=dtype).to(device).eval()
+    tokenizer = load_tokenizer(ModelConfig(name=str(SMOLLM2)))
 
     @torch.inference_mode()
     def generate(prompt: str) -> int:
@@ -203,32 +207,40 @@ def run_sample_server(options: argparse.Namespace) -> float:
     generate("warm up")
     start = time.perf_counter()
     new = sum(map(generate, prompts))
-    spent = time.perf_counter() - start
-    result = {"requests": len(prompts), "new_tokens": new, "seconds": round(spent, 1)}
-    result |= {"requests_per_s": round(len(prompts) / spent, 3), "new_tokens_per_s": round(new / spent, 1)}
-    print("RESULT", json.dumps({"system": "one generate at a time", **result}), flush=True)
-    return len(prompts) / spent
+    return throughput(len(prompts), new, time.perf_counter() - start)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=96)
     parser.add_argument("--sample-requests", type=int, default=16, help="for the sample server's way, which is slow")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", default="auto")
     options = parser.parse_args()
     options.dtype = str(pick_dtype(Dtype(options.dtype), pick_device())).removeprefix("torch.")
     os.environ["NO_PROXY"] = "127.0.0.1"
     machine = rates()
     print("RESULT", json.dumps({"system": "this machine", "dtype": options.dtype, **machine}), flush=True)
-    off = "serve.prefix_gib=0"
-    eight = run_server("ours, 8 clients", options, machine, CLIENTS)
-    one = run_server("ours, 1 client", options, machine, 1)
-    eight_off = run_server("ours, 8 clients, no shared beginnings", options, machine, CLIENTS, off)
-    one_off = run_server("ours, 1 client, no shared beginnings", options, machine, 1, off)
-    sample = run_sample_server(options)
-    ratios = {"8 clients / 1": eight / one, "8 clients / one generate at a time": eight / sample}
-    ratios |= {"no reuse: 8 / 1": eight_off / one_off, "8 clients: reuse / none": eight / eight_off}
-    print("RATIOS", json.dumps({name: round(value, 2) for name, value in ratios.items()}))
+    systems = {
+        EIGHT: lambda: run_server(options, machine, CLIENTS),
+        ONE: lambda: run_server(options, machine, 1),
+        NO_REUSE: lambda: run_server(options, machine, CLIENTS, "serve.prefix_gib=0"),
+        SAMPLE: lambda: run_sample_server(options),
+    }
+    results: dict[str, list[dict]] = {name: [] for name in systems}
+    for _ in range(options.repeats):
+        for name, system in systems.items():
+            results[name].append(system())
+            print("RUN", json.dumps({"system": name} | results[name][-1]), flush=True)
+    for name, runs in results.items():
+        medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        each = [run["requests_per_s"] for run in runs]
+        print("RESULT", json.dumps({"system": name, **medians, "requests_per_s_by_round": each}), flush=True)
+    for other in (ONE, SAMPLE, NO_REUSE):
+        pairs = zip(results[EIGHT], results[other], strict=True)
+        ratios = [a["requests_per_s"] / b["requests_per_s"] for a, b in pairs]
+        line = {"rate of": EIGHT, "over that of": other, "median": round(statistics.median(ratios), 2)}
+        print("RATIO", json.dumps(line | {"by_round": [round(ratio, 2) for ratio in ratios]}))
 
 
 if __name__ == "__main__":

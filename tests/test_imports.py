@@ -160,6 +160,7 @@ HOMES = {  # a heavy library is imported in these modules alone
     "transformers": {"attention", "model", "plan.blank", "tiny_model"},
     "peft": {"model"},
     "bitsandbytes": {"plan.blank", "step"},
+    "liger_kernel": {"loss"},
     "datasets": {"data.sources", "scenarios.hub"},
     "wandb": {"track"},
     "flask": {"serve.access", "serve.app", "serve.openai", "serve.request"},
