@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--trl", metavar="PYTHON")
     parser.add_argument("--litgpt", metavar="PYTHON")
     parser.add_argument("--keep", nargs="+", default=["none"], help="our levels of activation checkpointing")
+    parser.add_argument("--profile", action="store_true", help="where a step's time goes, fused and library's layers")
     parser.add_argument("--wrap", default="", help="command to put before each run, e.g. 'taskset -c 0,1'")
     args = parser.parse_args()
     job = {
@@ -46,6 +47,11 @@ def main() -> None:
     if args.litgpt:
         commands["litgpt"] = ([args.litgpt, PEERS / "train_litgpt.py"], {})
     wrap = shlex.split(args.wrap)
+    if args.profile:
+        for library in (False, True):
+            result = run([*wrap, sys.executable, WORKER], job | {"profile": True, "library": library})
+            print("RESULT", json.dumps(result), flush=True)
+        return
     rates = run([*wrap, sys.executable, ROOT / "scripts" / "machine.py"])
     print("RESULT", json.dumps(rates), flush=True)
     results: dict[str, list[dict]] = {name: [] for name in commands}

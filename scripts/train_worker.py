@@ -6,8 +6,10 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from torch import nn
 
+from effchal.attention import use_packed_attention
 from effchal.choices import ActivationCheckpointing, Dtype, Schedule
 from effchal.cli import compose_config
 from effchal.config import LoraConfig, ModelConfig, TrainConfig
@@ -19,13 +21,14 @@ from effchal.parts import head
 from effchal.prompts import PromptEncoder, Turn
 from effchal.step import make_optimizer, train_step
 
+OPERATIONS = 14  # that a profile tells
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     model, examples = prepare(job)
-    result = train(job, model, examples)
+    result = (profile if job.get("profile") else train)(job, model, examples)
     print("RESULT", json.dumps({"system": f"effchal, {job.get('keep', 'none')}"} | result))
 
 
@@ -38,7 +41,10 @@ def prepare(job: dict) -> tuple[nn.Module, list[EncodedExample]]:
     examples = [encode_example(row, encoder, job["max_seq_len"], loss_on_prompt=True) for row in rows]
     lora = LoraConfig(r=job["r"], alpha=job["alpha"], target_modules=ALL_LINEAR)
     model = add_adapter(load_base_model(cfg, pick_device()), lora, job["seed"])
-    prepare_training(model, ActivationCheckpointing(job.get("keep", "none")), job.get("compile", False))
+    if job.get("library"):
+        use_packed_attention(model)
+    else:
+        prepare_training(model, ActivationCheckpointing(job.get("keep", "none")), job.get("compile", False))
     return model.train(), examples
 
 
@@ -65,6 +71,19 @@ def train(job: dict, model: nn.Module, examples: list[EncodedExample]) -> dict:
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     result = {"tokens": tokens, "seconds": round(seconds, 2), "cpu_s": round(cpu_s, 2), "peak_gib": round(peak_gib, 2)}
     return result | {"flop": flop, "losses": losses, "norms": norms}
+
+
+def profile(job: dict, model: nn.Module, examples: list[EncodedExample]) -> dict:
+    """The processor's time in a step, after one that is not looked at: share of each operation."""
+    optimizer = make_optimizer(model, TrainConfig(lr=job["lr"]))
+    micro_batches = pack(examples[: job["examples_per_step"]], job["max_seq_len"], 1, True)
+    train_step(model, optimizer, micro_batches, 1.0)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        train_step(model, optimizer, micro_batches, 1.0)
+    spent = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
+    shares = {name: round(us / sum(spent.values()), 3) for name, us in spent.items()}
+    largest = sorted(shares.items(), key=lambda item: -item[1])[:OPERATIONS]
+    return {"layers": "library" if job.get("library") else "fused", "cpu_s": sum(spent.values()) / 1e6, **dict(largest)}
 
 
 def arithmetic(model: nn.Module, r: int, micro_batch: MicroBatch) -> float:
