@@ -1,9 +1,9 @@
 """A bundle: all that serving needs beside the base model, in one folder that proves itself."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -141,9 +141,12 @@ def sha256(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Of what the numbers depend on."""
-    packages = ["torch", "transformers", "peft", "bitsandbytes", "tokenizers"]
-    packages += [name for name in ("flash_attn", "liger_kernel") if importlib.util.find_spec(name)]  # on a GPU
-    return {"effchal": __version__} | {name: importlib.metadata.version(name) for name in packages}
+    packages = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers")
+    found = {"effchal": __version__} | {name: importlib.metadata.version(name) for name in packages}
+    for name in ("flash_attn", "liger_kernel"):  # used on a GPU where they are installed
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _files(folder: Path) -> list[Path]:

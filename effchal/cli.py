@@ -44,9 +44,12 @@ def entry_point(run: Run) -> Callable[[], None]:
 
     def main() -> None:
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise to us instead of printing and exiting
-        sys.argv += [f"hydra.job.name={job_name(run)}", *run_dir_of_resumed_run(sys.argv[1:])]
+        typed = sys.argv[1:]
+        sys.argv += [f"hydra.job.name={job_name(run)}", *run_dir_of_resumed_run(typed)]
         try:
-            check_lora_keys(sys.argv[1:])
+            check_lora_keys(typed)
+            if {argument for argument in typed if argument.startswith("-")} in ({"--help"}, {"-h"}):
+                return print_help(run.__globals__["__doc__"], [a for a in typed if not a.startswith("-")])
             hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
         except HydraException as error:
             sys.exit(fail(explain(error, Config)))
@@ -56,6 +59,18 @@ def entry_point(run: Run) -> Callable[[], None]:
             sys.exit(fail(f"may not write or read {error.filename}; another output folder: hydra.run.dir=<folder>"))
 
     return main
+
+
+def print_help(purpose: str, overrides: list[str]) -> None:
+    """What the program is for, and what Hydra's own help tells; that one copies the schema for every group, for 2 s."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        tree = compose("config", overrides)
+    print(purpose.strip(), "\n\nGroups, of each of which one file is taken (group=file):")
+    for folder in sorted(path for path in CONF_DIR.iterdir() if path.is_dir()):
+        print(f"  {folder.name}: {', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}")
+    print("\nKeys, each of which can be given (a.b=value), as they stand now:\n")
+    print(OmegaConf.to_yaml(tree))
+    print("Flags of Hydra, e.g. --multirun for a sweep: --hydra-help")
 
 
 def compose_config(overrides: list[str]) -> Config:

@@ -22,7 +22,7 @@ def chunked_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
         hidden: (n, D) of the target positions.
         targets: (n,) int64.
     """
-    if hidden.is_cuda and is_frozen_product(head) and has_fused_loss():
+    if hidden.is_cuda and is_frozen_product(head) and head.weight.dtype == hidden.dtype and has_fused_loss():
         return fused_loss(head.weight, hidden, targets)
     parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
     return ChunkedLoss.apply(head, torch.is_grad_enabled(), hidden, targets, *parameters)
@@ -39,8 +39,8 @@ def has_fused_loss() -> bool:
 
 
 def fused_loss(weight: Tensor, hidden: Tensor, targets: Tensor) -> Tensor:
-    """`chunked_loss` under a frozen (V, D) head by Liger's kernel: gradients take the place of a chunk's logits, and
-    chunks are so small that these take no more room than `hidden`. It waits for the device once, to count targets."""
+    """`chunked_loss` under a frozen (V, D) head by Liger's kernel: gradients take the place of a chunk's logits, which
+    take about the room of `hidden`. It waits for the device: 0.8.5 counts targets, and looks whether it must scale."""
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
     return liger_fused_linear_cross_entropy(hidden, weight, targets, reduction="sum")

@@ -43,7 +43,7 @@ def train_step(
             that of a batch of those that were done.
 
     Raises:
-        NonFiniteError: before the update, naming the examples.
+        NonFiniteError: no update was made; it names the examples.
     """
     # Divide by target tokens of the whole step, not per micro-batch: answers differ in
     # length, and a mean of means would weigh short answers more.
@@ -72,7 +72,7 @@ def train_step(
 
 
 def update(optimizer: torch.optim.Optimizer, outcome: torch.Tensor) -> list[float]:
-    """One update, but none where a number of `outcome` is not finite; its numbers.
+    """Update, but not where a number of `outcome` (n,) is not finite; returns its numbers.
 
     torch's fused optimizers read on the device whether to leave the weights alone, as they do for GradScaler: all of
     the step is queued before the host waits for the device. For others it waits before the update.

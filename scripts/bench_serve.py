@@ -182,8 +182,8 @@ def run_server(options: argparse.Namespace, machine: dict, clients: int, *overri
 
 
 def throughput(requests: int, new: int, spent_s: float) -> dict:
-    rates = {"requests_per_s": round(requests / spent_s, 3), "new_tokens_per_s": round(new / spent_s, 1)}
-    return {"requests": requests, "new_tokens": new, "seconds": round(spent_s, 1)} | rates
+    result = {"requests": requests, "new_tokens": new, "seconds": round(spent_s, 1)}
+    return result | {"requests_per_s": round(requests / spent_s, 3), "new_tokens_per_s": round(new / spent_s, 1)}
 
 
 def run_sample_server(options: argparse.Namespace) -> dict:

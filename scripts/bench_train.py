@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--trl", metavar="PYTHON")
     parser.add_argument("--litgpt", metavar="PYTHON")
     parser.add_argument("--keep", nargs="+", default=["none"], help="our levels of activation checkpointing")
+    parser.add_argument("--library", action="store_true", help="ours with the library's layers, too")
     parser.add_argument("--profile", action="store_true", help="where a step's time goes, fused and library's layers")
     parser.add_argument("--wrap", default="", help="command to put before each run, e.g. 'taskset -c 0,1'")
     args = parser.parse_args()
@@ -42,6 +43,8 @@ def main() -> None:
         **{"packing": False, "checkpointing": False, "examples_per_step": args.examples_per_step},
     }
     commands = {f"effchal, {keep}": ([sys.executable, WORKER], {"keep": keep}) for keep in args.keep}
+    if args.library:
+        commands["library"] = ([sys.executable, WORKER], {"library": True})
     if args.trl:
         commands["trl"] = ([args.trl, PEERS / "train_trl.py"], {})
     if args.litgpt:

@@ -130,6 +130,23 @@ def test_a_non_finite_gradient_leaves_weights_and_optimizer(examples, name):
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
+def test_a_non_finite_first_step_leaves_the_next_one_what_it_would_have_been(examples):
+    good = pack(examples[:2], 1024, 1, True)
+    updated = []
+    for fails_first in (True, False):
+        model = make_model()
+        optimizer = make_optimizer(model, Train())
+        if fails_first:
+            parameter = next(p for p in model.parameters() if p.requires_grad)
+            hook = parameter.register_hook(lambda gradient: gradient * float("nan"))
+            with pytest.raises(NonFiniteError):
+                train_step(model, optimizer, good, 1.0)
+            hook.remove()
+        train_step(model, optimizer, good, 1.0)
+        updated.append(everything_trained(model, optimizer))
+    assert all(torch.equal(a, b) for a, b in zip(*updated, strict=True))
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_the_host_waits_for_the_device_once_a_step_and_last(examples, fused):
     # A fake tensor holds no numbers: what asks for one, and would make the host wait, raises.
