@@ -62,14 +62,17 @@ def entry_point(run: Run) -> Callable[[], None]:
 
 
 def print_help(purpose: str, overrides: list[str]) -> None:
-    """What the program is for, and what Hydra's own help tells; that one copies the schema for every group, for 2 s."""
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        tree = compose("config", overrides)
+    """What the program is for, and what Hydra's own help tells; that one is slow: it copies the schema for every group.
+
+    Raises:
+        ConfigError: as without --help.
+    """
+    cfg = compose_config(overrides)
     print(purpose.strip(), "\n\nGroups, of each of which one file is taken (group=file):")
     for folder in sorted(path for path in CONF_DIR.iterdir() if path.is_dir()):
         print(f"  {folder.name}: {', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}")
     print("\nKeys, each of which can be given (a.b=value), as they stand now:\n")
-    print(OmegaConf.to_yaml(tree))
+    print(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
     print("Flags of Hydra, e.g. --multirun for a sweep: --hydra-help")
 
 

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--litgpt", metavar="PYTHON")
     parser.add_argument("--keep", nargs="+", default=["none"], help="our levels of activation checkpointing")
     parser.add_argument("--library", action="store_true", help="ours with the library's layers, too")
-    parser.add_argument("--profile", action="store_true", help="where a step's time goes, fused and library's layers")
+    parser.add_argument("--profile", action="store_true", help="where the time of a step of ours goes, instead")
     parser.add_argument("--wrap", default="", help="command to put before each run, e.g. 'taskset -c 0,1'")
     args = parser.parse_args()
     job = {
@@ -51,7 +51,7 @@ def main() -> None:
         commands["litgpt"] = ([args.litgpt, PEERS / "train_litgpt.py"], {})
     wrap = shlex.split(args.wrap)
     if args.profile:
-        for library in (False, True):
+        for library in range(1 + args.library):
             result = run([*wrap, sys.executable, WORKER], job | {"profile": True, "library": library})
             print("RESULT", json.dumps(result), flush=True)
         return
