@@ -31,7 +31,7 @@ from safetensors import safe_open
 
 from effchal.choices import Dtype
 from effchal.config import ModelConfig
-from effchal.model import load_tokenizer, pick_device, pick_dtype
+from effchal.model import load_tokenizer, multiplies_bfloat16, pick_device, pick_dtype
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOLLM2 = ROOT / "outputs" / "models" / "smollm2_135m"
@@ -145,10 +145,10 @@ def weights() -> tuple[int, int]:
 def shares(machine: dict, dtype: str, requests: int, new: int, read: float, steps: float, spent_s: float) -> dict:
     """What the work must take at this machine's rates, over what it took."""
     layers, head = weights()
-    wide = dtype == "float32"
+    widened = dtype == "float32" or not multiplies_bfloat16(pick_device())  # by the server; it multiplies in float32
     flop = 2 * (layers * (read + new - requests) + head * new)  # a request's first token comes with its prompt
-    read_bytes = steps * (layers + head) * (4 if wide else 2)
-    matmul = machine[f"{'' if wide else 'bf16_'}matmul_gflop_per_s"]
+    read_bytes = steps * (layers + head) * (4 if dtype == "float32" else 2)
+    matmul = machine[f"{'' if widened else 'bf16_'}matmul_gflop_per_s"]
     return {
         "share_of_matmul_rate": round(flop / 1e9 / matmul / spent_s, 2),
         "share_of_copy_rate": round(read_bytes / 1e9 / machine["copy_gb_per_s"] / spent_s, 2),

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effchal.mapped import give_back
+from effchal.model import multiplies_bfloat16
+
 BLOCKS_OUT = (256, 192, 128, 96, 64)  # outputs that a CPU works on at once: 256 x 576 float32 stay in its cache
 FEW_ROWS = 320  # from about 500 on, the library is as fast
 TYPICAL_ROWS = 72  # that a packed weight is laid out for: 8 rows, 8 layers and the mature one; good for 1 and 9 too
@@ -23,6 +26,18 @@ class Room:
         if name not in self._parts or len(self._parts[name]) < count:
             self._parts[name] = like.new_empty(count)
         return self._parts[name][:count].view(shape)
+
+
+def is_narrow(weight: Tensor) -> bool:
+    """Whether a weight is bfloat16 where there is no arithmetic for it; it is then widened where it is used."""
+    return weight.dtype == torch.bfloat16 and not multiplies_bfloat16(weight.device)
+
+
+def widened(weight: Tensor, room: Room) -> Tensor:
+    """A narrow weight in float32, until the next one of this shape."""
+    # One memory for each shape: in one for all, every thread would write where another's cache holds the last weight.
+    wide = room.take(f"weight {tuple(weight.shape)}", weight.new_empty(0, dtype=torch.float32), *weight.shape)
+    return wide.copy_(weight)
 
 
 class Blocks:
@@ -66,7 +81,8 @@ class Blocks:
 class Packed:
     """A tall weight in the layout of oneDNN's kernels, for products that all rows of a step pay for; no copy a call.
 
-    The original stays: embeddings may be the same matrix. It is packed again where somebody changed it in place.
+    The original stays: embeddings may be the same matrix. It is packed again where somebody changed it in place, and
+    in float32 also where it is bfloat16.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -78,7 +94,7 @@ class Packed:
         version = 0 if self._weight.is_inference() else self._weight._version
         if version != self._version:
             self._version = version
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight.detach(), TYPICAL_ROWS)
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight.detach().float(), TYPICAL_ROWS)
         return torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
 
     @staticmethod
@@ -86,7 +102,12 @@ class Packed:
         weight = getattr(layer, "weight", None)
         plain = type(layer) is nn.Linear and layer.bias is None
         able = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        return plain and able and weight.device.type == "cpu" and weight.dtype == torch.float32
+        return plain and able and is_wide_on_cpu(weight)
+
+
+def is_wide_on_cpu(weight: Tensor) -> bool:
+    """Whether products with a weight are a CPU's in float32."""
+    return weight.device.type == "cpu" and (weight.dtype == torch.float32 or is_narrow(weight))
 
 
 class Lora:
@@ -96,6 +117,11 @@ class Lora:
         (name,) = module.active_adapters
         self.a, self.b = module.lora_A[name].weight, module.lora_B[name].weight  # (r, in), (out, r)
         self.scale = module.scaling[name]
+
+    def convert(self, dtype: torch.dtype) -> None:
+        """peft loads adapters in float32; a step multiplies them in its own dtype, as the training step does."""
+        if self.a.dtype != dtype:
+            self.a, self.b = (nn.Parameter(part.detach().to(dtype), requires_grad=False) for part in (self.a, self.b))
 
 
 def plain_parts(module: nn.Module) -> tuple[nn.Linear, Lora | None] | None:
@@ -111,7 +137,7 @@ def plain_parts(module: nn.Module) -> tuple[nn.Linear, Lora | None] | None:
     if name not in module.lora_A or getattr(module, "lora_variant", {}).get(name) or module.lora_bias.get(name):
         return None
     lora = Lora(module)
-    return (base, lora) if lora.a.dtype == lora.b.dtype == base.weight.dtype else None
+    return (base, lora) if lora.a.dtype == lora.b.dtype else None
 
 
 def fused(weights: list[nn.Parameter]) -> Tensor:
@@ -125,7 +151,8 @@ def fused(weights: list[nn.Parameter]) -> Tensor:
     if not together:
         whole = torch.cat([weight.data for weight in weights])
         for weight, part in zip(weights, whole.split([len(weight) for weight in weights]), strict=True):
-            weight.data = part
+            copied, weight.data = weight.data, part
+            give_back(copied)
     first = weights[0].data
     return first.as_strided((sum(map(len, weights)), first.shape[1]), (first.shape[1], 1))
 
@@ -147,8 +174,10 @@ class Joint:
         if len({base.bias is None for base in bases}) > 1:
             return
         self._weight = fused([base.weight for base in bases])
-        suits = self._weight.device.type == "cpu" and self._weight.dtype == torch.float32
-        self._blocks = Blocks(self._weight, room) if suits else None
+        self._room, self._narrow = room, is_narrow(self._weight)
+        for lora in filter(None, loras):
+            lora.convert(torch.float32 if self._narrow else self._weight.dtype)
+        self._blocks = Blocks(self._read(), room) if is_wide_on_cpu(self._weight) else None
         self._bias = None if bases[0].bias is None else torch.cat([base.bias.data for base in bases])
         self._a = fused([lora.a for lora in loras if lora]) if any(loras) else None
         self._ups: list[tuple[slice, slice, Lora]] = []  # columns of A's product, of the result, and what goes there
@@ -165,7 +194,8 @@ class Joint:
             parts = [module(x) for module in self._modules]
             return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         fast = self._blocks is not None and x.shape[0] <= FEW_ROWS
-        result = self._blocks(x) if fast else F.linear(x, self._weight)
+        weight = self._read()
+        result = self._blocks(x) if fast else F.linear(x, weight)
         if self._bias is not None:
             result += self._bias
         if self._a is not None:
@@ -173,3 +203,7 @@ class Joint:
             for rank, out, lora in self._ups:
                 result[:, out].addmm_(low[:, rank], lora.b.t(), alpha=lora.scale)
         return result
+
+    def _read(self) -> Tensor:
+        """The weight as products take it; a narrow one always in the same memory, which Blocks looks into."""
+        return widened(self._weight, self._room) if self._narrow else self._weight

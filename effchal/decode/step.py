@@ -33,7 +33,7 @@ class Norm:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._eps = module.weight.new_full((1, 1), module.variance_epsilon)
+        self._eps = torch.full((1, 1), module.variance_epsilon, device=module.weight.device)
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32:

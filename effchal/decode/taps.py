@@ -12,6 +12,7 @@ from effchal.decode.cache import RowCache, attention_mask
 from effchal.decode.layers import Contrast, LayerLogits, Tap, may_leave_one_token, without_choice
 from effchal.decode.products import FEW_ROWS, Packed
 from effchal.decode.step import Part, decode_step
+from effchal.decode.widened import widen_where_used
 from effchal.parts import backbone, causal_lm, final_norm, head, layers_of
 
 FEW_TOKENS = 128  # up to which a step goes without the library's layers; where blocks of weights are faster, FEW_ROWS
@@ -43,7 +44,8 @@ class TappedModel:
         if causal_lm(model).config._attn_implementation != "sdpa":
             causal_lm(model).set_attn_implementation("sdpa")  # flash attention takes no mask of ours
         self.device = next(model.parameters()).device
-        self.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())  # NF4 packs weights in uint8
+        own = next(p.dtype for p in model.parameters() if p.is_floating_point())  # NF4 packs weights in uint8
+        self.dtype = torch.float32 if widen_where_used(model) else own  # of states, and so of the cache
         self.num_layers: int = config.num_hidden_layers
         self.tied: bool = bool(config.tie_word_embeddings)
         self.max_positions: int = config.max_position_embeddings
