@@ -33,7 +33,7 @@ from effchal.unknown_keys import explain
 class ModelConfig:
     name: str = MISSING  # Hugging Face repo id, local folder, or builtin:tiny (random weights, for tests)
     revision: str | None = None  # commit hash; required for a repo id, or the run is not reproducible
-    dtype: Dtype = Dtype.auto  # of the frozen weights and of the arithmetic; adapters are float32
+    dtype: Dtype = Dtype.auto  # of frozen weights, and of the arithmetic where the device has it; adapters are float32
     quantization: Quantization | None = None  # nf4 = QLoRA; null = LoRA on plain weights
     double_quant: bool = True  # nf4 only: quantise the quantisation constants too
     attention: Attention = Attention.auto

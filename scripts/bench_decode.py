@@ -133,6 +133,8 @@ def step_times(loaded: Loaded, prompts: list[list[int]], machine: dict) -> dict:
     median = {name: statistics.median(each[4:]) for name, each in times.items()}
     ratios = [d / g for g, d in zip(times["greedy"][4:], times["dola"][4:], strict=True)]
     weights = sum(parameter.numel() * parameter.element_size() for parameter in loaded[0].parameters())
+    if engines["greedy"].model.dtype is not loaded[0].dtype:  # the head of bfloat16 weights is read in float32
+        weights += 2 * head(loaded[0]).weight.numel()
     # The least that a step can take: every weight read once.
     reading_s = weights / (machine["copy_gb_per_s"] * 1e9)
     layers = [token.layer for row in engines["dola"].rows for token in row.branches[0].tokens]

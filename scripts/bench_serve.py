@@ -145,10 +145,10 @@ def weights() -> tuple[int, int]:
 def shares(machine: dict, dtype: str, requests: int, new: int, read: float, steps: float, spent_s: float) -> dict:
     """What the work must take at this machine's rates, over what it took."""
     layers, head = weights()
-    widened = dtype == "float32" or not multiplies_bfloat16(pick_device())  # by the server; it multiplies in float32
+    in_float32 = dtype == "float32" or not multiplies_bfloat16(pick_device())  # the arithmetic, and the packed head
     flop = 2 * (layers * (read + new - requests) + head * new)  # a request's first token comes with its prompt
-    read_bytes = steps * (layers + head) * (4 if dtype == "float32" else 2)
-    matmul = machine[f"{'' if widened else 'bf16_'}matmul_gflop_per_s"]
+    read_bytes = steps * (layers * (4 if dtype == "float32" else 2) + head * (4 if in_float32 else 2))
+    matmul = machine[f"{'' if in_float32 else 'bf16_'}matmul_gflop_per_s"]
     return {
         "share_of_matmul_rate": round(flop / 1e9 / matmul / spent_s, 2),
         "share_of_copy_rate": round(read_bytes / 1e9 / machine["copy_gb_per_s"] / spent_s, 2),

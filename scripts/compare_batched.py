@@ -1,17 +1,20 @@
-"""Answers in a batch against the same alone: python scripts/compare_batched.py [--dtype bfloat16] [--prompts 24]
+"""Answers in a batch against the same alone: python scripts/compare_batched.py [--dtype bfloat16 [--round]]
 
 Prompts are the instructions that ship with the project, every other one behind the same examples, so that lengths
 differ; with --few-shot all of them, so that a step attends to the examples once for all rows. One JSON line a decoding:
 how many answers are the same, how many part at a tie (the two likeliest tokens closer than --tie, or two layers as
-compare_dola.py has it), how many elsewhere. In float32 the exit status is 1 if any does.
+compare_dola.py has it), how many elsewhere. Then the exit status is 1, unless states are bfloat16: on a device with
+arithmetic for it or, slowly, with --round.
 """
 
 import argparse
 import json
 import sys
+import unittest.mock
 from collections import Counter
 from pathlib import Path
 
+import torch
 from compare_dola import TIED_LAYERS, margins
 
 from effchal.choices import Dtype
@@ -29,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=str(ROOT / "outputs" / "models" / "smollm2_135m"))
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--round", action="store_true", help="compute as if this CPU had arithmetic for bfloat16")
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--rows", type=int, default=8)
@@ -36,23 +40,25 @@ def main() -> None:
     parser.add_argument("--tie", type=float, default=1e-4, help="nats")
     args = parser.parse_args()
     cfg = ModelConfig(name=args.model, dtype=Dtype(args.dtype))
-    engine = Engine(load_base_model(cfg, pick_device()), load_tokenizer(cfg))
+    able = {"avx512_bf16": True} if args.round else torch.cpu.get_capabilities()
+    with unittest.mock.patch("torch.cpu.get_capabilities", return_value=able):
+        engine = Engine(load_base_model(cfg, pick_device()), load_tokenizer(cfg))
+    exact = engine.model.dtype is torch.float32
     prompts = make_prompts(engine, args.prompts, args.few_shot)
     high = candidate_layers("high", engine.model.num_layers, engine.model.tied)
     found = {}
     for name, contrast in {"greedy": None, "dola": Dola(high), "sled": Sled(high)}.items():
         found[name] = compare(engine, prompts, contrast, args)
-        print(
-            "RESULT", json.dumps({"decoding": name, "dtype": args.dtype, "rows": args.rows} | found[name]), flush=True
-        )
-    sys.exit(args.dtype == "float32" and any(each["different"] for each in found.values()))
+        setting = {"decoding": name, "dtype": args.dtype, "rounds": not exact, "rows": args.rows}
+        print("RESULT", json.dumps(setting | found[name]), flush=True)
+    sys.exit(exact and any(each["different"] for each in found.values()))
 
 
 def make_prompts(engine: Engine, count: int, few_shot: bool) -> list[list[int]]:
     lines = (ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     examples = "".join(f"Q: {row['instruction']}\nA: {row['output']}\n\n" for row in rows[-5:])
-    engine.hold_prefix(engine.tokenizer(examples).input_ids)  # long prompts are slow where a CPU has no bfloat16
+    engine.hold_prefix(engine.tokenizer(examples).input_ids)  # long prompts are slow with --round
     asked = [f"Q: {row['instruction']}\nA:" for row in rows[:count]]
     return [engine.tokenizer(examples * (few_shot or i % 2) + text).input_ids for i, text in enumerate(asked)]
 

@@ -182,58 +182,6 @@ def test_one_token_in_each_of_many_rows(monkeypatch):
     assert (found - expected).norm() <= 2e-5 * expected.norm()
 
 
-def can_multiply_bfloat16(able, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
-
-
-def test_in_bfloat16_too(monkeypatch):
-    can_multiply_bfloat16(True, monkeypatch)
-    model = random_model("Llama", {}, torch.bfloat16)
-    check_paths_agree(model, tolerance=2e-2)
-    assert decoded_states(TappedModel(model), [3]).dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize(
-    ("name", "changes"),
-    [*MODELS.values(), ("GPTNeoX", {"num_key_value_heads": None})],
-    ids=[*MODELS, "gpt-neox, layers not known, norms with biases"],
-)
-@torch.inference_mode()
-def test_bfloat16_weights_are_widened_where_the_cpu_has_no_arithmetic_for_them(name, changes, monkeypatch):
-    can_multiply_bfloat16(False, monkeypatch)
-    narrow = random_model(name, changes, torch.bfloat16)
-    wide = random_model(name, changes, torch.bfloat16).float()
-    large = {name for name, parameter in narrow.named_parameters() if parameter.ndim == 2}
-    tapped, expected = TappedModel(narrow), TappedModel(wide)
-    assert tapped.dtype == torch.float32
-    assert {name for name, parameter in narrow.named_parameters() if parameter.dtype == torch.bfloat16} == large
-    for lengths in ([5], [2, 9, 5]):
-        found = decoded_states(tapped, lengths)
-        assert torch.equal(found, decoded_states(expected, lengths))
-        assert torch.equal(tapped.head(found[-1]), expected.head(found[-1]))
-    ids, at, states = torch.arange(400)[None] % 300, torch.tensor([7, 399]), []  # more than a short step takes
-    for each in (tapped, expected):
-        cache = RowCache()
-        cache.add_row()
-        states.append(each.extend([NewTokens(cache, 0, ids)], TAPS, at))
-    assert torch.equal(*states)
-
-
-@pytest.mark.parametrize("able", [True, False])
-@torch.inference_mode()
-def test_an_adapter_is_multiplied_in_the_dtype_of_the_step(able, monkeypatch):
-    can_multiply_bfloat16(able, monkeypatch)
-    cfg = ModelConfig(name="builtin:tiny", dtype=Dtype.bfloat16)
-    model = add_adapter(load_base_model(cfg, CPU), LoraConfig(r=4, target_modules=["q_proj", "up_proj"]), seed=0).eval()
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    check_paths_agree(model, tolerance=2e-2 if able else 2e-5)
-    joint = TappedModel(model)._step._layers[0].qkv
-    assert joint._a.dtype == (torch.bfloat16 if able else torch.float32)
-    assert all(p.dtype == torch.float32 for name, p in model.named_parameters() if "lora_" in name)
-
-
 @needs_smollm2
 def test_on_the_real_model(smollm2):
     check_paths_agree(smollm2[0])
@@ -295,14 +243,6 @@ def test_the_blocked_product_is_a_linear_layer(rows, out):
     for scale in (1.0, 2.0):  # the second in the memory of the first
         expected = torch.nn.functional.linear(scale * x, weight)
         assert torch.allclose(Blocks(weight, room)(scale * x), expected, atol=1e-4)
-
-
-def test_bfloat16_is_packed_where_the_cpu_has_no_arithmetic_for_it(monkeypatch):
-    layer = torch.nn.Linear(64, 700, bias=False).requires_grad_(False).to(torch.bfloat16)
-    can_multiply_bfloat16(True, monkeypatch)
-    assert not Packed.suits(layer)
-    can_multiply_bfloat16(False, monkeypatch)
-    assert Packed.suits(layer)
 
 
 def test_the_packed_product_is_a_linear_layer_and_follows_its_weight():

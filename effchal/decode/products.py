@@ -1,6 +1,8 @@
 """Products of a few rows with the weights of linear layers, where the library's own are slow on a CPU."""
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,8 @@ from effchal.mapped import give_back
 from effchal.model import multiplies_bfloat16
 
 BLOCKS_OUT = (256, 192, 128, 96, 64)  # outputs that a CPU works on at once: 256 x 576 float32 stay in its cache
+WIDENED_AT_ONCE = 2**21  # numbers; 8 MB in float32, which a CPU's cache still holds when they are multiplied
+FEWEST_OUT = 384  # outputs of a piece, or a multiple: the fewest that make blocks for all threads
 FEW_ROWS = 320  # from about 500 on, the library is as fast
 TYPICAL_ROWS = 72  # that a packed weight is laid out for: 8 rows, 8 layers and the mature one; good for 1 and 9 too
 
@@ -24,20 +28,14 @@ class Room:
         """An uninitialised tensor, in the memory that `name` had the last time."""
         count = math.prod(shape)
         if name not in self._parts or len(self._parts[name]) < count:
-            self._parts[name] = like.new_empty(count)
+            with torch.inference_mode(False):  # memory that was made inside could not be written outside
+                self._parts[name] = like.new_empty(count)
         return self._parts[name][:count].view(shape)
 
 
 def is_narrow(weight: Tensor) -> bool:
     """Whether a weight is bfloat16 where there is no arithmetic for it; it is then widened where it is used."""
     return weight.dtype == torch.bfloat16 and not multiplies_bfloat16(weight.device)
-
-
-def widened(weight: Tensor, room: Room) -> Tensor:
-    """A narrow weight in float32, until the next one of this shape."""
-    # One memory for each shape: in one for all, every thread would write where another's cache holds the last weight.
-    wide = room.take(f"weight {tuple(weight.shape)}", weight.new_empty(0, dtype=torch.float32), *weight.shape)
-    return wide.copy_(weight)
 
 
 class Blocks:
@@ -50,6 +48,7 @@ class Blocks:
     def __init__(self, weight: Tensor, room: Room) -> None:
         """weight: (out, in). room: where results lie."""
         out = len(weight)
+        self._weight = weight
         block = next((size for size in BLOCKS_OUT if out % size == 0 and out >= 6 * size), BLOCKS_OUT[0])
         self._room, self._block, self._out = room, block, out
         self._count = out // block
@@ -62,9 +61,9 @@ class Blocks:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(rows, in) -> (rows, out). The result holds until the next call with the same room."""
-        if self._count == 0:
-            return F.linear(x, self._rest)
         rows = x.shape[0]
+        if self._count == 0 or rows > FEW_ROWS:
+            return F.linear(x, self._weight)
         if rows != self._rows:
             self._rows = rows
             self._product = self._room.take("product", x, self._count, rows, self._block)
@@ -76,6 +75,46 @@ class Blocks:
         if self._cut < self._out:
             self._result[:, self._cut :] = F.linear(x, self._rest)
         return self._result
+
+
+class Narrow:
+    """F.linear by a narrow weight, in float32: piece by piece, each multiplied while it is still in the cache."""
+
+    def __init__(self, weight: Tensor, room: Room) -> None:
+        """weight: (out, in). room: where pieces and results lie."""
+        self._room, self._out = room, len(weight)
+        rows = WIDENED_AT_ONCE // weight.shape[1] // FEWEST_OUT * FEWEST_OUT
+        self._pieces = weight.split(max(FEWEST_OUT, rows))
+        self._blocks = [Blocks(self._memory(piece), room) for piece in self._pieces]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(rows, in) -> (rows, out). The result holds until the next call with the same room."""
+        result, out = None, 0
+        for piece, blocks in zip(self._pieces, self._blocks, strict=True):
+            self._memory(piece).copy_(piece)  # where its blocks look
+            part = blocks(x)
+            if len(self._pieces) == 1:
+                return part
+            if result is None:
+                result = self._room.take("joined", x, x.shape[0], self._out)
+            result[:, out : out + len(piece)] = part
+            out += len(piece)
+        return result
+
+    def _memory(self, piece: Tensor) -> Tensor:
+        """For a piece in float32, the same for all of its shape."""
+        # Not one for all shapes: every thread would write where another's cache holds the last piece.
+        like = piece.new_empty(0, dtype=torch.float32)
+        return self._room.take(f"weight {tuple(piece.shape)}", like, *piece.shape)
+
+
+def product(weight: Tensor, room: Room) -> Callable[[Tensor], Tensor]:
+    """F.linear by a weight, in the way that is fast; the result holds until the next call with the same room."""
+    if is_narrow(weight):
+        return Narrow(weight, room)
+    if is_wide_on_cpu(weight):
+        return Blocks(weight, room)
+    return functools.partial(F.linear, weight=weight)
 
 
 class Packed:
@@ -119,7 +158,7 @@ class Lora:
         self.scale = module.scaling[name]
 
     def convert(self, dtype: torch.dtype) -> None:
-        """peft loads adapters in float32; a step multiplies them in its own dtype, as the training step does."""
+        """peft loads adapters in float32; a step multiplies them in its own dtype, as fused training does."""
         if self.a.dtype != dtype:
             self.a, self.b = (nn.Parameter(part.detach().to(dtype), requires_grad=False) for part in (self.a, self.b))
 
@@ -152,7 +191,8 @@ def fused(weights: list[nn.Parameter]) -> Tensor:
         whole = torch.cat([weight.data for weight in weights])
         for weight, part in zip(weights, whole.split([len(weight) for weight in weights]), strict=True):
             copied, weight.data = weight.data, part
-            give_back(copied)
+            if is_narrow(copied):  # mapped from the file; what was converted lies in the heap, which gets it back
+                give_back(copied)
     first = weights[0].data
     return first.as_strided((sum(map(len, weights)), first.shape[1]), (first.shape[1], 1))
 
@@ -167,17 +207,16 @@ class Joint:
     def __init__(self, modules: list[nn.Module], room: Room) -> None:
         self._modules = modules
         parts = [plain_parts(module) for module in modules]
-        self._weight: Tensor | None = None
+        self._product: Callable[[Tensor], Tensor] | None = None
         if None in parts:
             return
         bases, loras = [base for base, _ in parts], [lora for _, lora in parts]
         if len({base.bias is None for base in bases}) > 1:
             return
-        self._weight = fused([base.weight for base in bases])
-        self._room, self._narrow = room, is_narrow(self._weight)
+        weight = fused([base.weight for base in bases])
         for lora in filter(None, loras):
-            lora.convert(torch.float32 if self._narrow else self._weight.dtype)
-        self._blocks = Blocks(self._read(), room) if is_wide_on_cpu(self._weight) else None
+            lora.convert(torch.float32 if is_narrow(weight) else weight.dtype)
+        self._product = product(weight, room)
         self._bias = None if bases[0].bias is None else torch.cat([base.bias.data for base in bases])
         self._a = fused([lora.a for lora in loras if lora]) if any(loras) else None
         self._ups: list[tuple[slice, slice, Lora]] = []  # columns of A's product, of the result, and what goes there
@@ -190,12 +229,10 @@ class Joint:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The result holds until the next call with the same room."""
-        if self._weight is None:
+        if self._product is None:
             parts = [module(x) for module in self._modules]
             return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-        fast = self._blocks is not None and x.shape[0] <= FEW_ROWS
-        weight = self._read()
-        result = self._blocks(x) if fast else F.linear(x, weight)
+        result = self._product(x)
         if self._bias is not None:
             result += self._bias
         if self._a is not None:
@@ -203,7 +240,3 @@ class Joint:
             for rank, out, lora in self._ups:
                 result[:, out].addmm_(low[:, rank], lora.b.t(), alpha=lora.scale)
         return result
-
-    def _read(self) -> Tensor:
-        """The weight as products take it; a narrow one always in the same memory, which Blocks looks into."""
-        return widened(self._weight, self._room) if self._narrow else self._weight

@@ -33,7 +33,7 @@ class Norm:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._eps = torch.full((1, 1), module.variance_epsilon, device=module.weight.device)
+        self._eps = module.weight.new_full((1, 1), module.variance_epsilon)
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32:
@@ -43,7 +43,7 @@ class Norm:
 
 
 class Layer:
-    """One decoder layer; keeps references, no copies."""
+    """One decoder layer; keeps references, and copies of nothing but biases and adapters of another dtype."""
 
     def __init__(self, layer: nn.Module, room: Room) -> None:
         attention, mlp = layer.self_attn, layer.mlp

@@ -44,14 +44,14 @@ class TappedModel:
         if causal_lm(model).config._attn_implementation != "sdpa":
             causal_lm(model).set_attn_implementation("sdpa")  # flash attention takes no mask of ours
         self.device = next(model.parameters()).device
-        own = next(p.dtype for p in model.parameters() if p.is_floating_point())  # NF4 packs weights in uint8
-        self.dtype = torch.float32 if widen_where_used(model) else own  # of states, and so of the cache
         self.num_layers: int = config.num_hidden_layers
         self.tied: bool = bool(config.tie_word_embeddings)
         self.max_positions: int = config.max_position_embeddings
         self.config = config
         self.backbone, self._head = backbone(model), head(model)
         self._layers, self._norm = layers_of(model), final_norm(model)
+        own = next(p.dtype for p in model.parameters() if p.is_floating_point())  # NF4 packs weights in uint8
+        self.dtype = torch.float32 if widen_where_used(model) else own  # of states, and so of the cache
         self.vocabulary: int = config.vocab_size
         self._without_choice = 0.0  # share of the last positions where DoLa had one token to choose from
         self._packed = Packed(self._head.weight) if Packed.suits(self._head) else None

@@ -2,34 +2,45 @@
 
 import functools
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
-from effchal.decode.products import Room, is_narrow, widened
+from effchal.decode.products import Narrow, Room, is_narrow
 
 
 def widen_where_used(model: nn.Module) -> bool:
     """Let a model compute in float32, its large weights as they are: a hundred times faster, for half of their memory.
 
-    Embeddings and linear layers widen what they read; what else is bfloat16 (norms, biases) becomes float32. Layers
-    that pack their weights (NF4) are left alone.
+    Embeddings and linear layers widen what they read; vectors (of norms, biases) become float32; NF4 layers multiply in
+    it. A model with large weights elsewhere (experts in one tensor, GPT-2's Conv1D) is left alone.
 
     Returns:
-        whether there was anything to do; states are float32 then.
+        whether states are float32 now, and would not be otherwise.
     """
-    room, found = Room(), False
+    narrow = [
+        (module, name, parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if is_narrow(parameter)
+    ]
+    if not narrow or any(parameter.ndim > 1 and not _reads(module) for module, _, parameter in narrow):
+        return False
+    room = Room()
+    for module, _, parameter in narrow:
+        if parameter.ndim == 1:
+            parameter.data = parameter.data.float()
+        elif type(module) is nn.Linear:
+            module.forward = functools.partial(_multiply, module, room)
+        else:
+            module.forward = functools.partial(_embed, module)
     for module in model.modules():
-        kept = None
-        if isinstance(module, nn.Embedding) and is_narrow(module.weight):
-            module.forward, kept = functools.partial(_embed, module), "weight"
-        elif type(module) is nn.Linear and is_narrow(module.weight):
-            module.forward, kept = functools.partial(_multiply, module, room), "weight"
-        for name, parameter in module.named_parameters(recurse=False):
-            if is_narrow(parameter):
-                found = True
-                if name != kept:
-                    parameter.data = parameter.data.float()
-    return found
+        if type(module).__name__ == "Linear4bit":
+            module.compute_dtype = torch.float32
+    return True
+
+
+def _reads(module: nn.Module) -> bool:
+    return type(module) is nn.Linear or isinstance(module, nn.Embedding)
 
 
 def _embed(module: nn.Embedding, ids: Tensor) -> Tensor:
@@ -37,4 +48,6 @@ def _embed(module: nn.Embedding, ids: Tensor) -> Tensor:
 
 
 def _multiply(module: nn.Linear, room: Room, x: Tensor) -> Tensor:
-    return F.linear(x, widened(module.weight, room), module.bias)
+    product = Narrow(module.weight, room)  # made here: `fused` may have laid the weight elsewhere
+    result = product(x.flatten(0, -2)).view(*x.shape[:-1], -1)
+    return result.clone() if module.bias is None else result + module.bias  # the product's memory is used again
