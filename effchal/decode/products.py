@@ -103,7 +103,7 @@ class Narrow:
 
     def _memory(self, piece: Tensor) -> Tensor:
         """For a piece in float32, the same for all of its shape."""
-        # Not one for all shapes: every thread would write where another's cache holds the last piece.
+        # One for all shapes was slower: it seems that threads write where another's cache holds the last piece.
         like = piece.new_empty(0, dtype=torch.float32)
         return self._room.take(f"weight {tuple(piece.shape)}", like, *piece.shape)
 

@@ -9,7 +9,7 @@ from effchal.decode.products import Narrow, Room, is_narrow
 
 
 def widen_where_used(model: nn.Module) -> bool:
-    """Let a model compute in float32, its large weights as they are: a hundred times faster, for half of their memory.
+    """Let a model compute in float32, its large weights as they are: many times faster, in half of their memory.
 
     Embeddings and linear layers widen what they read; vectors (of norms, biases) become float32; NF4 layers multiply in
     it. A model with large weights elsewhere (experts in one tensor, GPT-2's Conv1D) is left alone.
