@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("--few-shot", action="store_true")
     parser.add_argument("--tie", type=float, default=1e-4, help="nats")
     args = parser.parse_args()
+    if args.round and args.dtype == "float32":
+        parser.error("--round is for --dtype bfloat16")
     cfg = ModelConfig(name=args.model, dtype=Dtype(args.dtype))
     able = {"avx512_bf16": True} if args.round else torch.cpu.get_capabilities()
     with unittest.mock.patch("torch.cpu.get_capabilities", return_value=able):

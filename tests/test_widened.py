@@ -27,21 +27,25 @@ def test_in_bfloat16_too(monkeypatch):
     assert decoded_states(TappedModel(model), [3]).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("at_once", [2**21, 2000], ids=["whole", "in pieces"])
+@pytest.mark.parametrize("pieces", [False, True])
 @pytest.mark.parametrize(
     ("name", "changes"),
     [*MODELS.values(), ("GPTNeoX", {"num_key_value_heads": None})],
     ids=[*MODELS, "gpt-neox, layers not known, norms with biases"],
 )
 @torch.inference_mode()
-def test_bfloat16_weights_are_widened_where_the_cpu_has_no_arithmetic_for_them(name, changes, at_once, monkeypatch):
-    monkeypatch.setattr("effchal.decode.products.WIDENED_AT_ONCE", at_once)
+def test_bfloat16_weights_are_widened_where_the_cpu_has_no_arithmetic_for_them(name, changes, pieces, monkeypatch):
+    if pieces:
+        monkeypatch.setattr("effchal.decode.products.WIDENED_AT_ONCE", 1)
+        monkeypatch.setattr("effchal.decode.products.FEWEST_OUT", 70)  # the last piece is a smaller one
     can_multiply_bfloat16(False, monkeypatch)
     narrow = random_model(name, changes, torch.bfloat16)
     wide = random_model(name, changes, torch.bfloat16).float()
     large = {name for name, parameter in narrow.named_parameters() if parameter.ndim == 2}
     tapped, expected = TappedModel(narrow), TappedModel(wide)
     assert tapped.dtype == torch.float32
+    if tapped._step is not None:
+        assert (len(tapped._step._layers[0].gate_up._product._pieces) > 1) is pieces
     assert {name for name, parameter in narrow.named_parameters() if parameter.dtype == torch.bfloat16} == large
     for lengths in ([5], [2, 9, 5]):
         found = decoded_states(tapped, lengths)

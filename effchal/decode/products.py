@@ -85,13 +85,14 @@ class Narrow:
         self._room, self._out = room, len(weight)
         rows = WIDENED_AT_ONCE // weight.shape[1] // FEWEST_OUT * FEWEST_OUT
         self._pieces = weight.split(max(FEWEST_OUT, rows))
-        self._blocks = [Blocks(self._memory(piece), room) for piece in self._pieces]
+        self._widened = [self._memory(piece) for piece in self._pieces]
+        self._blocks = [Blocks(memory, room) for memory in self._widened]
 
     def __call__(self, x: Tensor) -> Tensor:
         """(rows, in) -> (rows, out). The result holds until the next call with the same room."""
         result, out = None, 0
-        for piece, blocks in zip(self._pieces, self._blocks, strict=True):
-            self._memory(piece).copy_(piece)  # where its blocks look
+        for piece, memory, blocks in zip(self._pieces, self._widened, self._blocks, strict=True):
+            memory.copy_(piece)
             part = blocks(x)
             if len(self._pieces) == 1:
                 return part

@@ -9,7 +9,7 @@ from effchal.decode.products import Narrow, Room, is_narrow
 
 
 def widen_where_used(model: nn.Module) -> bool:
-    """Let a model compute in float32, its large weights as they are: many times faster, in half of their memory.
+    """Let a model compute in float32 with its large weights as they are, in half of the memory.
 
     Embeddings and linear layers widen what they read; vectors (of norms, biases) become float32; NF4 layers multiply in
     it. A model with large weights elsewhere (experts in one tensor, GPT-2's Conv1D) is left alone.
@@ -18,15 +18,15 @@ def widen_where_used(model: nn.Module) -> bool:
         whether states are float32 now, and would not be otherwise.
     """
     narrow = [
-        (module, name, parameter)
+        (module, parameter)
         for module in model.modules()
-        for name, parameter in module.named_parameters(recurse=False)
+        for parameter in module.parameters(recurse=False)
         if is_narrow(parameter)
     ]
-    if not narrow or any(parameter.ndim > 1 and not _reads(module) for module, _, parameter in narrow):
+    if not narrow or any(parameter.ndim > 1 and not _reads(module) for module, parameter in narrow):
         return False
     room = Room()
-    for module, _, parameter in narrow:
+    for module, parameter in narrow:
         if parameter.ndim == 1:
             parameter.data = parameter.data.float()
         elif type(module) is nn.Linear:
