@@ -13,9 +13,8 @@ import torch
 from torch import nn
 
 from effchal import __version__
-from effchal.checkpoint import sync_folder
 from effchal.config import Config, ConfigError, ModelConfig, load_config, save_config
-from effchal.model import (
+from effchal.model.load import (
     ModelError,
     base_model_fingerprint,
     base_model_path,
@@ -23,6 +22,7 @@ from effchal.model import (
     load_base_model,
     load_tokenizer,
 )
+from effchal.training.checkpoint import sync_folder
 
 FORMAT = 1
 

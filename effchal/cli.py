@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from effchal.config import Config, ConfigError, to_config
-from effchal.unknown_keys import explain
+from effchal.config.io import explain
 
 # An installed package carries the tree inside itself; a checkout has it beside the package.
 PACKAGE = Path(__file__).resolve().parent
@@ -105,9 +105,8 @@ def check_lora_choice(cfg: Config, overrides: list[str]) -> None:
 
 
 def job_name(run: Run) -> str:
-    """`train` for effchal/train.py, `serve` for effchal/serve/__main__.py."""
-    path = Path(run.__code__.co_filename)
-    return path.parent.name if path.stem == "__main__" else path.stem
+    """`train` for effchal/train.py."""
+    return Path(run.__code__.co_filename).stem
 
 
 def job_age_s() -> float:

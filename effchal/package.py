@@ -6,7 +6,7 @@ from pathlib import Path
 from effchal.bundle import write_bundle
 from effchal.cli import entry_point
 from effchal.config import Config, ConfigError
-from effchal.model import load_tokenizer
+from effchal.model.load import load_tokenizer
 
 
 @entry_point

@@ -4,8 +4,8 @@ import logging
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-from effchal.choices import Origin
 from effchal.config import BudgetConfig, Config, ConfigError, DataMixConfig, ModelConfig, RulesConfig
+from effchal.config.choices import Origin
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from effchal.config import Config
 
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
-    from effchal.training import start  # torch comes with it; --help and --cfg job do without
+    from effchal.training.loop import start  # torch comes with it; --help and --cfg job do without
 
     start(cfg, overrides, output_dir)
 

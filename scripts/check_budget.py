@@ -17,11 +17,12 @@ from pathlib import Path
 
 import torch
 
-from effchal import step, training
 from effchal.bundle import base_of_bundle
 from effchal.cli import compose_config
 from effchal.config import BudgetConfig
-from effchal.signals import StopSignals
+from effchal.training import loop as training
+from effchal.training import step
+from effchal.training.signals import StopSignals
 
 LEAST_S, MOST_S = 5.0, 60.0
 

@@ -20,11 +20,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from effchal import training
-from effchal.checkpoint import checkpoints
 from effchal.cli import compose_config
-from effchal.run_lock import run_lock
-from effchal.signals import StopSignals
+from effchal.runs import run_lock
+from effchal.training import loop as training
+from effchal.training.checkpoint import checkpoints
+from effchal.training.signals import StopSignals
 
 STEPS = 40
 DISK = "50m"

@@ -14,7 +14,7 @@ port=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); 
 python -m effchal.serve "bundle='$run/bundle'" serve.port="$port" "hydra.run.dir='$run'" >"$run/server.log" 2>&1 &
 server=$!
 trap 'kill $server 2>/dev/null || true' EXIT
-python -m effchal.ready "http://127.0.0.1:$port" 300 $server || { cat "$run/server.log" >&2; exit 1; }
+python -m effchal.serving.ready "http://127.0.0.1:$port" 300 $server || { cat "$run/server.log" >&2; exit 1; }
 echo "4/4  Asking it over HTTP"
 python - "$run" "http://127.0.0.1:$port" "$question" <<'PYTHON'
 import json, sys, urllib.request

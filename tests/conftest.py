@@ -2,11 +2,10 @@
 
 import logging
 import os
-from pathlib import Path
 
 import pytest
+from support.paths import SMOLLM2, needs_smollm2
 
-from effchal.choices import DataFormat, Dtype
 from effchal.config import (
     BudgetConfig,
     Config,
@@ -18,28 +17,9 @@ from effchal.config import (
     ServeConfig,
 )
 from effchal.config import TrainConfig as Train
+from effchal.config.choices import DataFormat, Dtype
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches a hub; read when the hub client is first imported
-
-ROOT = Path(__file__).resolve().parents[1]
-SMOLLM2 = ROOT / "outputs" / "models" / "smollm2_135m"
-SHARED_DATA = ROOT.parent / "shared" / "data"
-HELM_DATA = SHARED_DATA / "helm" / "scenarios"
-
-needs_smollm2 = pytest.mark.skipif(
-    not (SMOLLM2 / "model.safetensors").is_file(), reason="no small model; run: python scripts/fetch.py smollm2_135m"
-)
-needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no folder ../shared/data beside the project")
-
-
-class Window:
-    """A token a character."""
-
-    def encode(self, text):
-        return [ord(character) for character in text]
-
-    def decode(self, ids):
-        return "".join(map(chr, ids))
 
 
 @pytest.fixture(autouse=True)
@@ -73,8 +53,8 @@ def tiny_cfg() -> Config:
 def tiny_engine():
     import torch
 
-    from effchal.decode.engine import Engine
-    from effchal.model import load_base_model, load_tokenizer
+    from effchal.decoding.engine import Engine
+    from effchal.model.load import load_base_model, load_tokenizer
 
     cfg = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
     return Engine(load_base_model(cfg, torch.device("cpu")), load_tokenizer(cfg))
@@ -85,7 +65,7 @@ def smollm2():
     """The real small model in float32, and its tokenizer."""
     import torch
 
-    from effchal.model import load_base_model, load_tokenizer
+    from effchal.model.load import load_base_model, load_tokenizer
 
     cfg = ModelConfig(name=str(SMOLLM2), dtype=Dtype.float32)
     return load_base_model(cfg, torch.device("cpu")), load_tokenizer(cfg)
@@ -93,14 +73,14 @@ def smollm2():
 
 @pytest.fixture(params=["tiny", pytest.param("smollm2", marks=needs_smollm2)])
 def engine(request, tiny_engine):
-    from effchal.decode.engine import Engine
+    from effchal.decoding.engine import Engine
 
     return tiny_engine if request.param == "tiny" else Engine(*request.getfixturevalue("smollm2"))
 
 
 @pytest.fixture
 def service(tiny_engine):
-    from effchal.serve.service import Service
+    from effchal.serving.service import Service
 
     cfg = Config(
         model=ModelConfig(name="builtin:tiny", dtype=Dtype.float32),
@@ -118,7 +98,7 @@ def service(tiny_engine):
 
 @pytest.fixture
 def client(service):
-    from effchal.serve.app import make_app
+    from effchal.serving.app import make_app
 
     return make_app(service).test_client()
 
@@ -126,9 +106,9 @@ def client(service):
 @pytest.fixture
 def start(tiny_engine):
     """A batcher on the tiny engine, by serve.* keys; stopped at the end."""
-    from effchal.decode.prefixes import PrefixStore
-    from effchal.serve.batcher import Batcher
-    from effchal.serve.metrics import Metrics
+    from effchal.decoding.prefix_cache import PrefixStore
+    from effchal.serving.metrics import Metrics
+    from effchal.serving.scheduler import Batcher
 
     started = []
 

@@ -1,0 +1,102 @@
+"""Seconds to the first word, and memory to load a model: python benchmarks/bench_start.py [--repeats 5]
+
+One JSON line for each: the wall clock of a command that computes nothing, and of a plan, median; and what loading
+SmolLM2-135M adds to a process that has its libraries already, at its peak and after, against the bytes of the weights
+it computes with, and how near its time is to that of one copy.
+"""
+
+import argparse
+import json
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from machine import rates
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOLLM2 = str(ROOT / "outputs" / "models" / "smollm2_135m")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=SMOLLM2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--load", metavar="DTYPE", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.load:
+        print(json.dumps(load(args.model, args.load)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        plan = ["effchal.plan", "model=mistral_7b", f"hydra.run.dir={folder}"]
+        for arguments in (["effchal.train", "--help"], ["effchal.train", "--cfg", "job"], plan):
+            time_command([sys.executable, "-m", *arguments], args.repeats)
+    copy_gb_per_s = rates()["copy_gb_per_s"]
+    print("RESULT", json.dumps({"system": "this machine", "copy_gb_per_s": copy_gb_per_s}), flush=True)
+    for dtype in ("float32", "bfloat16"):
+        command = [sys.executable, __file__, "--model", args.model, "--load", dtype]
+        runs = [
+            json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout) for _ in range(3)
+        ]
+        result = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        copied = result["read_mib"] + result["weights_mib"]  # in bfloat16 the file is mapped, and nothing is moved
+        share = copied * 2**20 / 1e9 / copy_gb_per_s / result["load_s"] if dtype == "float32" else None
+        print("RESULT", json.dumps({"dtype": dtype, **result, "share_of_copy_rate": share and round(share, 3)}))
+
+
+def time_command(command: list[str], repeats: int) -> None:
+    times = [seconds(command) for _ in range(repeats)]
+    result = {"command": " ".join(["python", *command[1:4]]), "seconds": round(statistics.median(times), 2)}
+    # The largest child so far; the commands come in the order of their size.
+    result["peak_gib"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2)
+    print("RESULT", json.dumps(result | {"runs": [round(each, 2) for each in times]}), flush=True)
+
+
+def seconds(command: list[str]) -> float:
+    begun = time.perf_counter()
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begun
+
+
+def load(name: str, dtype: str) -> dict:
+    """MiB that loading adds to the process; file pages are those of the mapped weights, which the system may drop."""
+    import torch
+
+    from effchal.config import ModelConfig
+    from effchal.config.choices import Dtype
+    from effchal.model.load import load_base_model
+
+    cfg = ModelConfig(name=name, dtype=Dtype(dtype))
+    load_base_model(
+        ModelConfig(name="builtin:tiny", dtype=Dtype(dtype)), torch.device("cpu")
+    )  # libraries are there now
+    before = status()
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
+    begun = time.perf_counter()
+    model = load_base_model(cfg, torch.device("cpu"))
+    took_s = time.perf_counter() - begun
+    after = status()
+    sizes = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
+    weights = sum(sizes.values()) / 2**20  # a tied head counts once
+    return {
+        "read_mib": round(sum(path.stat().st_size for path in Path(name).glob("*.safetensors")) / 2**20, 1),
+        "weights_mib": round(weights, 1),
+        "load_s": round(took_s, 2),
+        "peak_mib": round(after["VmHWM"] - before["VmRSS"], 1),
+        "peak_over_weights": round((after["VmHWM"] - before["VmRSS"]) / weights, 3),
+        "after_over_weights": round((after["VmRSS"] - before["VmRSS"]) / weights, 3),
+        "file_pages_after_mib": round(after["RssFile"] - before["RssFile"], 1),
+    }
+
+
+def status() -> dict[str, float]:
+    text = Path("/proc/self/status").read_text()
+    return {name: int(re.search(rf"{name}:\s+(\d+) kB", text)[1]) / 1024 for name in ("VmHWM", "VmRSS", "RssFile")}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Training throughput and memory beside peers: python benchmarks/bench_train.py DATA [--trl PYTHON] [--litgpt PYTHON]
+
+DATA is LIMA's train.jsonl. Fixed work: LoRA r 16 on all linear layers of SmolLM2-135M, the first 120 single-turn rows,
+at most 1,024 tokens each, four a step, the loss over all tokens as the peers count it. PYTHON is that of a peer's own
+environment (benchmarks/peers/train_trl.py and train_litgpt.py say what it needs). Every run is a process of its own,
+the systems in turn; one JSON line a system: medians, ratio to ours, share of this machine's measured matmul rate.
+Beside the clock's, the ratio in seconds of processor time: with --wrap 'env OMP_NUM_THREADS=1' it holds on a busy machine.
+"""
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PEERS = ROOT / "scripts" / "peers"
+WORKER = ROOT / "scripts" / "train_worker.py"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data")
+    parser.add_argument("--model", default=str(ROOT / "outputs" / "models" / "smollm2_135m"))
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--steps", type=int, default=5, help="the first is not timed")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--max-seq-len", type=int, default=1024)
+    parser.add_argument("--examples-per-step", type=int, default=4)
+    parser.add_argument("--trl", metavar="PYTHON")
+    parser.add_argument("--litgpt", metavar="PYTHON")
+    parser.add_argument("--keep", nargs="+", default=["none"], help="our levels of activation checkpointing")
+    parser.add_argument("--library", action="store_true", help="ours with the library's layers, too")
+    parser.add_argument("--profile", action="store_true", help="where the time of a step of ours goes, instead")
+    parser.add_argument("--wrap", default="", help="command to put before each run, e.g. 'taskset -c 0,1'")
+    args = parser.parse_args()
+    job = {
+        **{"model": args.model, "dtype": args.dtype, "steps": args.steps, "pairs": single_turn_rows(args.data)[:120]},
+        **{"r": 16, "alpha": 32, "lr": 2e-4, "seed": 42, "max_seq_len": args.max_seq_len},
+        **{"packing": False, "checkpointing": False, "examples_per_step": args.examples_per_step},
+    }
+    commands = {f"effchal, {keep}": ([sys.executable, WORKER], {"keep": keep}) for keep in args.keep}
+    if args.library:
+        commands["library"] = ([sys.executable, WORKER], {"library": True})
+    if args.trl:
+        commands["trl"] = ([args.trl, PEERS / "train_trl.py"], {})
+    if args.litgpt:
+        commands["litgpt"] = ([args.litgpt, PEERS / "train_litgpt.py"], {})
+    wrap = shlex.split(args.wrap)
+    if args.profile:
+        for library in range(1 + args.library):
+            result = run([*wrap, sys.executable, WORKER], job | {"profile": True, "library": library})
+            print("RESULT", json.dumps(result), flush=True)
+        return
+    rates = run([*wrap, sys.executable, ROOT / "scripts" / "machine.py"])
+    print("RESULT", json.dumps(rates), flush=True)
+    results: dict[str, list[dict]] = {name: [] for name in commands}
+    for _ in range(args.repeats):
+        for name, (command, more) in commands.items():
+            results[name].append(run([*wrap, *command], job | more))
+            print("RUN", json.dumps(results[name][-1]), flush=True)
+    report(results, rates)
+
+
+def single_turn_rows(path: str) -> list[list[str]]:
+    with open(path, encoding="utf-8") as file:
+        rows = [json.loads(line)["conversations"] for line in file]
+    return [row for row in rows if len(row) == 2]
+
+
+def run(command: list, job: dict | None = None) -> dict:
+    """The RESULT line of a process that is given the job in a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "job.json"
+        path.write_text(json.dumps(job))
+        command = [str(part) for part in command] + ([str(path)] if job else [])
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    if not lines:
+        sys.exit(f"{shlex.join(command)} gave no result:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    return json.loads(lines[-1].removeprefix("RESULT"))
+
+
+def report(results: dict[str, list[dict]], rates: dict) -> None:
+    ours = next(iter(results.values()))
+    our_rate, our_peak = (median(ours, what) for what in (tokens_per_s, lambda r: r["peak_gib"]))
+    for runs in results.values():
+        rate, peak = median(runs, tokens_per_s), median(runs, lambda r: r["peak_gib"])
+        line = {
+            "system": runs[0]["system"],
+            "tokens_per_s": round(rate, 1),
+            "runs": [round(tokens_per_s(each), 1) for each in runs],
+            "tokens_per_cpu_s": round(median(runs, tokens_per_cpu_s), 1),
+            "peak_gib": peak,
+            "ours_is_faster_by": round(our_rate / rate, 2),
+            "ours_is_faster_by_cpu_s": round(median(ours, tokens_per_cpu_s) / median(runs, tokens_per_cpu_s), 2),
+            "ours_has_of_its_peak": round(our_peak / peak, 2),
+            "losses": [round(loss, 4) for loss in runs[0]["losses"]],
+        }
+        if "flop" in runs[0]:
+            line["share_of_matmul_rate"] = round(
+                median(runs, lambda r: r["flop"] / r["cpu_s"]) / 1e9 / rates["matmul_gflop_per_cpu_s"], 3
+            )
+        print("RESULT", json.dumps(line), flush=True)
+
+
+def tokens_per_s(result: dict) -> float:
+    return result["tokens"] / result["seconds"]
+
+
+def tokens_per_cpu_s(result: dict) -> float:
+    return result["tokens"] / result["cpu_s"]
+
+
+def median(runs: list[dict], what) -> float:
+    return statistics.median(what(each) for each in runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Our server against HELM's own HuggingFaceClient, completion by completion.
+
+python -m effchal.helm model=smollm2_135m prompt=plain lora=none model.dtype=float32 decoding=greedy ...
+python benchmarks/compare_clients.py outputs/helm/<its folder>
+
+The second command has HELM run the same entries on the same model inside its own process, into <folder>/huggingface,
+where a second start goes on. It prints one RESULT line an entry, after a DIFFERS line for every completion that
+differs: what follows the text in common, and the three likeliest tokens there with their log-probabilities.
+HELM's client generates to the last allowed token where its stop, tokenized alone, is not what the model says (GSM8K).
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from effchal.config import Config, load_config
+from effchal.evaluation.helm.deployment import max_sequence_length, place_data, write_prod_env
+from effchal.evaluation.helm.processes import HELM_LOG, run_helm
+from effchal.evaluation.helm.results import error_of, read_run, run_folder
+from effchal.model.load import base_model_path, load_base_model
+from effchal.model_source import Subject, check_subject, load_subject_tokenizer
+from effchal.prompts import PromptEncoder, Turn
+
+NAME = "transformers/base-model"
+
+
+def main() -> None:
+    ours = Path(sys.argv[1])
+    theirs = ours / "huggingface"
+    cfg = load_config(ours / "config.yaml")
+    subject = check_subject(cfg)
+    if subject.bundle is not None:
+        sys.exit(f"error: {ours} is a run of a bundle; HELM's client knows no adapters, so give one of a base model")
+    scores = json.loads((ours / "scores.json").read_text(encoding="utf-8"))
+    run_theirs(cfg, subject, theirs)
+    log = (theirs / HELM_LOG).read_text(encoding="utf-8", errors="replace")
+    explain, results = Explainer(cfg, subject), []
+    for each in scores["runs"]:
+        name = each["name"].replace(scores["model"]["name"].replace("/", "_"), NAME.replace("/", "_"))
+        if read_run(run_folder(theirs, name)) is None:
+            sys.exit(f"error: {name}: {error_of(log, name)}")
+        results.append(compare(each["entry"], run_folder(ours, each["name"]), run_folder(theirs, name), explain))
+        print("RESULT", json.dumps(results[-1]), flush=True)
+    total, same = (sum(result[key] for result in results) for key in ("completions", "same_text"))
+    print("RESULT", json.dumps({"entry": "all", "completions": total, "same_text": same, "share": same / total}))
+
+
+def run_theirs(cfg: Config, subject: Subject, folder: Path) -> None:
+    """HELM with its HuggingFaceClient on the base model of `cfg`; entries that are complete are skipped."""
+    folder.mkdir(exist_ok=True)
+    tokenizer = load_subject_tokenizer(subject)
+    source = {"pretrained_model_name_or_path": str(Path(base_model_path(subject.base)).absolute())}
+    model = {"torch_dtype": f"torch.{cfg.model.dtype.value}", "device": "cpu", "apply_chat_template": False}
+    write_prod_env(
+        folder / "prod_env",
+        name=NAME,
+        description=subject.base.name,
+        max_sequence_length=max_sequence_length(cfg, subject),
+        client={"class_name": "helm.clients.huggingface_client.HuggingFaceClient", "args": source | model},
+        tokenizer={"class_name": "helm.tokenizers.huggingface_tokenizer.HuggingFaceTokenizer", "args": source},
+        end_of_text=tokenizer.eos_token,  # their client cuts its text there
+    )
+    if cfg.scenario.path is not None:
+        place_data(Path(cfg.scenario.path), folder / "scenarios")
+    run_helm(cfg, folder, cfg.scenario.entries, NAME, None)
+
+
+def compare(entry: str, ours: Path, theirs: Path, explain: "Explainer") -> dict:
+    """Counts of one entry; what differs is printed."""
+    pairs = list(zip(states(ours), states(theirs), strict=True))
+    same = 0
+    for our, their in pairs:
+        prompt = our["request"]["prompt"]
+        if prompt != their["request"]["prompt"]:
+            sys.exit(f"error: {entry}, {our['instance']['id']}: the prompts differ")
+        texts = [state["result"]["completions"][0]["text"] for state in (our, their)]
+        same += texts[0] == texts[1]
+        if texts[0] != texts[1]:
+            found = {"entry": entry, "id": our["instance"]["id"], **explain(prompt, *texts)}
+            print("DIFFERS", json.dumps(found, ensure_ascii=False))
+    return {"entry": entry, "completions": len(pairs), "same_text": same, "share": same / len(pairs)}
+
+
+class Explainer:
+    """Where two completions part, and how near the likeliest tokens are to each other there."""
+
+    def __init__(self, cfg: Config, subject: Subject) -> None:
+        self.subject, self.model = subject, None
+        self.encoder = PromptEncoder(load_subject_tokenizer(subject), cfg.prompt)
+
+    def __call__(self, prompt: str, ours: str, theirs: str) -> dict:
+        ids = [self.encoder.text_ids(text) for text in (ours, theirs)]
+        common = next((i for i, (a, b) in enumerate(zip(*ids, strict=False)) if a != b), min(map(len, ids)))
+        if self.model is None:  # needed only where something differs
+            self.model = load_base_model(self.subject.base, torch.device("cpu"))
+        before = self.encoder.prompt_ids([Turn("user", prompt)]) + ids[0][:common]
+        with torch.inference_mode():
+            logits = self.model(torch.tensor([before])).logits[0, -1].float()
+        best = logits.log_softmax(-1).topk(3)
+        decode = self.encoder.tokenizer.decode
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        likeliest = {decode([i]): round(value, 6) for i, value in pairs}
+        after = [decode(found[common : common + 12]) for found in ids]
+        return {"after_tokens": common, "ours": after[0], "theirs": after[1], "likeliest": likeliest}
+
+
+def states(folder: Path) -> list[dict]:
+    return json.loads((folder / "scenario_state.json").read_text(encoding="utf-8"))["request_states"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Our DoLa against transformers' own, token by token: python benchmarks/compare_dola.py --peer-python <python>
+
+Batch 1, selector official, relative_top 0.1, float32, greedy, the same layers. Prompts are the instructions that ship
+with the project. A difference counts as a tie where, at the first token that differs, our scores of the two tokens or
+our divergences of the two best layers are closer than rounding can tell. <python>: see benchmarks/peers/dola.py.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+from pathlib import Path
+
+import torch
+
+from effchal.config import ModelConfig
+from effchal.config.choices import Dtype
+from effchal.decoding.engine import Engine
+from effchal.decoding.layers import Dola, LayerLogits, taps_of
+from effchal.decoding.sampling import SamplingParams
+from effchal.model.load import load_base_model, load_tokenizer, pick_device
+
+ROOT = Path(__file__).resolve().parents[1]
+TIE = 1e-2  # nats between scores: early logits reach hundreds, where float32 steps by 3e-5 and 30 layers add up
+TIED_LAYERS = 1e-3  # of the divergence, relative
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer-python", required=True)
+    parser.add_argument("--model", default=str(ROOT / "outputs" / "models" / "smollm2_135m"))
+    parser.add_argument("--prompts", type=int, default=56)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--layers", type=int, nargs="+", default=list(range(16, 30, 2)))
+    args = parser.parse_args()
+    cfg = ModelConfig(name=args.model, dtype=Dtype.float32)
+    engine = Engine(load_base_model(cfg, pick_device()), load_tokenizer(cfg))
+    engine._ends = set()  # as in the peer: every answer has all its tokens
+    lines = (ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl").read_text(encoding="utf-8").splitlines()
+    prompts = [engine.tokenizer(json.loads(line)["instruction"]).input_ids for line in lines[: args.prompts]]
+    job = json.dumps({"prompts": prompts, "layers": args.layers, "new_tokens": args.new_tokens})
+    command = [args.peer_python, str(ROOT / "scripts" / "peers" / "dola.py"), args.model]
+    peer = json.loads(subprocess.run(command, input=job, capture_output=True, text=True, check=True).stdout)
+    contrast = Dola(tuple(args.layers), selector="official")
+    counts = {"same": 0, "tie": 0, "different": 0}
+    tokens = 0
+    for number, (ids, theirs) in enumerate(zip(prompts, peer["answers"], strict=True)):
+        ours = engine.complete(ids, SamplingParams(max_new_tokens=args.new_tokens, contrast=contrast)).ids
+        first = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
+        tokens += len(ours) if first is None else first
+        if first is None:
+            counts["same"] += 1
+            continue
+        gap, layer_gap = margins(engine, ids + ours[:first], contrast, ours[first], theirs[first])
+        tie = gap < TIE or layer_gap < TIED_LAYERS
+        counts["tie" if tie else "different"] += 1
+        print(f"prompt {number}, token {first}: scores {gap:.1e} apart, layers {layer_gap:.1e}")
+    result = {"system": f"transformers {peer['version']}", "prompts": len(prompts), "layers": args.layers}
+    print("RESULT", json.dumps(result | counts | {"tokens_until_first_difference": tokens}))
+
+
+@torch.inference_mode()
+def margins(engine: Engine, ids: list[int], contrast: Dola, ours: int, theirs: int) -> tuple[float, float]:
+    """Distance of our scores of two tokens, and of the two largest divergences, relative to the largest.
+
+    Jensen-Shannon divergences crowd below ln 2, so with jsd it is relative to what the largest lacks of that.
+    """
+    taps = taps_of([contrast])
+    states = engine.model.states(
+        torch.tensor([ids]), torch.arange(len(ids))[None], None, None, taps, torch.tensor([len(ids) - 1])
+    )
+    logits: LayerLogits = engine.model.logits(states, taps)
+    scores, _ = logits.scores(contrast, torch.tensor([0]))
+    best, second = logits.divergence(contrast.selector)[:, 0].topk(2).values.tolist()
+    scale = math.log(2) - best if contrast.selector == "jsd" else best
+    return abs(float(scores[0, ours] - scores[0, theirs])), (best - second) / scale
+
+
+if __name__ == "__main__":
+    main()

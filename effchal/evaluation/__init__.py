@@ -1,0 +1,1 @@
+"""Scoring: here, by our own code, or by HELM itself."""

@@ -1,0 +1,132 @@
+"""Attention of packed examples: each sees itself alone, and no (T, T) mask is built."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effchal.model.structure import backbone, causal_lm
+
+SEGMENTS = "effchal_segments"  # our name among transformers' attention functions
+FLASH = "flash_attention_2"
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Lengths of the examples that lie one after the other in a row."""
+
+    lengths: tuple[int, ...]
+
+
+def packed_hidden_states(
+    model: nn.Module, input_ids: Tensor, position_ids: Tensor, lengths: tuple[int, ...] | None = None
+) -> Tensor:
+    """(1, T, D) hidden states of a row of examples, none of which sees another.
+
+    Args:
+        input_ids, position_ids: (1, T) int64; positions restart with each example.
+        lengths: of the examples; None reads them from position_ids, and waits for the device.
+    """
+    segments = Segments(lengths or lengths_of(position_ids))
+    function = use_packed_attention(model)
+    options: dict[str, Any] = {"segments": segments} if function == SEGMENTS else {}
+    if function == FLASH:
+        options = _variable_length_options(segments, input_ids.device)
+    # No mask and no cache: an all-ones mask or the default cache would make examples see each other, silently.
+    output = backbone(model)(input_ids=input_ids, position_ids=position_ids, use_cache=False, **options)
+    return output.last_hidden_state
+
+
+def lengths_of(position_ids: Tensor) -> tuple[int, ...]:
+    """Lengths of the examples in a (1, T) row of positions."""
+    starts = [0, *((position_ids[0].diff() != 1).nonzero()[:, 0] + 1).tolist(), position_ids.shape[1]]
+    return tuple(end - start for start, end in itertools.pairwise(starts))
+
+
+def use_packed_attention(model: nn.Module, compiled: bool = False) -> str:
+    """Make the model attend by segments, and say by which function: ours, flash attention, or its own.
+
+    A model with masks beyond windows keeps its own: sdpa under a dense mask, which transformers makes from
+    position_ids. Decoding sets the model back to sdpa.
+
+    Args:
+        compiled: torch.compile leaves our function alone; lengths differ each step, and would be compiled anew.
+    """
+    config = causal_lm(model).config
+    if config._attn_implementation == "sdpa" and _masks_are_windows(config.get_text_config()):
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(
+            SEGMENTS, torch.compiler.disable(segment_attention) if compiled else segment_attention
+        )
+        causal_lm(model).set_attn_implementation(SEGMENTS)
+    return config._attn_implementation
+
+
+def attention_function(config: Any) -> Callable:
+    """The function that the model's layers call."""
+    from transformers import AttentionInterface
+
+    return AttentionInterface()[config._attn_implementation]
+
+
+def segment_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    segments: Segments | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each segment, by transformers' protocol for attention functions.
+
+    Args:
+        query: (1, H, T, d); key and value: (1, KV heads, T, d).
+        sliding_window: how many positions each one sees, itself among them.
+
+    Returns:
+        (1, T, H, d), and no weights.
+    """
+    if segments is None or attention_mask is not None:
+        raise RuntimeError("this model was prepared for packed rows; call it through packed_hidden_states")
+    odd = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
+    if odd or not getattr(module, "is_causal", True):
+        raise RuntimeError(f"{type(module).__name__} wants attention that segments do not know ({odd or 'not causal'})")
+    grouped = query.shape[1] != key.shape[1]
+    outputs = []
+    parts = (tensor.split(segments.lengths, dim=2) for tensor in (query, key, value))
+    for q, k, v in zip(*parts, strict=True):
+        length = q.shape[2]
+        window = _window_mask(length, sliding_window, q.device) if sliding_window and length > sliding_window else None
+        out = F.scaled_dot_product_attention(
+            *(q, k, v, window), dropout_p=dropout, is_causal=window is None, scale=scaling, enable_gqa=grouped
+        )
+        outputs.append(out.transpose(1, 2))  # (1, length, H, d)
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)), None
+
+
+def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
+    """(length, length) bool: position i sees i - window + 1 .. i."""
+    seen = torch.ones(length, length, dtype=torch.bool, device=device)
+    return seen.tril_().triu_(1 - window)
+
+
+def _masks_are_windows(config: Any) -> bool:
+    kinds = set(getattr(config, "layer_types", None) or ())
+    return kinds <= {"full_attention", "sliding_attention"} and getattr(config, "attention_chunk_size", None) is None
+
+
+def _variable_length_options(segments: Segments, device: torch.device) -> dict[str, Any]:
+    """transformers' names for what the variable-length kernel wants; without them each layer would work it out."""
+    ends = torch.tensor((0, *segments.lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    ends = ends.to(device, non_blocking=True)
+    longest = max(segments.lengths)
+    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}

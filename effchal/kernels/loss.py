@@ -1,0 +1,111 @@
+"""Cross-entropy of the target positions, a chunk at a time: logits of all of them never exist together."""
+
+import functools
+import importlib.util
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effchal.kernels.lora_linear import JoinedLinear, is_plain
+
+CHUNK_ELEMENTS = {"cpu": 2**22 + 2**21, "cuda": 2**27}  # logits of a chunk; on a CPU they stay in its cache
+
+
+def chunked_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Sum of nats, float32 and without a dimension.
+
+    Gradients are made in the forward pass, where a chunk's logits are at hand, and scaled in the backward pass.
+
+    Args:
+        head: hidden states -> logits; frozen, or frozen under an adapter.
+        hidden: (n, D) of the target positions.
+        targets: (n,) int64.
+    """
+    if hidden.is_cuda and is_frozen_product(head) and head.weight.dtype == hidden.dtype and has_fused_loss():
+        return fused_loss(head.weight, hidden, targets)
+    parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    return ChunkedLoss.apply(head, torch.is_grad_enabled(), hidden, targets, *parameters)
+
+
+def is_frozen_product(head: nn.Module) -> bool:
+    return type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
+
+
+@functools.cache
+def has_fused_loss() -> bool:
+    """Whether the package liger_kernel is here."""
+    return importlib.util.find_spec("liger_kernel") is not None
+
+
+def fused_loss(weight: Tensor, hidden: Tensor, targets: Tensor) -> Tensor:
+    """`chunked_loss` under a frozen (V, D) head by Liger's kernel: gradients take the place of a chunk's logits, which
+    take about the room of `hidden`. It waits for the device: 0.8.5 counts targets, and looks whether it must scale."""
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    return liger_fused_linear_cross_entropy(hidden, weight, targets, reduction="sum")
+
+
+class ChunkedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, head: nn.Module, with_gradients: bool, hidden: Tensor, targets: Tensor, *parameters: Tensor):
+        with_gradients = with_gradients and any(ctx.needs_input_grad)
+        plain = is_frozen_product(head)
+        loss = torch.zeros((), device=hidden.device)
+        ctx.gradients = [torch.zeros_like(tensor) for tensor in (hidden, *parameters)] if with_gradients else None
+        d_hidden = ctx.gradients[0] if with_gradients else hidden
+        rows = max(1, CHUNK_ELEMENTS.get(hidden.device.type, 2**27) // head.weight.shape[0])
+        # Where states are wider (see fast.prepare_training), one wide copy of the head serves all chunks.
+        weight = head.weight.to(torch.promote_types(head.weight.dtype, hidden.dtype)) if plain else None
+        for x, y, dx in zip(hidden.split(rows), targets.split(rows), d_hidden.split(rows), strict=True):
+            if plain:
+                loss += frozen_chunk(weight, x, y, dx if with_gradients else None)
+            elif with_gradients:
+                loss += trainable_chunk(head, x, y, parameters, [dx, *ctx.gradients[1:]])
+            else:
+                loss += F.cross_entropy(logits_of(head, x), y, reduction="sum")
+        return loss
+
+    @staticmethod
+    def backward(ctx, d_loss: Tensor):
+        gradients, ctx.gradients = ctx.gradients, None
+        d_hidden, *others = [gradient.mul_(d_loss) for gradient in gradients]
+        return None, None, d_hidden, None, *others
+
+
+def frozen_chunk(weight: Tensor, x: Tensor, targets: Tensor, dx: Tensor | None) -> Tensor:
+    """Sum of nats of a chunk under a frozen (V, D) head; its gradient of x is written to dx.
+
+    Logits lie (V, n): with the tall weight on the left, a CPU multiplies at nearly twice the rate.
+    """
+    logits = (weight @ x.T).float()  # (V, n)
+    at_target = targets[None]
+    highest = logits.amax(0)
+    chosen = logits.gather(0, at_target)[0] - highest
+    probabilities = logits.sub_(highest).exp_()
+    total = probabilities.sum(0)
+    if dx is not None:
+        probabilities.div_(total)
+        probabilities.scatter_add_(0, at_target, probabilities.new_full(at_target.shape, -1.0))
+        dx.copy_(probabilities.to(weight.dtype).T @ weight)
+    return (total.log() - chosen).sum()
+
+
+def trainable_chunk(
+    head: nn.Module, x: Tensor, targets: Tensor, parameters: tuple[Tensor, ...], gradients: list[Tensor]
+) -> Tensor:
+    """Sum of nats of a chunk under any head; gradients of x and of `parameters` are added to `gradients`."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        loss = F.cross_entropy(logits_of(head, x), targets, reduction="sum")
+        found = torch.autograd.grad(loss, [x, *parameters])
+    for gradient, more in zip(gradients, found, strict=True):
+        gradient += more
+    return loss.detach()
+
+
+def logits_of(head: nn.Module, x: Tensor) -> Tensor:
+    """Float32 logits; states may be wider than the head's weights, see fast.prepare_training."""
+    if x.dtype == torch.float32 and head.weight.dtype == torch.bfloat16:
+        return JoinedLinear([head]).forward(x)[0] if is_plain(head) else head(x.bfloat16()).float()
+    return head(x).float()

@@ -1,0 +1,1 @@
+"""Base model, tokenizer, adapter and device: what is loaded, and how."""

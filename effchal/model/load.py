@@ -1,0 +1,274 @@
+"""Base model, tokenizer and LoRA adapter: the one place that loads them."""
+
+import contextlib
+import hashlib
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from effchal.config import ConfigError, LoraConfig, ModelConfig
+from effchal.config.choices import Attention, Dtype, Quantization
+from effchal.model.host_memory import give_back
+from effchal.model.tiny import TINY, tiny_folder
+
+log = logging.getLogger(__name__)
+
+
+class ModelError(ConfigError):
+    """A model that cannot be loaded. The message names model.name and the remedy."""
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def gpu_names() -> list[str]:
+    """Of the cards that this process may use."""
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def limit_gpu_memory(memory_gib: float | None, device: torch.device) -> None:
+    """Hold this process to memory_gib of a larger card, so that a run that passes here passes there."""
+    if memory_gib is not None and device.type == "cuda":
+        total_gib = torch.cuda.get_device_properties(device).total_memory / 2**30
+        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_gib / total_gib), device)
+
+
+def pick_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
+    """What dtype=auto means here: bfloat16, but on a CPU without arithmetic for it float32."""
+    if dtype is not Dtype.auto:
+        return getattr(torch, dtype.value)
+    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether there is arithmetic for bfloat16; a CPU without multiplies a hundred times slower than in float32."""
+    capable = torch.cpu.get_capabilities()
+    return device.type != "cpu" or any(capable.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def pick_attention(cfg: ModelConfig, device: torch.device) -> str:
+    """transformers' name of the attention to use.
+
+    Raises:
+        ModelError: flash attention was asked for and cannot run here.
+    """
+    can = (
+        device.type == "cuda"
+        and importlib.util.find_spec("flash_attn") is not None
+        and torch.cuda.get_device_capability(device)[0] >= 8
+        and pick_dtype(cfg.dtype, device) is torch.bfloat16  # its kernels know no float32
+    )
+    if cfg.attention is Attention.flash_attention_2 and not can:
+        raise ModelError(
+            "model.attention=flash_attention_2 needs the package flash_attn, an Ampere card or newer and "
+            "model.dtype=bfloat16; use model.attention=auto"
+        )
+    return "sdpa" if cfg.attention is Attention.sdpa or not can else "flash_attention_2"
+
+
+def base_model_path(cfg: ModelConfig) -> str:
+    """Local folder or hub id to load from, checked before anything heavy starts.
+
+    Raises:
+        ModelError: a missing folder, or a hub id without a revision.
+    """
+    if cfg.name == TINY:
+        return str(tiny_folder())
+    if Path(cfg.name).is_dir():
+        return cfg.name
+    looks_local = cfg.name.startswith((".", "/", "~")) or cfg.name.count("/") != 1
+    if looks_local:
+        hint = "run `python scripts/fetch.py smollm2_135m`" if cfg.name.endswith("smollm2_135m") else "check the path"
+        raise ModelError(f"model.name: no folder {cfg.name} (from {Path.cwd()}); {hint}, or give model.name=<folder>")
+    if cfg.revision is None:
+        raise ModelError(f"model.name={cfg.name} is a hub id and needs model.revision=<commit>, to be reproducible")
+    return cfg.name
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own bars and remarks out of a log that has to be read."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it remarks on a CPU kernel that it lacks
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft's
+
+
+@contextlib.contextmanager
+def _loading(cfg: ModelConfig):
+    try:
+        yield
+    except PermissionError as error:
+        raise ModelError(f"model.name={cfg.name}: may not read {error.filename}; chmod -R a+rX {cfg.name}") from error
+    except (OSError, ValueError) as error:  # transformers' word for missing, gated, unreachable, malformed
+        raise ModelError(
+            f"cannot load model.name={cfg.name} at revision {cfg.revision}: {str(error).strip()[:400]} "
+            f"(with the files in a local folder: model.name=<folder>)"
+        ) from error
+
+
+def load_tokenizer(cfg: ModelConfig) -> Any:
+    """The fast tokenizer, with a pad token set. Built from tokenizer.json, never from tokenizer.model.
+
+    Raises:
+        ModelError: no tokenizer.json, or no end-of-sequence token.
+    """
+    from transformers import AutoTokenizer
+
+    quiet_libraries()
+    path = base_model_path(cfg)
+    if Path(path).is_dir() and not (Path(path) / "tokenizer.json").is_file():
+        raise ModelError(f"model.name: {path} has no tokenizer.json; without it runs of spaces are mis-tokenized")
+    with _loading(cfg):
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=cfg.revision)
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer of model.name={cfg.name} has no end-of-sequence token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # only fills rows; it is never a target
+    return tokenizer
+
+
+def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
+    """The frozen base model on `device`, in cfg.dtype or NF4."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quiet_libraries()
+    dtype = pick_dtype(cfg.dtype, device)
+    path, attention = base_model_path(cfg), pick_attention(cfg, device)
+    # On a CPU the file is mapped, not read: converted here, tensor by tensor, it is never in memory as a whole.
+    convert_here = device.type == "cpu" and cfg.quantization is None
+    options: dict[str, Any] = {}
+    if cfg.quantization is Quantization.nf4:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=cfg.double_quant,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    with _loading(cfg):
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=cfg.revision,
+            dtype="auto" if convert_here else dtype,
+            attn_implementation=attention,
+            device_map={"": device},
+            use_safetensors=True,  # no pickle
+            **options,
+        )
+    text_config = model.config.get_text_config()
+    if cfg.max_seq_len > text_config.max_position_embeddings:
+        limit = text_config.max_position_embeddings
+        raise ModelError(f"model.max_seq_len={cfg.max_seq_len} is more than this model's {limit} positions")
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(text_config, name, None) not in (None, 1.0):
+            raise ModelError(f"model.name={cfg.name} changes its logits after the head ({name}); not supported yet")
+    model.requires_grad_(False)
+    if convert_here:
+        _convert(model, dtype)
+    return model.eval()
+
+
+def _convert(model: nn.Module, dtype: torch.dtype) -> None:
+    """Weights to dtype, one after the other; pages of the mapped file are given back at once."""
+    for parameter in model.parameters():
+        if parameter.dtype != dtype and parameter.is_floating_point():
+            mapped, parameter.data = parameter.data, parameter.data.to(dtype)
+            give_back(mapped)
+    model.config.dtype = dtype
+
+
+def base_model_fingerprint(cfg: ModelConfig) -> str | None:
+    """Digest that tells one local base model from another; None for a hub id, whose revision does.
+
+    Config, file sizes and both ends of each weight file: milliseconds where a
+    full digest of 14 GB would take a minute.
+    """
+    folder = Path(base_model_path(cfg))
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    with _loading(cfg):
+        for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+            with path.open("rb") as file:
+                digest.update(f"{path.name} {path.stat().st_size}".encode())
+                digest.update(file.read(1 << 20))
+                file.seek(max(0, path.stat().st_size - (1 << 20)))
+                digest.update(file.read())
+    return digest.hexdigest()
+
+
+def add_adapter(model: nn.Module, lora: LoraConfig, seed: int) -> nn.Module:
+    """A fresh LoRA adapter (float32) on a frozen base model.
+
+    Raises:
+        ConfigError: no module of the model matches lora.target_modules.
+    """
+    import peft
+
+    lasts = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    unknown = [name for name in lora.target_modules if name not in lasts]
+    if unknown:
+        raise ConfigError(f"lora.target_modules has {unknown}; this model's linear layers are {sorted(lasts)}")
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+    )
+    torch.manual_seed(seed)  # LoRA's A is random
+    return peft.get_peft_model(model, config)
+
+
+def load_adapter(model: nn.Module, folder: Path) -> nn.Module:
+    """A trained adapter on its base model, for inference."""
+    import peft
+
+    return peft.PeftModel.from_pretrained(model, str(folder)).eval()
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout off for a while, in the middle of training."""
+    model.eval()
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            # In evaluation mode on a CPU, bitsandbytes repacks 4-bit weights for good into a form
+            # that passes no gradient, without a word.
+            module.train()
+    yield
+    model.train()
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What config.json says, before any weight is read."""
+
+    num_layers: int
+    tied: bool  # the head is the embedding matrix
+    max_positions: int  # prompt and answer together
+
+
+def base_model_config(cfg: ModelConfig, shipped: Path | None = None) -> Any:
+    """transformers' config of the base model, from its config.json or a copy of that."""
+    from transformers import AutoConfig
+
+    quiet_libraries()
+    path = str(shipped or base_model_path(cfg))
+    with _loading(cfg):
+        return AutoConfig.from_pretrained(path, revision=None if shipped else cfg.revision)
+
+
+def model_shape(cfg: ModelConfig) -> ModelShape:
+    config = base_model_config(cfg).get_text_config()
+    return ModelShape(config.num_hidden_layers, bool(config.tie_word_embeddings), config.max_position_embeddings)

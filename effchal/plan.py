@@ -1,0 +1,48 @@
+"""Will a run fit its budget? python -m effchal.plan model=mistral_7b lora.r=64 train.micro_batch_size=4
+
+Takes what effchal.train takes. Exit code 1 where the run does not fit or breaks rules that are enforced, 2 where the
+config is wrong.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from effchal.cli import entry_point, job_age_s
+from effchal.config import Config, ConfigError
+
+
+@entry_point
+def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
+    if cfg.lora is None:
+        raise ConfigError("lora=none leaves nothing to train, so nothing to plan")
+    from effchal.planning.meta_model import needs_download
+
+    if not needs_download(cfg.model):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported, which is later
+    from effchal.model.load import gpu_names
+    from effchal.planning.fit import largest_micro_batch, make_plan, planned_machine
+    from effchal.planning.probe import known_data, probe
+    from effchal.planning.report import screen
+    from effchal.rules import check_rules, summary
+
+    machine = planned_machine(cfg)
+    data = known_data(cfg, output_dir)
+    if cfg.train.micro_batch_size == "auto":
+        cfg.train.micro_batch_size = largest_micro_batch(cfg, machine, data)
+    if cfg.plan.probe:
+        probe(cfg, machine, data, output_dir, job_age_s())
+    plan = make_plan(cfg, machine, data)
+    plan.save(output_dir)
+    told, refused = None, False
+    if cfg.rules is not None:
+        cards = gpu_names() or ([machine.name] if machine.device.type == "cuda" else [])
+        findings = check_rules(cfg.rules, cfg.model, cfg.data_mix, cfg.budget, cards)
+        told = summary(cfg.rules, findings)
+        refused = cfg.rules.enforce and not all(finding.ok for finding in findings)
+    print(screen(plan, cfg, told))
+    sys.exit(int(refused or not plan.fits))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The server: HELM's, OpenAI's and lm-eval's routes over one batched engine."""

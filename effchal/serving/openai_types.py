@@ -1,0 +1,204 @@
+"""Wire types of OpenAI's completions and chat completions, as the openai client and lm-eval use them.
+
+Keys that we do not know are ignored; known ones that we cannot honour are refused, rather than answered wrongly.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from effchal.serving.helm_types import Asked, Stop, Stops, Text, TokenId, Wire
+
+Count = Annotated[int, Field(ge=1, le=128)]
+Alternatives = Annotated[int, Field(ge=0, le=20)]
+Ids = Annotated[list[TokenId], Field(min_length=1)]
+NOT_SUPPORTED = ("logit_bias", "frequency_penalty", "presence_penalty", "tools", "functions", "suffix")
+
+
+class StreamOptions(Wire):
+    include_usage: bool = False
+
+
+class OpenAIRequest(Asked):
+    model: Text | None = None  # any name is taken: this server has one model
+    n: Count = 1
+    stop: Stop | Stops | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_what_we_cannot_honour(cls, body: Any) -> Any:
+        for key in NOT_SUPPORTED:
+            if isinstance(body, dict) and body.get(key):
+                raise ValueError(f"{key} is not supported; leave it out")
+        return body
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(stop for stop in stops if stop)
+
+
+class CompletionRequest(OpenAIRequest):
+    """Body of POST /v1/completions. The prompt is taken as it is, without template."""
+
+    prompt: Text | Annotated[list[Text], Field(min_length=1)] | Ids | Annotated[list[Ids], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    echo: bool = False
+    logprobs: Alternatives | None = None
+    best_of: Count | None = None
+
+    @model_validator(mode="after")
+    def _best_of_nothing(self) -> "CompletionRequest":
+        if self.best_of is not None and self.best_of != self.n:
+            raise ValueError("best_of other than n is not supported; leave it out")
+        return self
+
+
+class TextPart(Wire):
+    type: Literal["text"]
+    text: Text
+
+
+class Message(Wire):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | Annotated[list[TextPart], Field(min_length=1)]
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatRequest(OpenAIRequest):
+    """Body of POST /v1/chat/completions. The conversation goes into the template of the training."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
+    logprobs: bool = False
+    top_logprobs: Alternatives | None = None
+    response_format: dict[str, Any] | None = None
+
+    @field_validator("response_format")
+    @classmethod
+    def _text_only(cls, wanted: dict[str, Any] | None) -> dict[str, Any] | None:
+        if wanted is not None and wanted.get("type") != "text":
+            raise ValueError("only text is supported; leave it out")
+        return wanted
+
+    @field_validator("messages")
+    @classmethod
+    def _ends_with_a_question(cls, messages: list[Message]) -> list[Message]:
+        if messages[-1].role == "assistant":
+            raise ValueError("the last message must not be the assistant's")
+        return messages
+
+
+class Usage(Wire):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Logprobs(Wire):
+    """Of the distribution decoded from; `plain_logprobs` are the model's own, without contrast and penalty."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]  # none for the first token of an echoed prompt
+    top_logprobs: list[dict[str, float] | None] | None
+    text_offset: list[int]
+    plain_logprobs: list[float | None]
+
+
+class CompletionChoice(Wire):
+    index: int
+    text: str
+    finish_reason: Literal["stop", "length"] | None
+    logprobs: Logprobs | None
+
+
+class CompletionResponse(Wire):
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int  # seconds since 1970
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+
+
+class TopLogprob(Wire):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatLogprob(TopLogprob):
+    plain_logprob: float
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Wire):
+    content: list[ChatLogprob]
+
+
+class ChatMessage(Wire):
+    role: Literal["assistant"] = "assistant"
+    content: str
+
+
+class ChatChoice(Wire):
+    index: int
+    message: ChatMessage
+    finish_reason: Literal["stop", "length"]
+    logprobs: ChatLogprobs | None
+
+
+class ChatResponse(Wire):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class Delta(Wire):
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChatChunkChoice(Wire):
+    index: int
+    delta: Delta
+    finish_reason: Literal["stop", "length"] | None
+    logprobs: ChatLogprobs | None
+
+
+class ChatChunk(Wire):
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None
+
+
+class Model(Wire):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "effchal"
+    max_model_len: int  # prompt and answer together
+
+
+class Models(Wire):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class TokenizerInfo(Wire):
+    eos_token: str
+    bos_token: str | None
+    pad_token: str | None
+    chat_template: str

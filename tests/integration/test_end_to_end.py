@@ -1,0 +1,143 @@
+"""The main job through the commands that a person types: train, serve with gunicorn, ask, stop; and a wheel."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+
+import pytest
+from support.paths import ROOT, SMOLLM2, needs_smollm2
+from support.servers import Server, free_port, status
+
+TINY = ["model=tiny", "data_mix=quickstart", "budget=smoke", "train.max_steps=3", "train.examples_per_step=4"]
+
+
+def post(url, body):
+    request = urllib.request.Request(url, json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=120) as response:
+        return json.load(response)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    command = [sys.executable, "-m", "effchal.train", *TINY, f"hydra.run.dir={folder}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return folder / "bundle"
+
+
+def serve_command(bundle, *overrides):
+    folder = bundle.parent / "serve"
+    command = [sys.executable, "-m", "effchal.serve", f"bundle={bundle}", "serve.port=PORT", f"hydra.run.dir={folder}"]
+    return [*command, *overrides]
+
+
+def test_train_serve_ask_and_drain(bundle):
+    with Server(serve_command(bundle, "decoding.max_new_tokens=3"), cwd=ROOT) as server:
+        assert status(f"{server.url}/health") == 200
+        answer = post(f"{server.url}/process", {"prompt": "The capital of France is "})
+        assert 0 < len(answer["tokens"]) <= 3
+        tokens = post(f"{server.url}/tokenize", {"text": "naïve"})["tokens"]
+        assert post(f"{server.url}/decode", {"tokens": tokens})["text"] == "naïve"
+        whole = post(f"{server.url}/process", LONG)
+        running = subprocess.Popen(
+            [sys.executable, "-c", ASK, server.url, json.dumps(LONG)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        running.stdout.readline()  # it is about to ask
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        output, _ = running.communicate(timeout=60)
+        assert output.strip() == str(len(whole["tokens"])), output  # what runs is finished
+        assert server.process.wait(timeout=60) == 0
+        assert status(f"{server.url}/health") is None
+
+
+LONG = {"prompt": "x", "max_new_tokens": 400, "temperature": 1.0, "seed": 1}
+ASK = """
+import json, sys, urllib.request
+print("asking", flush=True)
+request = urllib.request.Request(sys.argv[1] + "/process", sys.argv[2].encode())
+print(len(json.load(urllib.request.urlopen(request, timeout=60))["tokens"]))
+"""
+
+
+def test_gunicorn_serves_the_bundle_of_the_environment(bundle):
+    command = [sys.executable, "-m", "gunicorn", "--threads", "8", "--bind", "127.0.0.1:PORT"]
+    command += ["effchal.serve:create_app('decoding.max_new_tokens=2')"]
+    with Server(command, env=os.environ | {"EFFCHAL_BUNDLE": str(bundle)}, cwd=bundle.parent) as server:
+        assert len(post(f"{server.url}/process", {"prompt": "x"})["tokens"]) == 2
+
+
+@pytest.mark.parametrize("override", ["lora.r=8", "prompt=chatml", "model=smollm2_135m"])
+def test_what_the_bundle_froze_cannot_be_overridden(bundle, override):
+    command = [part.replace("PORT", "1") for part in serve_command(bundle, override)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert f"{override.partition('=')[0]} is frozen in" in result.stderr
+
+
+def test_a_damaged_bundle_ends_the_server_with_the_reason(bundle, tmp_path):
+    damaged = tmp_path / "bundle"
+    shutil.copytree(bundle, damaged)
+    (damaged / "tokenizer" / "tokenizer.json").write_text("{}")
+    command = [part.replace("PORT", str(free_port())) for part in serve_command(damaged)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode != 0
+    assert "tokenizer.json has changed since the bundle was written" in result.stdout + result.stderr
+
+
+def test_the_plain_base_model_is_packaged_and_served(tmp_path):
+    command = [sys.executable, "-m", "effchal.package", "model=tiny", "prompt=plain", f"hydra.run.dir={tmp_path}"]
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "add lora=none" in refused.stderr
+    subprocess.run([*command, "lora=none"], cwd=ROOT, check=True, capture_output=True)
+    ask = {"prompt": "once", "max_new_tokens": 6}
+    with Server(serve_command(tmp_path / "bundle"), cwd=ROOT) as server:
+        packaged = post(f"{server.url}/process", ask)["text"]
+    command = [sys.executable, "-m", "effchal.serve", "model=tiny", "prompt=plain", "lora=none", "serve.port=PORT"]
+    with Server([*command, f"hydra.run.dir={tmp_path}"], cwd=ROOT) as server:
+        assert post(f"{server.url}/process", ask)["text"] == packaged
+
+
+def test_an_installed_wheel_finds_its_config_from_any_folder(tmp_path):
+    source = tmp_path / "source"  # a copy: building in place leaves a folder that spoils the next wheel
+    shutil.copytree(ROOT / "effchal", source / "effchal")
+    shutil.copytree(ROOT / "conf", source / "conf")
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE-MIT", "LICENSE-APACHE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", str(source)]
+    subprocess.run([*command, "--wheel-dir", str(tmp_path)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("effchal-*.whl")
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    assert (site / "effchal" / "data" / "quickstart" / "conversations.jsonl").is_file()
+    away = tmp_path / "away"
+    away.mkdir()
+    run = [sys.executable, "-m", "effchal.train", *TINY, "hydra.run.dir=out"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PYTHONPATH": str(site)}
+    where = [sys.executable, "-c", "import effchal.cli; print(effchal.cli.CONF_DIR)"]
+    found = subprocess.run(where, cwd=away, env=environment, check=True, capture_output=True, text=True).stdout
+    assert found.strip() == str(site / "effchal" / "conf")
+    subprocess.run(run, cwd=away, env=environment, check=True, capture_output=True)
+    assert (away / "out" / "bundle" / "manifest.json").is_file()
+
+
+@needs_smollm2
+def test_the_real_small_model_answers_through_the_server(tmp_path):
+    command = [sys.executable, "-m", "effchal.serve", f"model.name={SMOLLM2}", "model=smollm2_135m", "lora=none"]
+    with Server([*command, "prompt=plain", "serve.port=PORT", f"hydra.run.dir={tmp_path}"], cwd=ROOT) as server:
+        body = {"prompt": "The capital of France is", "max_new_tokens": 20, "stop_sequences": ["\n"]}
+        answer = post(f"{server.url}/process", body)
+    assert answer["text"].startswith(" Paris")
+    assert "\n" not in answer["text"]
+    assert "".join(token["text"] for token in answer["tokens"]) == answer["text"]

@@ -1,0 +1,43 @@
+"""Training runs of the tiny model, in this process or another."""
+
+import json
+import subprocess
+import sys
+
+import torch
+
+from effchal.training import loop as train
+from effchal.training.loop import StopSignals
+from support.paths import ROOT
+
+
+def run(cfg, folder):
+    with StopSignals() as signals:
+        return train.run(cfg, folder, signals)
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def adapter(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "bundle" / "adapter" / "adapter_model.safetensors")
+
+
+def same_weights(one, other):
+    first, second = adapter(one), adapter(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def start(arguments, folder, **options):
+    command = [sys.executable, "-m", "effchal.train", *arguments, f"hydra.run.dir={folder}"]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+
+TINY = ["model=tiny", "data_mix=quickstart", "budget=smoke", "lora.dropout=0.1", "train.lr=1e-2"]

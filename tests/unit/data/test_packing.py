@@ -1,0 +1,190 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from support.paths import SHARED_DATA, needs_shared_data, needs_smollm2
+
+from effchal.cli import compose_config
+from effchal.config import DataSourceConfig, ModelConfig, PromptConfig
+from effchal.config.choices import DataFormat, Dtype
+from effchal.kernels.attention import lengths_of, packed_hidden_states
+from effchal.mixing.mix import Mix
+from effchal.mixing.packing import IGNORE_INDEX, EncodedExample, TrainingOrder, encode_example, pack
+from effchal.mixing.sources import Example, load_source
+from effchal.model.load import load_base_model, load_tokenizer
+from effchal.model.structure import head
+from effchal.prompts import PromptEncoder, Turn
+
+TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
+
+
+def encoded(name, length):
+    return EncodedExample(name, list(range(1, length + 1)), [*range(2, length + 1), IGNORE_INDEX], False)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return PromptEncoder(load_tokenizer(TINY), PromptConfig(user="{content}:"))
+
+
+def test_targets_are_the_answer_and_its_end(encoder):
+    example = Example("s:0", (Turn("user", "ab"), Turn("assistant", "cd")))
+    result = encode_example(example, encoder, 100, loss_on_prompt=False)
+    a, b, colon, c, d, end = result.ids
+    assert end == encoder.eos_id
+    assert result.targets == [IGNORE_INDEX, IGNORE_INDEX, c, d, end, IGNORE_INDEX]
+    whole = encode_example(example, encoder, 100, loss_on_prompt=True)
+    assert whole.targets == [b, colon, c, d, end, IGNORE_INDEX]
+    assert a in result.ids
+
+
+def test_every_answer_of_a_conversation_is_a_target(encoder):
+    turns = (Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d"))
+    result = encode_example(Example("s:0", turns), encoder, 100, loss_on_prompt=False)
+    targets = [target for target in result.targets if target != IGNORE_INDEX]
+    assert encoder.tokenizer.decode(targets) == "b</s>d</s>"
+
+
+def test_a_cut_answer_does_not_teach_to_stop(encoder):
+    example = Example("s:0", (Turn("user", "ab"), Turn("assistant", "c" * 50)))
+    result = encode_example(example, encoder, 20, loss_on_prompt=False)
+    assert (len(result.ids), result.truncated) == (20, True)
+    assert encoder.eos_id not in result.targets
+    assert encode_example(example, encoder, 3, loss_on_prompt=False) is None
+
+
+@pytest.mark.parametrize(("micro_batch_size", "count"), [(1, 5), (3, 2)])
+def test_packing_holds_every_example_once_and_wastes_nothing(micro_batch_size, count):
+    lengths = [70, 30, 50, 50, 20, 80, 10, 90, 5, 95]
+    examples = [encoded(f"e{i}", length) for i, length in enumerate(lengths)]
+    micro_batches = pack(examples, 100, micro_batch_size, packing=True)
+    assert sorted(name for mb in micro_batches for name in mb.example_ids) == sorted(e.id for e in examples)
+    assert len(micro_batches) == count  # 500 tokens in fives of 100, or in 300 and 200
+    for mb in micro_batches:
+        assert mb.input_ids.shape == mb.position_ids.shape == (1, mb.tokens)
+        assert mb.tokens <= 100 * micro_batch_size
+        assert mb.lengths == lengths_of(mb.position_ids)
+        assert mb.target_tokens == mb.tokens - len(mb.example_ids)
+        following = mb.input_ids[0, mb.target_positions + 1]
+        assert torch.equal(mb.targets, following)
+
+
+def test_without_packing_a_micro_batch_is_so_many_examples():
+    examples = [encoded("a", 5), encoded("b", 9), encoded("c", 7)]
+    first, second = pack(examples, 100, 2, packing=False)
+    assert (first.example_ids, first.lengths, second.example_ids) == (["b", "c"], (9, 7), ["a"])
+    assert first.position_ids.tolist() == [[*range(9), *range(7)]]
+    assert first.target_positions.tolist() == [*range(8), *range(9, 15)]
+
+
+def losses_by_example(model, micro_batches):
+    """Mean loss of each example, by id."""
+    result = {}
+    for mb in micro_batches:
+        with torch.no_grad():
+            hidden = packed_hidden_states(model, mb.input_ids, mb.position_ids, mb.lengths)[0, mb.target_positions]
+            loss = F.cross_entropy(head(model)(hidden), mb.targets, reduction="none")
+        ends = torch.tensor(mb.lengths).cumsum(0)
+        owner = torch.bucketize(mb.target_positions, ends, right=True)
+        for i, name in enumerate(mb.example_ids):
+            result[name] = float(loss[owner == i].mean())
+    return result
+
+
+def check_packed_equals_alone(model, examples, max_seq_len):
+    alone = losses_by_example(model, [mb for e in examples for mb in pack([e], max_seq_len, 1, True)])
+    for micro_batch_size in (1, 2):
+        packed = pack(examples, max_seq_len, micro_batch_size, True)
+        assert len(packed) < len(examples)
+        together = losses_by_example(model, packed)
+        assert together.keys() == alone.keys()
+        assert max(abs(together[name] - alone[name]) for name in alone) < 1e-4
+
+
+def test_packed_equals_unpacked_on_a_tiny_model():
+    model, tokenizer = load_base_model(TINY, torch.device("cpu")), load_tokenizer(TINY)
+    encoder = PromptEncoder(tokenizer, PromptConfig())
+    source = DataSourceConfig(path="builtin:instructions.jsonl", format=DataFormat.platypus)
+    examples = [encode_example(e, encoder, 2048, False) for e in load_source("s", source)[:12]]
+    check_packed_equals_alone(model, examples, 2048)
+
+
+def test_packed_equals_unpacked_on_mistrals_shape_with_a_sliding_window(tmp_path):
+    import shutil
+
+    import transformers
+
+    from effchal.model.load import base_model_path
+
+    tokenizer = load_tokenizer(TINY)
+    torch.manual_seed(0)
+    config = transformers.MistralConfig(
+        **{"vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 64},
+    )
+    transformers.MistralForCausalLM(config).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(f"{base_model_path(TINY)}/{name}", tmp_path)
+    model = load_base_model(ModelConfig(name=str(tmp_path), dtype=Dtype.float32), torch.device("cpu"))
+    source = DataSourceConfig(path="builtin:instructions.jsonl", format=DataFormat.platypus)
+    encoder = PromptEncoder(tokenizer, PromptConfig())
+    examples = [encode_example(e, encoder, 1024, False) for e in load_source("s", source)[:6]]
+    assert max(len(e.ids) for e in examples) > 128
+    check_packed_equals_alone(model, examples, 1024)
+
+
+def test_a_mask_of_ones_would_leak_which_is_why_there_is_none():
+    model = load_base_model(TINY, torch.device("cpu"))
+    ids = torch.randint(0, 250, (1, 40))
+    positions = torch.cat([torch.arange(20), torch.arange(20)])[None]
+    alone = model.model(input_ids=ids[:, 20:], use_cache=False).last_hidden_state
+    options = {"input_ids": ids, "position_ids": positions}
+    masked = model.model(**options, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state[:, 20:]
+    cached = model.model(**options).last_hidden_state[:, 20:]
+    isolated = packed_hidden_states(model, ids, positions)[:, 20:]
+    assert (isolated - alone).abs().max() < 1e-5
+    assert (masked - alone).abs().max() > 1e-3
+    assert (cached - alone).abs().max() > 1e-3
+
+
+def test_a_model_prepared_for_packed_rows_refuses_to_attend_over_all():
+    model = load_base_model(TINY, torch.device("cpu"))
+    ids = torch.randint(0, 250, (1, 40))
+    packed_hidden_states(model, ids, torch.arange(40)[None])
+    with pytest.raises(RuntimeError, match="call it through packed_hidden_states"):
+        model(input_ids=ids)
+
+
+def test_a_model_whose_masks_are_not_windows_keeps_them_and_still_isolates():
+    model = load_base_model(TINY, torch.device("cpu"))
+    model.config.attention_chunk_size = 8
+    ids = torch.randint(0, 250, (1, 40))
+    alone = model.model(input_ids=ids[:, 20:], use_cache=False).last_hidden_state
+    isolated = packed_hidden_states(model, ids, torch.cat([torch.arange(20), torch.arange(20)])[None])[:, 20:]
+    assert model.config._attn_implementation == "sdpa"
+    assert (isolated - alone).abs().max() < 1e-5
+
+
+@needs_smollm2
+@needs_shared_data
+def test_packed_equals_unpacked_on_the_real_model_and_real_data(smollm2):
+    model, tokenizer = smollm2
+    encoder = PromptEncoder(tokenizer, compose_config(["prompt=chatml"]).prompt)
+    source = DataSourceConfig(path=str(SHARED_DATA / "train" / "lima.jsonl"), format=DataFormat.lima)
+    all_examples = (encode_example(e, encoder, 1024, False) for e in load_source("lima", source)[:200])
+    examples = sorted((e for e in all_examples if e), key=lambda e: len(e.ids))[:10]
+    check_packed_equals_alone(model, examples, 1024)
+
+
+def test_training_order_covers_every_epoch_once_and_depends_on_the_step_alone():
+    train = [Example(f"s:{i}", ()) for i in range(10)]
+    examples = [encoded(e.id, 5) for e in train]
+    order = TrainingOrder(Mix(train, [], {"s": 1.0}, seed=0), examples, examples_per_step=4, epochs=2)
+    assert (order.examples, order.steps) == (20, 5)
+    steps = [[e.id for e in order.examples_of_step(step)] for step in range(5)]
+    seen = [name for step in steps for name in step]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == sorted(e.id for e in train)
+    assert seen[:10] != seen[10:]
+    again = TrainingOrder(Mix(train, [], {"s": 1.0}, seed=0), examples, 4, 2)
+    assert [e.id for e in again.examples_of_step(3)] == steps[3]
+    short = TrainingOrder(Mix(train, [], {"s": 1.0}, seed=0), examples, 8, 1)
+    assert [len(short.examples_of_step(step)) for step in range(short.steps)] == [8, 2]

@@ -1,0 +1,224 @@
+"""Fused layers against the library's own, on random models of each shape they know."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+import transformers
+
+from effchal.config import LoraConfig, ModelConfig
+from effchal.config.choices import ActivationCheckpointing, Dtype, Quantization
+from effchal.kernels.attention import packed_hidden_states
+from effchal.kernels.llama_layer import FusedLayer, LayerFunction
+from effchal.kernels.loss import chunked_loss
+from effchal.model.load import add_adapter, load_base_model
+from effchal.model.structure import backbone, head, layers_of
+from effchal.training.layers import prepare_training
+
+TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+IDS = torch.randint(0, 250, (1, 90), generator=torch.Generator().manual_seed(0))
+POSITIONS = torch.cat([torch.arange(20), torch.arange(50), torch.arange(20)])[None]
+SHAPES = {
+    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {"attention_bias": True}),
+    "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM, {"sliding_window": 16}),
+    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM, {}),
+}
+
+
+def make(shape, **lora):
+    """A model whose frozen weights and adapters are all random, so that none is without effect."""
+    config_type, model_type, more = SHAPES[shape]
+    sizes = {"vocab_size": 250, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    torch.manual_seed(1)
+    model = model_type(config_type(**sizes, num_attention_heads=4, num_key_value_heads=2, **more))
+    model.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if "norm" in name or "bias" in name:
+            torch.nn.init.normal_(parameter, 1.0, 0.3)
+    return with_random_adapter(model, **lora)
+
+
+def with_random_adapter(model, **lora):
+    model = add_adapter(model, LoraConfig(**{"r": 4, "alpha": 8, "target_modules": ALL} | lora), seed=0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.train()
+
+
+def is_fused(model):
+    return all(isinstance(getattr(layer.forward, "__self__", None), FusedLayer) for layer in layers_of(model))
+
+
+def states_and_gradients(model, hidden_states):
+    hidden = hidden_states(model)
+    (hidden * torch.linspace(-1, 1, hidden.numel()).view_as(hidden)).sum().backward()
+    return [hidden.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
+
+
+def packed(model):
+    return packed_hidden_states(model, IDS, POSITIONS)
+
+
+def under_a_dense_mask(model):
+    """What transformers makes of position_ids by itself."""
+    return backbone(model)(input_ids=IDS, position_ids=POSITIONS, use_cache=False).last_hidden_state
+
+
+def assert_close(found, expected, tolerance=2e-4):
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).abs().max() <= tolerance * other.abs().max()
+
+
+@pytest.mark.parametrize("targets", [ALL, ["q_proj", "v_proj"], ["up_proj", "o_proj"], ["down_proj"]])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fused_layers_give_the_librarys_states_and_gradients(shape, targets):
+    expected = states_and_gradients(make(shape, target_modules=targets), under_a_dense_mask)
+    found = {}
+    for keep in ActivationCheckpointing:
+        model = make(shape, target_modules=targets)
+        prepare_training(model, keep)
+        assert is_fused(model)
+        found[keep] = states_and_gradients(model, packed)
+        assert_close(found[keep], expected)
+    for one, *others in zip(*found.values(), strict=True):
+        assert all(torch.equal(one, other) for other in others)  # what is made again has the same bits
+
+
+def loss_and_gradients(model):
+    targets = torch.arange(IDS.shape[1]) % 250
+    loss = chunked_loss(head(model), packed(model)[0], targets)
+    loss.backward()
+    return [loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
+
+
+@pytest.mark.parametrize("keep", list(ActivationCheckpointing))
+@pytest.mark.parametrize("able", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bfloat16_weights_are_widened_where_the_cpu_has_no_arithmetic_for_them(shape, able, keep, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
+    narrow, wide = with_frozen_weights_in_bfloat16(shape)
+    for model in (narrow, wide):
+        prepare_training(model, keep)
+    expected = loss_and_gradients(wide)
+    assert packed(narrow).dtype == (torch.bfloat16 if able else torch.float32)
+    found = loss_and_gradients(narrow)
+    if able:
+        assert abs(found[0] - expected[0]) <= 1e-2 * expected[0]  # bfloat16 rounds at every step of the way
+    else:
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def with_frozen_weights_in_bfloat16(shape, **lora):
+    """A model whose adapters stay float32, and one with the same numbers all in float32."""
+    narrow, wide = make(shape, **lora), make(shape, **lora)
+    for name, parameter in narrow.named_parameters():
+        if "lora_" not in name:
+            parameter.data = parameter.data.bfloat16()
+            wide.get_parameter(name).data = parameter.data.float()
+    return narrow, wide
+
+
+def test_a_head_with_an_adapter_is_widened_too(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    narrow, wide = with_frozen_weights_in_bfloat16("llama", target_modules=[*ALL, "lm_head"])
+    for model in (narrow, wide):
+        prepare_training(model, ActivationCheckpointing.none)
+    assert_close(loss_and_gradients(narrow), loss_and_gradients(wide), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("keep", list(ActivationCheckpointing))
+@pytest.mark.parametrize("lora", [{"dropout": 1e-9}, {"use_dora": True}])
+def test_other_adapters_stay_with_the_library(lora, keep):
+    expected = states_and_gradients(make("llama", **lora), under_a_dense_mask)
+    model = make("llama", **lora)
+    prepare_training(model, keep)
+    assert not is_fused(model)
+    assert_close(states_and_gradients(model, packed), expected)
+
+
+@pytest.mark.parametrize("keep", list(ActivationCheckpointing))
+def test_four_bit_bases_stay_with_the_library(keep):
+    model = with_random_adapter(
+        load_base_model(dataclasses.replace(TINY, quantization=Quantization.nf4), torch.device("cpu"))
+    )
+    prepare_training(model, keep)
+    assert not is_fused(model)
+    assert all(gradient.abs().sum() > 0 for gradient in states_and_gradients(model, packed)[1:])
+
+
+@pytest.mark.parametrize("lora", [{}, {"dropout": 1e-9}])
+def test_full_checkpointing_makes_layers_again_and_selective_their_mlps(lora, monkeypatch):
+    def calls(keep, index=0):
+        model, counts = make("llama", **lora), {"layer": 0, "mlp": 0}
+
+        def count(name):
+            counts[name] += 1
+
+        if lora:  # the library's layers; before, not after: recomputation ends as soon as all that is needed is there
+            layers_of(model)[index].self_attn.register_forward_pre_hook(lambda *_: count("layer"))
+            layers_of(model)[index].mlp.gate_proj.register_forward_pre_hook(lambda *_: count("mlp"))
+        prepare_training(model, keep)
+        if not lora:
+            layer = layers_of(model)[index].forward.__self__
+            for name, method in (("layer", "attend"), ("mlp", "add_gate_up")):
+                original = getattr(layer, method)
+                monkeypatch.setattr(layer, method, lambda *a, o=original, n=name: (count(n), o(*a))[1])
+        states_and_gradients(model, packed)
+        return counts
+
+    assert calls(ActivationCheckpointing.none) == {"layer": 1, "mlp": 1}
+    assert calls(ActivationCheckpointing.selective) == {"layer": 1, "mlp": 2}
+    assert calls(ActivationCheckpointing.full) == {"layer": 2, "mlp": 2}
+    last = calls(ActivationCheckpointing.full, -1)  # followed by its own backward pass at once
+    assert last == ({"layer": 2, "mlp": 2} if lora else {"layer": 1, "mlp": 1})
+
+
+def test_backward_stops_below_the_lowest_adapter(monkeypatch):
+    model = make("llama")
+    prepare_training(model, ActivationCheckpointing.none)
+    gradients = []
+    original = LayerFunction.backward
+
+    def backward(ctx, dy):
+        result = original(ctx, dy)
+        gradients.append(result[2] is not None)
+        return result
+
+    monkeypatch.setattr(LayerFunction, "backward", staticmethod(backward))
+    states_and_gradients(model, packed)
+    assert gradients == [True, False]  # of the last layer's input, not of the embeddings
+
+
+def test_the_adapter_that_is_saved_is_peft_s_own(tmp_path):
+    from safetensors.torch import load_file
+
+    model = make("llama")
+    names = set(dict(model.named_parameters()))
+    prepare_training(model, ActivationCheckpointing.none)
+    assert set(dict(model.named_parameters())) == names
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert len(saved) == 2 * 2 * len(ALL)
+
+
+def test_a_prepared_model_takes_no_mask():
+    model = make("llama")
+    prepare_training(model, ActivationCheckpointing.none)
+    with pytest.raises(RuntimeError, match="packed_hidden_states"):
+        model(input_ids=IDS)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_layers_of_the_library_give_the_same_and_are_not_compiled_anew_for_other_lengths():
+    expected = states_and_gradients(make("llama"), under_a_dense_mask)
+    model = make("llama")
+    prepare_training(model, ActivationCheckpointing.none, compiled=True)
+    assert not is_fused(model)
+    assert_close(states_and_gradients(model, packed), expected)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for lengths in ((30, 60), (10, 20, 30, 30)):
+            positions = torch.cat([torch.arange(length) for length in lengths])[None]
+            packed_hidden_states(model, IDS, positions, lengths).sum().backward()

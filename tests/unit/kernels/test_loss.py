@@ -1,0 +1,104 @@
+import importlib.util
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from effchal.config import LoraConfig, ModelConfig
+from effchal.config.choices import Dtype
+from effchal.kernels import loss
+from effchal.kernels.loss import chunked_loss, fused_loss
+from effchal.model.load import add_adapter, load_base_model
+from effchal.model.structure import head
+
+TARGETS = torch.arange(50) % 41
+HIDDEN = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
+
+
+def plain_head():
+    torch.manual_seed(1)
+    return nn.Linear(16, 41, bias=False).requires_grad_(False)
+
+
+def adapted_head():
+    model = load_base_model(ModelConfig(name="builtin:tiny", dtype=Dtype.float32), torch.device("cpu"))
+    model = add_adapter(model, LoraConfig(r=4, target_modules=["lm_head"]), seed=0)
+    nn.init.normal_(head(model).lora_B["default"].weight, std=0.1)
+    return head(model)
+
+
+def loss_and_gradients(function, head, hidden):
+    hidden = hidden.clone().requires_grad_()
+    parameters = [p for p in head.parameters() if p.requires_grad]
+    total = function(head, hidden, TARGETS)
+    return total.detach(), torch.autograd.grad(total / 7, [hidden, *parameters])
+
+
+def whole(head, hidden, targets):
+    return F.cross_entropy(head(hidden), targets, reduction="sum")
+
+
+@pytest.mark.parametrize("make", [plain_head, adapted_head])
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_chunks_give_the_loss_and_gradients_of_the_whole(make, chunk, monkeypatch):
+    head = make()
+    size, width = head.weight.shape
+    monkeypatch.setitem(loss.CHUNK_ELEMENTS, "cpu", chunk * size)
+    hidden = torch.randn(50, width, generator=torch.Generator().manual_seed(0))
+    expected, expected_gradients = loss_and_gradients(whole, head, hidden)
+    found, gradients = loss_and_gradients(chunked_loss, head, hidden)
+    assert found == pytest.approx(expected.item(), rel=1e-6)
+    assert len(gradients) == (3 if make is adapted_head else 1)
+    for gradient, other in zip(gradients, expected_gradients, strict=True):
+        assert (gradient - other).abs().max() <= 2e-6 * other.abs().max()
+    with torch.no_grad():
+        assert chunked_loss(head, hidden, TARGETS) == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_no_more_than_a_chunk_of_logits_is_ever_held(monkeypatch):
+    monkeypatch.setitem(loss.CHUNK_ELEMENTS, "cpu", 5 * 41)
+    sizes = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            sizes.extend(t.numel() for t in (out if isinstance(out, (tuple, list)) else [out]) if torch.is_tensor(t))
+            return out
+
+    with Watch():
+        chunked_loss(plain_head(), HIDDEN.clone().requires_grad_(), TARGETS).backward()
+    weights_and_input = {16 * 41, 50 * 16, 50}
+    assert max(size for size in sizes if size not in weights_and_input) <= 5 * 41
+
+
+def test_a_loss_far_from_every_target_stays_finite():
+    head = plain_head()
+    found, (gradient,) = loss_and_gradients(chunked_loss, head, HIDDEN * 1e4)
+    assert torch.isfinite(found)
+    assert torch.isfinite(gradient).all()
+    assert found == pytest.approx(whole(head, HIDDEN * 1e4, TARGETS).item(), rel=1e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is None, reason="no package liger_kernel")
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
+def test_ligers_loss_is_ours(dtype, close):
+    """On a GPU, which takes it by itself, or with TRITON_INTERPRET=1."""
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("no GPU, and TRITON_INTERPRET=1 is not set")
+    device = torch.device("cuda" if on_gpu else "cpu")
+    head, hidden = plain_head().to(dtype), HIDDEN.to(dtype)
+    expected, (gradient,) = loss_and_gradients(chunked_loss, head, hidden)
+    head, hidden, targets = head.to(device), hidden.to(device).requires_grad_(), TARGETS.to(device)
+
+    def loss_of() -> torch.Tensor:
+        return chunked_loss(head, hidden, targets) if on_gpu else fused_loss(head.weight, hidden, targets)
+
+    found = loss_of()
+    assert found.item() == pytest.approx(expected.item(), rel=close)
+    (other,) = torch.autograd.grad(found / 7, hidden)
+    assert (other.cpu() - gradient).abs().max() <= close * gradient.abs().max()
+    with torch.no_grad():
+        assert loss_of().item() == pytest.approx(expected.item(), rel=close)

@@ -1,0 +1,143 @@
+"""Rows that fail, are cancelled or find no room, and those beside them."""
+
+import dataclasses
+import threading
+import time
+
+import pytest
+import torch
+from support.batches import GREEDY, WAYS, answers, check_same, ids, watched
+
+from effchal.decoding.sampling import SamplingParams
+from effchal.serving.scheduler import Job, QueueFull
+
+
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[1], WAYS[3]])
+def test_a_prompt_that_ends_or_fails_beside_others_does_so_alone(way, start, tiny_engine, monkeypatch):
+    calls = watched(tiny_engine, "step_and_prefill", monkeypatch)
+    endless, short = [SamplingParams(max_new_tokens=200)], [dataclasses.replace(way, max_new_tokens=1)]
+    prompts = [ids(9, seed=i) for i in range(4)]
+    alone = [tiny_engine.complete(prompt, *short) for prompt in prompts]
+    expected = tiny_engine.complete(ids(4), *endless)
+    extend = tiny_engine.model.extend
+
+    def spoil_second(pieces, taps, at):
+        states = extend(pieces, taps, at)
+        if len(pieces) > 1 and pieces[1].ids[0].tolist() == prompts[2]:
+            states[:, -1] = torch.nan
+        return states
+
+    monkeypatch.setattr(tiny_engine.model, "extend", spoil_second)
+    batcher = start(prefix_gib=0)
+    running = Job(ids(4), endless)
+    batcher.submit([running])
+    while not tiny_engine.rows:
+        time.sleep(0.001)
+    jobs = [Job(prompt, short) for prompt in prompts]
+    for job in jobs:
+        batcher.submit([job])
+    for job in (*jobs, running):
+        assert job.finished.wait(60)
+    assert len(calls) == 4
+    assert isinstance(jobs[2].error, FloatingPointError)
+    for i in (0, 1, 3):
+        check_same(*jobs[i].completions, alone[i])
+    check_same(*running.completions, expected)
+
+
+def test_a_failure_beside_others_fails_these_and_not_the_next(start, tiny_engine, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    expected = tiny_engine.complete(ids(5), GREEDY)
+    monkeypatch.setattr(tiny_engine, "step_and_prefill", fail)
+    batcher = start()
+    jobs = [Job(ids(4), [SamplingParams(max_new_tokens=200)]), Job(ids(9), [GREEDY])]
+    batcher.submit(jobs)
+    for job in jobs:
+        assert job.finished.wait(60)
+        assert isinstance(job.error, RuntimeError)
+    ((completion,),) = answers(batcher, [Job(ids(5), [GREEDY])])
+    check_same(completion, expected)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_that_is_no_number_fails_alone(start, tiny_engine, monkeypatch, temperature):
+    logits = tiny_engine.model.logits
+    poisoned = SamplingParams(max_new_tokens=12, temperature=temperature, seed=1, stops=("never",))
+    expected = tiny_engine.complete(ids(30), GREEDY)
+
+    def spoil(states, taps):
+        result = logits(states, taps)
+        live = [branch for row in tiny_engine.rows for branch in row.branches]
+        for position, branch in enumerate(live):
+            if branch.params is poisoned and len(branch.ids) == 3 and len(live) == states.shape[1]:
+                result.log_p[position] = float("nan")
+        return result
+
+    batcher = start()
+    monkeypatch.setattr(tiny_engine.model, "logits", spoil)
+    jobs = [Job(ids(30), [GREEDY]), Job(ids(31), [poisoned]), Job(ids(30), [GREEDY])]
+    batcher.submit(jobs)
+    assert all(job.finished.wait(60) for job in jobs)
+    assert isinstance(jobs[1].error, FloatingPointError)
+    for job in (jobs[0], jobs[2]):
+        check_same(job.completions[0], expected)
+    monkeypatch.undo()
+    ((after,),) = answers(batcher, [Job(ids(30), [GREEDY])])
+    check_same(after, expected)
+
+
+def test_a_cancelled_job_leaves_the_batch_and_the_queue(start, tiny_engine):
+    batcher = start(max_rows=1)
+    long = SamplingParams(max_new_tokens=5000)
+    running, waiting = Job(ids(5), [long]), Job(ids(6), [long])
+    batcher.submit([running, waiting])
+    while not tiny_engine.rows:
+        time.sleep(0.001)
+    batcher.cancel([running, waiting])
+    assert running.finished.wait(10)
+    assert waiting.finished.wait(10)
+    assert not tiny_engine.rows
+    check_same(answers(batcher, [Job(ids(5), [GREEDY])])[0][0], tiny_engine_alone(batcher, tiny_engine))
+
+
+def tiny_engine_alone(batcher, engine):
+    batcher.stop()
+    return engine.complete(ids(5), GREEDY)
+
+
+def test_a_full_queue_refuses_and_a_failing_engine_fails_only_what_it_holds(start, tiny_engine, monkeypatch):
+    batcher = start(max_waiting=2)
+    go = threading.Event()
+    begin = tiny_engine.begin
+    monkeypatch.setattr(tiny_engine, "begin", lambda *each: (go.wait(30), begin(*each))[1])
+    jobs = [Job(ids(5), [GREEDY]) for _ in range(2)]
+    batcher.submit(jobs[:1])
+    with pytest.raises(QueueFull):
+        batcher.submit([Job(ids(5), [GREEDY]) for _ in range(2)])
+    batcher.submit(jobs[1:])
+    with pytest.raises(QueueFull):
+        batcher.submit([Job(ids(5), [GREEDY])])
+    monkeypatch.setattr(tiny_engine, "step", lambda: 1 / 0)
+    go.set()
+    assert all(job.finished.wait(10) for job in jobs)
+    assert all(isinstance(job.error, ZeroDivisionError) for job in jobs)
+    monkeypatch.undo()
+    assert answers(batcher, [Job(ids(5), [GREEDY])])
+    assert batcher.is_alive()
+
+
+def test_a_cancelled_row_leaves_the_others_alone(start, tiny_engine):
+    tiny_engine.clear()  # caches are made anew, and not made larger below
+    long = SamplingParams(max_new_tokens=200)
+    batcher = start()
+    answers(batcher, [Job(ids(9), [SamplingParams(max_new_tokens=200, temperature=1.0, seed=i) for i in range(2)])])
+    first, second = Job(ids(4), [long]), Job(ids(4), [long])
+    batcher.submit([first, second])
+    while len(tiny_engine.rows) < 2:
+        time.sleep(0.001)
+    batcher.cancel([first])
+    assert second.finished.wait(60)
+    assert second.error is None
+    check_same(*second.completions, tiny_engine.complete(ids(4), long))

@@ -1,0 +1,174 @@
+"""The server around its answers: deadlines, tokens, logs, metrics, its own description, and bodies of any kind."""
+
+import json
+import random
+import subprocess
+import sys
+import types
+
+import pytest
+from support.http_client import post
+
+from effchal.config import ServeConfig
+from effchal.serving import scheduler as batcher
+from effchal.serving.app import make_app
+from effchal.serving.metrics import Metrics
+from effchal.serving.openapi import ANSWERS, TOLD
+
+
+def test_a_deadline_ends_the_wait_with_504(client, service):
+    service.cfg.serve.max_new_tokens = 8000
+    endless = {"prompt": "p", "max_tokens": 8000, "temperature": 0, "deadline_s": 0.05}  # one token for ever
+    error = post(client, "/v1/completions", endless, status=504)
+    assert error["error"]["field"] == "deadline_s"
+    streamed = client.post("/v1/completions", json=endless | {"stream": True})
+    assert '"deadline_s"' in streamed.get_data(as_text=True)
+    assert post(client, "/v1/completions", {"prompt": "x"})["choices"]
+    assert not service.engine.rows
+
+
+@pytest.mark.parametrize(("left_gib", "warns"), [(0.9, True), (1.5, False)])
+def test_a_server_tells_at_its_start_of_memory_that_may_not_do(tiny_engine, caplog, monkeypatch, left_gib, warns):
+    left = types.SimpleNamespace(available=int(left_gib * batcher.GIB))
+    monkeypatch.setattr(batcher.psutil, "virtual_memory", lambda: left)
+    batcher.Batcher(tiny_engine, ServeConfig(cache_gib=0.01, prefix_gib=1.0), Metrics()).stop()
+    assert ("keys and values may take 1.0 GiB" in caplog.text) == warns
+
+
+def test_a_bearer_token_guards_everything_but_health(service, monkeypatch):
+    monkeypatch.setenv("EFFCHAL_TOKEN", "sesame")
+    client = make_app(service).test_client()
+    assert client.get("/health").status_code == client.get("/ready").status_code == 200
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer"}):
+        assert client.get("/v1/models", headers=headers).status_code == 401
+        assert client.post("/process", json={"prompt": "x"}, headers=headers).status_code == 401
+    headers = {"Authorization": "Bearer sesame"}
+    assert client.post("/process", json={"prompt": "x"}, headers=headers).status_code == 200
+
+
+def test_the_access_log_holds_prompts_only_when_asked(client, service, monkeypatch):
+    import effchal.serving.access as access
+
+    lines = []
+    monkeypatch.setattr(access.access_log, "info", lambda line: lines.append(json.loads(line)))
+    post(client, "/v1/completions", {"prompt": "hello", "max_tokens": 3})
+    client.get("/etc/passwd").close()
+    service.cfg.serve.log_prompts = True
+    post(client, "/process", {"prompt": "secret", "max_new_tokens": 3})
+    with client.post("/v1/completions", json={"prompt": "x", "max_tokens": 3, "stream": True}) as response:
+        response.get_data()
+    first, second, third, streamed = lines
+    assert (first["path"], first["status"], first["prompt_tokens"], first["new_tokens"]) == (
+        "/v1/completions",
+        200,
+        5,
+        3,
+    )
+    assert "hello" not in json.dumps(first)
+    assert (second["path"], second["status"]) == ("other", 404)
+    assert third["prompt"] == "secret"
+    assert (streamed["prompt"], streamed["new_tokens"], len(streamed["answers"])) == ("x", 3, 1)
+    assert streamed["finish_reasons"] == ["length"]
+
+
+def test_metrics_count_requests_and_tokens(client):
+    post(client, "/v1/completions", {"prompt": "hello", "max_tokens": 3})
+    post(client, "/v1/completions", {"prompt": 5}, status=400)
+    text = client.get("/metrics").get_data(as_text=True)
+    assert 'effchal_requests_total{path="/v1/completions",status="200"} 1.0' in text
+    assert 'effchal_requests_total{path="/v1/completions",status="400"} 1.0' in text
+    assert "effchal_generated_tokens_total 3.0" in text
+    assert "effchal_queue_depth 0.0" in text
+    assert 'effchal_batch_rows_bucket{le="1.0"} 2.0' in text
+
+
+def test_the_openapi_document_covers_every_route(client, service):
+    document = client.get("/openapi.json").get_json()
+    routes = {rule.rule for rule in make_app(service).url_map.iter_rules() if rule.endpoint != "static"}
+    assert set(document["paths"]) == routes == set(ANSWERS) | set(TOLD)
+    text = json.dumps(document)
+    for name in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
+        assert name in document["components"]["schemas"]
+    for path, event in (("/v1/completions", "CompletionResponse"), ("/v1/chat/completions", "ChatChunk")):
+        answers = document["paths"][path]["post"]["responses"]["200"]["content"]
+        assert event in json.dumps(answers["text/event-stream"])
+
+
+KEYS = [
+    *("prompt", "text", "content", "tokens", "messages", "role", "n", "best_of", "num_samples", "seed", "stop"),
+    *("max_new_tokens", "max_tokens", "temperature", "top_p", "top_k", "top_k_per_token", "logprobs", "top_logprobs"),
+    *("echo", "echo_prompt", "stop_sequences", "stream", "stream_options", "truncation", "max_length"),
+    *("add_special_tokens", "deadline_s", "decoding"),
+]
+VALUES = [
+    *(
+        None,
+        True,
+        0,
+        1,
+        -1,
+        2**63,
+        10**400,
+        0.5,
+        -0.0,
+        1e308,
+        "",
+        "a",
+        "\ud800",
+        "\0",
+        "é" * 300,
+        [],
+        [1],
+        ["a"],
+        [[1, 2]],
+    ),
+    *([[]], [None], {}, {"a": 1}, [{"role": "user", "content": "hi"}], [{"role": "user", "content": [{}]}], "漢\n"),
+    *({"method": "dola", "premature_layers": [0]}, {"premature_layers": "low"}, {"include_usage": True}, [3, 4, 5]),
+]
+
+
+@pytest.mark.parametrize("path", list(ANSWERS))
+def test_no_body_is_a_fault_of_ours(client, service, path):
+    service.cfg.serve.allow_decoding_override = True
+    draw = random.Random(path)
+    valid = {
+        "prompt": "x",
+        "text": "x",
+        "tokens": [5],
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 2,
+    }
+    seen = set()
+    for _ in range(150):
+        body = {key: draw.choice(VALUES) for key in draw.sample(KEYS, draw.randrange(5))}
+        if draw.random() < 0.7:
+            body = valid | body
+        response = client.post(path, data=json.dumps(body))
+        response.get_data()
+        seen.add(response.status_code)
+        assert response.status_code in (200, 400, 413, 504), (body, response.get_data())
+    assert 400 in seen
+
+
+ENDS_IN_THE_MIDDLE = """
+import time
+import torch
+from effchal.config import ModelConfig, ServeConfig
+from effchal.decoding.engine import Engine
+from effchal.decoding.sampling import SamplingParams
+from effchal.model.load import load_base_model, load_tokenizer
+from effchal.serving.scheduler import Batcher, Job
+from effchal.serving.metrics import Metrics
+
+cfg = ModelConfig(name="builtin:tiny")
+engine = Engine(load_base_model(cfg, torch.device("cpu")), load_tokenizer(cfg))
+batcher = Batcher(engine, ServeConfig(), Metrics())
+batcher.submit([Job([5, 6, 7], [SamplingParams(max_new_tokens=200, temperature=1.0)] * 8) for _ in range(8)])
+time.sleep(0.3)
+print(engine.rows != [])
+"""
+
+
+def test_a_process_that_ends_while_the_engine_works_ends_well():
+    done = subprocess.run([sys.executable, "-c", ENDS_IN_THE_MIDDLE], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr

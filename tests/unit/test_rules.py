@@ -1,0 +1,92 @@
+import logging
+import subprocess
+import sys
+
+import pytest
+from support.paths import ROOT
+
+from effchal.cli import compose_config
+from effchal.config import ConfigError
+from effchal.config.choices import Origin
+from effchal.rules import check_rules, hold_rules, summary
+
+CARD = ["NVIDIA GeForce RTX 4090"]
+
+
+@pytest.fixture
+def cfg():
+    return compose_config([])
+
+
+def failing(cfg, gpus=CARD):
+    findings = check_rules(cfg.rules, cfg.model, cfg.data_mix, cfg.budget, gpus)
+    assert all(finding.remedy for finding in findings if not finding.ok)
+    return [finding.rule for finding in findings if not finding.ok]
+
+
+def test_the_default_run_on_an_rtx_4090_keeps_every_rule(cfg):
+    assert failing(cfg) == []
+    assert failing(cfg, ["NVIDIA A100-SXM4-40GB"]) == []
+    findings = check_rules(cfg.rules, cfg.model, cfg.data_mix, cfg.budget, CARD)
+    assert summary(cfg.rules, findings) == "NeurIPS 2023 LLM Efficiency Challenge: all 8 rules pass"
+
+
+@pytest.mark.parametrize(
+    ("name", "rules"),
+    [
+        ("meta-llama/Llama-2-7b-hf", []),
+        ("EleutherAI/pythia-1.4b", []),
+        ("meta-llama/Llama-2-7b-chat-hf", ["not instruction-tuned"]),
+        ("mistralai/Mistral-7B-Instruct-v0.1", ["approved base model", "not instruction-tuned"]),
+        ("mistralai/Mistral-7B-v0.3", ["approved base model"]),
+        ("google/flan-t5-xl", ["approved base model", "not instruction-tuned"]),
+        ("outputs/models/mine", ["approved base model"]),
+    ],
+)
+def test_base_models(cfg, name, rules):
+    cfg.model.name = name
+    assert failing(cfg) == rules
+
+
+def test_cards_and_hours(cfg):
+    assert failing(cfg, []) == failing(cfg, CARD * 2) == failing(cfg, ["NVIDIA H100 PCIe"]) == ["one RTX 4090 or A100"]
+    cfg.budget.hours = 25
+    assert failing(cfg) == ["at most 24 hours"]
+
+
+def test_sources_need_a_licence_and_an_origin(cfg):
+    lima = cfg.data_mix.sources["lima"]
+    lima.license = "unknown"
+    assert failing(cfg) == ["lima: open, with a licence"]
+    lima.license = "MIT"
+    for origin in (Origin.unknown, Origin.llm):
+        lima.origin = origin
+        assert failing(cfg) == ["lima: no LLM wrote it without permission"]
+    lima.llm_license = "Apache-2.0, output included"
+    assert failing(cfg) == []
+    lima.origin = Origin.unknown
+    assert failing(cfg) == ["lima: no LLM wrote it without permission"]
+    cfg.rules.llm_data = True
+    lima.origin, lima.llm_license = Origin.llm, None
+    assert failing(cfg) == []
+
+
+def test_a_broken_rule_warns_or_refuses(cfg, caplog):
+    hold_rules(cfg, CARD)
+    assert not caplog.records
+    hold_rules(cfg, [])
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "1 of 8 rules fail (one RTX 4090 or A100); python -m effchal.check" in caplog.text
+    cfg.rules.enforce = True
+    with pytest.raises(ConfigError, match="1 of 8 rules fail"):
+        hold_rules(cfg, [])
+    cfg.rules = None
+    hold_rules(cfg, [])
+
+
+def test_the_command_prints_each_rule_and_exits_1(tmp_path):
+    command = [sys.executable, "-m", "effchal.check", "budget.hours=30", f"hydra.run.dir={tmp_path}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 1
+    assert "FAIL  at most 24 hours: budget.hours=30\n      budget.hours=24\n" in result.stdout
+    assert "pass  approved base model: model.name=mistralai/Mistral-7B-v0.1" in result.stdout

@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from effchal.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return torch.nn.Linear(3, 2)
+
+
+def optimizer_of(model):
+    return torch.optim.AdamW(model.parameters(), lr=0.1)
+
+
+def one_step(model, optimizer):
+    model(torch.randn(4, 3)).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def test_what_is_loaded_goes_on_exactly(tmp_path, model):
+    optimizer = optimizer_of(model)
+    one_step(model, optimizer)
+    save_checkpoint(tmp_path, model, optimizer, {"step": 1, "spent_s": 5.5})
+    one_step(model, optimizer)
+    expected = model.weight.detach().clone()
+
+    other = torch.nn.Linear(3, 2)
+    other_optimizer = optimizer_of(other)
+    torch.manual_seed(99)
+    assert load_checkpoint(tmp_path, other, other_optimizer) == {"step": 1, "spent_s": 5.5}
+    one_step(other, other_optimizer)  # random input too: the random state came back
+    assert torch.equal(other.weight, expected)
+
+
+def test_only_the_newest_are_kept(tmp_path, model):
+    for step in range(1, 6):
+        save_checkpoint(tmp_path, model, optimizer_of(model), {"step": step})
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_0000005.pt", "step_0000004.pt"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, model, caplog, damage):
+    optimizer = optimizer_of(model)
+    save_checkpoint(tmp_path, model, optimizer, {"step": 1})
+    newest = save_checkpoint(tmp_path, model, optimizer, {"step": 2})
+    whole = newest.read_bytes()
+    newest.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "noise": b"x" * 1000}[damage])
+    assert load_checkpoint(tmp_path, model, optimizer) == {"step": 1}
+    assert "step_0000002.pt cannot be read" in caplog.text
+
+
+def test_a_write_that_fails_leaves_the_older_one(tmp_path, model, monkeypatch):
+    optimizer = optimizer_of(model)
+    save_checkpoint(tmp_path, model, optimizer, {"step": 1})
+
+    def full_disk(content, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, model, optimizer, {"step": 2})
+    monkeypatch.undo()
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_0000001.pt"]
+    assert load_checkpoint(tmp_path, model, optimizer) == {"step": 1}
+
+
+def test_no_checkpoint_is_no_state(tmp_path, model):
+    assert load_checkpoint(tmp_path / "checkpoint", model, optimizer_of(model)) is None
