@@ -60,7 +60,11 @@ def main() -> None:
     loaded = load(args.model, args.dtype)
     for batch in (1, 8):
         for text, prompts in texts(loaded[1], batch).items():
-            report("smollm2_135m", loaded, {"batch": batch, "text": text, **step_times(loaded, prompts, machine)})
+            report(
+                "smollm2_135m",
+                loaded,
+                {"batch": batch, "text": text, **step_times(loaded, prompts, machine)},
+            )
     for batch in (1, 8):
         answers(args, loaded, batch)
     report("smollm2_135m", loaded, layer_sets_times(loaded))
@@ -72,9 +76,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         like_mistral(Path(folder))
         loaded = load(folder, args.dtype)
-        report("mistral's proportions", loaded, {"batch": 1, **step_times(loaded, [PROMPT], machine)})
+        report(
+            "mistral's proportions", loaded, {"batch": 1, **step_times(loaded, [PROMPT], machine)}
+        )
     if args.peer:
-        output = subprocess.run(shlex.split(args.peer), capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(
+            shlex.split(args.peer), capture_output=True, text=True, check=True
+        ).stdout
         print(*[line for line in output.splitlines() if line.startswith("RESULT")], sep="\n")
     return None
 
@@ -85,7 +93,9 @@ Loaded = tuple[nn.Module, Any]  # model, tokenizer
 def load(path: str, dtype: str) -> Loaded:
     cfg = ModelConfig(name=path, dtype=Dtype(dtype), max_seq_len=128)
     has_tokenizer = (Path(path) / "tokenizer.json").is_file()
-    return load_base_model(cfg, pick_device()), load_tokenizer(cfg if has_tokenizer else ModelConfig(name=SMOLLM2))
+    return load_base_model(cfg, pick_device()), load_tokenizer(
+        cfg if has_tokenizer else ModelConfig(name=SMOLLM2)
+    )
 
 
 def report(name: str, loaded: Loaded, result: dict) -> None:
@@ -97,7 +107,9 @@ def report(name: str, loaded: Loaded, result: dict) -> None:
 
 def dola(engine: Engine) -> Dola:
     """Eight layers spread over the model."""
-    return Dola(tuple(range(1, engine.model.num_layers, engine.model.num_layers // LAYERS))[:LAYERS])
+    return Dola(
+        tuple(range(1, engine.model.num_layers, engine.model.num_layers // LAYERS))[:LAYERS]
+    )
 
 
 def texts(tokenizer: Any, batch: int) -> dict[str, list[list[int]]]:
@@ -115,7 +127,9 @@ def start(loaded: Loaded, prompts: list[list[int]], with_dola: bool) -> Engine:
     """An engine with a row for each prompt, which no end-of-sequence token ends."""
     engine = Engine(*loaded)
     engine._ends = set()
-    params = SamplingParams(max_new_tokens=10 * NEW_TOKENS, contrast=dola(engine) if with_dola else None)
+    params = SamplingParams(
+        max_new_tokens=10 * NEW_TOKENS, contrast=dola(engine) if with_dola else None
+    )
     for prompt in prompts:
         engine.start(prompt, [params])
     return engine
@@ -132,8 +146,12 @@ def step_times(loaded: Loaded, prompts: list[list[int]], machine: dict) -> dict:
             times[name].append(time.perf_counter() - begun)
     median = {name: statistics.median(each[4:]) for name, each in times.items()}
     ratios = [d / g for g, d in zip(times["greedy"][4:], times["dola"][4:], strict=True)]
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in loaded[0].parameters())
-    if engines["greedy"].model.dtype is not loaded[0].dtype:  # the head of bfloat16 weights is read in float32
+    weights = sum(
+        parameter.numel() * parameter.element_size() for parameter in loaded[0].parameters()
+    )
+    if (
+        engines["greedy"].model.dtype is not loaded[0].dtype
+    ):  # the head of bfloat16 weights is read in float32
         weights += 2 * head(loaded[0]).weight.numel()
     # The least that a step can take: every weight read once.
     reading_s = weights / (machine["copy_gb_per_s"] * 1e9)
@@ -156,18 +174,33 @@ def answers(args: argparse.Namespace, loaded: Loaded, batch: int) -> None:
     variants = [[SamplingParams(max_new_tokens=NEW_TOKENS)]] * batch
     taken = median_s(lambda: list(engine.generate(prompts, variants, batch)), runs=RUNS)
     ours = batch * NEW_TOKENS / taken
-    report("smollm2_135m", loaded, {"system": "effchal", "batch": batch, "tokens_per_s": round(ours, 1)})
+    report(
+        "smollm2_135m",
+        loaded,
+        {"system": "effchal", "batch": batch, "tokens_per_s": round(ours, 1)},
+    )
     if not args.peer_python:
         return
     job = json.dumps({"prompts": prompts, "new_tokens": NEW_TOKENS, "runs": RUNS})
     best = 0.0
     for dtype in ("float32", "bfloat16"):
-        command = [args.peer_python, str(ROOT / "scripts" / "peers" / "generate.py"), args.model, dtype]
-        output = subprocess.run(command, input=job, capture_output=True, text=True, check=True).stdout
+        command = [
+            args.peer_python,
+            str(ROOT / "scripts" / "peers" / "generate.py"),
+            args.model,
+            dtype,
+        ]
+        output = subprocess.run(
+            command, input=job, capture_output=True, text=True, check=True
+        ).stdout
         line = next(line for line in output.splitlines() if line.startswith("RESULT"))
         print(line, flush=True)
         best = max(best, json.loads(line.removeprefix("RESULT"))["tokens_per_s"])
-    print("RESULT", json.dumps({"batch": batch, "effchal_over_transformers_best": round(ours / best, 2)}), flush=True)
+    print(
+        "RESULT",
+        json.dumps({"batch": batch, "effchal_over_transformers_best": round(ours / best, 2)}),
+        flush=True,
+    )
 
 
 @torch.inference_mode()
@@ -176,12 +209,18 @@ def layer_sets_times(loaded: Loaded) -> dict:
     engine = Engine(*loaded)
     layers = dola(engine).layers
     prompt = [1000 + i for i in range(400)]
-    sets = {"one": [Dola(layers)], "eight": [Dola(layers), *[Dola((layer,)) for layer in layers[:7]]]}
+    sets = {
+        "one": [Dola(layers)],
+        "eight": [Dola(layers), *[Dola((layer,)) for layer in layers[:7]]],
+    }
     times: dict[str, list[float]] = {name: [] for name in sets}
     for _ in range(9):
         for name, contrasts in sets.items():
             begun = time.perf_counter()
-            engine.start(prompt, [SamplingParams(max_new_tokens=1, contrast=contrast) for contrast in contrasts])
+            engine.start(
+                prompt,
+                [SamplingParams(max_new_tokens=1, contrast=contrast) for contrast in contrasts],
+            )
             times[name].append(time.perf_counter() - begun)
     ratio = statistics.median([b / a for a, b in zip(times["one"], times["eight"], strict=True)])
     return {"one_token_after": len(prompt), "eight_sets_over_one": round(ratio, 3)}
@@ -190,7 +229,11 @@ def layer_sets_times(loaded: Loaded) -> dict:
 @torch.inference_mode()
 def sharing_times(loaded: Loaded, rows: int, shared: int) -> dict:
     """Steps of rows that begin with the same tokens: these attended to once a step (WORTH_SHARING), and in each row."""
-    engine = start(loaded, [[1000 + i for i in range(shared)] + prompt for prompt in spelling_nothing(rows)], False)
+    engine = start(
+        loaded,
+        [[1000 + i for i in range(shared)] + prompt for prompt in spelling_nothing(rows)],
+        False,
+    )
     times: dict[bool, list[float]] = {True: [], False: []}
     with unittest.mock.patch.object(effchal.decoding.fused_forward, "WORTH_SHARING", 0):
         for _ in range(NEW_TOKENS // 2):
@@ -200,7 +243,9 @@ def sharing_times(loaded: Loaded, rows: int, shared: int) -> dict:
                 engine.step()
                 times[share].append(time.perf_counter() - begun)
     once, each = (statistics.median(times[share][2:]) for share in times)
-    ratio = statistics.median([a / b for a, b in zip(times[True][2:], times[False][2:], strict=True)])
+    ratio = statistics.median(
+        [a / b for a, b in zip(times[True][2:], times[False][2:], strict=True)]
+    )
     result = {"rows": rows, "shared_tokens": shared, "columns_saved": shared * (rows - 1)}
     return result | {
         "once_ms": round(1000 * once, 1),
@@ -213,8 +258,21 @@ def peaks(args: argparse.Namespace, batch: int) -> dict:
     """Peak resident memory of a process that only decodes, after loading; median of three."""
     found = {}
     for method in ("greedy", "dola"):
-        command = [sys.executable, __file__, "--model", args.model, "--dtype", args.dtype, "--peak", method, str(batch)]
-        runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)]
+        command = [
+            sys.executable,
+            __file__,
+            "--model",
+            args.model,
+            "--dtype",
+            args.dtype,
+            "--peak",
+            method,
+            str(batch),
+        ]
+        runs = [
+            subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            for _ in range(3)
+        ]
         found[method] = statistics.median(float(run) for run in runs)
     return {f"{name}_peak_mib": round(mib, 1) for name, mib in found.items()} | {
         "dola_peak_over_greedy": round(found["dola"] / found["greedy"], 3)

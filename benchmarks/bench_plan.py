@@ -20,7 +20,15 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-COLUMNS = ("model", "dtype", "quantization", "checkpointing", "max_seq_len", "micro_batch_size", "r")
+COLUMNS = (
+    "model",
+    "dtype",
+    "quantization",
+    "checkpointing",
+    "max_seq_len",
+    "micro_batch_size",
+    "r",
+)
 MIB = 2**20
 
 
@@ -33,7 +41,15 @@ def settings() -> list[tuple]:
         ("smollm2", "float32", None, "selective", 512, 1, 64),
         ("smollm2", "float32", None, "full", 512, 2, 8),
         ("smollm2", "float32", None, "full", 256, 1, 64),
-        ("smollm2", "bfloat16", None, "none", 32, 1, 8),  # short: slow where no arithmetic for it is there
+        (
+            "smollm2",
+            "bfloat16",
+            None,
+            "none",
+            32,
+            1,
+            8,
+        ),  # short: slow where no arithmetic for it is there
         ("smollm2", "bfloat16", None, "full", 16, 2, 64),
         ("smollm2", "float32", "nf4", "none", 128, 1, 8),
         ("smollm2", "float32", "nf4", "none", 256, 2, 64),
@@ -59,12 +75,27 @@ def random_models(folder: Path) -> dict[str, str]:
 
     shapes = {
         "mistral-like": MistralConfig(
-            **{"vocab_size": 16000, "hidden_size": 512, "intermediate_size": 1792, "num_hidden_layers": 12},
+            **{
+                "vocab_size": 16000,
+                "hidden_size": 512,
+                "intermediate_size": 1792,
+                "num_hidden_layers": 12,
+            },
             **{"num_attention_heads": 8, "num_key_value_heads": 2, "tie_word_embeddings": False},
         ),
         "qwen3-like": Qwen3Config(
-            **{"vocab_size": 32000, "hidden_size": 384, "intermediate_size": 1152, "num_hidden_layers": 10},
-            **{"num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 64, "tie_word_embeddings": True},
+            **{
+                "vocab_size": 32000,
+                "hidden_size": 384,
+                "intermediate_size": 1152,
+                "num_hidden_layers": 10,
+            },
+            **{
+                "num_attention_heads": 6,
+                "num_key_value_heads": 3,
+                "head_dim": 64,
+                "tie_word_embeddings": True,
+            },
         ),
     }
     for name, shape in shapes.items():
@@ -99,7 +130,9 @@ def predict(setting: tuple, path: str) -> dict:
 
     cfg = config_of(setting, path)
     tokens = cfg.model.max_seq_len * cfg.train.micro_batch_size
-    memory = plan_memory(cfg, torch.device("cpu"), Load(tokens, tokens // 2, cfg.model.max_seq_len), None)
+    memory = plan_memory(
+        cfg, torch.device("cpu"), Load(tokens, tokens // 2, cfg.model.max_seq_len), None
+    )
     without_optimizer = sum(size for part, size in memory.parts.items() if part != "optimizer")
     return {"live": without_optimizer, "allocator": allocator_bytes(memory, torch.device("cpu"))}
 
@@ -145,10 +178,14 @@ def worker(job: dict) -> None:
 def live_peak(model: torch.nn.Module, step: Callable[[], None]) -> int:
     """Bytes: the model's tensors, and the most that torch's profiler sees allocated beside them during `step`."""
     kept = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors_of(model)}
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profiler:
         step()
     live = peak = 0
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events = [
+        event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"
+    ]
     for event in sorted(events, key=lambda event: event.start_ns()):
         live += event.nbytes()
         peak = max(peak, live)
@@ -161,7 +198,9 @@ def tensors_of(model: torch.nn.Module):
     for module in model.modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)
         while state is not None:
-            yield from (t for t in (state.absmax, state.code, state.offset) if isinstance(t, torch.Tensor))
+            yield from (
+                t for t in (state.absmax, state.code, state.offset) if isinstance(t, torch.Tensor)
+            )
             state = state.state2
 
 

@@ -19,7 +19,19 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
-WORDS = ["river", "stone", "light", "number", "answer", "garden", "window", "letter", "music", "winter", "engine"]
+WORDS = [
+    "river",
+    "stone",
+    "light",
+    "number",
+    "answer",
+    "garden",
+    "window",
+    "letter",
+    "music",
+    "winter",
+    "engine",
+]
 POLL_S = 0.5
 
 
@@ -44,21 +56,41 @@ def train(folder: Path, count: int) -> dict:
     data = folder / "made.jsonl"
     with data.open("w") as file:
         for i in range(count):
-            question, answer = (" ".join(draw.choices(WORDS, k=draw.randrange(5, 20))) for _ in range(2))
-            file.write(json.dumps({"conversations": [f"{i}: {question}", answer], "source": "made"}) + "\n")
+            question, answer = (
+                " ".join(draw.choices(WORDS, k=draw.randrange(5, 20))) for _ in range(2)
+            )
+            file.write(
+                json.dumps({"conversations": [f"{i}: {question}", answer], "source": "made"}) + "\n"
+            )
     command = [
-        *(sys.executable, "-m", "effchal.train", "model=tiny", "prompt=plain", "data_mix=lima", "budget=smoke"),
+        *(
+            sys.executable,
+            "-m",
+            "effchal.train",
+            "model=tiny",
+            "prompt=plain",
+            "data_mix=lima",
+            "budget=smoke",
+        ),
         *(f"data_mix.sources.lima.path={data}", "data_mix.sources.lima.weight=1", "train.epochs=1"),
-        *("train.examples_per_step=8", "train.validate_every=100000", "train.checkpoint_every=100000"),
+        *(
+            "train.examples_per_step=8",
+            "train.validate_every=100000",
+            "train.checkpoint_every=100000",
+        ),
         *("budget.hours=2", f"hydra.run.dir={folder / 'run'}"),
     ]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     memory, cpu_s = {}, 0.0
     watched = psutil.Process(process.pid)
     while process.poll() is None:
         try:
             mib = watched.memory_info().rss / 2**20
-            memory |= {steps_done(folder): mib} if mib else {}  # none of a process that has just ended
+            memory |= (
+                {steps_done(folder): mib} if mib else {}
+            )  # none of a process that has just ended
             cpu_s = sum(watched.cpu_times()[:2])
         except psutil.NoSuchProcess:
             break
@@ -72,7 +104,9 @@ def train(folder: Path, count: int) -> dict:
         "steps": record["step"],
         "tokens": record["tokens"],
         "tokens_per_s_whole_run": round(record["tokens"] / record["spent_s"]),
-        "tokens_per_s_median_step": round(statistics.median(line["tokens_per_s"] for line in steps)),
+        "tokens_per_s_median_step": round(
+            statistics.median(line["tokens_per_s"] for line in steps)
+        ),
         "tokens_per_cpu_s_whole_run": round(record["tokens"] / cpu_s),
         "mib_after_50_steps": round(early[0], 1) if early else None,
         "mib_at_the_end": round(list(memory.values())[-1], 1),

@@ -86,8 +86,20 @@ class Server:
     def __init__(self, dtype: str, *overrides: str) -> None:
         self.folder = tempfile.TemporaryDirectory()
         command = [
-            *(sys.executable, "-m", "effchal.serve", "model=smollm2_135m", "prompt=plain", "lora=none"),
-            *(f"model.dtype={dtype}", f"serve.port={PORT}", f"hydra.run.dir={self.folder.name}", *overrides),
+            *(
+                sys.executable,
+                "-m",
+                "effchal.serve",
+                "model=smollm2_135m",
+                "prompt=plain",
+                "lora=none",
+            ),
+            *(
+                f"model.dtype={dtype}",
+                f"serve.port={PORT}",
+                f"hydra.run.dir={self.folder.name}",
+                *overrides,
+            ),
         ]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
 
@@ -107,7 +119,10 @@ class Server:
 
     def memory_gib(self) -> float:
         """Resident, of the worker."""
-        return max(child.memory_info().rss for child in psutil.Process(self.process.pid).children()) / 2**30
+        return (
+            max(child.memory_info().rss for child in psutil.Process(self.process.pid).children())
+            / 2**30
+        )
 
 
 def probe(stopped: threading.Event, seconds: dict[str, list[float]]) -> None:
@@ -130,7 +145,11 @@ def read_and_steps() -> tuple[float, float]:
     """Prompt tokens that went through the model so far, not those whose states were reused; decode steps."""
     with urllib.request.urlopen(URL + "/metrics", timeout=60) as response:
         families = text_string_to_metric_families(response.read().decode())
-        found = {(sample.name, sample.labels.get("how")): sample.value for each in families for sample in each.samples}
+        found = {
+            (sample.name, sample.labels.get("how")): sample.value
+            for each in families
+            for sample in each.samples
+        }
     return found["effchal_prompt_tokens_total", "read"], found["effchal_batch_rows_count", None]
 
 
@@ -138,16 +157,26 @@ def weights() -> tuple[int, int]:
     """Of all layers' products, and of the head, which is the embedding matrix."""
     with safe_open(SMOLLM2 / "model.safetensors", "pt") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118, no dict
-    layers = sum(math.prod(shape) for name, shape in shapes.items() if ".layers." in name and len(shape) == 2)
+    layers = sum(
+        math.prod(shape) for name, shape in shapes.items() if ".layers." in name and len(shape) == 2
+    )
     return layers, math.prod(shapes["model.embed_tokens.weight"])
 
 
-def shares(machine: dict, dtype: str, requests: int, new: int, read: float, steps: float, spent_s: float) -> dict:
+def shares(
+    machine: dict, dtype: str, requests: int, new: int, read: float, steps: float, spent_s: float
+) -> dict:
     """What the work must take at this machine's rates, over what it took."""
     layers, head = weights()
-    in_float32 = dtype == "float32" or not multiplies_bfloat16(pick_device())  # the arithmetic, and the packed head
-    flop = 2 * (layers * (read + new - requests) + head * new)  # a request's first token comes with its prompt
-    read_bytes = steps * (layers * (4 if dtype == "float32" else 2) + head * (4 if in_float32 else 2))
+    in_float32 = dtype == "float32" or not multiplies_bfloat16(
+        pick_device()
+    )  # the arithmetic, and the packed head
+    flop = 2 * (
+        layers * (read + new - requests) + head * new
+    )  # a request's first token comes with its prompt
+    read_bytes = steps * (
+        layers * (4 if dtype == "float32" else 2) + head * (4 if in_float32 else 2)
+    )
     matmul = machine[f"{'' if in_float32 else 'bf16_'}matmul_gflop_per_s"]
     return {
         "share_of_matmul_rate": round(flop / 1e9 / matmul / spent_s, 2),
@@ -175,7 +204,11 @@ def run_server(options: argparse.Namespace, machine: dict, clients: int, *overri
         read, steps = read_and_steps()
     new = sum(answer["usage"]["completion_tokens"] for answer in answers)
     prompt_tokens = statistics.median(answer["usage"]["prompt_tokens"] for answer in answers)
-    waits = {f"{path[1:]}_p99_ms": round(1000 * p99(values), 1) for path, values in seconds.items() if values}
+    waits = {
+        f"{path[1:]}_p99_ms": round(1000 * p99(values), 1)
+        for path, values in seconds.items()
+        if values
+    }
     work = (len(prompts), new, read - read_before, steps - steps_before, spent)
     more = {"prompt_tokens": prompt_tokens, "memory_gib": round(memory, 2), **waits}
     return throughput(len(prompts), new, spent) | more | shares(machine, options.dtype, *work)
@@ -183,7 +216,10 @@ def run_server(options: argparse.Namespace, machine: dict, clients: int, *overri
 
 def throughput(requests: int, new: int, spent_s: float) -> dict:
     result = {"requests": requests, "new_tokens": new, "seconds": round(spent_s, 1)}
-    return result | {"requests_per_s": round(requests / spent_s, 3), "new_tokens_per_s": round(new / spent_s, 1)}
+    return result | {
+        "requests_per_s": round(requests / spent_s, 3),
+        "new_tokens_per_s": round(new / spent_s, 1),
+    }
 
 
 def run_sample_server(options: argparse.Namespace) -> dict:
@@ -213,14 +249,20 @@ def run_sample_server(options: argparse.Namespace) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=96)
-    parser.add_argument("--sample-requests", type=int, default=16, help="for the sample server's way, which is slow")
+    parser.add_argument(
+        "--sample-requests", type=int, default=16, help="for the sample server's way, which is slow"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", default="auto")
     options = parser.parse_args()
     options.dtype = str(pick_dtype(Dtype(options.dtype), pick_device())).removeprefix("torch.")
     os.environ["NO_PROXY"] = "127.0.0.1"
     machine = rates()
-    print("RESULT", json.dumps({"system": "this machine", "dtype": options.dtype, **machine}), flush=True)
+    print(
+        "RESULT",
+        json.dumps({"system": "this machine", "dtype": options.dtype, **machine}),
+        flush=True,
+    )
     systems = {
         EIGHT: lambda: run_server(options, machine, CLIENTS),
         ONE: lambda: run_server(options, machine, 1),
@@ -235,11 +277,19 @@ def main() -> None:
     for name, runs in results.items():
         medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         each = [run["requests_per_s"] for run in runs]
-        print("RESULT", json.dumps({"system": name, **medians, "requests_per_s_by_round": each}), flush=True)
+        print(
+            "RESULT",
+            json.dumps({"system": name, **medians, "requests_per_s_by_round": each}),
+            flush=True,
+        )
     for other in (ONE, SAMPLE, NO_REUSE):
         pairs = zip(results[EIGHT], results[other], strict=True)
         ratios = [a["requests_per_s"] / b["requests_per_s"] for a, b in pairs]
-        line = {"rate of": EIGHT, "over that of": other, "median": round(statistics.median(ratios), 2)}
+        line = {
+            "rate of": EIGHT,
+            "over that of": other,
+            "median": round(statistics.median(ratios), 2),
+        }
         print("RATIO", json.dumps(line | {"by_round": [round(ratio, 2) for ratio in ratios]}))
 
 

@@ -36,21 +36,36 @@ def main() -> None:
         for arguments in (["effchal.train", "--help"], ["effchal.train", "--cfg", "job"], plan):
             time_command([sys.executable, "-m", *arguments], args.repeats)
     copy_gb_per_s = rates()["copy_gb_per_s"]
-    print("RESULT", json.dumps({"system": "this machine", "copy_gb_per_s": copy_gb_per_s}), flush=True)
+    print(
+        "RESULT", json.dumps({"system": "this machine", "copy_gb_per_s": copy_gb_per_s}), flush=True
+    )
     for dtype in ("float32", "bfloat16"):
         command = [sys.executable, __file__, "--model", args.model, "--load", dtype]
         runs = [
-            json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout) for _ in range(3)
+            json.loads(
+                subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            )
+            for _ in range(3)
         ]
         result = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        copied = result["read_mib"] + result["weights_mib"]  # in bfloat16 the file is mapped, and nothing is moved
-        share = copied * 2**20 / 1e9 / copy_gb_per_s / result["load_s"] if dtype == "float32" else None
-        print("RESULT", json.dumps({"dtype": dtype, **result, "share_of_copy_rate": share and round(share, 3)}))
+        copied = (
+            result["read_mib"] + result["weights_mib"]
+        )  # in bfloat16 the file is mapped, and nothing is moved
+        share = (
+            copied * 2**20 / 1e9 / copy_gb_per_s / result["load_s"] if dtype == "float32" else None
+        )
+        print(
+            "RESULT",
+            json.dumps({"dtype": dtype, **result, "share_of_copy_rate": share and round(share, 3)}),
+        )
 
 
 def time_command(command: list[str], repeats: int) -> None:
     times = [seconds(command) for _ in range(repeats)]
-    result = {"command": " ".join(["python", *command[1:4]]), "seconds": round(statistics.median(times), 2)}
+    result = {
+        "command": " ".join(["python", *command[1:4]]),
+        "seconds": round(statistics.median(times), 2),
+    }
     # The largest child so far; the commands come in the order of their size.
     result["peak_gib"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2)
     print("RESULT", json.dumps(result | {"runs": [round(each, 2) for each in times]}), flush=True)
@@ -83,7 +98,9 @@ def load(name: str, dtype: str) -> dict:
     sizes = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
     weights = sum(sizes.values()) / 2**20  # a tied head counts once
     return {
-        "read_mib": round(sum(path.stat().st_size for path in Path(name).glob("*.safetensors")) / 2**20, 1),
+        "read_mib": round(
+            sum(path.stat().st_size for path in Path(name).glob("*.safetensors")) / 2**20, 1
+        ),
         "weights_mib": round(weights, 1),
         "load_s": round(took_s, 2),
         "peak_mib": round(after["VmHWM"] - before["VmRSS"], 1),
@@ -95,7 +112,10 @@ def load(name: str, dtype: str) -> dict:
 
 def status() -> dict[str, float]:
     text = Path("/proc/self/status").read_text()
-    return {name: int(re.search(rf"{name}:\s+(\d+) kB", text)[1]) / 1024 for name in ("VmHWM", "VmRSS", "RssFile")}
+    return {
+        name: int(re.search(rf"{name}:\s+(\d+) kB", text)[1]) / 1024
+        for name in ("VmHWM", "VmRSS", "RssFile")
+    }
 
 
 if __name__ == "__main__":

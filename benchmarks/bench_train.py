@@ -32,17 +32,32 @@ def main() -> None:
     parser.add_argument("--examples-per-step", type=int, default=4)
     parser.add_argument("--trl", metavar="PYTHON")
     parser.add_argument("--litgpt", metavar="PYTHON")
-    parser.add_argument("--keep", nargs="+", default=["none"], help="our levels of activation checkpointing")
-    parser.add_argument("--library", action="store_true", help="ours with the library's layers, too")
-    parser.add_argument("--profile", action="store_true", help="where the time of a step of ours goes, instead")
-    parser.add_argument("--wrap", default="", help="command to put before each run, e.g. 'taskset -c 0,1'")
+    parser.add_argument(
+        "--keep", nargs="+", default=["none"], help="our levels of activation checkpointing"
+    )
+    parser.add_argument(
+        "--library", action="store_true", help="ours with the library's layers, too"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="where the time of a step of ours goes, instead"
+    )
+    parser.add_argument(
+        "--wrap", default="", help="command to put before each run, e.g. 'taskset -c 0,1'"
+    )
     args = parser.parse_args()
     job = {
-        **{"model": args.model, "dtype": args.dtype, "steps": args.steps, "pairs": single_turn_rows(args.data)[:120]},
+        **{
+            "model": args.model,
+            "dtype": args.dtype,
+            "steps": args.steps,
+            "pairs": single_turn_rows(args.data)[:120],
+        },
         **{"r": 16, "alpha": 32, "lr": 2e-4, "seed": 42, "max_seq_len": args.max_seq_len},
         **{"packing": False, "checkpointing": False, "examples_per_step": args.examples_per_step},
     }
-    commands = {f"effchal, {keep}": ([sys.executable, WORKER], {"keep": keep}) for keep in args.keep}
+    commands = {
+        f"effchal, {keep}": ([sys.executable, WORKER], {"keep": keep}) for keep in args.keep
+    }
     if args.library:
         commands["library"] = ([sys.executable, WORKER], {"library": True})
     if args.trl:
@@ -52,7 +67,9 @@ def main() -> None:
     wrap = shlex.split(args.wrap)
     if args.profile:
         for library in range(1 + args.library):
-            result = run([*wrap, sys.executable, WORKER], job | {"profile": True, "library": library})
+            result = run(
+                [*wrap, sys.executable, WORKER], job | {"profile": True, "library": library}
+            )
             print("RESULT", json.dumps(result), flush=True)
         return
     rates = run([*wrap, sys.executable, ROOT / "scripts" / "machine.py"])
@@ -80,7 +97,9 @@ def run(command: list, job: dict | None = None) -> dict:
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     if not lines:
-        sys.exit(f"{shlex.join(command)} gave no result:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+        sys.exit(
+            f"{shlex.join(command)} gave no result:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        )
     return json.loads(lines[-1].removeprefix("RESULT"))
 
 
@@ -96,13 +115,18 @@ def report(results: dict[str, list[dict]], rates: dict) -> None:
             "tokens_per_cpu_s": round(median(runs, tokens_per_cpu_s), 1),
             "peak_gib": peak,
             "ours_is_faster_by": round(our_rate / rate, 2),
-            "ours_is_faster_by_cpu_s": round(median(ours, tokens_per_cpu_s) / median(runs, tokens_per_cpu_s), 2),
+            "ours_is_faster_by_cpu_s": round(
+                median(ours, tokens_per_cpu_s) / median(runs, tokens_per_cpu_s), 2
+            ),
             "ours_has_of_its_peak": round(our_peak / peak, 2),
             "losses": [round(loss, 4) for loss in runs[0]["losses"]],
         }
         if "flop" in runs[0]:
             line["share_of_matmul_rate"] = round(
-                median(runs, lambda r: r["flop"] / r["cpu_s"]) / 1e9 / rates["matmul_gflop_per_cpu_s"], 3
+                median(runs, lambda r: r["flop"] / r["cpu_s"])
+                / 1e9
+                / rates["matmul_gflop_per_cpu_s"],
+                3,
             )
         print("RESULT", json.dumps(line), flush=True)
 

@@ -32,7 +32,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=str(ROOT / "outputs" / "models" / "smollm2_135m"))
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--round", action="store_true", help="compute as if this CPU had arithmetic for bfloat16")
+    parser.add_argument(
+        "--round", action="store_true", help="compute as if this CPU had arithmetic for bfloat16"
+    )
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--rows", type=int, default=8)
@@ -57,21 +59,33 @@ def main() -> None:
 
 
 def make_prompts(engine: Engine, count: int, few_shot: bool) -> list[list[int]]:
-    lines = (ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (
+        (ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
     rows = [json.loads(line) for line in lines]
     examples = "".join(f"Q: {row['instruction']}\nA: {row['output']}\n\n" for row in rows[-5:])
     engine.hold_prefix(engine.tokenizer(examples).input_ids)  # long prompts are slow with --round
     asked = [f"Q: {row['instruction']}\nA:" for row in rows[:count]]
-    return [engine.tokenizer(examples * (few_shot or i % 2) + text).input_ids for i, text in enumerate(asked)]
+    return [
+        engine.tokenizer(examples * (few_shot or i % 2) + text).input_ids
+        for i, text in enumerate(asked)
+    ]
 
 
-def compare(engine: Engine, prompts: list[list[int]], contrast: Contrast, args: argparse.Namespace) -> dict:
+def compare(
+    engine: Engine, prompts: list[list[int]], contrast: Contrast, args: argparse.Namespace
+) -> dict:
     params = SamplingParams(max_new_tokens=args.new_tokens, contrast=contrast, alternatives=2)
     counts, tokens, apart = Counter(same=0, tie=0, different=0), 0, 0.0
     batched = engine.generate(prompts, [[params]] * len(prompts), args.rows)
     for ids, (together,) in zip(prompts, list(batched), strict=True):
         alone = engine.complete(ids, params)
-        first = next((i for i, (a, b) in enumerate(zip(alone.ids, together.ids, strict=False)) if a != b), None)
+        first = next(
+            (i for i, (a, b) in enumerate(zip(alone.ids, together.ids, strict=False)) if a != b),
+            None,
+        )
         same = len(alone.tokens) if first is None else first
         for ours, theirs in zip(alone.tokens[:same], together.tokens[:same], strict=False):
             apart = max(apart, abs(ours.logprob - theirs.logprob))
@@ -79,13 +93,20 @@ def compare(engine: Engine, prompts: list[list[int]], contrast: Contrast, args: 
         if first is None:
             counts["same"] += 1
         else:
-            gaps = [gap(each, first) for each in (alone, together) if first < len(each.tokens)]  # else it had ended
+            gaps = [
+                gap(each, first) for each in (alone, together) if first < len(each.tokens)
+            ]  # else it had ended
             tie = min(gaps) < args.tie
             if isinstance(contrast, Dola) and not tie:
                 chosen = (alone.ids[first], together.ids[first])
                 tie = margins(engine, ids + alone.ids[:first], contrast, *chosen)[1] < TIED_LAYERS
             counts["tie" if tie else "different"] += 1
-    return {"answers": len(prompts), **counts, "tokens_until_first_difference": tokens, "logprobs_apart": apart}
+    return {
+        "answers": len(prompts),
+        **counts,
+        "tokens_until_first_difference": tokens,
+        "logprobs_apart": apart,
+    }
 
 
 def gap(completion: Completion, at: int) -> float:

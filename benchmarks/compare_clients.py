@@ -20,7 +20,7 @@ from effchal.evaluation.helm.deployment import max_sequence_length, place_data, 
 from effchal.evaluation.helm.processes import HELM_LOG, run_helm
 from effchal.evaluation.helm.results import error_of, read_run, run_folder
 from effchal.model.load import base_model_path, load_base_model
-from effchal.model_source import Subject, check_subject, load_subject_tokenizer
+from effchal.model_source import ModelSource, check_model_source, load_source_tokenizer
 from effchal.prompts import PromptEncoder, Turn
 
 NAME = "transformers/base-model"
@@ -30,36 +30,59 @@ def main() -> None:
     ours = Path(sys.argv[1])
     theirs = ours / "huggingface"
     cfg = load_config(ours / "config.yaml")
-    subject = check_subject(cfg)
+    subject = check_model_source(cfg)
     if subject.bundle is not None:
-        sys.exit(f"error: {ours} is a run of a bundle; HELM's client knows no adapters, so give one of a base model")
+        sys.exit(
+            f"error: {ours} is a run of a bundle; HELM's client knows no adapters, so give one of a base model"
+        )
     scores = json.loads((ours / "scores.json").read_text(encoding="utf-8"))
     run_theirs(cfg, subject, theirs)
     log = (theirs / HELM_LOG).read_text(encoding="utf-8", errors="replace")
     explain, results = Explainer(cfg, subject), []
     for each in scores["runs"]:
-        name = each["name"].replace(scores["model"]["name"].replace("/", "_"), NAME.replace("/", "_"))
+        name = each["name"].replace(
+            scores["model"]["name"].replace("/", "_"), NAME.replace("/", "_")
+        )
         if read_run(run_folder(theirs, name)) is None:
             sys.exit(f"error: {name}: {error_of(log, name)}")
-        results.append(compare(each["entry"], run_folder(ours, each["name"]), run_folder(theirs, name), explain))
+        results.append(
+            compare(
+                each["entry"], run_folder(ours, each["name"]), run_folder(theirs, name), explain
+            )
+        )
         print("RESULT", json.dumps(results[-1]), flush=True)
     total, same = (sum(result[key] for result in results) for key in ("completions", "same_text"))
-    print("RESULT", json.dumps({"entry": "all", "completions": total, "same_text": same, "share": same / total}))
+    print(
+        "RESULT",
+        json.dumps(
+            {"entry": "all", "completions": total, "same_text": same, "share": same / total}
+        ),
+    )
 
 
-def run_theirs(cfg: Config, subject: Subject, folder: Path) -> None:
+def run_theirs(cfg: Config, subject: ModelSource, folder: Path) -> None:
     """HELM with its HuggingFaceClient on the base model of `cfg`; entries that are complete are skipped."""
     folder.mkdir(exist_ok=True)
-    tokenizer = load_subject_tokenizer(subject)
+    tokenizer = load_source_tokenizer(subject)
     source = {"pretrained_model_name_or_path": str(Path(base_model_path(subject.base)).absolute())}
-    model = {"torch_dtype": f"torch.{cfg.model.dtype.value}", "device": "cpu", "apply_chat_template": False}
+    model = {
+        "torch_dtype": f"torch.{cfg.model.dtype.value}",
+        "device": "cpu",
+        "apply_chat_template": False,
+    }
     write_prod_env(
         folder / "prod_env",
         name=NAME,
         description=subject.base.name,
         max_sequence_length=max_sequence_length(cfg, subject),
-        client={"class_name": "helm.clients.huggingface_client.HuggingFaceClient", "args": source | model},
-        tokenizer={"class_name": "helm.tokenizers.huggingface_tokenizer.HuggingFaceTokenizer", "args": source},
+        client={
+            "class_name": "helm.clients.huggingface_client.HuggingFaceClient",
+            "args": source | model,
+        },
+        tokenizer={
+            "class_name": "helm.tokenizers.huggingface_tokenizer.HuggingFaceTokenizer",
+            "args": source,
+        },
         end_of_text=tokenizer.eos_token,  # their client cuts its text there
     )
     if cfg.scenario.path is not None:
@@ -80,19 +103,26 @@ def compare(entry: str, ours: Path, theirs: Path, explain: "Explainer") -> dict:
         if texts[0] != texts[1]:
             found = {"entry": entry, "id": our["instance"]["id"], **explain(prompt, *texts)}
             print("DIFFERS", json.dumps(found, ensure_ascii=False))
-    return {"entry": entry, "completions": len(pairs), "same_text": same, "share": same / len(pairs)}
+    return {
+        "entry": entry,
+        "completions": len(pairs),
+        "same_text": same,
+        "share": same / len(pairs),
+    }
 
 
 class Explainer:
     """Where two completions part, and how near the likeliest tokens are to each other there."""
 
-    def __init__(self, cfg: Config, subject: Subject) -> None:
+    def __init__(self, cfg: Config, subject: ModelSource) -> None:
         self.subject, self.model = subject, None
-        self.encoder = PromptEncoder(load_subject_tokenizer(subject), cfg.prompt)
+        self.encoder = PromptEncoder(load_source_tokenizer(subject), cfg.prompt)
 
     def __call__(self, prompt: str, ours: str, theirs: str) -> dict:
         ids = [self.encoder.text_ids(text) for text in (ours, theirs)]
-        common = next((i for i, (a, b) in enumerate(zip(*ids, strict=False)) if a != b), min(map(len, ids)))
+        common = next(
+            (i for i, (a, b) in enumerate(zip(*ids, strict=False)) if a != b), min(map(len, ids))
+        )
         if self.model is None:  # needed only where something differs
             self.model = load_base_model(self.subject.base, torch.device("cpu"))
         before = self.encoder.prompt_ids([Turn("user", prompt)]) + ids[0][:common]
@@ -103,11 +133,18 @@ class Explainer:
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         likeliest = {decode([i]): round(value, 6) for i, value in pairs}
         after = [decode(found[common : common + 12]) for found in ids]
-        return {"after_tokens": common, "ours": after[0], "theirs": after[1], "likeliest": likeliest}
+        return {
+            "after_tokens": common,
+            "ours": after[0],
+            "theirs": after[1],
+            "likeliest": likeliest,
+        }
 
 
 def states(folder: Path) -> list[dict]:
-    return json.loads((folder / "scenario_state.json").read_text(encoding="utf-8"))["request_states"]
+    return json.loads((folder / "scenario_state.json").read_text(encoding="utf-8"))[
+        "request_states"
+    ]
 
 
 if __name__ == "__main__":

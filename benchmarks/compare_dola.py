@@ -36,17 +36,30 @@ def main() -> None:
     cfg = ModelConfig(name=args.model, dtype=Dtype.float32)
     engine = Engine(load_base_model(cfg, pick_device()), load_tokenizer(cfg))
     engine._ends = set()  # as in the peer: every answer has all its tokens
-    lines = (ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl").read_text(encoding="utf-8").splitlines()
-    prompts = [engine.tokenizer(json.loads(line)["instruction"]).input_ids for line in lines[: args.prompts]]
+    lines = (
+        (ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
+    prompts = [
+        engine.tokenizer(json.loads(line)["instruction"]).input_ids
+        for line in lines[: args.prompts]
+    ]
     job = json.dumps({"prompts": prompts, "layers": args.layers, "new_tokens": args.new_tokens})
     command = [args.peer_python, str(ROOT / "scripts" / "peers" / "dola.py"), args.model]
-    peer = json.loads(subprocess.run(command, input=job, capture_output=True, text=True, check=True).stdout)
+    peer = json.loads(
+        subprocess.run(command, input=job, capture_output=True, text=True, check=True).stdout
+    )
     contrast = Dola(tuple(args.layers), selector="official")
     counts = {"same": 0, "tie": 0, "different": 0}
     tokens = 0
     for number, (ids, theirs) in enumerate(zip(prompts, peer["answers"], strict=True)):
-        ours = engine.complete(ids, SamplingParams(max_new_tokens=args.new_tokens, contrast=contrast)).ids
-        first = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
+        ours = engine.complete(
+            ids, SamplingParams(max_new_tokens=args.new_tokens, contrast=contrast)
+        ).ids
+        first = next(
+            (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None
+        )
         tokens += len(ours) if first is None else first
         if first is None:
             counts["same"] += 1
@@ -55,19 +68,30 @@ def main() -> None:
         tie = gap < TIE or layer_gap < TIED_LAYERS
         counts["tie" if tie else "different"] += 1
         print(f"prompt {number}, token {first}: scores {gap:.1e} apart, layers {layer_gap:.1e}")
-    result = {"system": f"transformers {peer['version']}", "prompts": len(prompts), "layers": args.layers}
+    result = {
+        "system": f"transformers {peer['version']}",
+        "prompts": len(prompts),
+        "layers": args.layers,
+    }
     print("RESULT", json.dumps(result | counts | {"tokens_until_first_difference": tokens}))
 
 
 @torch.inference_mode()
-def margins(engine: Engine, ids: list[int], contrast: Dola, ours: int, theirs: int) -> tuple[float, float]:
+def margins(
+    engine: Engine, ids: list[int], contrast: Dola, ours: int, theirs: int
+) -> tuple[float, float]:
     """Distance of our scores of two tokens, and of the two largest divergences, relative to the largest.
 
     Jensen-Shannon divergences crowd below ln 2, so with jsd it is relative to what the largest lacks of that.
     """
     taps = taps_of([contrast])
     states = engine.model.states(
-        torch.tensor([ids]), torch.arange(len(ids))[None], None, None, taps, torch.tensor([len(ids) - 1])
+        torch.tensor([ids]),
+        torch.arange(len(ids))[None],
+        None,
+        None,
+        taps,
+        torch.tensor([len(ids) - 1]),
     )
     logits: LayerLogits = engine.model.logits(states, taps)
     scores, _ = logits.scores(contrast, torch.tensor([0]))

@@ -13,10 +13,17 @@ METRICS = ("exact_match", "quasi_exact_match", "final_number_exact_match")
 
 def main() -> None:
     helm, ours = (Path(argument) for argument in sys.argv[1:])
-    records = [json.loads(line) for line in (ours / "instances.jsonl").read_text(encoding="utf-8").splitlines()]
+    records = [
+        json.loads(line)
+        for line in (ours / "instances.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     all_same = True
     for entry in dict.fromkeys(record["entry"] for record in records):
-        found = {record["id"]: record["decodings"]["greedy"] for record in records if record["entry"] == entry}
+        found = {
+            record["id"]: record["decodings"]["greedy"]
+            for record in records
+            if record["entry"] == entry
+        }
         result = compare(helm_run(helm, entry), found)
         all_same &= result["same_scores"] == result["scores"] > 0 and not result["only_in_one"]
         print("RESULT", json.dumps({"entry": entry} | result))
@@ -36,11 +43,17 @@ def helm_run(helm: Path, entry: str) -> Path:
 
 def compare(folder: Path, ours: dict[str, dict]) -> dict:
     """Counts of equal texts and equal scores."""
-    states = json.loads((folder / "scenario_state.json").read_text(encoding="utf-8"))["request_states"]
+    states = json.loads((folder / "scenario_state.json").read_text(encoding="utf-8"))[
+        "request_states"
+    ]
     texts = {state["instance"]["id"]: state["result"]["completions"][0]["text"] for state in states}
     scores: dict[str, dict[str, float]] = {}
     for each in json.loads((folder / "per_instance_stats.json").read_text(encoding="utf-8")):
-        named = {stat["name"]["name"]: stat["mean"] for stat in each["stats"] if stat["name"]["name"] in METRICS}
+        named = {
+            stat["name"]["name"]: stat["mean"]
+            for stat in each["stats"]
+            if stat["name"]["name"] in METRICS
+        }
         scores.setdefault(each["instance_id"], {}).update(named)
     both = texts.keys() & ours.keys()
     pairs = [

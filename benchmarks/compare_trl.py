@@ -23,8 +23,20 @@ def main() -> int:
     parser.add_argument("--max-seq-len", type=int, default=1024)
     args = parser.parse_args()
     job = {
-        **{"model": args.model, "dtype": "float32", "steps": args.steps, "pairs": single_turn_rows(args.data)[:120]},
-        **{"r": 16, "alpha": 32, "lr": 2e-4, "seed": 42, "max_seq_len": args.max_seq_len, "examples_per_step": 4},
+        **{
+            "model": args.model,
+            "dtype": "float32",
+            "steps": args.steps,
+            "pairs": single_turn_rows(args.data)[:120],
+        },
+        **{
+            "r": 16,
+            "alpha": 32,
+            "lr": 2e-4,
+            "seed": 42,
+            "max_seq_len": args.max_seq_len,
+            "examples_per_step": 4,
+        },
         **{"packing": False, "checkpointing": False},
     }
     model, examples = prepare(job)
@@ -36,14 +48,20 @@ def main() -> int:
         if parameter.requires_grad
     )
     ids = [row for micro_batch in theirs["ids"] for row in micro_batch]
-    same_ids = all(row[: len(e.ids)] == e.ids for row, e in zip(ids, examples * args.steps, strict=False))
+    same_ids = all(
+        row[: len(e.ids)] == e.ids for row, e in zip(ids, examples * args.steps, strict=False)
+    )
     ours = train(job, model, examples)
     print(f"same adapter at the start: {same_start}; same ids: {same_ids} ({len(ids)} examples)")
     print(f"step | effchal | {theirs['system']} | difference | gradient norms")
-    differences = [abs(one - other) for one, other in zip(ours["losses"], theirs["losses"], strict=True)]
+    differences = [
+        abs(one - other) for one, other in zip(ours["losses"], theirs["losses"], strict=True)
+    ]
     for step, difference in enumerate(differences):
         losses = f"{ours['losses'][step]:.6f} | {theirs['losses'][step]:.6f}"
-        print(f"{step + 1} | {losses} | {difference:.1e} | {ours['norms'][step]:.4f} {theirs['norms'][step]:.4f}")
+        print(
+            f"{step + 1} | {losses} | {difference:.1e} | {ours['norms'][step]:.4f} {theirs['norms'][step]:.4f}"
+        )
     print(f"largest difference {max(differences):.1e}, allowed {TOLERANCE:.0e}")
     return 0 if same_start and same_ids and max(differences) <= TOLERANCE else 1
 

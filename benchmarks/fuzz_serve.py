@@ -18,7 +18,12 @@ from pathlib import Path
 from effchal.serving.ready import free_port, wait_ready
 
 ROOT = Path(__file__).resolve().parents[1]
-CHECKS = ["status_code_conformance", "content_type_conformance", "response_schema_conformance", "unsupported_method"]
+CHECKS = [
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+    "unsupported_method",
+]
 
 
 def main() -> None:
@@ -33,15 +38,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         command = [
             *(sys.executable, "-m", "effchal.serve", "model=tiny", "prompt=plain", "lora=none"),
-            *(f"serve.port={port}", f"hydra.run.dir={folder}", "serve.allow_decoding_override=true"),
+            *(
+                f"serve.port={port}",
+                f"hydra.run.dir={folder}",
+                "serve.allow_decoding_override=true",
+            ),
         ]
         server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
         try:
             if trouble := wait_ready(url, 120, lambda: server.poll() is None):
                 sys.exit(f"error: {trouble}")
             options = ["--checks", ",".join(CHECKS), "--mode", args.mode, "-n", str(args.examples)]
-            options += ["--seed", str(args.seed), "--continue-on-failure", "--no-shrink", "--no-color"]
-            conforms = subprocess.run([args.st, "run", f"{url}/openapi.json", *options], cwd=folder).returncode == 0
+            options += [
+                "--seed",
+                str(args.seed),
+                "--continue-on-failure",
+                "--no-shrink",
+                "--no-color",
+            ]
+            conforms = (
+                subprocess.run(
+                    [args.st, "run", f"{url}/openapi.json", *options], cwd=folder
+                ).returncode
+                == 0
+            )
             told = answers(url)
         finally:
             server.terminate()

@@ -34,8 +34,12 @@ def main() -> None:
     cfg = ModelConfig(name=args.model, dtype=Dtype.float32)
     engine = Engine(load_base_model(cfg, pick_device()), load_tokenizer(cfg))
     file = ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl"
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[: args.texts]]
-    texts = [engine.tokenizer(f"Q: {row['instruction']}\nA: {row['output']}").input_ids for row in rows]
+    rows = [
+        json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[: args.texts]
+    ]
+    texts = [
+        engine.tokenizer(f"Q: {row['instruction']}\nA: {row['output']}").input_ids for row in rows
+    ]
     table = []
     for bucket in ("low", "high"):
         for exit_norm in (False, True):
@@ -43,7 +47,12 @@ def main() -> None:
             counts = compare(engine, texts, layers, exit_norm)
             positions = counts.pop("positions")
             for (what, a, b), count in sorted(counts.items()):
-                row = {"layers": bucket, "exit_norm": exit_norm, "positions": positions, "differs": what}
+                row = {
+                    "layers": bucket,
+                    "exit_norm": exit_norm,
+                    "positions": positions,
+                    "differs": what,
+                }
                 table.append(row | {"a": a, "b": b, "share": round(count / positions, 4)})
                 print(json.dumps(table[-1]), flush=True)
     with (ROOT / "experiments" / "layer_selection" / "results.csv").open("w", newline="") as out:
@@ -52,7 +61,9 @@ def main() -> None:
         writer.writerows(table)
 
 
-def compare(engine: Engine, texts: list[list[int]], layers: tuple[int, ...], exit_norm: bool) -> Counter:
+def compare(
+    engine: Engine, texts: list[list[int]], layers: tuple[int, ...], exit_norm: bool
+) -> Counter:
     """Counts of positions where two selectors pick another layer, or another token."""
     counts: Counter = Counter()
     for first in range(0, len(texts), BATCH):
@@ -65,26 +76,37 @@ def compare(engine: Engine, texts: list[list[int]], layers: tuple[int, ...], exi
     return counts
 
 
-def each(engine: Engine, ids: list[int], layers: tuple[int, ...], exit_norm: bool) -> tuple[Tensor, dict[str, Tensor]]:
+def each(
+    engine: Engine, ids: list[int], layers: tuple[int, ...], exit_norm: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Of one text: the likeliest token after contrasting each layer, (T, K); divergences by selector, (T, K) each."""
     contrast = Dola(layers, exit_norm=exit_norm)
     taps = taps_of([contrast])
     best, divergence = [], {"jsd": [], "official": []}
     with torch.inference_mode():
         states = engine.model.states(
-            torch.tensor([ids]), torch.arange(len(ids))[None], None, None, taps, torch.arange(len(ids))
+            torch.tensor([ids]),
+            torch.arange(len(ids))[None],
+            None,
+            None,
+            taps,
+            torch.arange(len(ids)),
         )
         for part in states.split(POSITIONS_AT_ONCE, dim=1):
             logits: LayerLogits = engine.model.logits(part, taps)
             at = torch.arange(part.shape[1])
             single = [Dola((layer,), exit_norm=exit_norm) for layer in layers]
-            best.append(torch.stack([logits.scores(one, at)[0].argmax(-1) for one in single], dim=-1))
+            best.append(
+                torch.stack([logits.scores(one, at)[0].argmax(-1) for one in single], dim=-1)
+            )
             for selector, found in divergence.items():
                 found.append(logits.divergence(selector).T)
     return torch.cat(best), {selector: torch.cat(found) for selector, found in divergence.items()}
 
 
-def count_position(counts: Counter, alive: list[tuple[tuple[Tensor, dict[str, Tensor]], int]]) -> None:
+def count_position(
+    counts: Counter, alive: list[tuple[tuple[Tensor, dict[str, Tensor]], int]]
+) -> None:
     """Compare the selectors on the rows of a batch that reach this position."""
     at = alive[0][1]
     tokens = torch.stack([best[at] for (best, _), _ in alive])  # (rows, K)

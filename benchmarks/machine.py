@@ -31,12 +31,20 @@ def rates() -> dict[str, Any]:
             result[f"{name}_gflop_per_{unit}"] = round(2 * size**3 / taken_s / 1e9, 1)
     source = torch.randn(2**26, device=device)
     target = source.clone()
-    result["copy_gb_per_s"] = round(2 * source.nbytes / median_s(lambda: target.copy_(source)) / 1e9, 1)
+    result["copy_gb_per_s"] = round(
+        2 * source.nbytes / median_s(lambda: target.copy_(source)) / 1e9, 1
+    )
     cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
-    return result | {"threads": torch.get_num_threads(), "cpu": cpu[1] if cpu else "", "torch": torch.__version__}
+    return result | {
+        "threads": torch.get_num_threads(),
+        "cpu": cpu[1] if cpu else "",
+        "torch": torch.__version__,
+    }
 
 
-def median_s(work: Callable[[], Any], clock: Callable[[], float] = time.perf_counter, runs: int = 5) -> float:
+def median_s(
+    work: Callable[[], Any], clock: Callable[[], float] = time.perf_counter, runs: int = 5
+) -> float:
     """Seconds of one call, after one that is not timed."""
     finish = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     times = []

@@ -36,7 +36,16 @@ LOG = ROOT / "outputs" / "soak_serve.log"  # of the servers
 CLIENTS = 8
 TIE = 1e-4  # two tokens whose log-probabilities are closer may change places
 GROWTH_ALLOWED = 0.03
-TOPICS = ["the sea", "a small town", "prime numbers", "bread", "the year 1900", "rivers of Asia", "chess", "light"]
+TOPICS = [
+    "the sea",
+    "a small town",
+    "prime numbers",
+    "bread",
+    "the year 1900",
+    "rivers of Asia",
+    "chess",
+    "light",
+]
 
 
 def requests_to_repeat() -> list[tuple[str, dict]]:
@@ -48,18 +57,47 @@ def requests_to_repeat() -> list[tuple[str, dict]]:
     for i, topic in enumerate(TOPICS):
         text = f"{shared}Question: what is known about {topic}?\nAnswer:"
         found += [
-            ("/v1/completions", {"prompt": text, "max_tokens": 8 + 5 * i, "temperature": 0, "logprobs": 2}),
             (
                 "/v1/completions",
-                {"prompt": text[-60:], "max_tokens": 20, "temperature": 0, "decoding": dola, "logprobs": 0},
+                {"prompt": text, "max_tokens": 8 + 5 * i, "temperature": 0, "logprobs": 2},
             ),
-            ("/v1/completions", {"prompt": [text, topic], "max_tokens": 12, "decoding": sled, "logprobs": 0}),
-            ("/v1/completions", {"prompt": topic * 20, "max_tokens": 0, "echo": True, "logprobs": 1}),
             (
                 "/v1/completions",
-                {"prompt": topic, "max_tokens": 25, "n": 2, "temperature": 0.7, "seed": i, "logprobs": 0},
+                {
+                    "prompt": text[-60:],
+                    "max_tokens": 20,
+                    "temperature": 0,
+                    "decoding": dola,
+                    "logprobs": 0,
+                },
             ),
-            ("/process", {"prompt": text * (1 + i % 4), "max_new_tokens": 30, "stop_sequences": ["\n\n", "."]}),
+            (
+                "/v1/completions",
+                {"prompt": [text, topic], "max_tokens": 12, "decoding": sled, "logprobs": 0},
+            ),
+            (
+                "/v1/completions",
+                {"prompt": topic * 20, "max_tokens": 0, "echo": True, "logprobs": 1},
+            ),
+            (
+                "/v1/completions",
+                {
+                    "prompt": topic,
+                    "max_tokens": 25,
+                    "n": 2,
+                    "temperature": 0.7,
+                    "seed": i,
+                    "logprobs": 0,
+                },
+            ),
+            (
+                "/process",
+                {
+                    "prompt": text * (1 + i % 4),
+                    "max_new_tokens": 30,
+                    "stop_sequences": ["\n\n", "."],
+                },
+            ),
             (
                 "/v1/chat/completions",
                 {
@@ -97,7 +135,10 @@ def tokens_of(answer: dict) -> list[list[tuple[str, float]]]:
             rows.append([(token["token"], token["logprob"]) for token in told["content"]])
         else:
             rows.append(
-                [(text, value or 0.0) for text, value in zip(told["tokens"], told["token_logprobs"], strict=True)]
+                [
+                    (text, value or 0.0)
+                    for text, value in zip(told["tokens"], told["token_logprobs"], strict=True)
+                ]
             )
     return rows
 
@@ -133,7 +174,12 @@ def streamed_text(path: str, body: dict) -> str:
 
 def hang_up(draw: random.Random) -> None:
     """Ask for much, read a little or nothing, and go."""
-    body = {"prompt": "Once upon a time", "max_tokens": 500, "temperature": 1.0, "stream": draw.random() < 0.5}
+    body = {
+        "prompt": "Once upon a time",
+        "max_tokens": 500,
+        "temperature": 1.0,
+        "stream": draw.random() < 0.5,
+    }
     data = json.dumps(body).encode()
     with socket.create_connection(("127.0.0.1", PORT), timeout=30) as connection:
         head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode()
@@ -146,7 +192,11 @@ def send_garbage(draw: random.Random) -> None:
     bodies = [
         *(b"", b"{", b"[]", b"\xff" * 100, b'{"prompt": 5}', b"[" * 50_000),
         b'{"prompt": "x", "max_tokens": -1, "max_new_tokens": -1}',  # OpenAI's name and HELM's
-        *(json.dumps({"prompt": "word " * 20_000}).encode(), b'{"messages": [{"role": "user"}]}', b'{"tokens": [-1]}'),
+        *(
+            json.dumps({"prompt": "word " * 20_000}).encode(),
+            b'{"messages": [{"role": "user"}]}',
+            b'{"tokens": [-1]}',
+        ),
     ]
     path = draw.choice(["/process", "/v1/completions", "/v1/chat/completions", "/decode"])
     try:
@@ -164,8 +214,17 @@ class Server:
         self.folder = tempfile.TemporaryDirectory()
         command = [
             *(sys.executable, "-m", "effchal.serve", f"model={model}", "prompt=plain", "lora=none"),
-            *(f"serve.port={PORT}", f"hydra.run.dir={self.folder.name}", "serve.allow_decoding_override=true"),
-            *("serve.prefix_gib=0.1", "serve.cache_gib=0.5", "serve.max_prompt_tokens=2000", "model.dtype=float32"),
+            *(
+                f"serve.port={PORT}",
+                f"hydra.run.dir={self.folder.name}",
+                "serve.allow_decoding_override=true",
+            ),
+            *(
+                "serve.prefix_gib=0.1",
+                "serve.cache_gib=0.5",
+                "serve.max_prompt_tokens=2000",
+                "model.dtype=float32",
+            ),
         ]
         with LOG.open("a") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=log)
@@ -196,7 +255,10 @@ class Load:
         self._repeated, self._expected = repeated, expected
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._client, args=(seed,), daemon=True) for seed in range(CLIENTS)]
+        self._threads = [
+            threading.Thread(target=self._client, args=(seed,), daemon=True)
+            for seed in range(CLIENTS)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -221,7 +283,9 @@ class Load:
             if error.code != 503:
                 self.faults.append(f"{error.code}: {error.read()[:200]!r}")
             return str(error.code)
-        except OSError as error:  # refused or cut off: allowed while the server goes down, a fault otherwise
+        except (
+            OSError
+        ) as error:  # refused or cut off: allowed while the server goes down, a fault otherwise
             if not self._stopping.is_set():
                 self.faults.append(repr(error))
             return "refused"
@@ -239,7 +303,12 @@ class Load:
             return "garbage refused"
         number = draw.randrange(len(self._repeated))
         (path, body), expected = self._repeated[number], self._expected[number]
-        if dice < 0.35 and path != "/process" and body.get("n", 1) == 1 and not isinstance(body.get("prompt"), list):
+        if (
+            dice < 0.35
+            and path != "/process"
+            and body.get("n", 1) == 1
+            and not isinstance(body.get("prompt"), list)
+        ):
             choice = expected["choices"][0]
             wanted = choice["text"] if "text" in choice else choice["message"]["content"]
             if streamed_text(path, body) != wanted:
@@ -282,7 +351,9 @@ def main() -> int:
         parser.error(f"a server answers at {URL} already; end it first")
     LOG.parent.mkdir(exist_ok=True)
     LOG.unlink(missing_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with this script
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # so that the server ends with this script
     server = Server(options.model)
     fill_cache()
     repeated = requests_to_repeat()
@@ -295,7 +366,10 @@ def main() -> int:
             load.stop()
             time.sleep(2)
             text = urllib.request.urlopen(f"{URL}/metrics", timeout=60).read().decode()
-            if "effchal_queue_depth 0.0" not in text or post("/process", {"prompt": "x", "max_new_tokens": 2}) is None:
+            if (
+                "effchal_queue_depth 0.0" not in text
+                or post("/process", {"prompt": "x", "max_new_tokens": 2}) is None
+            ):
                 load.faults.append("the queue is not empty")
             exits.append(server.stop())
         else:
@@ -309,7 +383,12 @@ def main() -> int:
         counts += load.counts
         faults += load.faults
     grown = [round(mib[-1] / mib[1] - 1, 4) for mib in memory_mib]
-    result = {"minutes": options.minutes, **dict(counts), "memory_growth": grown, "memory_mib_by_fifths": memory_mib}
+    result = {
+        "minutes": options.minutes,
+        **dict(counts),
+        "memory_growth": grown,
+        "memory_mib_by_fifths": memory_mib,
+    }
     result |= {"exit_codes": exits, "faults": faults[:10]}
     print("RESULT", json.dumps(result))
     return int(bool(faults) or any(exits) or max(grown) > GROWTH_ALLOWED)

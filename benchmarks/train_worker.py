@@ -37,15 +37,21 @@ def prepare(job: dict) -> tuple[nn.Module, list[EncodedExample]]:
     """The model with its adapter, and the job's question and answer pairs, every token after the first a target."""
     cfg = ModelConfig(name=job["model"], dtype=Dtype(job["dtype"]), max_seq_len=job["max_seq_len"])
     encoder = PromptEncoder(load_tokenizer(cfg), compose_config(["prompt=chatml"]).prompt)
-    pairs = [(Turn("user", question), Turn("assistant", answer)) for question, answer in job["pairs"]]
+    pairs = [
+        (Turn("user", question), Turn("assistant", answer)) for question, answer in job["pairs"]
+    ]
     rows = [Example(f"row:{i}", turns) for i, turns in enumerate(pairs)]
-    examples = [encode_example(row, encoder, job["max_seq_len"], loss_on_prompt=True) for row in rows]
+    examples = [
+        encode_example(row, encoder, job["max_seq_len"], loss_on_prompt=True) for row in rows
+    ]
     lora = LoraConfig(r=job["r"], alpha=job["alpha"], target_modules=ALL_LINEAR)
     model = add_adapter(load_base_model(cfg, pick_device()), lora, job["seed"])
     if job.get("library"):
         use_packed_attention(model)
     else:
-        prepare_training(model, ActivationCheckpointing(job.get("keep", "none")), job.get("compile", False))
+        prepare_training(
+            model, ActivationCheckpointing(job.get("keep", "none")), job.get("compile", False)
+        )
     return model.train(), examples
 
 
@@ -60,7 +66,9 @@ def train(job: dict, model: nn.Module, examples: list[EncodedExample]) -> dict:
             group["lr"] = job["lr"] * (1 - step / job["steps"])
         begun, cpu_begun = time.perf_counter(), time.process_time()
         batch = [examples[(step * per_step + i) % len(examples)] for i in range(per_step)]
-        micro_batches = [mb.to(device) for mb in pack(batch, job["max_seq_len"], 1, not job.get("ids"))]
+        micro_batches = [
+            mb.to(device) for mb in pack(batch, job["max_seq_len"], 1, not job.get("ids"))
+        ]
         stats = train_step(model, optimizer, micro_batches, job.get("max_grad_norm", 1.0))
         losses.append(stats.loss)
         norms.append(stats.grad_norm)
@@ -70,14 +78,22 @@ def train(job: dict, model: nn.Module, examples: list[EncodedExample]) -> dict:
             tokens += stats.tokens
             flop += sum(arithmetic(model, job["r"], micro_batch) for micro_batch in micro_batches)
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    result = {"tokens": tokens, "seconds": round(seconds, 2), "cpu_s": round(cpu_s, 2), "peak_gib": round(peak_gib, 2)}
+    result = {
+        "tokens": tokens,
+        "seconds": round(seconds, 2),
+        "cpu_s": round(cpu_s, 2),
+        "peak_gib": round(peak_gib, 2),
+    }
     return result | {"flop": flop, "losses": losses, "norms": norms}
 
 
 def profile(job: dict, model: nn.Module, examples: list[EncodedExample]) -> dict:
     """The processor's time in a step, after one that is not looked at: share of each operation."""
     optimizer, device = make_optimizer(model, TrainConfig(lr=job["lr"])), pick_device()
-    micro_batches = [mb.to(device) for mb in pack(examples[: job["examples_per_step"]], job["max_seq_len"], 1, True)]
+    micro_batches = [
+        mb.to(device)
+        for mb in pack(examples[: job["examples_per_step"]], job["max_seq_len"], 1, True)
+    ]
     train_step(model, optimizer, micro_batches, 1.0)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         train_step(model, optimizer, micro_batches, 1.0)
@@ -93,10 +109,18 @@ def arithmetic(model: nn.Module, r: int, micro_batch: MicroBatch) -> float:
     layers = [m for m in model.modules() if hasattr(m, "base_layer")]
     frozen = sum(layer.base_layer.weight.numel() for layer in layers)
     adapters = sum(r * sum(layer.base_layer.weight.shape) for layer in layers)
-    width = sum(layer.base_layer.weight.shape[1] for name, layer in model.named_modules() if name.endswith("o_proj"))
+    width = sum(
+        layer.base_layer.weight.shape[1]
+        for name, layer in model.named_modules()
+        if name.endswith("o_proj")
+    )
     attention = sum(7 * 2 * width * length * length / 2 for length in micro_batch.lengths)
     per_token = 2 * 2 * frozen + 2 * 3 * adapters
-    return micro_batch.tokens * per_token + micro_batch.target_tokens * 2 * 2 * head(model).weight.numel() + attention
+    return (
+        micro_batch.tokens * per_token
+        + micro_batch.target_tokens * 2 * 2 * head(model).weight.numel()
+        + attention
+    )
 
 
 if __name__ == "__main__":

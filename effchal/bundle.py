@@ -42,7 +42,9 @@ def write_bundle(folder: Path, cfg: Config, model: nn.Module | None, tokenizer: 
     parts.mkdir(parents=True)
     if model is not None:
         # No copy of a base head or embedding, and no question to the hub whether one is needed.
-        model.save_pretrained(parts / "adapter", safe_serialization=True, save_embedding_layers=False)
+        model.save_pretrained(
+            parts / "adapter", safe_serialization=True, save_embedding_layers=False
+        )
     tokenizer.save_pretrained(parts / "tokenizer")
     save_config(cfg, parts / "config.yaml")
     manifest = {
@@ -57,7 +59,9 @@ def write_bundle(folder: Path, cfg: Config, model: nn.Module | None, tokenizer: 
     }
     (parts / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     for path in _files(parts):
-        path.chmod(0o644)  # peft writes weights for their owner alone; a container runs as another user
+        path.chmod(
+            0o644
+        )  # peft writes weights for their owner alone; a container runs as another user
     sync_folder(parts)
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
@@ -85,12 +89,16 @@ def check_bundle(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path} is not a manifest ({error})") from error
     if manifest.get("format") != FORMAT:
-        raise BundleError(f"{path} has format {manifest.get('format')}; this version reads {FORMAT}")
+        raise BundleError(
+            f"{path} has format {manifest.get('format')}; this version reads {FORMAT}"
+        )
     for name, digest in listed.items():
         if not (folder / name).is_file():
             raise BundleError(f"{folder / name} is missing; copy the bundle again")
         if sha256(folder / name) != digest:
-            raise BundleError(f"{folder / name} has changed since the bundle was written; copy the bundle again")
+            raise BundleError(
+                f"{folder / name} has changed since the bundle was written; copy the bundle again"
+            )
     for found in _files(folder):
         name = str(found.relative_to(folder))
         if name not in listed and name != "manifest.json":
@@ -120,7 +128,9 @@ def base_of_bundle(folder: Path, base_model: str | None) -> ModelConfig:
     expected, found = manifest["base_model"]["fingerprint"], base_model_fingerprint(base)
     if expected and found and found != expected:
         wanted = manifest["base_model"]["name"]
-        raise BundleError(f"{base.name} is not the base model of {folder}, which is {wanted}; give base_model=<folder>")
+        raise BundleError(
+            f"{base.name} is not the base model of {folder}, which is {wanted}; give base_model=<folder>"
+        )
     return base
 
 

@@ -16,7 +16,9 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     from effchal.rules import check_rules, summary
 
     if cfg.rules is None:
-        raise ConfigError("no rules to check: give rules=<a file of conf/rules>, e.g. rules=neurips_2023")
+        raise ConfigError(
+            "no rules to check: give rules=<a file of conf/rules>, e.g. rules=neurips_2023"
+        )
     findings = check_rules(cfg.rules, cfg.model, cfg.data_mix, cfg.budget, gpu_names())
     for finding in findings:
         print(f"{'pass' if finding.ok else 'FAIL'}  {finding.rule}: {finding.found}")

@@ -43,20 +43,28 @@ def entry_point(run: Run) -> Callable[[], None]:
             sys.exit(fail(str(error)))
 
     def main() -> None:
-        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise to us instead of printing and exiting
+        os.environ.setdefault(
+            "HYDRA_FULL_ERROR", "1"
+        )  # raise to us instead of printing and exiting
         typed = sys.argv[1:]
         sys.argv += [f"hydra.job.name={job_name(run)}", *run_dir_of_resumed_run(typed)]
         try:
             check_lora_keys(typed)
             if {argument for argument in typed if argument.startswith("-")} in ({"--help"}, {"-h"}):
-                return print_help(run.__globals__["__doc__"], [a for a in typed if not a.startswith("-")])
+                return print_help(
+                    run.__globals__["__doc__"], [a for a in typed if not a.startswith("-")]
+                )
             hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
         except HydraException as error:
             sys.exit(fail(explain(error, Config)))
         except ConfigError as error:
             sys.exit(fail(str(error)))
         except PermissionError as error:
-            sys.exit(fail(f"may not write or read {error.filename}; another output folder: hydra.run.dir=<folder>"))
+            sys.exit(
+                fail(
+                    f"may not write or read {error.filename}; another output folder: hydra.run.dir=<folder>"
+                )
+            )
 
     return main
 
@@ -94,14 +102,18 @@ def compose_config(overrides: list[str]) -> Config:
 
 def check_lora_keys(overrides: list[str]) -> None:
     """Refuse lora.r=8 beside lora=none, where OmegaConf would fail an assertion of its own."""
-    if "lora=none" in overrides and any(override.lstrip("+").startswith("lora.") for override in overrides):
+    if "lora=none" in overrides and any(
+        override.lstrip("+").startswith("lora.") for override in overrides
+    ):
         raise ConfigError("a key below lora was given beside lora=none; leave one of them out")
 
 
 def check_lora_choice(cfg: Config, overrides: list[str]) -> None:
     """An experiment's own keys win over a group typed beside it; here that would bring an adapter back."""
     if "lora=none" in overrides and cfg.lora is not None:
-        raise ConfigError("lora=none does not go with an experiment that sets keys below lora; leave one of them out")
+        raise ConfigError(
+            "lora=none does not go with an experiment that sets keys below lora; leave one of them out"
+        )
 
 
 def job_name(run: Run) -> str:
@@ -124,12 +136,16 @@ def run_dir_of_resumed_run(arguments: list[str]) -> list[str]:
     """A resumed run goes on in its own folder, so that its log does too."""
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key == "resume_from" and Path(value).is_dir():  # Hydra would make a folder that is not there
+        if (
+            key == "resume_from" and Path(value).is_dir()
+        ):  # Hydra would make a folder that is not there
             return [f"hydra.run.dir='{value}'"]
     return []
 
 
-def overlay(frozen: Config, composed: Config, overrides: list[str], allowed: set[str], home: str) -> Config:
+def overlay(
+    frozen: Config, composed: Config, overrides: list[str], allowed: set[str], home: str
+) -> Config:
     """`frozen` with the typed overrides whose top key is in `allowed` on top.
 
     Args:
@@ -150,8 +166,14 @@ def overlay(frozen: Config, composed: Config, overrides: list[str], allowed: set
             OmegaConf.update(result, key, here)
         elif there != here:
             may = ", ".join(sorted(allowed))
-            both = "" if OmegaConf.is_config(there) or OmegaConf.is_config(here) else f" (there {there}, here {here})"
-            raise ConfigError(f"{key} is frozen in {home}/config.yaml{both}; only {may} may be given here")
+            both = (
+                ""
+                if OmegaConf.is_config(there) or OmegaConf.is_config(here)
+                else f" (there {there}, here {here})"
+            )
+            raise ConfigError(
+                f"{key} is frozen in {home}/config.yaml{both}; only {may} may be given here"
+            )
     return to_config(result)
 
 

@@ -19,10 +19,14 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         run_dir = Path(cfg.resume_from)
         if not (run_dir / "results.json").is_file():
             raise ConfigError(f"{run_dir} is no evaluation: it has no results.json")
-        cfg = overlay(load_config(run_dir / "config.yaml"), cfg, overrides, {"resume_from"}, str(run_dir))
+        cfg = overlay(
+            load_config(run_dir / "config.yaml"), cfg, overrides, {"resume_from"}, str(run_dir)
+        )
         cfg.resume_from = None
     elif (run_dir / "results.json").is_file():
-        raise ConfigError(f"{run_dir} holds an evaluation already; go on with it by resume_from={run_dir}")
+        raise ConfigError(
+            f"{run_dir} holds an evaluation already; go on with it by resume_from={run_dir}"
+        )
     else:
         cfg = inference_config(cfg, overrides, {"scenario", "sweep", "evaluate", "name"})
     try:

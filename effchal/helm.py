@@ -29,7 +29,13 @@ from effchal.evaluation.helm.processes import (
     tail,
 )
 from effchal.evaluation.helm.results import SUITE, error_of, read_run, run_folder, table
-from effchal.model_source import Subject, check_same, check_subject, identity, inference_config
+from effchal.model_source import (
+    ModelSource,
+    check_model_source,
+    check_same,
+    identity,
+    inference_config,
+)
 from effchal.serving.ready import free_port, is_ready
 from effchal.tracking import git_commit
 
@@ -47,7 +53,9 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     else:
         cfg = inference_config(cfg, overrides, {"scenario", "serve", "helm", "name"})
     reach_loopback_directly()
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # with what was started stopped
+    signal.signal(
+        signal.SIGTERM, lambda number, _: sys.exit(128 + number)
+    )  # with what was started stopped
     try:
         runs = run(cfg, run_dir)
         print(table(runs))
@@ -60,7 +68,9 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     failed = [f"{each['name']}: {each['error']}" for each in runs if each["status"] == "failed"]
     if failed:
         lines = "\n  ".join(failed)
-        sys.exit(f"error: {len(failed)} of {len(runs)} runs failed; resume_from={run_dir} tries them again\n  {lines}")
+        sys.exit(
+            f"error: {len(failed)} of {len(runs)} runs failed; resume_from={run_dir} tries them again\n  {lines}"
+        )
 
 
 def resumed(cfg: Config, overrides: list[str], run_dir: Path) -> Config:
@@ -75,7 +85,9 @@ def resumed(cfg: Config, overrides: list[str], run_dir: Path) -> Config:
     cfg = overlay(before, cfg, overrides, {"resume_from", "helm"}, str(run_dir))
     for key in ("name", "max_sequence_length"):
         if getattr(cfg.helm, key) != getattr(before.helm, key):
-            raise ConfigError(f"helm.{key} is frozen in {run_dir}/config.yaml: {getattr(before.helm, key)!r}")
+            raise ConfigError(
+                f"helm.{key} is frozen in {run_dir}/config.yaml: {getattr(before.helm, key)!r}"
+            )
     cfg.resume_from = None
     return cfg
 
@@ -104,37 +116,53 @@ def run(cfg: Config, run_dir: Path) -> list[dict[str, Any]]:
     helm_log = (run_dir / HELM_LOG).read_text(encoding="utf-8", errors="replace")
     for each in runs:
         scores = read_run(run_folder(run_dir, each["name"]))
-        each |= {"status": "failed", "error": error_of(helm_log, each["name"])} if scores is None else scores
+        each |= (
+            {"status": "failed", "error": error_of(helm_log, each["name"])}
+            if scores is None
+            else scores
+        )
     failed = any(each["status"] == "failed" for each in runs)
-    write_scores(run_dir, {"status": "failed" if failed else "finished", "model": model, "runs": runs})
+    write_scores(
+        run_dir, {"status": "failed" if failed else "finished", "model": model, "runs": runs}
+    )
     log.info("scores: %s", run_dir / "scores.json")
     return runs
 
 
-def check(cfg: Config) -> Subject:
+def check(cfg: Config) -> ModelSource:
     """The model, after all that can be seen to be wrong without running anything.
 
     Raises:
         ConfigError: it names the key.
     """
     if not cfg.scenario.entries:
-        raise ConfigError("scenario.entries is empty; give at least one, e.g. scenario.entries=[gsm]")
+        raise ConfigError(
+            "scenario.entries is empty; give at least one, e.g. scenario.entries=[gsm]"
+        )
     if cfg.scenario.path is not None and not Path(cfg.scenario.path).is_dir():
         raise ConfigError(f"scenario.path: no folder {cfg.scenario.path} (from {Path.cwd()})")
     if not Path(helm_program(cfg, "helm-run")).is_file():
         where = f"helm.environment={cfg.helm.environment}"
-        raise ConfigError(f"{where} has no bin/helm-run (from {Path.cwd()}); bash scripts/helm.sh makes .venv-helm")
+        raise ConfigError(
+            f"{where} has no bin/helm-run (from {Path.cwd()}); bash scripts/helm.sh makes .venv-helm"
+        )
     if cfg.helm.threads > cfg.serve.max_waiting:
         limit = cfg.serve.max_waiting
-        raise ConfigError(f"helm.threads={cfg.helm.threads} is more than serve.max_waiting={limit}; raise that, too")
+        raise ConfigError(
+            f"helm.threads={cfg.helm.threads} is more than serve.max_waiting={limit}; raise that, too"
+        )
     if cfg.helm.url is not None and not is_ready(cfg.helm.url.rstrip("/")):
-        raise ConfigError(f"helm.url={cfg.helm.url}: GET /ready is not answered with 200; is the server up?")
-    return check_subject(cfg)
+        raise ConfigError(
+            f"helm.url={cfg.helm.url}: GET /ready is not answered with 200; is the server up?"
+        )
+    return check_model_source(cfg)
 
 
 def helm_version(cfg: Config) -> str:
     found = Path(cfg.helm.environment).glob("lib/python*/site-packages/crfm_helm-*.dist-info")
-    return next((path.name.removesuffix(".dist-info").partition("-")[2] for path in found), "unknown")
+    return next(
+        (path.name.removesuffix(".dist-info").partition("-")[2] for path in found), "unknown"
+    )
 
 
 def begin(cfg: Config, run_dir: Path, model: dict[str, Any]) -> list[dict[str, Any]]:
@@ -147,16 +175,26 @@ def begin(cfg: Config, run_dir: Path, model: dict[str, Any]) -> list[dict[str, A
     if scores.is_file():
         check_same(json.loads(scores.read_text())["model"], model, run_dir)
     else:
-        wanted = {"entries": cfg.scenario.entries, "model": model["name"], "offline": cfg.scenario.path is not None}
+        wanted = {
+            "entries": cfg.scenario.entries,
+            "model": model["name"],
+            "offline": cfg.scenario.path is not None,
+        }
         wanted |= {"output_path": str(run_dir), "local_path": str(run_dir / "prod_env")}
         task.write_text(json.dumps(wanted))
         if cfg.scenario.path is not None:
             place_data(Path(cfg.scenario.path), run_dir / "scenarios")
         with inside(cfg, run_dir, "prepare", str(task)) as process:
             if process.wait() != 0:
-                raise ConfigError(f"HELM does not start; the end of its log:\n{tail(run_dir / HELM_LOG)}")
+                raise ConfigError(
+                    f"HELM does not start; the end of its log:\n{tail(run_dir / HELM_LOG)}"
+                )
     entries = json.loads(task.read_text())["prepared"]
-    wrong = [f"scenario.entries has {each['entry']}: {each['error']}" for each in entries if "error" in each]
+    wrong = [
+        f"scenario.entries has {each['entry']}: {each['error']}"
+        for each in entries
+        if "error" in each
+    ]
     if wrong:
         raise ConfigError("\n  ".join(wrong))
     save_config(cfg, run_dir / "config.yaml")
@@ -170,12 +208,17 @@ def summarise(cfg: Config, run_dir: Path) -> None:
     command += ["--local-path", str(run_dir / "prod_env")]
     with child(command, run_dir / HELM_LOG, signal.SIGKILL, env=helm_environment(cfg)) as process:
         if process.wait() != 0:
-            log.warning("helm-summarize failed, so HELM's page lacks what is new; see %s", run_dir / HELM_LOG)
+            log.warning(
+                "helm-summarize failed, so HELM's page lacks what is new; see %s",
+                run_dir / HELM_LOG,
+            )
 
 
 def write_scores(run_dir: Path, scores: dict[str, Any]) -> None:
     parts = run_dir / "scores.tmp"
-    parts.write_text(json.dumps(scores | {"versions": versions(), "git_commit": git_commit()}, indent=2) + "\n")
+    parts.write_text(
+        json.dumps(scores | {"versions": versions(), "git_commit": git_commit()}, indent=2) + "\n"
+    )
     parts.replace(run_dir / "scores.json")
 
 

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 from effchal.cli import overlay
 from effchal.config import Config, ConfigError, ModelConfig, load_config
 
-if TYPE_CHECKING:  # torch comes with them; a server's master process should stay small and fork cleanly
+if (
+    TYPE_CHECKING
+):  # torch comes with them; a server's master process should stay small and fork cleanly
     from effchal.decoding.engine import Engine
     from effchal.model.load import ModelShape
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelSource:
     """A model that was checked and not loaded yet."""
 
     bundle: Path | None
@@ -29,13 +31,17 @@ def inference_config(cfg: Config, overrides: list[str], free: set[str]) -> Confi
     """
     if cfg.bundle is None:
         if cfg.lora is not None:
-            raise ConfigError("no model: give bundle=<folder>, or lora=none for the plain base model")
+            raise ConfigError(
+                "no model: give bundle=<folder>, or lora=none for the plain base model"
+            )
         return cfg
     allowed = {"decoding", "bundle", "base_model"} | free
-    return overlay(load_config(Path(cfg.bundle) / "config.yaml"), cfg, overrides, allowed, cfg.bundle)
+    return overlay(
+        load_config(Path(cfg.bundle) / "config.yaml"), cfg, overrides, allowed, cfg.bundle
+    )
 
 
-def check_subject(cfg: Config) -> Subject:
+def check_model_source(cfg: Config) -> ModelSource:
     """What can be wrong with a bundle or a base model, before any weight is read.
 
     Raises:
@@ -46,15 +52,18 @@ def check_subject(cfg: Config) -> Subject:
 
     bundle = None if cfg.bundle is None else Path(cfg.bundle)
     base = cfg.model if bundle is None else base_of_bundle(bundle, cfg.base_model)
-    return Subject(bundle, base, model_shape(base))
+    return ModelSource(bundle, base, model_shape(base))
 
 
-def identity(subject: Subject) -> dict[str, Any]:
+def identity(subject: ModelSource) -> dict[str, Any]:
     """Plain values that tell one bundle or base model from another, to be kept with what was measured of it."""
     from effchal.bundle import base_model_fingerprint, sha256
 
     manifest = None if subject.bundle is None else sha256(subject.bundle / "manifest.json")
-    bundle = {"bundle": None if subject.bundle is None else str(subject.bundle), "manifest_sha256": manifest}
+    bundle = {
+        "bundle": None if subject.bundle is None else str(subject.bundle),
+        "manifest_sha256": manifest,
+    }
     base = {"base_model": subject.base.name, "revision": subject.base.revision}
     return bundle | base | {"fingerprint": base_model_fingerprint(subject.base)}
 
@@ -63,10 +72,12 @@ def check_same(before: dict[str, Any], now: dict[str, Any], run_dir: Path) -> No
     """Raises ConfigError where a resumed run would go on with another model."""
     changed = [key for key in now if now[key] != before.get(key)]
     if changed:
-        raise ConfigError(f"{run_dir} was begun with another model ({', '.join(changed)} differ); start anew")
+        raise ConfigError(
+            f"{run_dir} was begun with another model ({', '.join(changed)} differ); start anew"
+        )
 
 
-def load_subject_tokenizer(subject: Subject) -> Any:
+def load_source_tokenizer(subject: ModelSource) -> Any:
     from effchal.bundle import load_bundle_tokenizer
     from effchal.model.load import load_tokenizer
 
@@ -75,7 +86,7 @@ def load_subject_tokenizer(subject: Subject) -> Any:
     return load_bundle_tokenizer(subject.bundle, subject.base)
 
 
-def load_engine(subject: Subject) -> "Engine":
+def load_engine(subject: ModelSource) -> "Engine":
     from effchal.bundle import load_bundle_model
     from effchal.decoding.engine import Engine
     from effchal.model.load import load_base_model, pick_device
@@ -84,4 +95,4 @@ def load_engine(subject: Subject) -> "Engine":
         model = load_base_model(subject.base, pick_device())
     else:
         model = load_bundle_model(subject.bundle, subject.base, pick_device())
-    return Engine(model, load_subject_tokenizer(subject))
+    return Engine(model, load_source_tokenizer(subject))

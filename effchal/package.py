@@ -12,7 +12,9 @@ from effchal.model.load import load_tokenizer
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     if cfg.lora is not None:
-        raise ConfigError("a run writes the bundle of its adapter itself; for the plain base model add lora=none")
+        raise ConfigError(
+            "a run writes the bundle of its adapter itself; for the plain base model add lora=none"
+        )
     write_bundle(output_dir / "bundle", cfg, None, load_tokenizer(cfg.model))
     logging.getLogger("effchal.package").info("bundle: %s", output_dir / "bundle")
 

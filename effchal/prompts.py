@@ -55,7 +55,11 @@ class PromptEncoder:
 
     def raw_ids(self, text: str) -> list[int]:
         """Ids of a whole prompt that its author spelled: special tokens count, nothing is put before it."""
-        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids if text else []
+        return (
+            self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+            if text
+            else []
+        )
 
     def chat_template(self) -> str:
         """These templates as a Jinja template like those of transformers, for clients that build prompts themselves."""
@@ -80,7 +84,9 @@ class PromptEncoder:
             ValueError: no turn, or the last one is an answer.
         """
         if not turns or turns[-1].role == "assistant":
-            raise ValueError("a prompt needs at least one turn, and the last one must not be an answer")
+            raise ValueError(
+                "a prompt needs at least one turn, and the last one must not be an answer"
+            )
         return self.conversation_ids(turns)[0]
 
     def conversation_ids(self, turns: list[Turn]) -> tuple[list[int], list[bool]]:
@@ -95,7 +101,11 @@ class PromptEncoder:
             if turn.role == "assistant":
                 piece = [*self._fill(self.templates.assistant, turn.content), self.eos_id]
             else:
-                before = self.templates.after_answer if position and turns[position - 1].role == "assistant" else ""
+                before = (
+                    self.templates.after_answer
+                    if position and turns[position - 1].role == "assistant"
+                    else ""
+                )
                 piece = self._fill(before + getattr(self.templates, turn.role), turn.content)
             ids += piece
             is_answer += [turn.role == "assistant"] * len(piece)
@@ -114,5 +124,7 @@ class PromptEncoder:
 
 def _jinja(template: str) -> str:
     """A template with `{content}` as Jinja, everything else literal."""
-    literal = [f"{{{{ {json.dumps(part)} }}}}" if part else "" for part in template.split("{content}")]
+    literal = [
+        f"{{{{ {json.dumps(part)} }}}}" if part else "" for part in template.split("{content}")
+    ]
     return "{{ message['content'] }}".join(literal)

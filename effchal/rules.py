@@ -4,7 +4,14 @@ import logging
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-from effchal.config import BudgetConfig, Config, ConfigError, DataMixConfig, ModelConfig, RulesConfig
+from effchal.config import (
+    BudgetConfig,
+    Config,
+    ConfigError,
+    DataMixConfig,
+    ModelConfig,
+    RulesConfig,
+)
 from effchal.config.choices import Origin
 
 log = logging.getLogger(__name__)
@@ -19,7 +26,11 @@ class Finding:
 
 
 def check_rules(
-    rules: RulesConfig, model: ModelConfig, data_mix: DataMixConfig, budget: BudgetConfig, gpus: list[str]
+    rules: RulesConfig,
+    model: ModelConfig,
+    data_mix: DataMixConfig,
+    budget: BudgetConfig,
+    gpus: list[str],
 ) -> list[Finding]:
     """One finding for each rule.
 
@@ -40,7 +51,7 @@ def check_rules(
     ]
 
 
-def hold_rules(cfg: Config, gpus: list[str]) -> None:
+def enforce_rules(cfg: Config, gpus: list[str]) -> None:
     """Say which rules a run breaks, before work is spent on it.
 
     Raises:
@@ -50,9 +61,7 @@ def hold_rules(cfg: Config, gpus: list[str]) -> None:
         return
     findings = check_rules(cfg.rules, cfg.model, cfg.data_mix, cfg.budget, gpus)
     if not all(finding.ok for finding in findings):
-        told = (
-            f"{summary(cfg.rules, findings)}; python -m effchal.check says what would pass, rules=none leaves them out"
-        )
+        told = f"{summary(cfg.rules, findings)}; python -m effchal.check says what would pass, rules=none leaves them out"
         if cfg.rules.enforce:
             raise ConfigError(told)
         log.warning(told)
@@ -82,7 +91,10 @@ def _one_gpu(rules: RulesConfig, gpus: list[str]) -> Finding:
     allowed = " or ".join(rules.gpus)
     ok = len(gpus) == 1 and any(part in gpus[0] for part in rules.gpus)
     return Finding(
-        f"one {allowed}", ", ".join(gpus) or "no GPU", ok, "train on such a card, alone (CUDA_VISIBLE_DEVICES)"
+        f"one {allowed}",
+        ", ".join(gpus) or "no GPU",
+        ok,
+        "train on such a card, alone (CUDA_VISIBLE_DEVICES)",
     )
 
 
@@ -93,15 +105,20 @@ def _sources(rules: RulesConfig, data_mix: DataMixConfig) -> list[Finding]:
         key = f"data_mix.sources.{name}"
         licensed = source.license != "unknown"
         findings.append(
-            Finding(f"{name}: open, with a licence", source.license, licensed, f"{key}.license=<its licence>")
+            Finding(
+                f"{name}: open, with a licence",
+                source.license,
+                licensed,
+                f"{key}.license=<its licence>",
+            )
         )
-        permitted = source.origin is Origin.llm and (rules.llm_data or source.llm_license is not None)
+        permitted = source.origin is Origin.llm and (
+            rules.llm_data or source.llm_license is not None
+        )
         found = source.origin.value
         if source.origin is Origin.llm:
             found += f", llm_license={source.llm_license}"
-        remedy = (
-            f"{key}.origin=people if no LLM wrote any of it; if one did, =llm and {key}.llm_license=<what allows it>"
-        )
+        remedy = f"{key}.origin=people if no LLM wrote any of it; if one did, =llm and {key}.llm_license=<what allows it>"
         ok = source.origin is Origin.people or permitted
         findings.append(Finding(f"{name}: no LLM wrote it without permission", found, ok, remedy))
     return findings

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from effchal.config import ConfigError
 
-REHEARSAL = ".rehearsal_"  # beginning of the name of a folder that a killed process may leave
+DRY_RUN_PREFIX = ".rehearsal_"  # beginning of the name of a folder that a killed process may leave
 
 
 @contextlib.contextmanager
@@ -26,11 +26,13 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             owner = file.read().strip() or "unknown"
-            raise ConfigError(f"{run_dir} is in use by process {owner}; wait for it, or take another folder") from error
+            raise ConfigError(
+                f"{run_dir} is in use by process {owner}; wait for it, or take another folder"
+            ) from error
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        for folder in run_dir.glob(f"{REHEARSAL}*"):
+        for folder in run_dir.glob(f"{DRY_RUN_PREFIX}*"):
             shutil.rmtree(folder, ignore_errors=True)
         for parts in (run_dir / "checkpoint").glob(".step_*"):
             parts.unlink(missing_ok=True)

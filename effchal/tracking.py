@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 class Tracker:
     """Appends one JSON object a record to metrics.jsonl; nothing else can stop or slow a run."""
 
-    def __init__(self, run_dir: Path, cfg: TrackConfig, run_name: str, config: dict[str, Any]) -> None:
+    def __init__(
+        self, run_dir: Path, cfg: TrackConfig, run_name: str, config: dict[str, Any]
+    ) -> None:
         self._file = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
         self._mirror = None
         if cfg.wandb is not WandbMode.off:
@@ -54,7 +56,9 @@ class Tracker:
 class _WandbMirror:
     """A thread of its own talks to wandb, so that a slow or dead network is never waited for."""
 
-    def __init__(self, run_dir: Path, cfg: TrackConfig, run_name: str, config: dict[str, Any]) -> None:
+    def __init__(
+        self, run_dir: Path, cfg: TrackConfig, run_name: str, config: dict[str, Any]
+    ) -> None:
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
         self._thread = threading.Thread(
             target=self._work, args=(run_dir, cfg, run_name, config), name="wandb", daemon=True
@@ -78,7 +82,9 @@ class _WandbMirror:
             while True:
                 kind, value = self._queue.get()
                 if kind == "log":
-                    run.log({key: v for key, v in value.items() if key != "step"}, step=value["step"])
+                    run.log(
+                        {key: v for key, v in value.items() if key != "step"}, step=value["step"]
+                    )
                 elif kind == "bundle":
                     artifact = wandb.Artifact("bundle", type="model")
                     artifact.add_dir(str(value))
@@ -90,7 +96,9 @@ class _WandbMirror:
             log.warning("wandb stopped (%s); metrics.jsonl goes on", error)
 
     @staticmethod
-    def _start(wandb: Any, run_dir: Path, cfg: TrackConfig, run_name: str, config: dict[str, Any]) -> Any:
+    def _start(
+        wandb: Any, run_dir: Path, cfg: TrackConfig, run_name: str, config: dict[str, Any]
+    ) -> Any:
         common = {
             "project": cfg.project,
             "name": run_name,
@@ -103,7 +111,10 @@ class _WandbMirror:
                 settings = wandb.Settings(init_timeout=20, silent=True)
                 return wandb.init(mode="online", settings=settings, **common)
             except Exception as error:  # no key, no network: keep the record on disk
-                log.warning("wandb cannot go online (%s); recording offline, `wandb sync` sends it later", error)
+                log.warning(
+                    "wandb cannot go online (%s); recording offline, `wandb sync` sends it later",
+                    error,
+                )
         return wandb.init(mode="offline", settings=wandb.Settings(silent=True), **common)
 
 
@@ -137,7 +148,13 @@ def progress_bar(total: int, done: int, unit: str) -> Iterator[Any]:
     from rich.console import Console
     from rich.highlighter import NullHighlighter
     from rich.logging import RichHandler
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     if not console.is_terminal:

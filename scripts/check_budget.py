@@ -53,12 +53,16 @@ def one_run(seed: int, folder: Path) -> dict:
     draw = random.Random(seed)
     limit_s = draw.uniform(LEAST_S, MOST_S)
     cfg = compose_config(["model=tiny", "data_mix=quickstart", "rules=none", "train.epochs=1000"])
-    cfg.budget = BudgetConfig(hours=limit_s / 3600, enforce=False)  # what earlier runs say must not refuse it
+    cfg.budget = BudgetConfig(
+        hours=limit_s / 3600, enforce=False
+    )  # what earlier runs say must not refuse it
     cfg.train.examples_per_step, cfg.train.warmup_steps, cfg.train.packing = 16, 3, False
     cfg.train.validate_every = cfg.train.checkpoint_every = 5
     real = training.train_step, training.save_checkpoint, training.write_bundle, step.target_loss
     slow_save = draw.uniform(0.0, 0.05) * limit_s
-    training.train_step = slowed(real[0], draw, 0.05, 0.05, 0.1 * limit_s)  # a stall of up to a tenth of the limit
+    training.train_step = slowed(
+        real[0], draw, 0.05, 0.05, 0.1 * limit_s
+    )  # a stall of up to a tenth of the limit
     training.save_checkpoint = slowed(real[1], draw, slow_save, 0.0, 0.0)
     training.write_bundle = slowed(real[2], draw, slow_save, 0.0, 0.0)
     if seed % 2:
@@ -68,7 +72,9 @@ def one_run(seed: int, folder: Path) -> dict:
         with StopSignals() as signals:
             code = training.run(cfg, folder, signals)
     finally:
-        training.train_step, training.save_checkpoint, training.write_bundle, step.target_loss = real
+        training.train_step, training.save_checkpoint, training.write_bundle, step.target_loss = (
+            real
+        )
     seconds = time.monotonic() - start
     record = json.loads((folder / "run.json").read_text())
     base_of_bundle(folder / "bundle", None)  # raises if a byte is wrong

@@ -32,9 +32,15 @@ SAVES = 6  # until the disk is filled
 
 
 def config():
-    cfg = compose_config(["model=tiny", "data_mix=quickstart", "rules=none", "prompt=plain", "train.epochs=50"])
+    cfg = compose_config(
+        ["model=tiny", "data_mix=quickstart", "rules=none", "prompt=plain", "train.epochs=50"]
+    )
     cfg.train.max_steps, cfg.train.examples_per_step, cfg.train.warmup_steps = STEPS, 4, 3
-    cfg.train.checkpoint_every, cfg.train.validate_every, cfg.budget.side_work_share = 1, 10, 1.0
+    cfg.train.checkpoint_every, cfg.train.validate_every, cfg.budget.periodic_work_share = (
+        1,
+        10,
+        1.0,
+    )
     cfg.lora.dropout = 0.1  # so that the state of the random numbers matters
     return cfg
 
@@ -130,12 +136,18 @@ def check_disk(undisturbed: bytes, folder: Path) -> dict:
         wait(child)
         os.close(reader)
         same = weights(folder / "run") == undisturbed
-        return {"full_disk": "resumed" if same and first != 0 else "wrong", "exit_code": first, "kept": reached}
+        return {
+            "full_disk": "resumed" if same and first != 0 else "wrong",
+            "exit_code": first,
+            "kept": reached,
+        }
     finally:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def disturbed_run(folder: Path, draw: random.Random, most: int, count: Counter, lost: list[int]) -> int:
+def disturbed_run(
+    folder: Path, draw: random.Random, most: int, count: Counter, lost: list[int]
+) -> int:
     """One run, killed and gone on with until it ends; at most `most` kills over all runs. Its exit code."""
     while True:
         child, reader = start(folder)
@@ -173,7 +185,11 @@ def main() -> int:
             code = disturbed_run(folder, draw, options.kills, count, lost)
             count["runs"] += 1
             count["same_weights" if code == 0 and weights(folder) == undisturbed else "wrong"] += 1
-        result = dict(count) | {"most_steps_lost": max(lost, default=0)} | check_disk(undisturbed, Path(place) / "disk")
+        result = (
+            dict(count)
+            | {"most_steps_lost": max(lost, default=0)}
+            | check_disk(undisturbed, Path(place) / "disk")
+        )
     print("RESULT", json.dumps(result))
     return int(count["wrong"] > 0 or result["full_disk"] == "wrong")
 

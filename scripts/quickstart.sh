@@ -27,7 +27,7 @@ print(f"""
   answer        {answer['text'].strip()}
                 ({len(answer['tokens'])} tokens in {answer['request_time']:.1f} s)
 
-  held-out loss {record['heldout_before']:.3f} before, {record['heldout_loss']:.3f} after {record['step']} steps
+  validation loss {record['validation_loss_before']:.3f} before, {record['validation_loss']:.3f} after {record['step']} steps
   status        {record['status']}, {record['spent_s']:.0f} s, peak {record['peak_memory_gib']:.1f} GiB
   bundle        {run}/bundle
 

@@ -19,7 +19,9 @@ from effchal.config import (
 from effchal.config import TrainConfig as Train
 from effchal.config.choices import DataFormat, Dtype
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches a hub; read when the hub client is first imported
+os.environ["HF_HUB_OFFLINE"] = (
+    "1"  # no test reaches a hub; read when the hub client is first imported
+)
 
 
 @pytest.fixture(autouse=True)
@@ -40,11 +42,22 @@ def tiny_cfg() -> Config:
         model=ModelConfig(name="builtin:tiny", dtype=Dtype.float32, max_seq_len=512),
         data_mix=DataMixConfig(
             sources={
-                "talk": DataSourceConfig(path="builtin:conversations.jsonl", format=DataFormat.lima),
-                "tasks": DataSourceConfig(path="builtin:instructions.jsonl", format=DataFormat.platypus),
+                "talk": DataSourceConfig(
+                    path="builtin:conversations.jsonl", format=DataFormat.lima
+                ),
+                "tasks": DataSourceConfig(
+                    path="builtin:instructions.jsonl", format=DataFormat.platypus
+                ),
             }
         ),
-        train=Train(max_steps=6, examples_per_step=4, lr=1e-2, warmup_steps=1, validate_every=3, checkpoint_every=2),
+        train=Train(
+            max_steps=6,
+            examples_per_step=4,
+            lr=1e-2,
+            warmup_steps=1,
+            validate_every=3,
+            checkpoint_every=2,
+        ),
         budget=BudgetConfig(hours=1.0, reserve_minutes=1.0),
     )
 
@@ -92,7 +105,7 @@ def service(tiny_engine):
     service = Service(cfg, "tiny")
     service.set_ready(tiny_engine)
     yield service
-    service.batcher.stop()
+    service.scheduler.stop()
     tiny_engine.clear()
 
 
@@ -105,20 +118,20 @@ def client(service):
 
 @pytest.fixture
 def start(tiny_engine):
-    """A batcher on the tiny engine, by serve.* keys; stopped at the end."""
-    from effchal.decoding.prefix_cache import PrefixStore
+    """A scheduler on the tiny engine, by serve.* keys; stopped at the end."""
+    from effchal.decoding.prefix_cache import PrefixCache
     from effchal.serving.metrics import Metrics
-    from effchal.serving.scheduler import Batcher
+    from effchal.serving.scheduler import Scheduler
 
     started = []
 
     def make(engine=tiny_engine, **keys):
-        batcher = Batcher(engine, ServeConfig(**keys), Metrics())
-        started.append(batcher)
-        return batcher
+        scheduler = Scheduler(engine, ServeConfig(**keys), Metrics())
+        started.append(scheduler)
+        return scheduler
 
     yield make
-    for batcher in started:
-        batcher.stop()
+    for scheduler in started:
+        scheduler.stop()
     tiny_engine.clear()
-    tiny_engine.prefixes = PrefixStore(float("inf"))
+    tiny_engine.prefix_cache = PrefixCache(float("inf"))

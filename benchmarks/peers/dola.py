@@ -17,8 +17,12 @@ config = AutoConfig.from_pretrained(sys.argv[1])
 rope = json.loads((Path(sys.argv[1]) / "config.json").read_text()).get("rope_parameters")
 if rope:  # as transformers 5 writes it; 4 would pass over it and turn by another angle
     config.rope_theta = rope["rope_theta"]
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], config=config, torch_dtype=torch.float32).eval()
-model.generation_config.eos_token_id = None  # an end-of-sequence token is a token like others: every answer is as long
+model = AutoModelForCausalLM.from_pretrained(
+    sys.argv[1], config=config, torch_dtype=torch.float32
+).eval()
+model.generation_config.eos_token_id = (
+    None  # an end-of-sequence token is a token like others: every answer is as long
+)
 answers = []
 for ids in job["prompts"]:
     prompt = torch.tensor([ids])

@@ -36,5 +36,9 @@ def seconds(new_tokens: int) -> float:
 seconds(4)
 taken = statistics.median(seconds(job["new_tokens"]) for _ in range(job["runs"]))
 tokens = len(prompts) * job["new_tokens"]
-result = {"system": f"transformers {transformers.__version__}", "dtype": sys.argv[2], "batch": len(prompts)}
+result = {
+    "system": f"transformers {transformers.__version__}",
+    "dtype": sys.argv[2],
+    "batch": len(prompts),
+}
 print("RESULT", json.dumps(result | {"tokens_per_s": round(tokens / taken, 1)}))

@@ -47,7 +47,11 @@ def main() -> None:
     expected = own.loglikelihood(requests)
     difference = max(abs(a[0] - b[0]) for a, b in zip(theirs, expected, strict=True))
     flags = sum(a[1] == b[1] for a, b in zip(theirs, expected, strict=True))
-    told = {"requests": len(requests), "largest_difference": difference, "equal_greedy_flags": flags}
+    told = {
+        "requests": len(requests),
+        "largest_difference": difference,
+        "equal_greedy_flags": flags,
+    }
     print("RESULT " + json.dumps(told | {"greedy": sum(flag for _, flag in expected)}))
 
 

@@ -28,15 +28,22 @@ assert "".join(pieces) == text
 assert len(pieces) > 6
 print("streamed completion:", len(pieces), "pieces")
 
-several = client.completions.create(model=model, prompt=["a", "b"], n=2, max_tokens=4, temperature=1.0, seed=1)
+several = client.completions.create(
+    model=model, prompt=["a", "b"], n=2, max_tokens=4, temperature=1.0, seed=1
+)
 assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
 
 stop = text[len(text) // 2 :][:3]
-cut = client.completions.create(model=model, prompt="The capital of France is", max_tokens=12, temperature=0, stop=stop)
+cut = client.completions.create(
+    model=model, prompt="The capital of France is", max_tokens=12, temperature=0, stop=stop
+)
 assert cut.choices[0].text == text[: text.index(stop)]
 assert cut.choices[0].finish_reason == "stop"
 
-messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a colour."}]
+messages = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Name a colour."},
+]
 chat = client.chat.completions.create(
     model=model, messages=messages, max_tokens=12, temperature=0, logprobs=True, top_logprobs=3
 )
@@ -46,7 +53,11 @@ assert all(len(token.top_logprobs) <= 3 for token in chat.choices[0].logprobs.co
 print("chat:", repr(said))
 
 options = {"stream": True, "stream_options": {"include_usage": True}}
-chunks = list(client.chat.completions.create(model=model, messages=messages, max_tokens=12, temperature=0, **options))
+chunks = list(
+    client.chat.completions.create(
+        model=model, messages=messages, max_tokens=12, temperature=0, **options
+    )
+)
 streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
 assert streamed == said
 assert chunks[-1].usage.total_tokens == chat.usage.total_tokens

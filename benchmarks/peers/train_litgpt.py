@@ -29,7 +29,9 @@ with tempfile.TemporaryDirectory() as folder:
     checkpoint = Path(folder) / "HuggingFaceTB" / "SmolLM2-135M-Instruct"
     shutil.copytree(job["model"], checkpoint)
     pairs = Path(folder) / "pairs.json"
-    pairs.write_text(json.dumps([{"instruction": q, "input": "", "output": a} for q, a in job["pairs"]]))
+    pairs.write_text(
+        json.dumps([{"instruction": q, "input": "", "output": a} for q, a in job["pairs"]])
+    )
     litgpt("convert_to_litgpt", checkpoint)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     output = litgpt(
@@ -39,7 +41,16 @@ with tempfile.TemporaryDirectory() as folder:
         *("--train.max_seq_length", job["max_seq_len"], "--train.max_steps", job["steps"]),
         *("--train.micro_batch_size", 2, "--train.global_batch_size", job["examples_per_step"]),
         *("--eval.initial_validation", "false", "--eval.final_validation", "false"),
-        *("--lora_r", job["r"], "--lora_alpha", job["alpha"], "--lora_query", "true", "--lora_key", "true"),
+        *(
+            "--lora_r",
+            job["r"],
+            "--lora_alpha",
+            job["alpha"],
+            "--lora_query",
+            "true",
+            "--lora_key",
+            "true",
+        ),
         *("--lora_value", "true", "--lora_projection", "true", "--lora_mlp", "true"),
     )
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -47,7 +58,9 @@ with tempfile.TemporaryDirectory() as folder:
         "system": "litgpt 0.5.13",
         "tokens": int(re.search(r"Tokens w/ Prompt\s*:\s*(\d+)", output)[1]),
         "seconds": float(re.search(r"Training Time\s*:\s*([\d.]+)", output)[1]),
-        "cpu_s": round(used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime, 2),  # of its start, too
+        "cpu_s": round(
+            used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime, 2
+        ),  # of its start, too
         "peak_gib": round(used.ru_maxrss / 2**20, 2),
         "losses": [float(loss) for loss in re.findall(r"loss train: ([\d.]+)", output)],
     }

@@ -31,7 +31,9 @@ class Watch(TrainerCallback):
         self.ends, self.losses, self.norms = [], [], []
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.ends.append((time.perf_counter(), time.process_time(), int(state.num_input_tokens_seen)))
+        self.ends.append(
+            (time.perf_counter(), time.process_time(), int(state.num_input_tokens_seen))
+        )
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:
@@ -52,7 +54,10 @@ micro_batches = []
 if job.get("ids"):  # its template would put a system prompt in front
     rows = [{"input_ids": ids} for ids in job["ids"]]
 else:
-    turns = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in job["pairs"]]
+    turns = [
+        [{"role": "user", "content": q}, {"role": "assistant", "content": a}]
+        for q, a in job["pairs"]
+    ]
     rows = [{"messages": conversation} for conversation in turns]
 watch = Watch()
 dtype = getattr(torch, job["dtype"])
@@ -60,7 +65,9 @@ trainer = UnroundedTrainer(
     model=AutoModelForCausalLM.from_pretrained(job["model"], dtype=dtype),
     processing_class=AutoTokenizer.from_pretrained(job["model"]),
     train_dataset=Dataset.from_list(rows),
-    peft_config=LoraConfig(r=job["r"], lora_alpha=job["alpha"], target_modules="all-linear", task_type="CAUSAL_LM"),
+    peft_config=LoraConfig(
+        r=job["r"], lora_alpha=job["alpha"], target_modules="all-linear", task_type="CAUSAL_LM"
+    ),
     callbacks=[watch],
     args=trl.SFTConfig(
         output_dir=tempfile.mkdtemp(),
@@ -81,7 +88,9 @@ trainer = UnroundedTrainer(
         seed=job["seed"],
     ),
 )
-initial = {name: p.detach().sum().item() for name, p in trainer.model.named_parameters() if p.requires_grad}
+initial = {
+    name: p.detach().sum().item() for name, p in trainer.model.named_parameters() if p.requires_grad
+}
 trainer.train()
 (start_s, cpu_before_s, tokens_before), (end_s, cpu_s, tokens) = (
     watch.ends[0],
@@ -99,7 +108,9 @@ result = {
 if job.get("ids"):
     # training_step gives its share of the step's loss.
     shares = [share for share, _ in micro_batches]
-    result["losses"] = [sum(shares[i : i + accumulated]) for i in range(0, len(shares), accumulated)]
+    result["losses"] = [
+        sum(shares[i : i + accumulated]) for i in range(0, len(shares), accumulated)
+    ]
     result["norms"] = watch.norms
     result["ids"] = [ids for _, ids in micro_batches]
     result["initial"] = initial

@@ -46,7 +46,7 @@ class PlanDevice(Enum):
 
 class BundleOf(Enum):
     last = "last"
-    best = "best"  # of the lowest held-out loss
+    best = "best"  # of the lowest validation loss
 
 
 class Schedule(Enum):

@@ -44,4 +44,6 @@ def known_keys(schema: type, prefix: str = "") -> list[str]:
 
 def _matches(pattern: str, parent: str) -> bool:
     parts, found = pattern.split("."), parent.split(".")
-    return len(parts) == len(found) and all(a in (b, "<name>") for a, b in zip(parts, found, strict=True))
+    return len(parts) == len(found) and all(
+        a in (b, "<name>") for a, b in zip(parts, found, strict=True)
+    )

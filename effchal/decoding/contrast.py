@@ -14,7 +14,9 @@ SMALLEST = -87.0  # log of about the smallest normal float32; below it, a CPU is
 BLOCK = {"cpu": 1 << 19, "cuda": 1 << 27}
 
 
-def js_divergence(log_p: Tensor, log_q: Tensor, p: Tensor | None = None, work: Tensor | None = None) -> Tensor:
+def js_divergence(
+    log_p: Tensor, log_q: Tensor, p: Tensor | None = None, work: Tensor | None = None
+) -> Tensor:
     """Jensen-Shannon divergence in nats over the last axis, in [0, ln 2], float64; shapes broadcast.
 
     Early exits without a final norm can be so sharp that all are within 1e-7 of ln 2, where float32 would choose
@@ -38,7 +40,9 @@ def js_divergence(log_p: Tensor, log_q: Tensor, p: Tensor | None = None, work: T
     return (math.log(2) - 0.5 * missing.double()).clamp_min_(0)
 
 
-def official_divergence(log_p: Tensor, log_q: Tensor, p: Tensor | None = None, work: Tensor | None = None) -> Tensor:
+def official_divergence(
+    log_p: Tensor, log_q: Tensor, p: Tensor | None = None, work: Tensor | None = None
+) -> Tensor:
     """What the code published with the paper computes: KL from the middle to each side, mean over the vocabulary."""
     p, work = _room(log_p, log_q, p, work)
     q = torch.clamp_min(log_q.expand(work[0].shape), SMALLEST, out=work[0]).exp_()
@@ -47,7 +51,9 @@ def official_divergence(log_p: Tensor, log_q: Tensor, p: Tensor | None = None, w
     return (vecdot(m, torch.log(m, out=work[1])) - cross).double() / log_p.shape[-1]
 
 
-def _room(log_p: Tensor, log_q: Tensor, p: Tensor | None, work: Tensor | None) -> tuple[Tensor, Tensor]:
+def _room(
+    log_p: Tensor, log_q: Tensor, p: Tensor | None, work: Tensor | None
+) -> tuple[Tensor, Tensor]:
     if work is None:
         work = log_q.new_empty(3, *torch.broadcast_shapes(log_p.shape, log_q.shape))
     return probabilities(log_p) if p is None else p, work
@@ -109,7 +115,9 @@ def plausible(log_p: Tensor, relative_top: float, min_tokens_to_keep: int = 1) -
         return torch.ones_like(log_p, dtype=torch.bool)
     floor = log_p.amax(-1, keepdim=True) + math.log(relative_top)
     if min_tokens_to_keep > 1:
-        floor = torch.minimum(floor, log_p.topk(min(min_tokens_to_keep, log_p.shape[-1]), dim=-1).values[..., -1:])
+        floor = torch.minimum(
+            floor, log_p.topk(min(min_tokens_to_keep, log_p.shape[-1]), dim=-1).values[..., -1:]
+        )
     return log_p >= floor
 
 
@@ -180,7 +188,9 @@ def sled_logits(mature_logits: Tensor, premature_logits: Tensor, rate: float, to
     s = cosine.clamp_min(0).square()  # (K, B, k)
     # sum_n (S_n / S) * (s_n / S_n) = sum_n s_n / S: a layer that agrees in nothing has no say.
     total = s.sum((0, -1), keepdim=True)  # (1, B, 1)
-    estimate = torch.where(total == 0, 0.0, s / total.clamp_min(torch.finfo(torch.float32).tiny)).sum(0)  # (B, k)
+    estimate = torch.where(
+        total == 0, 0.0, s / total.clamp_min(torch.finfo(torch.float32).tiny)
+    ).sum(0)  # (B, k)
     p = z.softmax(-1).gather(-1, ids)  # (B, k)
     step = torch.where(total[0] == 0, 0.0, rate * (p - estimate))
     return torch.full_like(z, -math.inf).scatter(-1, ids, values - step)

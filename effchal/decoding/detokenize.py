@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder gives for bytes that are no whole character yet
+REPLACEMENT = (
+    "\N{REPLACEMENT CHARACTER}"  # what a decoder gives for bytes that are no whole character yet
+)
 
 
 class TokenTexts:
@@ -18,7 +20,9 @@ class TokenTexts:
 
     def __init__(self, tokenizer: Any, context: Sequence[int] = ()) -> None:
         """`context`: ids before the first token, e.g. the prompt; none at the start of a text."""
-        self._decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        self._decode = lambda ids: tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         self._ids = list(context[-self.WINDOW :])
         self._start, self._read = 0, len(self._ids)  # _ids[_start:_read] was given out last
 
@@ -59,7 +63,9 @@ def find_stop(text: str, stops: Sequence[str], already_searched: int) -> int | N
 
 def stop_begun(text: str, stops: Sequence[str]) -> int:
     """Characters at the end of `text` that may be the beginning of a stop sequence."""
-    return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+    return max(
+        (n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0
+    )
 
 
 def end_of_first_line(text: str) -> int | None:

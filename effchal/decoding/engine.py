@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from effchal.decoding.contrast import penalise_repetition
 from effchal.decoding.kv_cache import RowCache
 from effchal.decoding.layers import NO_LAYER, Contrast, LayerLogits, Tap, layer_or_none, taps_of
-from effchal.decoding.prefix_cache import PrefixStore, common_beginning
+from effchal.decoding.prefix_cache import PrefixCache, common_beginning
 from effchal.decoding.sampling import SamplingParams, sample
 from effchal.decoding.sequence import Branch, Completion, Echo, likeliest, spell
 from effchal.decoding.taps import NewTokens, TappedModel
@@ -50,9 +50,11 @@ class Engine:
         self.max_positions = self.model.max_positions  # prompt and answer together
         ends = self.model.config.eos_token_id
         self._ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
-        self.prefixes = PrefixStore(math.inf)
+        self.prefix_cache = PrefixCache(math.inf)
         # How often DoLa chose each layer, counted where the choice was made.
-        self.layer_counts = torch.zeros(self.model.num_layers, dtype=torch.int64, device=self.model.device)
+        self.layer_counts = torch.zeros(
+            self.model.num_layers, dtype=torch.int64, device=self.model.device
+        )
         self.clear()
 
     def clear(self) -> None:
@@ -66,7 +68,10 @@ class Engine:
         return next(self.generate([prompt_ids], [[params]], 1))[0]
 
     def generate(
-        self, prompts: Sequence[list[int]], variants: Sequence[Sequence[SamplingParams]], rows_at_once: int
+        self,
+        prompts: Sequence[list[int]],
+        variants: Sequence[Sequence[SamplingParams]],
+        rows_at_once: int,
     ) -> Iterator[list[Completion]]:
         """Answer many prompts, each in one or more ways, in their order.
 
@@ -84,7 +89,10 @@ class Engine:
         try:
             for first in range(0, len(prompts), rows_at_once):
                 together = slice(first, first + rows_at_once)
-                started = [self.start(*each) for each in zip(prompts[together], variants[together], strict=True)]
+                started = [
+                    self.start(*each)
+                    for each in zip(prompts[together], variants[together], strict=True)
+                ]
                 while self.rows:
                     self.step()
                 for branches in started:
@@ -95,7 +103,7 @@ class Engine:
     @torch.inference_mode()
     def hold_prefix(self, ids: list[int]) -> None:
         """Keep the cache of ids that many prompts begin with (few-shot examples); replaces what was kept before."""
-        self.prefixes.clear()
+        self.prefix_cache.clear()
         prefill = self.begin(ids, ())
         while not self.prefill(prefill, PREFILL_AT_ONCE):
             pass
@@ -118,7 +126,7 @@ class Engine:
         cache.add_row()
         prefill = Prefill(prompt_ids, branches, 0)
         if not prefill.echoes:  # an echo needs the states of every position
-            known = self.prefixes.longest(prompt_ids)
+            known = self.prefix_cache.longest(prompt_ids)
             if known:
                 cache.put(0, known)
                 prefill.reused_tokens = cache.lengths[0]
@@ -174,7 +182,7 @@ class Engine:
 
     def keep_prefix(self, prefill: Prefill) -> None:
         """Keep what the last prompt begins with for the next ones."""
-        self.prefixes.insert(prefill.prompt_ids, self._prompt_cache, 0)
+        self.prefix_cache.insert(prefill.prompt_ids, self._prompt_cache, 0)
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -216,7 +224,12 @@ class Engine:
         """Of every row, (rows, 1)."""
         ids = torch.tensor([[row.next_id] for row in self.rows], device=self.model.device)
         several = self.model.can_share and len(self.rows) > 1
-        return NewTokens(self.cache, 0, ids, common_beginning([row.prompt_ids for row in self.rows]) if several else 0)
+        return NewTokens(
+            self.cache,
+            0,
+            ids,
+            common_beginning([row.prompt_ids for row in self.rows]) if several else 0,
+        )
 
     @torch.inference_mode()
     def drop_finished(self) -> None:
@@ -241,11 +254,15 @@ class Engine:
             if wanted != taps or len(by_taps) > 1:
                 kept = [*(taps.index(tap) for tap in wanted), -1]
                 part = states[kept][:, positions]
-            branches = [branch for position in positions for branch in self.rows[numbers[position]].branches]
+            branches = [
+                branch for position in positions for branch in self.rows[numbers[position]].branches
+            ]
             contrasts = [branch.params.contrast for branch in branches]
             for some, logits in self.model.logits_to_choose(part, wanted, contrasts):
                 self._choose_all([numbers[positions[i]] for i in some], logits)
-        for number in reversed(numbers):  # from the last, so that dropping moves only rows that are done with
+        for number in reversed(
+            numbers
+        ):  # from the last, so that dropping moves only rows that are done with
             self._regroup(number)
 
     def _choose_all(self, numbers: list[int], logits: LayerLogits) -> None:
@@ -261,7 +278,9 @@ class Engine:
         for contrast, group in jobs.items():
             self._choose(contrast, group, logits)
 
-    def _choose(self, contrast: Contrast, group: list[tuple[int, Branch]], logits: LayerLogits) -> None:
+    def _choose(
+        self, contrast: Contrast, group: list[tuple[int, Branch]], logits: LayerLogits
+    ) -> None:
         """The next token of branches that share a contrast."""
         at = torch.tensor([position for position, _ in group], device=self.model.device)
         if contrast is None and all(branch.seen is None for _, branch in group):
@@ -270,7 +289,9 @@ class Engine:
             scores, layers = logits.scores(contrast, at)  # (R, V), (R,)
             for i, (_, branch) in enumerate(group):
                 if branch.seen is not None:
-                    scores[i] = penalise_repetition(scores[i], branch.seen, branch.params.repetition_penalty)
+                    scores[i] = penalise_repetition(
+                        scores[i], branch.seen, branch.params.repetition_penalty
+                    )
             logprobs = scores.log_softmax(-1)
         chosen = logprobs.argmax(-1)  # (R,)
         for i, (_, branch) in enumerate(group):
@@ -280,9 +301,11 @@ class Engine:
                 except FloatingPointError as error:
                     branch.fail(error)
         self.layer_counts.index_add_(0, layers.clamp_min(0), (layers != NO_LAYER).long())
-        values = torch.stack([logprobs.gather(1, chosen[:, None])[:, 0], logits.log_p[at, chosen], chosen, layers])
+        values = torch.stack(
+            [logprobs.gather(1, chosen[:, None])[:, 0], logits.log_p[at, chosen], chosen, layers]
+        )
         # float64 holds ids and float32 values alike: one transfer a step.
-        for i, (logprob, plain_logprob, token_id, layer) in enumerate(values.double().T.tolist()):
+        for i, (logprob, base_logprob, token_id, layer) in enumerate(values.double().T.tolist()):
             branch = group[i][1]
             if not math.isfinite(logprob):
                 branch.fail(FloatingPointError("the model's logits are not finite"))
@@ -293,7 +316,7 @@ class Engine:
                 branch.end("stop")
                 continue
             top = spell(likeliest(logprobs[i][None], branch.params.alternatives)[0], branch.texts)
-            branch.add(int(token_id), logprob, plain_logprob, top, layer_or_none(layer))
+            branch.add(int(token_id), logprob, base_logprob, top, layer_or_none(layer))
 
     def _regroup(self, number: int) -> None:
         """Branches of a row that chose different tokens go on in rows of their own; a row without any is dropped."""

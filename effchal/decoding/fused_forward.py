@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effchal.decoding.kv_cache import RowCache
-from effchal.kernels.cpu_linear import Joint, Room
+from effchal.kernels.cpu_linear import FusedLinear, ScratchBuffers
 
 # Layers that are: norm, q k v (rotated by halves), attention, o, norm, gated product. One list, held by a test.
 KNOWN = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
@@ -39,20 +39,27 @@ class Norm:
         if x.dtype != torch.float32:
             return self._module(x)  # it rounds between its steps
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x * torch.addcmul(self._eps, length, length, value=1 / x.shape[-1]).rsqrt_() * self._module.weight
+        return (
+            x
+            * torch.addcmul(self._eps, length, length, value=1 / x.shape[-1]).rsqrt_()
+            * self._module.weight
+        )
 
 
 class Layer:
     """One decoder layer; keeps references, and copies of nothing but biases and adapters of another dtype."""
 
-    def __init__(self, layer: nn.Module, room: Room) -> None:
+    def __init__(self, layer: nn.Module, room: ScratchBuffers) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.norm, self.mlp_norm = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
-        self.qkv = Joint([attention.q_proj, attention.k_proj, attention.v_proj], room)
-        self.q_norm, self.k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
-        self.out = Joint([attention.o_proj], room)
-        self.gate_up = Joint([mlp.gate_proj, mlp.up_proj], room)
-        self.down = Joint([mlp.down_proj], room)
+        self.qkv = FusedLinear([attention.q_proj, attention.k_proj, attention.v_proj], room)
+        self.q_norm, self.k_norm = (
+            getattr(attention, "q_norm", None),
+            getattr(attention, "k_norm", None),
+        )
+        self.out = FusedLinear([attention.o_proj], room)
+        self.gate_up = FusedLinear([mlp.gate_proj, mlp.up_proj], room)
+        self.down = FusedLinear([mlp.down_proj], room)
         self.act = mlp.act_fn
         self.scale = attention.scaling
 
@@ -60,9 +67,15 @@ class Layer:
 class DecodeStep:
     """The backbone for a few new tokens: the same formulas, fewer and larger operations."""
 
-    def __init__(self, backbone: nn.Module, layers: nn.ModuleList, norm: nn.Module, config: Any) -> None:
-        room = Room()
-        self._embed, self._rotary, self._norm = backbone.get_input_embeddings(), backbone.rotary_emb, Norm(norm)
+    def __init__(
+        self, backbone: nn.Module, layers: nn.ModuleList, norm: nn.Module, config: Any
+    ) -> None:
+        room = ScratchBuffers()
+        self._embed, self._rotary, self._norm = (
+            backbone.get_input_embeddings(),
+            backbone.rotary_emb,
+            Norm(norm),
+        )
         self._layers = [Layer(layer, room) for layer in layers]
         self._kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(layers)
         self._kv_heads = config.num_key_value_heads
@@ -84,15 +97,25 @@ class DecodeStep:
         parts = [self._worth_sharing(part) for part in parts]
         masks = [self._additive(part, x.dtype) for part in parts]
         ends = list(itertools.accumulate(part.ids.numel() for part in parts))
-        cos, sin = (angles.view(len(x), 1, self._size) for angles in self._rotary(x, positions[None]))
+        cos, sin = (
+            angles.view(len(x), 1, self._size) for angles in self._rotary(x, positions[None])
+        )
         sin = torch.cat([-sin[..., : self._size // 2], sin[..., self._size // 2 :]], dim=-1)
         for number, layer in enumerate(self._layers):
             for state in kept.get(number, ()):
                 torch.index_select(x, 0, at, out=state)
-            qkv = layer.qkv(layer.norm(x)).view(x.shape[0], -1, self._size)  # (N, heads + 2 kv heads, size)
+            qkv = layer.qkv(layer.norm(x)).view(
+                x.shape[0], -1, self._size
+            )  # (N, heads + 2 kv heads, size)
             qk = self._turn(layer, qkv[:, : self._heads + self._kv_heads], cos, sin)
             mixed = [
-                self._attend(part, qk[end - part.ids.numel() : end], qkv[end - part.ids.numel() : end], number, by_kind)
+                self._attend(
+                    part,
+                    qk[end - part.ids.numel() : end],
+                    qkv[end - part.ids.numel() : end],
+                    number,
+                    by_kind,
+                )
                 for part, end, by_kind in zip(parts, ends, masks, strict=True)
             ]
             x = x + layer.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
@@ -103,19 +126,29 @@ class DecodeStep:
     def _turn(self, layer: Layer, qk: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Queries and keys (N, heads + kv heads, size), rotated by their positions."""
         if layer.q_norm is not None:
-            qk = torch.cat([layer.q_norm(qk[:, : self._heads]), layer.k_norm(qk[:, self._heads :])], dim=1)
+            qk = torch.cat(
+                [layer.q_norm(qk[:, : self._heads]), layer.k_norm(qk[:, self._heads :])], dim=1
+            )
         return qk * cos + qk.roll(self._size // 2, -1) * sin
 
     def _worth_sharing(self, part: Part) -> Part:
-        return part if part.shared * (len(part.ids) - 1) >= WORTH_SHARING else replace(part, shared=0)
+        return (
+            part if part.shared * (len(part.ids) - 1) >= WORTH_SHARING else replace(part, shared=0)
+        )
 
     def _additive(self, part: Part, dtype: torch.dtype) -> dict[str, Tensor | None]:
         """A mask of the columns that are not shared, by kind of layer."""
         repeats = self._heads // self._kv_heads if part.ids.shape[1] > 1 else 1
-        by_kind = part.mask if isinstance(part.mask, dict) else dict.fromkeys(self._kinds, part.mask)
-        return {kind: additive(by_kind[kind], part.shared, repeats, dtype) for kind in set(self._kinds)}
+        by_kind = (
+            part.mask if isinstance(part.mask, dict) else dict.fromkeys(self._kinds, part.mask)
+        )
+        return {
+            kind: additive(by_kind[kind], part.shared, repeats, dtype) for kind in set(self._kinds)
+        }
 
-    def _attend(self, part: Part, qk: Tensor, qkv: Tensor, number: int, masks: dict[str, Tensor | None]) -> Tensor:
+    def _attend(
+        self, part: Part, qk: Tensor, qkv: Tensor, number: int, masks: dict[str, Tensor | None]
+    ) -> Tensor:
         """(B * T, heads * size), of the tokens of a part."""
         rows, new = part.ids.shape
         mask = masks[self._kinds[number]]
@@ -125,13 +158,21 @@ class DecodeStep:
         keys, values = part.cache.update(new_keys, new_values, number)  # (B, kv heads, C, size)
         # The queries that share a key head stand as its rows: no copy of keys and values for each.
         queries = qk[:, :heads].view(rows, new, kv_heads, -1, size).permute(0, 2, 3, 1, 4)
-        queries = queries.reshape(rows, kv_heads, -1, size)  # (B, kv heads, heads / kv heads * T, size)
+        queries = queries.reshape(
+            rows, kv_heads, -1, size
+        )  # (B, kv heads, heads / kv heads * T, size)
         scale = self._layers[number].scale
         if part.shared:
             mixed = attention_with_shared_columns(queries, keys, values, mask, part.shared, scale)
         else:
-            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
-        return mixed.view(rows, kv_heads, -1, new, size).permute(0, 3, 1, 2, 4).reshape(rows * new, heads * size)
+            mixed = F.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=mask, scale=scale
+            )
+        return (
+            mixed.view(rows, kv_heads, -1, new, size)
+            .permute(0, 3, 1, 2, 4)
+            .reshape(rows * new, heads * size)
+        )
 
 
 def attention_with_shared_columns(
@@ -161,15 +202,21 @@ def attention_with_shared_columns(
     return torch.lerp(of_shared, of_own, share_of_own[..., None])
 
 
-def additive(mask: Tensor | None, from_column: int, repeats: int, dtype: torch.dtype) -> Tensor | None:
+def additive(
+    mask: Tensor | None, from_column: int, repeats: int, dtype: torch.dtype
+) -> Tensor | None:
     """What attention would make of a bool mask in each layer again, once for each query that shares a key head."""
     if mask is None:
         return None
     mask = mask[..., from_column:]
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf).repeat(1, 1, repeats, 1)
+    return (
+        torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf).repeat(1, 1, repeats, 1)
+    )
 
 
-def decode_step(backbone: nn.Module, layers: nn.ModuleList, norm: nn.Module, config: Any) -> DecodeStep | None:
+def decode_step(
+    backbone: nn.Module, layers: nn.ModuleList, norm: nn.Module, config: Any
+) -> DecodeStep | None:
     """The fast step of a model whose layers are known, else None: the backbone itself then does it."""
     if not all(type(layer).__name__ in KNOWN for layer in layers):
         return None

@@ -76,7 +76,9 @@ class RowCache:
         for layer in range(len(pieces[0]) // 2):
             self._make_layer(layer, pieces[0][2 * layer][None], pieces[0][2 * layer + 1][None])
             for i, part in enumerate((self._keys[layer], self._values[layer])):
-                torch.cat([piece[2 * layer + i] for piece in pieces], dim=1, out=part[row, :, :length])
+                torch.cat(
+                    [piece[2 * layer + i] for piece in pieces], dim=1, out=part[row, :, :length]
+                )
         self.lengths[row] = length
 
     @property
@@ -113,7 +115,9 @@ class RowCache:
         """Columns that the rows being extended attend to, pad included."""
         return self._total
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """Called by attention: (count, heads, new, size) come in, (count, heads, total, size) go out."""
         self._make_layer(layer, keys, values)
         return self._put(self._keys, layer, keys), self._put(self._values, layer, values)
@@ -139,9 +143,11 @@ class RowCache:
         return view
 
     def _reserve(self, rows: int, tokens: int) -> None:
-        """Room for at least so much, grown by halves, so that growing costs little over a long answer."""
+        """ScratchBuffers for at least so much, grown by halves, so that growing costs little over a long answer."""
         more_rows = max(rows, self._rows * 3 // 2) if rows > self._rows else self._rows
-        more_tokens = max(tokens, self._capacity * 3 // 2) if tokens > self._capacity else self._capacity
+        more_tokens = (
+            max(tokens, self._capacity * 3 // 2) if tokens > self._capacity else self._capacity
+        )
         if (more_rows, more_tokens) != self.room:
             self.resize(more_rows, -(-more_tokens // GROW) * GROW)
 

@@ -7,12 +7,7 @@ from torch import Tensor
 
 from effchal.config import ConfigError, DecodingConfig
 from effchal.config.choices import DecodingMethod, Selector
-from effchal.decoding.contrast import (
-    DROPPED_WHEN_SCORING,
-    divergences,
-    plausible,
-    sled_logits,
-)
+from effchal.decoding.contrast import DROPPED_WHEN_SCORING, divergences, plausible, sled_logits
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,9 @@ def check_premature_layers(layers: list[int] | tuple[int, ...], num_layers: int,
     """
     allowed = f"0..{num_layers - 1} (layer {num_layers} is the mature one)"
     if not layers:
-        raise ConfigError(f"{key} leaves no layer of this model, whose premature layers are {allowed}")
+        raise ConfigError(
+            f"{key} leaves no layer of this model, whose premature layers are {allowed}"
+        )
     bad = [layer for layer in layers if not 0 <= layer < num_layers]
     if bad:
         raise ConfigError(
@@ -83,7 +80,11 @@ def check_premature_layers(layers: list[int] | tuple[int, ...], num_layers: int,
 
 
 def contrast_of(
-    cfg: DecodingConfig, num_layers: int, tied: bool, key: str = "decoding.premature_layers", layers: object = None
+    cfg: DecodingConfig,
+    num_layers: int,
+    tied: bool,
+    key: str = "decoding.premature_layers",
+    layers: object = None,
 ) -> Contrast:
     """The decoding of a config, resolved for a model.
 
@@ -96,7 +97,9 @@ def contrast_of(
     if cfg.method not in (DecodingMethod.dola, DecodingMethod.sled):
         return None
     wanted = cfg.premature_layers if layers is None else layers
-    resolved = candidate_layers(wanted, num_layers, tied) if isinstance(wanted, str) else tuple(wanted)
+    resolved = (
+        candidate_layers(wanted, num_layers, tied) if isinstance(wanted, str) else tuple(wanted)
+    )
     check_premature_layers(resolved, num_layers, key)
     if cfg.method is DecodingMethod.dola and cfg.selector is Selector.static and len(resolved) > 1:
         raise ConfigError(f"{key} has {list(resolved)}; decoding.selector=static takes one layer")
@@ -144,7 +147,9 @@ class LayerLogits:
 
     def are_numbers(self) -> bool:
         """Whether all layers' logits are finite: one that is not spoils the softmax of its whole row."""
-        columns = [self.log_p[:, 0]] + ([] if self._log_q is None else [self._log_q[..., 0].flatten()])
+        columns = [self.log_p[:, 0]] + (
+            [] if self._log_q is None else [self._log_q[..., 0].flatten()]
+        )
         return bool(torch.isfinite(torch.cat(columns)).all())
 
     def divergence(self, selector: str) -> Tensor:
@@ -177,7 +182,9 @@ class LayerLogits:
             return log_p.masked_fill(~kept, -torch.inf), none
         row, layer = self._winner(contrast)
         scores = log_p - self.log_q[row[at], at]
-        return scores.masked_fill_(~kept, -torch.inf), layer[at].masked_fill(kept.sum(-1) == 1, NO_LAYER)
+        return scores.masked_fill_(~kept, -torch.inf), layer[at].masked_fill(
+            kept.sum(-1) == 1, NO_LAYER
+        )
 
     def target_logprobs(self, contrast: Contrast, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """Log-probability of one given token at each position, for scoring, and the layer that won there.
@@ -231,7 +238,11 @@ class LayerLogits:
 
 
 def may_leave_one_token(contrast: Contrast) -> bool:
-    return isinstance(contrast, Dola) and contrast.min_tokens_to_keep == 1 and contrast.relative_top > 0
+    return (
+        isinstance(contrast, Dola)
+        and contrast.min_tokens_to_keep == 1
+        and contrast.relative_top > 0
+    )
 
 
 def without_choice(mature: Tensor, contrasts: list[Dola]) -> Tensor:
@@ -241,10 +252,14 @@ def without_choice(mature: Tensor, contrasts: list[Dola]) -> Tensor:
         mature: (P, V) logits. `scores` goes by their log-softmax, rounded otherwise, so this asks for a little more.
         contrasts: that may leave one token.
     """
-    return plausible(mature.float(), (1 - 1e-5) * min(c.relative_top for c in contrasts)).sum(-1) == 1
+    return (
+        plausible(mature.float(), (1 - 1e-5) * min(c.relative_top for c in contrasts)).sum(-1) == 1
+    )
 
 
 def _logsumexp_by_position(score: Tensor, position: Tensor, positions: int) -> Tensor:
     """(P,) log of the sum of exp(score) over the entries of each position."""
     top = score.new_full((positions,), -torch.inf).scatter_reduce(0, position, score, "amax")
-    return top + score.new_zeros(positions).index_add(0, position, (score - top[position]).exp()).log()
+    return (
+        top + score.new_zeros(positions).index_add(0, position, (score - top[position]).exp()).log()
+    )

@@ -19,8 +19,8 @@ class Block:
     size_bytes: int
 
 
-class PrefixStore:
-    """Blocks of ids with their keys and values, each below the block before it; the longest unused leave first.
+class PrefixCache:
+    """TiledLinear of ids with their keys and values, each below the block before it; the longest unused leave first.
 
     A block is known by its parent's number and its own ids, so equal prefixes of different prompts are stored once.
 
@@ -42,7 +42,9 @@ class PrefixStore:
         path = self._path(ids[:-1])
         parent, rest = self._last(path), ids[len(path) * BLOCK : -1]
         children = [key for key in self._blocks if key[0] == parent]
-        nearest = max(children, key=lambda key: common_beginning([rest, list(key[1])]), default=None)
+        nearest = max(
+            children, key=lambda key: common_beginning([rest, list(key[1])]), default=None
+        )
         more = common_beginning([rest, list(nearest[1])]) if nearest else 0
         pieces = [self._blocks[key].piece for key in path]
         if more:

@@ -20,7 +20,9 @@ class SamplingParams:
     stops: tuple[str, ...] = ()
     first_line: bool = False  # end at the first line break after some text
     alternatives: int = 0  # likeliest tokens reported at each position
-    echo_from: int | None = None  # report the prompt from this position on, with its log-probabilities
+    echo_from: int | None = (
+        None  # report the prompt from this position on, with its log-probabilities
+    )
     seed: int | None = None  # None: a fresh one
     contrast: Contrast = None  # how scores come out of layers
     contrast_prompt: bool = False  # the echoed prompt's log-probabilities too

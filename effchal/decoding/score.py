@@ -35,7 +35,11 @@ class Scorer:
 
     @torch.inference_mode()
     def score(
-        self, prompt_ids: list[int], continuations: list[list[int]], contrasts: list[Contrast], prefix_tokens: int = 0
+        self,
+        prompt_ids: list[int],
+        continuations: list[list[int]],
+        contrasts: list[Contrast],
+        prefix_tokens: int = 0,
     ) -> list[Scores]:
         """Score continuations of one prompt, which is read once.
 
@@ -55,26 +59,41 @@ class Scorer:
             FloatingPointError: the model's logits are not finite.
         """
         taps = taps_of(contrasts)
-        last = self._read_prompt(prompt_ids, min(prefix_tokens, len(prompt_ids) - 1), taps)  # (K + 1, 1, D)
-        parts = [self._score(last, part, contrasts, taps) for part in split(continuations, SCORED_AT_ONCE)]
+        last = self._read_prompt(
+            prompt_ids, min(prefix_tokens, len(prompt_ids) - 1), taps
+        )  # (K + 1, 1, D)
+        parts = [
+            self._score(last, part, contrasts, taps)
+            for part in split(continuations, SCORED_AT_ONCE)
+        ]
         return [joined([part[i] for part in parts]) for i in range(len(contrasts))]
 
     def _score(
-        self, last: Tensor, continuations: list[list[int]], contrasts: list[Contrast], taps: tuple[Tap, ...]
+        self,
+        last: Tensor,
+        continuations: list[list[int]],
+        contrasts: list[Contrast],
+        taps: tuple[Tap, ...],
     ) -> list[Scores]:
         """Scores of continuations in one row, after a prompt whose `last` position's states are (K + 1, 1, D)."""
         inner = last[:, :0]
         if any(len(ids) > 1 for ids in continuations):
-            inner = self._read_continuations(continuations, taps)  # (K + 1, tokens but the last of each, D)
+            inner = self._read_continuations(
+                continuations, taps
+            )  # (K + 1, tokens but the last of each, D)
         owner = [i for i, ids in enumerate(continuations) for _ in ids]
-        targets = torch.tensor([token for ids in continuations for token in ids], device=self._model.device)
+        targets = torch.tensor(
+            [token for ids in continuations for token in ids], device=self._model.device
+        )
         # The prompt's last state predicts each first token; a continuation's own states predict the others.
         source, state = [], 1
         for ids in continuations:
             source += [0, *range(state, state + len(ids) - 1)]
             state += len(ids) - 1
         states = torch.cat([last, inner], dim=1)
-        return self._totals(states, torch.tensor(source, device=targets.device), targets, owner, contrasts, taps)
+        return self._totals(
+            states, torch.tensor(source, device=targets.device), targets, owner, contrasts, taps
+        )
 
     def _totals(
         self,
@@ -91,7 +110,9 @@ class Scorer:
         count = max(owner) + 1
         owners = torch.tensor(owner, device=targets.device)
         sums = torch.zeros(len(contrasts), count, dtype=torch.float64, device=targets.device)
-        chosen = torch.zeros(len(contrasts), self._model.num_layers, dtype=torch.int64, device=targets.device)
+        chosen = torch.zeros(
+            len(contrasts), self._model.num_layers, dtype=torch.int64, device=targets.device
+        )
         for begin in range(0, len(targets), at_once):
             here = slice(begin, begin + at_once)
             logits = self._model.logits(states[:, source[here]], taps)
@@ -105,7 +126,9 @@ class Scorer:
         counts = [{layer: n for layer, n in enumerate(row) if n} for row in chosen.tolist()]
         return [Scores(*each) for each in zip(sums.tolist(), counts, strict=True)]
 
-    def _read_prompt(self, prompt_ids: list[int], prefix_tokens: int, taps: tuple[Tap, ...]) -> Tensor:
+    def _read_prompt(
+        self, prompt_ids: list[int], prefix_tokens: int, taps: tuple[Tap, ...]
+    ) -> Tensor:
         """The states of the prompt's last position, (K + 1, 1, D)."""
         if self._held != prompt_ids[:prefix_tokens]:
             self._cache.lengths[0] = 0
@@ -126,16 +149,31 @@ class Scorer:
         """States of all tokens but the last of each continuation, one after the other, (K + 1, M, D)."""
         device, prompt = self._model.device, self._cache.lengths[0]
         ids = [token for each in continuations for token in each[:-1]]
-        own = torch.tensor([i for i, each in enumerate(continuations) for _ in each[:-1]], device=device)  # (M,)
-        offset = torch.tensor([j for each in continuations for j in range(len(each) - 1)], device=device)
-        self._cache.extend(0, 1, len(ids), device)  # never committed: the row ends with the prompt again
+        own = torch.tensor(
+            [i for i, each in enumerate(continuations) for _ in each[:-1]], device=device
+        )  # (M,)
+        offset = torch.tensor(
+            [j for each in continuations for j in range(len(each) - 1)], device=device
+        )
+        self._cache.extend(
+            0, 1, len(ids), device
+        )  # never committed: the row ends with the prompt again
         position_ids = (prompt + offset)[None]  # (1, M)
-        columns = torch.cat([torch.arange(prompt, device=device), position_ids[0]])[None]  # (1, prompt + M)
-        same = torch.cat([torch.ones(len(ids), prompt, dtype=torch.bool, device=device), own[:, None] == own], dim=1)
-        visible = (same & (columns <= position_ids[0, :, None]))[None, None]  # (1, 1, M, prompt + M)
+        columns = torch.cat([torch.arange(prompt, device=device), position_ids[0]])[
+            None
+        ]  # (1, prompt + M)
+        same = torch.cat(
+            [torch.ones(len(ids), prompt, dtype=torch.bool, device=device), own[:, None] == own],
+            dim=1,
+        )
+        visible = (same & (columns <= position_ids[0, :, None]))[
+            None, None
+        ]  # (1, 1, M, prompt + M)
         mask = attention_mask(self._model.config, visible, position_ids, columns)
         tokens = torch.tensor([ids], device=device)
-        return self._model.states(tokens, position_ids, self._cache, mask, taps, torch.arange(len(ids), device=device))
+        return self._model.states(
+            tokens, position_ids, self._cache, mask, taps, torch.arange(len(ids), device=device)
+        )
 
 
 def split(continuations: list[list[int]], tokens: int) -> list[list[list[int]]]:

@@ -21,14 +21,16 @@ class TokenScore:
     """One token of the answer.
 
     `logprob` and `top_logprobs` are of the distribution decoded from: after contrast and repetition penalty, full
-    vocabulary, temperature 1. `plain_logprob` is the mature layer's own.
+    vocabulary, temperature 1. `base_logprob` is the mature layer's own.
     """
 
     text: str
     logprob: float
-    plain_logprob: float
+    base_logprob: float
     top_logprobs: dict[str, float] = field(default_factory=dict)
-    layer: int | None = None  # DoLa: the one that this position was contrasted with, if it had a choice of tokens
+    layer: int | None = (
+        None  # DoLa: the one that this position was contrasted with, if it had a choice of tokens
+    )
 
 
 @dataclass
@@ -45,7 +47,9 @@ class Completion:
 class Echo:
     """The prompt's own tokens with their log-probabilities, taken in as its states come out of the prefill."""
 
-    def __init__(self, tokenizer: Any, prompt_ids: list[int], params: SamplingParams, model: TappedModel) -> None:
+    def __init__(
+        self, tokenizer: Any, prompt_ids: list[int], params: SamplingParams, model: TappedModel
+    ) -> None:
         self._ids, self._params, self._model = prompt_ids, params, model
         self._texts = TokenTexts(tokenizer)
         self._position = 0  # of the next state
@@ -57,10 +61,16 @@ class Echo:
         start = self._position
         self._position += states.shape[1]
         begin = max(self._params.echo_from, start)
-        end = min(self._position, len(self._ids) - 1)  # the last position predicts no token of the prompt
+        end = min(
+            self._position, len(self._ids) - 1
+        )  # the last position predicts no token of the prompt
         for at in range(begin, end, SCORED_AT_ONCE):
             here = slice(at, min(at + SCORED_AT_ONCE, end))
-            self._score(states[:, here.start - start : here.stop - start], self._ids[at + 1 : here.stop + 1], taps)
+            self._score(
+                states[:, here.start - start : here.stop - start],
+                self._ids[at + 1 : here.stop + 1],
+                taps,
+            )
         if self._position == len(self._ids):
             self.tokens[-1].text += self._texts.rest()
 
@@ -78,18 +88,24 @@ class Echo:
         for i, token_id in enumerate(targets):
             top = spell(likely[i], self._texts)
             layer = layer_or_none(won[i])
-            self.tokens.append(TokenScore(self._texts.add(token_id), asked[i], plain[i], top, layer))
+            self.tokens.append(
+                TokenScore(self._texts.add(token_id), asked[i], plain[i], top, layer)
+            )
 
 
 class Branch:
     """State of one completion. Several branches of one prompt share a row of the cache until their tokens differ."""
 
-    def __init__(self, tokenizer: Any, prompt_ids: list[int], params: SamplingParams, model: TappedModel) -> None:
+    def __init__(
+        self, tokenizer: Any, prompt_ids: list[int], params: SamplingParams, model: TappedModel
+    ) -> None:
         self.params = params
         self.echo = None if params.echo_from is None else Echo(tokenizer, prompt_ids, params, model)
         self.texts = TokenTexts(tokenizer, prompt_ids)
         self.generator = torch.Generator(model.device)
-        self.generator.manual_seed(params.seed) if params.seed is not None else self.generator.seed()
+        self.generator.manual_seed(
+            params.seed
+        ) if params.seed is not None else self.generator.seed()
         self.seen: Tensor | None = None  # (V,) bool, where a penalty needs it
         if params.repetition_penalty != 1:
             self.seen = torch.zeros(model.vocabulary, dtype=torch.bool, device=model.device)
@@ -104,7 +120,9 @@ class Branch:
     def done(self) -> bool:
         return bool(self.finish_reason)
 
-    def add(self, token_id: int, logprob: float, plain: float, top: dict[str, float], layer: int | None) -> None:
+    def add(
+        self, token_id: int, logprob: float, plain: float, top: dict[str, float], layer: int | None
+    ) -> None:
         """Take the next token; ends the branch at a stop sequence or at its last token."""
         self.ids.append(token_id)
         if self.seen is not None:
@@ -143,7 +161,9 @@ class Branch:
     def completion(self) -> Completion:
         if self.error is not None:
             raise self.error
-        return Completion((self.echo.tokens if self.echo else []) + self.tokens, self.finish_reason, self.ids)
+        return Completion(
+            (self.echo.tokens if self.echo else []) + self.tokens, self.finish_reason, self.ids
+        )
 
 
 def likeliest(logprobs: Tensor, count: int) -> list[list[tuple[int, float]]]:
@@ -159,7 +179,9 @@ def spell(likely: list[tuple[int, float]], texts: TokenTexts) -> dict[str, float
     """Log-probabilities by text."""
     top: dict[str, float] = {}
     for token_id, value in likely:
-        top.setdefault(texts.peek(token_id), value)  # two ids may spell the same; the likelier counts
+        top.setdefault(
+            texts.peek(token_id), value
+        )  # two ids may spell the same; the likelier counts
     return top
 
 

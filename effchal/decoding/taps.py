@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from effchal.decoding.fused_forward import Part, decode_step
 from effchal.decoding.kv_cache import RowCache, attention_mask
 from effchal.decoding.layers import Contrast, LayerLogits, Tap, may_leave_one_token, without_choice
-from effchal.kernels.cpu_linear import FEW_ROWS, Packed
+from effchal.kernels.cpu_linear import FEW_ROWS, PackedLinear
 from effchal.kernels.upcast import widen_where_used
 from effchal.model.structure import backbone, causal_lm, final_norm, head, layers_of
 
@@ -42,7 +42,9 @@ class TappedModel:
     def __init__(self, model: nn.Module) -> None:
         config = causal_lm(model).config.get_text_config()
         if causal_lm(model).config._attn_implementation != "sdpa":
-            causal_lm(model).set_attn_implementation("sdpa")  # flash attention takes no mask of ours
+            causal_lm(model).set_attn_implementation(
+                "sdpa"
+            )  # flash attention takes no mask of ours
         self.device = next(model.parameters()).device
         self.num_layers: int = config.num_hidden_layers
         self.tied: bool = bool(config.tie_word_embeddings)
@@ -50,14 +52,22 @@ class TappedModel:
         self.config = config
         self.backbone, self._head = backbone(model), head(model)
         self._layers, self._norm = layers_of(model), final_norm(model)
-        own = next(p.dtype for p in model.parameters() if p.is_floating_point())  # NF4 packs weights in uint8
-        self.dtype = torch.float32 if widen_where_used(model) else own  # of states, and so of the cache
+        own = next(
+            p.dtype for p in model.parameters() if p.is_floating_point()
+        )  # NF4 packs weights in uint8
+        self.dtype = (
+            torch.float32 if widen_where_used(model) else own
+        )  # of states, and so of the cache
         self.vocabulary: int = config.vocab_size
-        self._without_choice = 0.0  # share of the last positions where DoLa had one token to choose from
-        self._packed = Packed(self._head.weight) if Packed.suits(self._head) else None
+        self._without_choice = (
+            0.0  # share of the last positions where DoLa had one token to choose from
+        )
+        self._packed = PackedLinear(self._head.weight) if PackedLinear.suits(self._head) else None
         self._step = decode_step(self.backbone, self._layers, self._norm, config)
         # Whether `extend` makes use of what rows share: where it was measured to be faster.
-        self.can_share = self._step is not None and self.device.type == "cpu" and self.dtype == torch.float32
+        self.can_share = (
+            self._step is not None and self.device.type == "cpu" and self.dtype == torch.float32
+        )
         self._few = FEW_ROWS if self.can_share else FEW_TOKENS
 
     def are_few(self, tokens: int) -> bool:
@@ -104,7 +114,13 @@ class TappedModel:
         return self._exit_norm(states, taps)
 
     def states(
-        self, ids: Tensor, position_ids: Tensor, cache: RowCache | None, mask: Any, taps: tuple[Tap, ...], at: Tensor
+        self,
+        ids: Tensor,
+        position_ids: Tensor,
+        cache: RowCache | None,
+        mask: Any,
+        taps: tuple[Tap, ...],
+        at: Tensor,
     ) -> Tensor:
         """Run the backbone and keep the states of the tapped layers at some positions.
 
@@ -155,7 +171,11 @@ class TappedModel:
             contrasts: that the next token is chosen by, at any of the positions.
         """
         everywhere = list(range(states.shape[1]))
-        if self.device.type != "cpu" or not taps or not all(may_leave_one_token(each) for each in contrasts):
+        if (
+            self.device.type != "cpu"
+            or not taps
+            or not all(may_leave_one_token(each) for each in contrasts)
+        ):
             return [(everywhere, self.logits(states, taps))]
         if len(taps) * len(everywhere) < MANY_ROWS and self._without_choice < WORTH_ASKING:
             logits = self.logits(states, taps)
@@ -166,7 +186,9 @@ class TappedModel:
         sure, open_ = ([i for i in everywhere if alone[i] is wanted] for wanted in (True, False))
         parts = [(sure, LayerLogits(mature[sure], None, taps))] if sure else []
         if open_:
-            early = self.head(states[:-1, open_].flatten(0, 1)).unflatten(0, (len(taps), len(open_)))
+            early = self.head(states[:-1, open_].flatten(0, 1)).unflatten(
+                0, (len(taps), len(open_))
+            )
             parts.append((open_, LayerLogits(mature[open_], early, taps)))
         return parts
 
@@ -177,7 +199,9 @@ class TappedModel:
     def _count(self, alone: Tensor) -> list[bool]:
         """Remember how often there is no choice; it decides what is computed first, so no more than rounding."""
         found = alone.tolist()
-        self._without_choice = MEMORY * self._without_choice + (1 - MEMORY) * sum(found) / len(found)
+        self._without_choice = MEMORY * self._without_choice + (1 - MEMORY) * sum(found) / len(
+            found
+        )
         return found
 
     def head(self, states: Tensor) -> Tensor:

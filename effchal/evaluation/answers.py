@@ -14,9 +14,15 @@ from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.score import Scorer
 from effchal.decoding.sequence import Completion
 from effchal.evaluation.results import Record, Records
-from effchal.evaluation.scenarios import Instance, Scenario, ScenarioError, score_choices, score_completion
+from effchal.evaluation.scenarios import (
+    Instance,
+    Scenario,
+    ScenarioError,
+    score_choices,
+    score_completion,
+)
 from effchal.evaluation.variants import LONGEST, Variant, for_choices
-from effchal.model_source import Subject, load_engine
+from effchal.model_source import ModelSource, load_engine
 from effchal.prompts import PromptEncoder, Turn
 
 PREFIX_WORTH_HOLDING = 32  # tokens that all prompts of an entry share
@@ -29,7 +35,9 @@ class Window:
         self._tokenizer, self.encode = tokenizer, encoder.text_ids
 
     def decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self._tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Job:
     """What an evaluation works with; the engine is loaded when something is left to do."""
 
     cfg: Config
-    subject: Subject
+    subject: ModelSource
     variants: list[Variant]
     records: Records
     engine: Engine | None = None
@@ -102,7 +110,10 @@ def prepare_engine(job: Job, prefix: list[int], choices: bool) -> None:
 def common_prefix(rows: list[list[int]]) -> int:
     """How many ids all rows begin with, one of each row left over."""
     low, high = min(rows), max(rows)
-    count = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    count = next(
+        (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b),
+        min(len(low), len(high)),
+    )
     return min(count, min(map(len, rows)) - 1)
 
 
@@ -143,12 +154,17 @@ def generate_group(
 ) -> list[Record]:
     """Records of instances that are answered by generated text."""
     prompts = [each.prompt for each in inputs]
-    params = [[params_of(job, scenario, instance, variant) for variant in job.variants] for instance in instances]
+    params = [
+        [params_of(job, scenario, instance, variant) for variant in job.variants]
+        for instance in instances
+    ]
     found = job.engine.generate(prompts, params, len(prompts))
     records = []
     for instance, completions in zip(instances, found, strict=True):
         named = zip(job.variants, completions, strict=True)
-        decodings = {variant.name: told(scenario, instance, completion) for variant, completion in named}
+        decodings = {
+            variant.name: told(scenario, instance, completion) for variant, completion in named
+        }
         if instance.letters and wants_length_control(job):
             first = next(iter(decodings.values()))["text"]
             decodings[LONGEST] = longest_by_letter(scenario, instance, first)
@@ -185,7 +201,7 @@ def told(scenario: Scenario, instance: Instance, completion: Completion) -> dict
     """What the record says of one completion."""
     result: dict[str, Any] = {"text": completion.text, "finish_reason": completion.finish_reason}
     result["logprob"] = sum(token.logprob for token in completion.tokens)
-    result["plain_logprob"] = sum(token.plain_logprob for token in completion.tokens)
+    result["base_logprob"] = sum(token.base_logprob for token in completion.tokens)
     result["tokens"] = len(completion.ids)
     layers = Counter(str(token.layer) for token in completion.tokens if token.layer is not None)
     if layers:
@@ -193,7 +209,9 @@ def told(scenario: Scenario, instance: Instance, completion: Completion) -> dict
     return result | {"metrics": score_completion(scenario, instance, completion.text)}
 
 
-def score_group(job: Job, scenario: Scenario, instances: tuple[Instance, ...], inputs: list[Encoded]) -> list[Record]:
+def score_group(
+    job: Job, scenario: Scenario, instances: tuple[Instance, ...], inputs: list[Encoded]
+) -> list[Record]:
     """Records of instances that are answered by the likeliest of given choices."""
     names = for_choices(job.variants)
     records = []
@@ -201,9 +219,14 @@ def score_group(job: Job, scenario: Scenario, instances: tuple[Instance, ...], i
         decodings: dict[str, Any] = {}
         scores = job.scorer.score(each.prompt, each.choices, list(names), job.shared)
         for name, found in zip(names.values(), scores, strict=True):
-            decodings[name] = {"logprobs": found.logprobs, "metrics": score_choices(instance, found.logprobs)}
+            decodings[name] = {
+                "logprobs": found.logprobs,
+                "metrics": score_choices(instance, found.logprobs),
+            }
             if found.layers:
-                decodings[name]["layers"] = {str(layer): count for layer, count in found.layers.items()}
+                decodings[name]["layers"] = {
+                    str(layer): count for layer, count in found.layers.items()
+                }
         if wants_length_control(job):
             lengths = [len(ids) * math.log(job.engine.model.vocabulary) for ids in each.choices]
             decodings[LONGEST] = {"logprobs": lengths, "metrics": score_choices(instance, lengths)}
@@ -212,5 +235,10 @@ def score_group(job: Job, scenario: Scenario, instances: tuple[Instance, ...], i
 
 
 def record(scenario: Scenario, instance: Instance, decodings: dict[str, Any]) -> Record:
-    head = {"entry": scenario.entry, "id": instance.id, "split": instance.split, "prompt_sha256": digest(instance)}
+    head = {
+        "entry": scenario.entry,
+        "id": instance.id,
+        "split": instance.split,
+        "prompt_sha256": digest(instance),
+    }
     return head | {"decodings": decodings}

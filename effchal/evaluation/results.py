@@ -56,7 +56,12 @@ def summarise(records: list[Record], main_metric: str, cfg: EvaluateConfig) -> d
         for name, summary in decodings.items():
             if name != BASELINE:
                 compare([each[name] for each in counted], baseline, summary, cfg)
-    return {"split": split, "instances": len(counted), "main_metric": main_metric, "decodings": decodings}
+    return {
+        "split": split,
+        "instances": len(counted),
+        "main_metric": main_metric,
+        "decodings": decodings,
+    }
 
 
 def summary_of(decoded: list[dict[str, Any]], cfg: EvaluateConfig) -> dict[str, Any]:
@@ -76,15 +81,23 @@ def summary_of(decoded: list[dict[str, Any]], cfg: EvaluateConfig) -> dict[str, 
 
 
 def compare(
-    decoded: list[dict[str, Any]], baseline: list[dict[str, Any]], summary: dict[str, Any], cfg: EvaluateConfig
+    decoded: list[dict[str, Any]],
+    baseline: list[dict[str, Any]],
+    summary: dict[str, Any],
+    cfg: EvaluateConfig,
 ) -> None:
     """Add paired differences to the baseline, and how many answers are not the baseline's."""
     summary["differences"] = {}
     for metric in decoded[0]["metrics"]:
-        pairs = [(a["metrics"][metric], b["metrics"][metric]) for a, b in zip(decoded, baseline, strict=True)]
+        pairs = [
+            (a["metrics"][metric], b["metrics"][metric])
+            for a, b in zip(decoded, baseline, strict=True)
+        ]
         difference = paired_difference(*zip(*pairs, strict=True), cfg.resamples, cfg.confidence)
         summary["differences"][metric] = difference.to_dict()
-    summary["answers_that_differ"] = sum(answer(a) != answer(b) for a, b in zip(decoded, baseline, strict=True))
+    summary["answers_that_differ"] = sum(
+        answer(a) != answer(b) for a, b in zip(decoded, baseline, strict=True)
+    )
 
 
 def answer(decoded: dict[str, Any]) -> Any:
@@ -105,9 +118,14 @@ def rows(entries: dict[str, Any]) -> list[dict[str, Any]]:
         for metric in next(iter(result["decodings"].values()))["metrics"]:
             for name, decoded in result["decodings"].items():
                 score = decoded["metrics"][metric].values()
-                row = dict(zip(COLUMNS, (entry, result["instances"], metric, name, *score), strict=True))
+                row = dict(
+                    zip(COLUMNS, (entry, result["instances"], metric, name, *score), strict=True)
+                )
                 if "differences" in decoded:
-                    values = (*decoded["differences"][metric].values(), decoded["answers_that_differ"])
+                    values = (
+                        *decoded["differences"][metric].values(),
+                        decoded["answers_that_differ"],
+                    )
                     row |= dict(zip(DIFFERENCE_COLUMNS, values, strict=True))
                 found.append(row)
     return found
@@ -169,11 +187,15 @@ def plot(entries: dict[str, Any], run_dir: Path) -> None:
             axis.set_title(f"{entry}: {result['main_metric']}, difference to greedy", fontsize=9)
         _save(figure, run_dir / "results.png")
     chosen = {
-        (entry, name): layers for entry, result in entries.items() for name, layers in _with(result, "layers").items()
+        (entry, name): layers
+        for entry, result in entries.items()
+        for name, layers in _with(result, "layers").items()
     }
     chosen = {key: layers for key, layers in chosen.items() if len(layers) > 1}
     if chosen:
-        figure, axes = pyplot.subplots(len(chosen), 1, figsize=(8, 0.6 + 1.5 * len(chosen)), squeeze=False)
+        figure, axes = pyplot.subplots(
+            len(chosen), 1, figsize=(8, 0.6 + 1.5 * len(chosen)), squeeze=False
+        )
         for axis, ((entry, name), layers) in zip(axes[:, 0], chosen.items(), strict=True):
             axis.bar([int(layer) for layer in layers], list(layers.values()))
             axis.set_xticks([int(layer) for layer in layers])

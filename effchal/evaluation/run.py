@@ -13,7 +13,13 @@ from effchal.evaluation.answers import Job, Window, answers, encode
 from effchal.evaluation.results import Record, Records, plot, summarise, table, write_tables
 from effchal.evaluation.scenarios import Scenario, aggregate_extra, load_scenario
 from effchal.evaluation.variants import variants_of
-from effchal.model_source import Subject, check_same, check_subject, identity, load_subject_tokenizer
+from effchal.model_source import (
+    ModelSource,
+    check_model_source,
+    check_same,
+    identity,
+    load_source_tokenizer,
+)
 from effchal.prompts import PromptEncoder
 from effchal.tracking import device_name, git_commit, peak_memory_gib, progress_bar
 
@@ -29,16 +35,23 @@ def run(cfg: Config, run_dir: Path) -> str:
     """
     started = time.monotonic()
     if not cfg.scenario.entries:
-        raise ConfigError("scenario.entries is empty; give at least one, e.g. scenario.entries=[truthful_qa_mc]")
+        raise ConfigError(
+            "scenario.entries is empty; give at least one, e.g. scenario.entries=[truthful_qa_mc]"
+        )
     if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("evaluation draws its results with matplotlib; pip install 'effchal[evaluate]'")
-    subject = check_subject(cfg)
+        raise ConfigError(
+            "evaluation draws its results with matplotlib; pip install 'effchal[evaluate]'"
+        )
+    subject = check_model_source(cfg)
     variants = variants_of(cfg, subject.shape)
-    tokenizer = load_subject_tokenizer(subject)
+    tokenizer = load_source_tokenizer(subject)
     encoder = PromptEncoder(tokenizer, cfg.prompt)
     path = None if cfg.scenario.path is None else Path(cfg.scenario.path)
     window = Window(tokenizer, encoder)
-    scenarios = [load_scenario(entry, path, cfg.scenario.max_instances, window) for entry in cfg.scenario.entries]
+    scenarios = [
+        load_scenario(entry, path, cfg.scenario.max_instances, window)
+        for entry in cfg.scenario.entries
+    ]
     encoded = [encode(scenario, encoder, subject.shape.max_positions) for scenario in scenarios]
     header = begin(cfg, subject, run_dir)
     job = Job(cfg, subject, variants, Records(run_dir))
@@ -51,7 +64,9 @@ def run(cfg: Config, run_dir: Path) -> str:
                 job.records.add(records)
                 done += len(records)
                 advance(done)
-            found = [job.records.get(scenario.entry, instance.id) for instance in scenario.instances]
+            found = [
+                job.records.get(scenario.entry, instance.id) for instance in scenario.instances
+            ]
             entries[scenario.entry] = summarise(found, scenario.main_metric, cfg.evaluate)
             add_bias(entries[scenario.entry], scenario, found)
             log.info("%s: %d instances", scenario.entry, len(found))
@@ -67,7 +82,7 @@ def run(cfg: Config, run_dir: Path) -> str:
     return table(entries)
 
 
-def begin(cfg: Config, subject: Subject, run_dir: Path) -> dict[str, Any]:
+def begin(cfg: Config, subject: ModelSource, run_dir: Path) -> dict[str, Any]:
     """results.json as it stands at the start; a resumed evaluation must be of the same model.
 
     Raises:
@@ -78,7 +93,13 @@ def begin(cfg: Config, subject: Subject, run_dir: Path) -> dict[str, Any]:
     path = run_dir / "results.json"
     before = json.loads(path.read_text()) if path.is_file() else {"model": model}
     check_same(before["model"], model, run_dir)
-    header = {"status": "running", "name": cfg.name, "model": model, "versions": versions(), "git_commit": git_commit()}
+    header = {
+        "status": "running",
+        "name": cfg.name,
+        "model": model,
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
     header |= {key: before[key] for key in ("device", "peak_memory_gib") if key in before}
     save_config(cfg, run_dir / "config.yaml")
     write_results(run_dir, header)
@@ -95,7 +116,11 @@ def pooled(job: Job, scenarios: list[Scenario]) -> dict[str, Any]:
     result = {}
     for name, together in parts.items():
         if len(together) > 1:
-            found = [job.records.get(each.entry, instance.id) for each in together for instance in each.instances]
+            found = [
+                job.records.get(each.entry, instance.id)
+                for each in together
+                for instance in each.instances
+            ]
             title = f"{name}, {len(together)} entries together"
             result[title] = summarise(found, together[0].main_metric, job.cfg.evaluate)
             log.info("%s: %d instances", title, len(found))

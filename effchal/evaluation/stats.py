@@ -25,7 +25,9 @@ def mean_interval(values: Sequence[float], resamples: int, confidence: float) ->
     data = np.asarray(values, dtype=np.float64)
     counts = _resampled_counts(len(data), resamples)
     blocks = range(0, resamples, BLOCK)
-    means = np.concatenate([counts[i : i + BLOCK].astype(np.float64) @ data for i in blocks]) / len(data)
+    means = np.concatenate([counts[i : i + BLOCK].astype(np.float64) @ data for i in blocks]) / len(
+        data
+    )
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(data.mean()), float(low), float(high))
@@ -41,7 +43,9 @@ def _resampled_counts(size: int, resamples: int) -> np.ndarray:
     return counts
 
 
-def paired_difference(a: Sequence[float], b: Sequence[float], resamples: int, confidence: float) -> Interval:
+def paired_difference(
+    a: Sequence[float], b: Sequence[float], resamples: int, confidence: float
+) -> Interval:
     """Of the mean of a - b, where a[i] and b[i] come from the same instance."""
     differences = [x - y for x, y in zip(a, b, strict=True)]
     return mean_interval(differences, resamples, confidence)

@@ -34,14 +34,25 @@ def variants_of(cfg: Config, shape: ModelShape) -> list[Variant]:
     decoding, model = cfg.decoding, (shape.num_layers, shape.tied)
     penalty, controls = decoding.repetition_penalty, cfg.sweep.controls
     found: list[Variant] = []
-    if cfg.sweep.premature_layers and decoding.method not in (DecodingMethod.dola, DecodingMethod.sled):
-        raise ConfigError("sweep.premature_layers needs decoding.method=dola or sled, e.g. decoding=dola_high")
+    if cfg.sweep.premature_layers and decoding.method not in (
+        DecodingMethod.dola,
+        DecodingMethod.sled,
+    ):
+        raise ConfigError(
+            "sweep.premature_layers needs decoding.method=dola or sled, e.g. decoding=dola_high"
+        )
     if decoding.method in (DecodingMethod.dola, DecodingMethod.sled):
         asked = cfg.sweep.premature_layers or [decoding.premature_layers]
         for i, layers in enumerate(asked):
-            key = f"sweep.premature_layers[{i}]" if cfg.sweep.premature_layers else "decoding.premature_layers"
+            key = (
+                f"sweep.premature_layers[{i}]"
+                if cfg.sweep.premature_layers
+                else "decoding.premature_layers"
+            )
             contrast = contrast_of(decoding, *model, key, layers)
-            found += with_penalty(Variant(f"{decoding.method.value} {label(layers)}", contrast), penalty, controls)
+            found += with_penalty(
+                Variant(f"{decoding.method.value} {label(layers)}", contrast), penalty, controls
+            )
         found = with_penalty(Variant(BASELINE, None), penalty if controls else 1.0, True) + found
     elif decoding.method is DecodingMethod.sample:
         found = [Variant("sample", None, penalty, decoding.temperature, decoding.top_p)]
@@ -54,7 +65,9 @@ def with_penalty(plain: Variant, penalty: float, keep_plain: bool) -> list[Varia
     """The variant with a repetition penalty, and where asked for without."""
     if penalty == 1.0:
         return [plain]
-    penalised = replace(plain, name=f"{plain.name}, penalty {penalty:g}", repetition_penalty=penalty)
+    penalised = replace(
+        plain, name=f"{plain.name}, penalty {penalty:g}", repetition_penalty=penalty
+    )
     return [plain, penalised] if keep_plain else [penalised]
 
 

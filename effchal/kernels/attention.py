@@ -16,14 +16,17 @@ FLASH = "flash_attention_2"
 
 
 @dataclass(frozen=True)
-class Segments:
+class DocumentLengths:
     """Lengths of the examples that lie one after the other in a row."""
 
     lengths: tuple[int, ...]
 
 
 def packed_hidden_states(
-    model: nn.Module, input_ids: Tensor, position_ids: Tensor, lengths: tuple[int, ...] | None = None
+    model: nn.Module,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    lengths: tuple[int, ...] | None = None,
 ) -> Tensor:
     """(1, T, D) hidden states of a row of examples, none of which sees another.
 
@@ -31,19 +34,25 @@ def packed_hidden_states(
         input_ids, position_ids: (1, T) int64; positions restart with each example.
         lengths: of the examples; None reads them from position_ids, and waits for the device.
     """
-    segments = Segments(lengths or lengths_of(position_ids))
+    segments = DocumentLengths(lengths or lengths_of(position_ids))
     function = use_packed_attention(model)
     options: dict[str, Any] = {"segments": segments} if function == SEGMENTS else {}
     if function == FLASH:
         options = _variable_length_options(segments, input_ids.device)
     # No mask and no cache: an all-ones mask or the default cache would make examples see each other, silently.
-    output = backbone(model)(input_ids=input_ids, position_ids=position_ids, use_cache=False, **options)
+    output = backbone(model)(
+        input_ids=input_ids, position_ids=position_ids, use_cache=False, **options
+    )
     return output.last_hidden_state
 
 
 def lengths_of(position_ids: Tensor) -> tuple[int, ...]:
     """Lengths of the examples in a (1, T) row of positions."""
-    starts = [0, *((position_ids[0].diff() != 1).nonzero()[:, 0] + 1).tolist(), position_ids.shape[1]]
+    starts = [
+        0,
+        *((position_ids[0].diff() != 1).nonzero()[:, 0] + 1).tolist(),
+        position_ids.shape[1],
+    ]
     return tuple(end - start for start, end in itertools.pairwise(starts))
 
 
@@ -61,7 +70,7 @@ def use_packed_attention(model: nn.Module, compiled: bool = False) -> str:
         from transformers import AttentionInterface
 
         AttentionInterface.register(
-            SEGMENTS, torch.compiler.disable(segment_attention) if compiled else segment_attention
+            SEGMENTS, torch.compiler.disable(packed_attention) if compiled else packed_attention
         )
         causal_lm(model).set_attn_implementation(SEGMENTS)
     return config._attn_implementation
@@ -74,13 +83,13 @@ def attention_function(config: Any) -> Callable:
     return AttentionInterface()[config._attn_implementation]
 
 
-def segment_attention(
+def packed_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    segments: Segments | None = None,
+    segments: DocumentLengths | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -96,18 +105,30 @@ def segment_attention(
         (1, T, H, d), and no weights.
     """
     if segments is None or attention_mask is not None:
-        raise RuntimeError("this model was prepared for packed rows; call it through packed_hidden_states")
+        raise RuntimeError(
+            "this model was prepared for packed rows; call it through packed_hidden_states"
+        )
     odd = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
     if odd or not getattr(module, "is_causal", True):
-        raise RuntimeError(f"{type(module).__name__} wants attention that segments do not know ({odd or 'not causal'})")
+        raise RuntimeError(
+            f"{type(module).__name__} wants attention that segments do not know ({odd or 'not causal'})"
+        )
     grouped = query.shape[1] != key.shape[1]
     outputs = []
     parts = (tensor.split(segments.lengths, dim=2) for tensor in (query, key, value))
     for q, k, v in zip(*parts, strict=True):
         length = q.shape[2]
-        window = _window_mask(length, sliding_window, q.device) if sliding_window and length > sliding_window else None
+        window = (
+            _window_mask(length, sliding_window, q.device)
+            if sliding_window and length > sliding_window
+            else None
+        )
         out = F.scaled_dot_product_attention(
-            *(q, k, v, window), dropout_p=dropout, is_causal=window is None, scale=scaling, enable_gqa=grouped
+            *(q, k, v, window),
+            dropout_p=dropout,
+            is_causal=window is None,
+            scale=scaling,
+            enable_gqa=grouped,
         )
         outputs.append(out.transpose(1, 2))  # (1, length, H, d)
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)), None
@@ -121,12 +142,20 @@ def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
 
 def _masks_are_windows(config: Any) -> bool:
     kinds = set(getattr(config, "layer_types", None) or ())
-    return kinds <= {"full_attention", "sliding_attention"} and getattr(config, "attention_chunk_size", None) is None
+    return (
+        kinds <= {"full_attention", "sliding_attention"}
+        and getattr(config, "attention_chunk_size", None) is None
+    )
 
 
-def _variable_length_options(segments: Segments, device: torch.device) -> dict[str, Any]:
+def _variable_length_options(segments: DocumentLengths, device: torch.device) -> dict[str, Any]:
     """transformers' names for what the variable-length kernel wants; without them each layer would work it out."""
     ends = torch.tensor((0, *segments.lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
     ends = ends.to(device, non_blocking=True)
     longest = max(segments.lengths)
-    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+    return {
+        "cu_seq_lens_q": ends,
+        "cu_seq_lens_k": ends,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }

@@ -60,30 +60,49 @@ class FusedLayer:
         self.gate_up, self.down = JoinedLinear(projections[4:6]), JoinedLinear(projections[6:])
 
     def parameters(self) -> list[nn.Parameter]:
-        return [p for joined in (self.qkv, self.out, self.gate_up, self.down) for p in joined.parameters()]
+        return [
+            p
+            for joined in (self.qkv, self.out, self.gate_up, self.down)
+            for p in joined.parameters()
+        ]
 
-    def forward(self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **options: Any) -> Tensor:
+    def forward(
+        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **options: Any
+    ) -> Tensor:
         """(1, T, D) -> (1, T, D). `options` are the library's, for its attention function."""
-        if options.pop("attention_mask", None) is not None or options.pop("past_key_values", None) is not None:
-            raise RuntimeError("a model prepared for training takes no mask and no cache; call packed_hidden_states")
+        if (
+            options.pop("attention_mask", None) is not None
+            or options.pop("past_key_values", None) is not None
+        ):
+            raise RuntimeError(
+                "a model prepared for training takes no mask and no cache; call packed_hidden_states"
+            )
         x = hidden_states.flatten(0, 1)  # (T, D)
         half = self.attention.head_dim // 2  # the other half of cosines and sines is the same
-        cos, sin = (angles.flatten(0, 1)[:, None, :half] for angles in position_embeddings)  # (T, 1, half)
+        cos, sin = (
+            angles.flatten(0, 1)[:, None, :half] for angles in position_embeddings
+        )  # (T, 1, half)
         if torch.is_grad_enabled():
-            return LayerFunction.apply(self, options, x, cos, sin, *self.parameters()).view_as(hidden_states)
+            return LayerFunction.apply(self, options, x, cos, sin, *self.parameters()).view_as(
+                hidden_states
+            )
         return self.output(self.activations(x, cos, sin, options, False)).view_as(hidden_states)
 
-    def activations(self, x: Tensor, cos: Tensor, sin: Tensor, options: dict, differentiable: bool) -> Activations:
+    def activations(
+        self, x: Tensor, cos: Tensor, sin: Tensor, options: dict, differentiable: bool
+    ) -> Activations:
         """All up to the MLP's gate and up."""
         normed, scale_1 = rms_norm(x, self.norm_1)
         qkv, low_qkv = self.qkv.forward(normed)
         qkv = qkv.unflatten(1, (-1, self.attention.head_dim))
-        turn_(self._queries_and_keys(qkv), cos, sin)
+        apply_rotary_(self._queries_and_keys(qkv), cos, sin)
         with torch.set_grad_enabled(differentiable):
             attended = self.attend(qkv.requires_grad_(differentiable), options)
         middle, low_out = self.out.forward(attended.detach(), residual=x)
         scale_2 = norm_scale(middle, self.norm_2)
-        done = Activations(scale_1, qkv, attended, middle, scale_2, low={"qkv": low_qkv, "out": low_out})
+        done = Activations(
+            scale_1, qkv, attended, middle, scale_2, low={"qkv": low_qkv, "out": low_out}
+        )
         self.add_gate_up(done)
         return done
 
@@ -114,7 +133,9 @@ class LayerFunction(torch.autograd.Function):
     """(layer, options, x, cos, sin, *adapter parameters) -> y."""
 
     @staticmethod
-    def forward(ctx, layer: FusedLayer, options: dict, x: Tensor, cos: Tensor, sin: Tensor, *_: Tensor) -> Tensor:
+    def forward(
+        ctx, layer: FusedLayer, options: dict, x: Tensor, cos: Tensor, sin: Tensor, *_: Tensor
+    ) -> Tensor:
         full = layer.keep is ActivationCheckpointing.full
         done = layer.activations(x, cos, sin, options, differentiable=not full)
         y = layer.output(done)
@@ -133,14 +154,18 @@ class LayerFunction(torch.autograd.Function):
         if done.gate_up is None:
             layer.add_gate_up(done)
         d_middle, mlp_gradients = mlp_backward(layer, dy, done)
-        d_attended, out_gradients = layer.out.backward(d_middle, done.attended.detach(), done.low["out"])
+        d_attended, out_gradients = layer.out.backward(
+            d_middle, done.attended.detach(), done.low["out"]
+        )
         want_dx = ctx.needs_input_grad[2]
         dx, qkv_gradients = None, []
         if want_dx or layer.qkv.adapters:
             (d_qkv,) = torch.autograd.grad(done.attended, done.qkv, d_attended)
-            turn_(layer._queries_and_keys(d_qkv), cos, -sin)
+            apply_rotary_(layer._queries_and_keys(d_qkv), cos, -sin)
             normed = apply_norm(x, done.scale_1, layer.norm_1)
-            dx, qkv_gradients = layer.qkv.backward(d_qkv.flatten(1), normed, done.low["qkv"], want_dx)
+            dx, qkv_gradients = layer.qkv.backward(
+                d_qkv.flatten(1), normed, done.low["qkv"], want_dx
+            )
         if want_dx:
             dx = rms_norm_backward(dx, x, done.scale_1, layer.norm_1).add_(d_middle)
         return None, None, dx, None, None, *qkv_gradients, *out_gradients, *mlp_gradients
@@ -183,7 +208,7 @@ def rms_norm_backward(dy: Tensor, x: Tensor, scale: Tensor, norm: nn.Module) -> 
     return dy.mul_(scale).addcmul_(wide, along, value=-1).to(x.dtype)
 
 
-def turn_(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
+def apply_rotary_(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
     """Rotary position embedding in place: (T, heads, head size) by (T, 1, head size / 2) angles."""
     first, second = heads.chunk(2, dim=-1)
     turned = (first * cos).addcmul_(second, sin, value=-1)

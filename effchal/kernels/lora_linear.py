@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effchal.model.host_memory import give_back
+from effchal.model.host_memory import release_pages
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class JoinedLinear:
             parts = self.weight.split([base.out_features for base in bases])
             for base, part in zip(bases, parts, strict=True):
                 copied, base.weight.data = base.weight.data, part
-                give_back(copied)
+                release_pages(copied)
         biases = [base.bias for base in bases]
         self.bias = None if biases[0] is None else torch.cat([bias.detach() for bias in biases])
         self.adapters: list[Adapter] = []
@@ -87,7 +87,9 @@ class JoinedLinear:
             return y, None
         low = x @ self._joined_a(x.dtype).T  # (T, ranks)
         for adapter in self.adapters:
-            y[:, adapter.columns].addmm_(low[:, adapter.ranks], adapter.b.to(x.dtype).T, alpha=adapter.scale)
+            y[:, adapter.columns].addmm_(
+                low[:, adapter.ranks], adapter.b.to(x.dtype).T, alpha=adapter.scale
+            )
         return y, low
 
     def backward(
@@ -102,7 +104,9 @@ class JoinedLinear:
         gradients = []
         for adapter in self.adapters:
             dy_part = dy[:, adapter.columns]
-            torch.mm(dy_part, adapter.b.to(dy.dtype), out=d_low[:, adapter.ranks]).mul_(adapter.scale)
+            torch.mm(dy_part, adapter.b.to(dy.dtype), out=d_low[:, adapter.ranks]).mul_(
+                adapter.scale
+            )
             db = (dy_part.T @ low[:, adapter.ranks]).mul_(adapter.scale)
             gradients += [None, db.to(adapter.b.dtype)]
         da = d_low.T @ x  # (ranks, D_in)

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 from effchal.kernels.lora_linear import JoinedLinear, is_plain
 
-CHUNK_ELEMENTS = {"cpu": 2**22 + 2**21, "cuda": 2**27}  # logits of a chunk; on a CPU they stay in its cache
+CHUNK_ELEMENTS = {
+    "cpu": 2**22 + 2**21,
+    "cuda": 2**27,
+}  # logits of a chunk; on a CPU they stay in its cache
 
 
 def chunked_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -22,7 +25,12 @@ def chunked_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
         hidden: (n, D) of the target positions.
         targets: (n,) int64.
     """
-    if hidden.is_cuda and is_frozen_product(head) and head.weight.dtype == hidden.dtype and has_fused_loss():
+    if (
+        hidden.is_cuda
+        and is_frozen_product(head)
+        and head.weight.dtype == hidden.dtype
+        and has_fused_loss()
+    ):
         return fused_loss(head.weight, hidden, targets)
     parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
     return ChunkedLoss.apply(head, torch.is_grad_enabled(), hidden, targets, *parameters)
@@ -48,16 +56,31 @@ def fused_loss(weight: Tensor, hidden: Tensor, targets: Tensor) -> Tensor:
 
 class ChunkedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, head: nn.Module, with_gradients: bool, hidden: Tensor, targets: Tensor, *parameters: Tensor):
+    def forward(
+        ctx,
+        head: nn.Module,
+        with_gradients: bool,
+        hidden: Tensor,
+        targets: Tensor,
+        *parameters: Tensor,
+    ):
         with_gradients = with_gradients and any(ctx.needs_input_grad)
         plain = is_frozen_product(head)
         loss = torch.zeros((), device=hidden.device)
-        ctx.gradients = [torch.zeros_like(tensor) for tensor in (hidden, *parameters)] if with_gradients else None
+        ctx.gradients = (
+            [torch.zeros_like(tensor) for tensor in (hidden, *parameters)]
+            if with_gradients
+            else None
+        )
         d_hidden = ctx.gradients[0] if with_gradients else hidden
         rows = max(1, CHUNK_ELEMENTS.get(hidden.device.type, 2**27) // head.weight.shape[0])
         # Where states are wider (see fast.prepare_training), one wide copy of the head serves all chunks.
-        weight = head.weight.to(torch.promote_types(head.weight.dtype, hidden.dtype)) if plain else None
-        for x, y, dx in zip(hidden.split(rows), targets.split(rows), d_hidden.split(rows), strict=True):
+        weight = (
+            head.weight.to(torch.promote_types(head.weight.dtype, hidden.dtype)) if plain else None
+        )
+        for x, y, dx in zip(
+            hidden.split(rows), targets.split(rows), d_hidden.split(rows), strict=True
+        ):
             if plain:
                 loss += frozen_chunk(weight, x, y, dx if with_gradients else None)
             elif with_gradients:
@@ -92,7 +115,11 @@ def frozen_chunk(weight: Tensor, x: Tensor, targets: Tensor, dx: Tensor | None) 
 
 
 def trainable_chunk(
-    head: nn.Module, x: Tensor, targets: Tensor, parameters: tuple[Tensor, ...], gradients: list[Tensor]
+    head: nn.Module,
+    x: Tensor,
+    targets: Tensor,
+    parameters: tuple[Tensor, ...],
+    gradients: list[Tensor],
 ) -> Tensor:
     """Sum of nats of a chunk under any head; gradients of x and of `parameters` are added to `gradients`."""
     with torch.enable_grad():

@@ -5,7 +5,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from effchal.kernels.cpu_linear import Narrow, Room, is_narrow
+from effchal.kernels.cpu_linear import Bf16Linear, ScratchBuffers, is_narrow
 
 
 def widen_where_used(model: nn.Module) -> bool:
@@ -25,7 +25,7 @@ def widen_where_used(model: nn.Module) -> bool:
     ]
     if not narrow or any(parameter.ndim > 1 and not _reads(module) for module, parameter in narrow):
         return False
-    room = Room()
+    room = ScratchBuffers()
     for module, parameter in narrow:
         if parameter.ndim == 1:
             parameter.data = parameter.data.float()
@@ -47,7 +47,11 @@ def _embed(module: nn.Embedding, ids: Tensor) -> Tensor:
     return type(module).forward(module, ids).float()
 
 
-def _multiply(module: nn.Linear, room: Room, x: Tensor) -> Tensor:
-    product = Narrow(module.weight, room)  # made here: `fused` may have laid the weight elsewhere
+def _multiply(module: nn.Linear, room: ScratchBuffers, x: Tensor) -> Tensor:
+    product = Bf16Linear(
+        module.weight, room
+    )  # made here: `fused` may have laid the weight elsewhere
     result = product(x.flatten(0, -2)).view(*x.shape[:-1], -1)
-    return result.clone() if module.bias is None else result + module.bias  # the product's memory is used again
+    return (
+        result.clone() if module.bias is None else result + module.bias
+    )  # the product's memory is used again

@@ -1,4 +1,4 @@
-"""Several sources -> training and held-out examples, and the order in which training sees them."""
+"""Several sources -> training and validation examples, and the order in which training sees them."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from effchal.mixing.sources import DataError, Example, is_local, load_source
 @dataclass
 class Mix:
     train: list[Example]
-    heldout: list[Example]
+    validation: list[Example]
     weights: dict[str, float]  # by source name
     seed: int
     report: list[dict[str, Any]] = field(default_factory=list)  # one row a source
@@ -53,11 +53,13 @@ def load_mix(cfg: DataMixConfig) -> Mix:
     mix = Mix([], [], {name: source.weight for name, source in cfg.sources.items()}, cfg.seed)
     loaded = {name: load_source(name, source) for name, source in cfg.sources.items()}
     # By prompt and over all sources at once: the same prompt may stand in two of them.
-    heldout_keys = {key for examples in loaded.values() for key in _heldout_keys(examples, cfg)}
+    validation_keys = {
+        key for examples in loaded.values() for key in _validation_keys(examples, cfg)
+    }
     for name, examples in loaded.items():
-        heldout = [example for example in examples if example.prompt_key in heldout_keys]
-        mix.heldout += heldout
-        mix.train += [example for example in examples if example.prompt_key not in heldout_keys]
+        validation = [example for example in examples if example.prompt_key in validation_keys]
+        mix.validation += validation
+        mix.train += [example for example in examples if example.prompt_key not in validation_keys]
         mix.report.append(
             {
                 "source": name,
@@ -66,22 +68,24 @@ def load_mix(cfg: DataMixConfig) -> Mix:
                 "license": cfg.sources[name].license,
                 "weight": cfg.sources[name].weight,
                 "examples": len(examples),
-                "heldout": len(heldout),
+                "validation": len(validation),
                 "multi_turn": sum(len(example.turns) > 2 for example in examples),
                 "sha256": _digest(examples),
             }
         )
     if not mix.train:
-        raise DataError("the data mix has no training example left; lower data_mix.heldout_fraction")
+        raise DataError(
+            "the data mix has no training example left; lower data_mix.validation_fraction"
+        )
     return mix
 
 
-def _heldout_keys(examples: list[Example], cfg: DataMixConfig) -> set[str]:
+def _validation_keys(examples: list[Example], cfg: DataMixConfig) -> set[str]:
     """The prompts with the smallest seeded digests: stable when rows are added or reordered."""
     keys = {example.prompt_key for example in examples}
     ranked = sorted(keys, key=lambda key: hashlib.sha256(f"{cfg.seed}:{key}".encode()).digest())
-    count = round(cfg.heldout_fraction * len(keys))
-    return set(ranked[: max(count, 1) if cfg.heldout_fraction else 0])
+    count = round(cfg.validation_fraction * len(keys))
+    return set(ranked[: max(count, 1) if cfg.validation_fraction else 0])
 
 
 def _digest(examples: list[Example]) -> str:
@@ -93,9 +97,22 @@ def _digest(examples: list[Example]) -> str:
 
 def write_report(mix: Mix, totals: dict[str, int], folder: Path) -> None:
     """mix.json and mix.md: what went into the run, by source; `totals` counts tokens."""
-    (folder / "mix.json").write_text(json.dumps({"sources": mix.report, "totals": totals}, indent=2) + "\n")
-    columns = ("source", "path", "revision", "license", "weight", "examples", "heldout", "multi_turn")
+    (folder / "mix.json").write_text(
+        json.dumps({"sources": mix.report, "totals": totals}, indent=2) + "\n"
+    )
+    columns = (
+        "source",
+        "path",
+        "revision",
+        "license",
+        "weight",
+        "examples",
+        "validation",
+        "multi_turn",
+    )
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(str(row[column]) for column in columns) + " |" for row in mix.report]
+    lines += [
+        "| " + " | ".join(str(row[column]) for column in columns) + " |" for row in mix.report
+    ]
     lines += ["", *(f"- {name}: {count:,}" for name, count in totals.items())]
     (folder / "mix.md").write_text("# Data mix\n\n" + "\n".join(lines) + "\n")

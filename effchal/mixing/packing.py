@@ -42,7 +42,9 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         names = ("input_ids", "position_ids", "target_positions", "targets")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        return replace(
+            self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        )
 
 
 def encode_example(
@@ -56,13 +58,18 @@ def encode_example(
     ids, is_answer = encoder.conversation_ids(list(example.turns))
     ids, is_answer, cut = ids[:max_seq_len], is_answer[:max_seq_len], len(ids) > max_seq_len
     # Shifting here, not in the loss, keeps the last token of one example from predicting the next one.
-    targets = [ids[t + 1] if is_answer[t + 1] or loss_on_prompt else IGNORE_INDEX for t in range(len(ids) - 1)]
+    targets = [
+        ids[t + 1] if is_answer[t + 1] or loss_on_prompt else IGNORE_INDEX
+        for t in range(len(ids) - 1)
+    ]
     if all(target == IGNORE_INDEX for target in targets):
         return None
     return EncodedExample(example.id, ids, [*targets, IGNORE_INDEX], cut)
 
 
-def pack(examples: list[EncodedExample], max_seq_len: int, micro_batch_size: int, packing: bool) -> list[MicroBatch]:
+def pack(
+    examples: list[EncodedExample], max_seq_len: int, micro_batch_size: int, packing: bool
+) -> list[MicroBatch]:
     """Micro-batches that hold all examples once.
 
     Args:
@@ -74,12 +81,16 @@ def pack(examples: list[EncodedExample], max_seq_len: int, micro_batch_size: int
     return [_micro_batch([examples[i] for i in row]) for row in rows]
 
 
-def first_fit(sizes: list[int], max_seq_len: int, micro_batch_size: int, packing: bool) -> list[list[int]]:
+def first_fit(
+    sizes: list[int], max_seq_len: int, micro_batch_size: int, packing: bool
+) -> list[list[int]]:
     """Which examples, by their tokens, share a micro-batch."""
     rows: list[list[int]] = []
     free: list[int] = []
     capacity = max_seq_len * micro_batch_size if packing else micro_batch_size
-    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):  # stable: same examples, same micro-batches
+    for i in sorted(
+        range(len(sizes)), key=lambda i: -sizes[i]
+    ):  # stable: same examples, same micro-batches
         size = sizes[i] if packing else 1
         fits = next((row for row, room in enumerate(free) if room >= size), None)
         if fits is None:
@@ -99,13 +110,17 @@ def _micro_batch(examples: list[EncodedExample]) -> MicroBatch:
     target_positions = (targets != IGNORE_INDEX).nonzero()[:, 0]
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
     ids_of_examples = [example.id for example in examples]
-    return MicroBatch(ids, positions, target_positions, targets[target_positions], lengths, ids_of_examples)
+    return MicroBatch(
+        ids, positions, target_positions, targets[target_positions], lengths, ids_of_examples
+    )
 
 
 class TrainingOrder:
     """Which examples each step learns from: a pure function of the mix, so a position is a step number."""
 
-    def __init__(self, mix: Mix, encoded: list[EncodedExample], examples_per_step: int, epochs: int) -> None:
+    def __init__(
+        self, mix: Mix, encoded: list[EncodedExample], examples_per_step: int, epochs: int
+    ) -> None:
         """`encoded` lies beside mix.train, one for one."""
         self._mix, self._encoded = mix, encoded
         self._per_step, self.epochs = examples_per_step, epochs

@@ -27,7 +27,7 @@ class Example:
 
     @property
     def prompt_key(self) -> str:
-        """Digest of the first turn, case and spaces aside: the held-out choice goes by it."""
+        """Digest of the first turn, case and spaces aside: the validation choice goes by it."""
         return hashlib.sha256(" ".join(self.turns[0].content.lower().split()).encode()).hexdigest()
 
 
@@ -42,13 +42,17 @@ def load_source(name: str, cfg: DataSourceConfig) -> list[Example]:
     seen: dict[str, set[str]] = {column: set() for column in cfg.where}
     for number, place, row in rows:
         if not isinstance(row, dict):
-            raise DataError(f"{place}: expected an object with named fields, found {type(row).__name__}")
+            raise DataError(
+                f"{place}: expected an object with named fields, found {type(row).__name__}"
+            )
         if _kept(row, cfg.where, seen, place):
             turns = _TURNS[cfg.format](row, place)
             _check_encodable(turns, place)
             examples.append(Example(f"{name}:{number}", tuple(turns)))
     if not examples:
-        found = "; ".join(f"{column} has {', '.join(sorted(values)[:20])}" for column, values in seen.items())
+        found = "; ".join(
+            f"{column} has {', '.join(sorted(values)[:20])}" for column, values in seen.items()
+        )
         reason = f"no example that passes `where`: {found}" if found else "no example"
         raise DataError(f"source {name} ({where_found}) has {reason}")
     for column, values in seen.items():
@@ -61,7 +65,9 @@ def load_source(name: str, cfg: DataSourceConfig) -> list[Example]:
 def _check_encodable(turns: list[Turn], place: str) -> None:
     for turn in turns:
         try:
-            turn.content.encode("utf-8")  # JSON can spell half a surrogate pair, which is no character
+            turn.content.encode(
+                "utf-8"
+            )  # JSON can spell half a surrogate pair, which is no character
         except UnicodeEncodeError as error:
             raise DataError(f"{place}: a turn has half a character ({error.reason})") from error
 
@@ -72,10 +78,14 @@ def is_local(cfg: DataSourceConfig) -> bool:
     return cfg.path.startswith("builtin:") or path.exists() or path.suffix in _READERS
 
 
-def _kept(row: dict[str, Any], where: dict[str, list[str]], seen: dict[str, set[str]], place: str) -> bool:
+def _kept(
+    row: dict[str, Any], where: dict[str, list[str]], seen: dict[str, set[str]], place: str
+) -> bool:
     for column in where:
         if column not in row:
-            raise DataError(f"{place}: no field {column!r}, which `where` filters by; it has {', '.join(row)}")
+            raise DataError(
+                f"{place}: no field {column!r}, which `where` filters by; it has {', '.join(row)}"
+            )
         seen[column].add(str(row[column]))
     return all(str(row[column]) in allowed for column, allowed in where.items())
 
@@ -94,7 +104,9 @@ def _read_file(path: Path, owner: str) -> Iterator[tuple[int, str, Any]]:
     if path.suffix not in _READERS:
         raise DataError(f"{owner}: {path} is no {', '.join(_READERS)} file")
     if not path.is_file():
-        raise DataError(f"{owner}: no file {path} (from {Path.cwd()}); give data_mix.sources.<name>.path=<file>")
+        raise DataError(
+            f"{owner}: no file {path} (from {Path.cwd()}); give data_mix.sources.<name>.path=<file>"
+        )
     return _READERS[path.suffix](path)
 
 
@@ -108,8 +120,14 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, str, Any]]:
                     raise DataError(f"{place}: empty line; remove it")
                 yield number, place, json.loads(text)
             except json.JSONDecodeError as error:
-                half = "" if line.endswith(b"\n") else ", and the file ends inside it: was it written to the end?"
-                raise DataError(f"{place}, column {error.colno}: not JSON ({error.msg}){half}") from error
+                half = (
+                    ""
+                    if line.endswith(b"\n")
+                    else ", and the file ends inside it: was it written to the end?"
+                )
+                raise DataError(
+                    f"{place}, column {error.colno}: not JSON ({error.msg}){half}"
+                ) from error
             except UnicodeDecodeError as error:
                 raise DataError(f"{place}, byte {error.start + 1}: not UTF-8") from error
             except RecursionError as error:
@@ -120,7 +138,9 @@ def _read_json(path: Path) -> Iterator[tuple[int, str, Any]]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})") from error
+        raise DataError(
+            f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, byte {error.start + 1}: not UTF-8") from error
     except RecursionError as error:
@@ -156,11 +176,15 @@ def _read_hub(name: str, cfg: DataSourceConfig) -> Iterator[tuple[int, str, Any]
 
     try:
         if cfg.file is not None:
-            local = huggingface_hub.hf_hub_download(cfg.path, cfg.file, repo_type="dataset", revision=cfg.revision)
+            local = huggingface_hub.hf_hub_download(
+                cfg.path, cfg.file, repo_type="dataset", revision=cfg.revision
+            )
             return _read_file(Path(local), f"source {name}")
         # One cache a commit: where the hub cannot be reached, the client takes any commit that its cache has.
         cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"effchal-{cfg.revision}")
-        table = datasets.load_dataset(cfg.path, revision=cfg.revision, split=cfg.split, cache_dir=cache)
+        table = datasets.load_dataset(
+            cfg.path, revision=cfg.revision, split=cfg.split, cache_dir=cache
+        )
     except Exception as error:  # every client and transport of the hub raises its own
         raise DataError(_hub_message(name, cfg, error)) from error
     return ((number, f"{cfg.path}, row {number + 1}", row) for number, row in enumerate(table))
@@ -171,7 +195,12 @@ def _hub_message(name: str, cfg: DataSourceConfig, error: Exception) -> str:
     text = str(error)
     if "GatedRepoError" in kinds or "gated" in text.lower() or " 401 " in text or " 403 " in text:
         reason = "is gated: accept its terms on the hub and set HF_TOKEN"
-    elif kinds & {"RepositoryNotFoundError", "DatasetNotFoundError", "RevisionNotFoundError", "EntryNotFoundError"}:
+    elif kinds & {
+        "RepositoryNotFoundError",
+        "DatasetNotFoundError",
+        "RevisionNotFoundError",
+        "EntryNotFoundError",
+    }:
         reason = f"is not on the hub at revision {cfg.revision} (or is private: set HF_TOKEN)"
     else:
         reason = f"cannot be reached ({type(error).__name__})"
@@ -199,11 +228,16 @@ def _lima_turns(row: dict[str, Any], place: str) -> list[Turn]:
     if not isinstance(said, list) or not all(isinstance(text, str) for text in said):
         raise DataError(f"{field}: expected a list of texts, found {type(said).__name__}")
     if len(said) < 2 or len(said) % 2:
-        raise DataError(f"{field}: {len(said)} turns; it takes question and answer in turn, ending with an answer")
+        raise DataError(
+            f"{field}: {len(said)} turns; it takes question and answer in turn, ending with an answer"
+        )
     for position, text in enumerate(said):
         if not text.strip():
             raise DataError(f"{field}: turn {position + 1} is empty")
-    return [Turn("user" if position % 2 == 0 else "assistant", text) for position, text in enumerate(said)]
+    return [
+        Turn("user" if position % 2 == 0 else "assistant", text)
+        for position, text in enumerate(said)
+    ]
 
 
 def _platypus_turns(row: dict[str, Any], place: str) -> list[Turn]:

@@ -9,9 +9,11 @@ from torch import Tensor
 PAGEOUT = 21  # Linux's MADV_PAGEOUT: no data can be lost; without effect elsewhere
 
 
-def give_back(tensor: Tensor) -> None:
+def release_pages(tensor: Tensor) -> None:
     """Say that the whole pages under a CPU tensor are not needed."""
-    if sys.platform != "linux" or tensor.device.type != "cpu" or type(tensor) is not Tensor:  # a fake one has no pages
+    if (
+        sys.platform != "linux" or tensor.device.type != "cpu" or type(tensor) is not Tensor
+    ):  # a fake one has no pages
         return
     first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     size = tensor.data_ptr() + tensor.nbytes - first

@@ -15,7 +15,7 @@ from torch import nn
 
 from effchal.config import ConfigError, LoraConfig, ModelConfig
 from effchal.config.choices import Attention, Dtype, Quantization
-from effchal.model.host_memory import give_back
+from effchal.model.host_memory import release_pages
 from effchal.model.tiny import TINY, tiny_folder
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,9 @@ def pick_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether there is arithmetic for bfloat16; a CPU without multiplies a hundred times slower than in float32."""
     capable = torch.cpu.get_capabilities()
-    return device.type != "cpu" or any(capable.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return device.type != "cpu" or any(
+        capable.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")
+    )
 
 
 def pick_attention(cfg: ModelConfig, device: torch.device) -> str:
@@ -86,10 +88,18 @@ def base_model_path(cfg: ModelConfig) -> str:
         return cfg.name
     looks_local = cfg.name.startswith((".", "/", "~")) or cfg.name.count("/") != 1
     if looks_local:
-        hint = "run `python scripts/fetch.py smollm2_135m`" if cfg.name.endswith("smollm2_135m") else "check the path"
-        raise ModelError(f"model.name: no folder {cfg.name} (from {Path.cwd()}); {hint}, or give model.name=<folder>")
+        hint = (
+            "run `python scripts/fetch.py smollm2_135m`"
+            if cfg.name.endswith("smollm2_135m")
+            else "check the path"
+        )
+        raise ModelError(
+            f"model.name: no folder {cfg.name} (from {Path.cwd()}); {hint}, or give model.name=<folder>"
+        )
     if cfg.revision is None:
-        raise ModelError(f"model.name={cfg.name} is a hub id and needs model.revision=<commit>, to be reproducible")
+        raise ModelError(
+            f"model.name={cfg.name} is a hub id and needs model.revision=<commit>, to be reproducible"
+        )
     return cfg.name
 
 
@@ -98,8 +108,12 @@ def quiet_libraries() -> None:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it remarks on a CPU kernel that it lacks
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft's
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # it remarks on a CPU kernel that it lacks
+    warnings.filterwarnings(
+        "ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning
+    )  # peft's
 
 
 @contextlib.contextmanager
@@ -107,8 +121,13 @@ def _loading(cfg: ModelConfig):
     try:
         yield
     except PermissionError as error:
-        raise ModelError(f"model.name={cfg.name}: may not read {error.filename}; chmod -R a+rX {cfg.name}") from error
-    except (OSError, ValueError) as error:  # transformers' word for missing, gated, unreachable, malformed
+        raise ModelError(
+            f"model.name={cfg.name}: may not read {error.filename}; chmod -R a+rX {cfg.name}"
+        ) from error
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # transformers' word for missing, gated, unreachable, malformed
         raise ModelError(
             f"cannot load model.name={cfg.name} at revision {cfg.revision}: {str(error).strip()[:400]} "
             f"(with the files in a local folder: model.name=<folder>)"
@@ -126,7 +145,9 @@ def load_tokenizer(cfg: ModelConfig) -> Any:
     quiet_libraries()
     path = base_model_path(cfg)
     if Path(path).is_dir() and not (Path(path) / "tokenizer.json").is_file():
-        raise ModelError(f"model.name: {path} has no tokenizer.json; without it runs of spaces are mis-tokenized")
+        raise ModelError(
+            f"model.name: {path} has no tokenizer.json; without it runs of spaces are mis-tokenized"
+        )
     with _loading(cfg):
         tokenizer = AutoTokenizer.from_pretrained(path, revision=cfg.revision)
     if tokenizer.eos_token_id is None:
@@ -166,10 +187,14 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
     text_config = model.config.get_text_config()
     if cfg.max_seq_len > text_config.max_position_embeddings:
         limit = text_config.max_position_embeddings
-        raise ModelError(f"model.max_seq_len={cfg.max_seq_len} is more than this model's {limit} positions")
+        raise ModelError(
+            f"model.max_seq_len={cfg.max_seq_len} is more than this model's {limit} positions"
+        )
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(text_config, name, None) not in (None, 1.0):
-            raise ModelError(f"model.name={cfg.name} changes its logits after the head ({name}); not supported yet")
+            raise ModelError(
+                f"model.name={cfg.name} changes its logits after the head ({name}); not supported yet"
+            )
     model.requires_grad_(False)
     if convert_here:
         _convert(model, dtype)
@@ -181,7 +206,7 @@ def _convert(model: nn.Module, dtype: torch.dtype) -> None:
     for parameter in model.parameters():
         if parameter.dtype != dtype and parameter.is_floating_point():
             mapped, parameter.data = parameter.data, parameter.data.to(dtype)
-            give_back(mapped)
+            release_pages(mapped)
     model.config.dtype = dtype
 
 
@@ -213,10 +238,16 @@ def add_adapter(model: nn.Module, lora: LoraConfig, seed: int) -> nn.Module:
     """
     import peft
 
-    lasts = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    lasts = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
     unknown = [name for name in lora.target_modules if name not in lasts]
     if unknown:
-        raise ConfigError(f"lora.target_modules has {unknown}; this model's linear layers are {sorted(lasts)}")
+        raise ConfigError(
+            f"lora.target_modules has {unknown}; this model's linear layers are {sorted(lasts)}"
+        )
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
@@ -271,4 +302,6 @@ def base_model_config(cfg: ModelConfig, shipped: Path | None = None) -> Any:
 
 def model_shape(cfg: ModelConfig) -> ModelShape:
     config = base_model_config(cfg).get_text_config()
-    return ModelShape(config.num_hidden_layers, bool(config.tie_word_embeddings), config.max_position_embeddings)
+    return ModelShape(
+        config.num_hidden_layers, bool(config.tie_word_embeddings), config.max_position_embeddings
+    )

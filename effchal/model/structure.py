@@ -30,7 +30,9 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
     for module in backbone(model).children():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
-    raise ConfigError(f"{type(backbone(model)).__name__} has no list of {count} layers; decoding cannot tap it")
+    raise ConfigError(
+        f"{type(backbone(model)).__name__} has no list of {count} layers; decoding cannot tap it"
+    )
 
 
 def final_norm(model: nn.Module) -> nn.Module:
@@ -42,4 +44,6 @@ def final_norm(model: nn.Module) -> nn.Module:
     for name in ("norm", "final_layernorm", "ln_f", "final_layer_norm"):
         if hasattr(backbone(model), name):
             return getattr(backbone(model), name)
-    raise ConfigError(f"{type(backbone(model)).__name__} has no final norm that is known; decoding cannot tap it")
+    raise ConfigError(
+        f"{type(backbone(model)).__name__} has no final norm that is known; decoding cannot tap it"
+    )

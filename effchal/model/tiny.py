@@ -23,7 +23,9 @@ def tiny_folder() -> Path:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["</s>", "<pad>"])
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="<pad>")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="</s>", pad_token="<pad>"
+    )
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,

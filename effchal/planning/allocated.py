@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class LiveBytes(TorchDispatchMode):
+class AllocatedBytes(TorchDispatchMode):
     """Counts every storage that an operation makes, from then until it goes; fake tensors count as real ones.
 
     What an operation needs inside itself is not seen, only what it returns.
@@ -20,7 +20,9 @@ class LiveBytes(TorchDispatchMode):
         self.made = 0  # of all, also those that are gone
         self._known: dict[int, weakref.ref] = {}  # by the address of the storage
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         self._add(result)
         return result

@@ -72,7 +72,10 @@ class Plan:
         return self.memory_fits and self.hours_fit
 
     def as_dict(self) -> dict[str, Any]:
-        computed = {name: getattr(self, name) for name in ("memory_needed", "memory_fits", "hours_fit", "fits")}
+        computed = {
+            name: getattr(self, name)
+            for name in ("memory_needed", "memory_fits", "hours_fit", "fits")
+        }
         return asdict(self) | computed
 
     def save(self, folder: Path) -> None:
@@ -92,7 +95,11 @@ class Machine:
     def here(cls, cfg: Config, device: torch.device) -> "Machine":
         if device.type == "cuda":
             total = torch.cuda.get_device_properties(device).total_memory
-            limit = total if cfg.budget.memory_gib is None else min(total, round(cfg.budget.memory_gib * 2**30))
+            limit = (
+                total
+                if cfg.budget.memory_gib is None
+                else min(total, round(cfg.budget.memory_gib * 2**30))
+            )
             return cls(device, torch.cuda.get_device_name(device), limit, round(CONTEXT))
         beside = psutil.Process().memory_info().rss
         return cls(device, device_name(device), psutil.virtual_memory().available + beside, beside)
@@ -126,7 +133,12 @@ def make_plan(cfg: Config, machine: Machine, data: KnownData | None, options: bo
     except ConfigError:
         raise
     except Exception as error:  # a model whose code looks at its data; the run itself may be fine
-        log.warning("memory cannot be planned for %s: %s: %s", cfg.model.name, type(error).__name__, str(error)[:300])
+        log.warning(
+            "memory cannot be planned for %s: %s: %s",
+            cfg.model.name,
+            type(error).__name__,
+            str(error)[:300],
+        )
         memory = None
     model = describe(shape)
     records = records_of(kind_of(cfg, machine.name, model))
@@ -138,7 +150,14 @@ def make_plan(cfg: Config, machine: Machine, data: KnownData | None, options: bo
     ratios = [record.memory / record.memory_planned for record in records if record.memory_planned]
     beside = machine.memory_beside + (allocator_bytes(memory, machine.device) if memory else 0)
     plan = Plan(
-        *(model, machine.name, workload, memory, beside, statistics.median(ratios) if ratios else 1.0),
+        *(
+            model,
+            machine.name,
+            workload,
+            memory,
+            beside,
+            statistics.median(ratios) if ratios else 1.0,
+        ),
         *(machine.memory_limit, hours, cfg.budget.hours),
     )
     if options and not plan.fits:
@@ -163,7 +182,12 @@ def changes(cfg: Config, plan: Plan, device: torch.device) -> list[Change]:
             add(f"train.micro_batch_size={size}", "train", "micro_batch_size", size)
         levels = list(ActivationCheckpointing)
         for level in levels[levels.index(cfg.train.activation_checkpointing) + 1 :]:
-            add(f"train.activation_checkpointing={level.value}", "train", "activation_checkpointing", level)
+            add(
+                f"train.activation_checkpointing={level.value}",
+                "train",
+                "activation_checkpointing",
+                level,
+            )
         length = cfg.model.max_seq_len
         while length // 2 >= LEAST_SEQ_LEN:
             length //= 2
@@ -174,9 +198,16 @@ def changes(cfg: Config, plan: Plan, device: torch.device) -> list[Change]:
         if cfg.model.quantization is None:
             add("model.quantization=nf4", "model", "quantization", Quantization.nf4)
         if cfg.lora is not None and len(cfg.lora.target_modules) > len(FEWER_TARGETS):
-            add(f"lora.target_modules=[{','.join(FEWER_TARGETS)}]", "lora", "target_modules", FEWER_TARGETS)
+            add(
+                f"lora.target_modules=[{','.join(FEWER_TARGETS)}]",
+                "lora",
+                "target_modules",
+                FEWER_TARGETS,
+            )
     if not plan.hours_fit and plan.hours:
-        share = max(0.0, plan.hours_limit - plan.hours.fixed) / (plan.hours.expected - plan.hours.fixed)
+        share = max(0.0, plan.hours_limit - plan.hours.fixed) / (
+            plan.hours.expected - plan.hours.fixed
+        )
         epochs = int(cfg.train.epochs * share)
         if epochs >= 1 and cfg.train.max_steps is None:
             add(f"train.epochs={epochs}", "train", "epochs", epochs)
@@ -186,7 +217,9 @@ def changes(cfg: Config, plan: Plan, device: torch.device) -> list[Change]:
     return found
 
 
-def fitting_options(cfg: Config, machine: Machine, data: KnownData | None, plan: Plan) -> list[Option]:
+def fitting_options(
+    cfg: Config, machine: Machine, data: KnownData | None, plan: Plan
+) -> list[Option]:
     """The first single changes that fit; where none does, the shortest row of them."""
     candidates = changes(cfg, plan, machine.device)
     found: list[Option] = []
@@ -208,7 +241,9 @@ def fitting_options(cfg: Config, machine: Machine, data: KnownData | None, plan:
     return []
 
 
-def _try(cfg: Config, machine: Machine, data: KnownData | None, together: list[Change]) -> Option | None:
+def _try(
+    cfg: Config, machine: Machine, data: KnownData | None, together: list[Change]
+) -> Option | None:
     changed = copy.deepcopy(cfg)
     for _, change in together:
         change(changed)
@@ -218,7 +253,11 @@ def _try(cfg: Config, machine: Machine, data: KnownData | None, together: list[C
         return None
     if not plan.fits or plan.memory is None:
         return None
-    return Option([override for overrides, _ in together for override in overrides], plan.memory_needed, plan.hours)
+    return Option(
+        [override for overrides, _ in together for override in overrides],
+        plan.memory_needed,
+        plan.hours,
+    )
 
 
 def largest_micro_batch(cfg: Config, machine: Machine, data: KnownData | None) -> int:
@@ -244,7 +283,7 @@ def largest_micro_batch(cfg: Config, machine: Machine, data: KnownData | None) -
     return size
 
 
-def hold_plan(plan: Plan, enforce: bool, resumed: bool = False) -> None:
+def enforce_plan(plan: Plan, enforce: bool, resumed: bool = False) -> None:
     """Say whether the run fits.
 
     Raises:
@@ -260,7 +299,9 @@ def hold_plan(plan: Plan, enforce: bool, resumed: bool = False) -> None:
     would = "; ".join(" ".join(option.overrides) for option in plan.options)
     told = f"the run does not fit: {line}" + (f"; would fit: {would}" if would else "")
     if enforce:
-        raise ConfigError(f"{told}; python -m effchal.plan shows more, budget.enforce=false tries all the same")
+        raise ConfigError(
+            f"{told}; python -m effchal.plan shows more, budget.enforce=false tries all the same"
+        )
     log.warning(told)
 
 

@@ -50,13 +50,21 @@ class Pace:
     def tokens_per_s(self) -> float | None:
         """None after fewer than two steps."""
         timed = self._steps[1:]
-        return sum(tokens for tokens, _ in timed) / sum(seconds for _, seconds in timed) if timed else None
+        return (
+            sum(tokens for tokens, _ in timed) / sum(seconds for _, seconds in timed)
+            if timed
+            else None
+        )
 
     @property
     def spread(self) -> float:
         """Standard error of the mean speed, relative."""
         speeds = [tokens / seconds for tokens, seconds in self._steps[1:]]
-        return statistics.stdev(speeds) / len(speeds) ** 0.5 / statistics.mean(speeds) if len(speeds) > 1 else 0.0
+        return (
+            statistics.stdev(speeds) / len(speeds) ** 0.5 / statistics.mean(speeds)
+            if len(speeds) > 1
+            else 0.0
+        )
 
 
 def memory_used(device: torch.device) -> int:
@@ -87,7 +95,9 @@ def kind_of(cfg: Config, device_name: str, model: str) -> dict[str, Any]:
         "double_quant": cfg.model.double_quant,
         "attention": cfg.model.attention.value,
         "max_seq_len": cfg.model.max_seq_len,
-        "lora": None if lora is None else [lora.r, lora.dropout, lora.use_dora, sorted(lora.target_modules)],
+        "lora": None
+        if lora is None
+        else [lora.r, lora.dropout, lora.use_dora, sorted(lora.target_modules)],
         "examples_per_step": train.examples_per_step,
         "micro_batch_size": train.micro_batch_size,
         "packing": train.packing,
@@ -104,7 +114,11 @@ def keep(record: Record) -> None:
         with records_file().open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(record)) + "\n")
     except OSError as error:
-        log.warning("%s cannot be written (%s); the next plan will not know of this run", records_file(), error)
+        log.warning(
+            "%s cannot be written (%s); the next plan will not know of this run",
+            records_file(),
+            error,
+        )
 
 
 def records_of(kind: dict[str, Any]) -> list[Record]:

@@ -25,7 +25,11 @@ TFLOPS = {
 }
 # The share of them that LoRA training reaches: from a small model with NF4 weights to a large one in bfloat16.
 SHARE_LOW, SHARE_USUAL, SHARE_HIGH = 0.10, 0.30, 0.55
-START_LOW_S, START_USUAL_S, START_HIGH_S = 20.0, 90.0, 600.0  # imports and the weights' way to the card
+START_LOW_S, START_USUAL_S, START_HIGH_S = (
+    20.0,
+    90.0,
+    600.0,
+)  # imports and the weights' way to the card
 SAVE_S = 20.0  # checkpoint and bundle, where nothing was measured
 NEVER_SURE = 0.05  # the least that a measured speed is off
 
@@ -64,25 +68,36 @@ def public_hours(cfg: Config, workload: Workload, gpu: str, cost: Cost) -> Hours
     if rate is None:
         return None
     at = []
-    for share, start_s in ((SHARE_USUAL, START_USUAL_S), (SHARE_HIGH, START_LOW_S), (SHARE_LOW, START_HIGH_S)):
+    for share, start_s in (
+        (SHARE_USUAL, START_USUAL_S),
+        (SHARE_HIGH, START_LOW_S),
+        (SHARE_LOW, START_HIGH_S),
+    ):
         speed = share * rate * 1e12 / cost.training
         validation_s = workload.validation_tokens * cost.forward / (share * rate * 1e12)
         at.append(total_s(cfg, workload, speed, start_s, validation_s, SAVE_S) / 3600)
     shares = f"{SHARE_LOW:.0%} to {SHARE_HIGH:.0%}"
     fixed = (START_USUAL_S + 2 * SAVE_S) / 3600
     return Hours(
-        *at, fixed, source=f"public figures of {gpu} ({rate:g} TFLOP/s, of which {shares} are used); not measured"
+        *at,
+        fixed,
+        source=f"public figures of {gpu} ({rate:g} TFLOP/s, of which {shares} are used); not measured",
     )
 
 
 def total_s(
-    cfg: Config, workload: Workload, tokens_per_s: float, start_s: float, validation_s: float, save_s: float
+    cfg: Config,
+    workload: Workload,
+    tokens_per_s: float,
+    start_s: float,
+    validation_s: float,
+    save_s: float,
 ) -> float:
     """Seconds from the start of the process to the bundle."""
     steps, train = workload.steps or 0, cfg.train
     steps_s = (workload.tokens or 0) / tokens_per_s
     side_s = max(0, (steps - 1) // train.validate_every) * validation_s
     side_s += max(0, (steps - 1) // train.checkpoint_every) * save_s
-    share = cfg.budget.side_work_share
+    share = cfg.budget.periodic_work_share
     most_s = share / (1 - share) * (start_s + steps_s) if share < 1 else side_s
     return start_s + steps_s + min(side_s, most_s) + 2 * validation_s + 2 * save_s

@@ -14,8 +14,8 @@ from effchal.kernels import loss
 from effchal.mixing.packing import MicroBatch
 from effchal.model.load import pick_dtype
 from effchal.model.structure import backbone, causal_lm, head
-from effchal.planning.allocated import LiveBytes
-from effchal.planning.meta_model import blank_model, shape_config, to_fake
+from effchal.planning.allocated import AllocatedBytes
+from effchal.planning.meta_model import build_meta_model, shape_config, to_fake
 from effchal.training.layers import prepare_training
 from effchal.training.step import target_loss
 
@@ -24,10 +24,17 @@ FRAGMENTS = 0.05  # of the peak, on a GPU
 HEAP, HOLES = 80 * 2**20, 1.0  # bytes, and times what a layer makes, on a CPU
 UNPACKED = 0.85  # times 4-bit weights as they are when unpacked: what loading and unpacking them leaves in the heap
 DEPTHS = (2, 4)  # layers
-SMALLEST_8BIT, SMALLEST_PAGED = 4096, 100_000  # elements; bitsandbytes leaves smaller tensors as they are
+SMALLEST_8BIT, SMALLEST_PAGED = (
+    4096,
+    100_000,
+)  # elements; bitsandbytes leaves smaller tensors as they are
 # Share of the forward pass that is computed again; gate and up are some half of a layer's weights, and fused layers do
 # not make down's product again.
-AGAIN = {ActivationCheckpointing.none: 0.0, ActivationCheckpointing.selective: 0.5, ActivationCheckpointing.full: 1.0}
+AGAIN = {
+    ActivationCheckpointing.none: 0.0,
+    ActivationCheckpointing.selective: 0.5,
+    ActivationCheckpointing.full: 1.0,
+}
 STATE_BLOCK = 256  # of an 8-bit state, one float32 constant each
 
 
@@ -89,20 +96,26 @@ def _count(
     cfg: Config, device: torch.device, load: Load, validation: Load | None, layers: int | None
 ) -> dict[str, int]:
     """Bytes that are alive at the marks of a run, each of them linear in the number of layers; and its operations."""
-    model = blank_model(cfg, device, layers)
-    with FakeTensorMode(), LiveBytes() as live, _chunks_of(device):
+    model = build_meta_model(cfg, device, layers)
+    with FakeTensorMode(), AllocatedBytes() as live, _chunks_of(device):
         to_fake(model)
-        prepare_training(model.train(), cfg.train.activation_checkpointing, cfg.train.compile, device)
+        prepare_training(
+            model.train(), cfg.train.activation_checkpointing, cfg.train.compile, device
+        )
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         adapter = sum(parameter.nbytes for parameter in trainable)
         counted = {"weights": live.live - adapter, "adapter": adapter}
-        counted["optimizer"], counted["paged"] = optimizer_bytes(cfg.train.optimizer, trainable, device)
+        counted["optimizer"], counted["paged"] = optimizer_bytes(
+            cfg.train.optimizer, trainable, device
+        )
         counted |= _training_step(model, live, load)
         counted["validation"] = _validation(model, live, validation) if validation else 0
     counted["unpacked"] = largest_unpacked(cfg, device, model)
     itemsize = pick_dtype(cfg.model.dtype, device).itemsize
-    packed = [module for module in model.modules() if type(module).__name__ == "PackedLinear"]
-    counted["four-bit"] = itemsize * sum(module.in_features * module.out_features for module in packed)
+    packed = [module for module in model.modules() if type(module).__name__ == "FakeLinear4bit"]
+    counted["four-bit"] = itemsize * sum(
+        module.in_features * module.out_features for module in packed
+    )
     counted["trainable"] = sum(parameter.numel() for parameter in trainable)
     return counted | operations(model, load)
 
@@ -120,13 +133,25 @@ def combine(cfg: Config, load: Load, counted: dict[str, int]) -> Memory:
     if rest < 0:  # the end of the backward pass: all gradients, activations gone
         saved, rest = saved + rest, 0
     kept = c["weights"] + c["adapter"] + c["optimizer"] - c["paged"]
-    parts = {name: c[name] for name in ("weights", "adapter")} | {"optimizer": c["optimizer"] - c["paged"]}
-    parts |= {"gradients": gradients, "saved activations": saved, "logits and loss": logits, "workspace": rest}
+    parts = {name: c[name] for name in ("weights", "adapter")} | {
+        "optimizer": c["optimizer"] - c["paged"]
+    }
+    parts |= {
+        "gradients": gradients,
+        "saved activations": saved,
+        "logits and loss": logits,
+        "workspace": rest,
+    }
     # Weights are read and quantised one by one: the last one is there in both forms.
     quantised = cfg.model.quantization is not None
     phases = {"load": c["weights"], "quantise": c["weights"] + c["unpacked"]} if quantised else {}
     phases |= {} if quantised else {"load": c["weights"] + c["unpacked"]}
-    phases |= {"training step": kept + peak, "validation": kept + c["validation"], "save": kept, "package": kept}
+    phases |= {
+        "training step": kept + peak,
+        "validation": kept + c["validation"],
+        "save": kept,
+        "package": kept,
+    }
     again = AGAIN[cfg.train.activation_checkpointing] * c["forward flops"]
     training = 2 * c["forward flops"] + c["attention flops"] + again + 6.0 * c["trainable"]
     cost = Cost(c["forward flops"] + 2.0 * c["trainable"], training)
@@ -138,15 +163,21 @@ def operations(model: nn.Module, load: Load) -> dict[str, int]:
     logits = head(model)
     frozen = 0.0
     for name, module in model.named_modules():
-        if hasattr(module, "in_features") and "lora_" not in name and not hasattr(module, "base_layer"):
+        if (
+            hasattr(module, "in_features")
+            and "lora_" not in name
+            and not hasattr(module, "base_layer")
+        ):
             share = load.targets / load.tokens if module is logits else 1.0
             frozen += share * module.in_features * module.out_features
     shape = causal_lm(model).config.get_text_config()
-    attention = 2 * shape.num_hidden_layers * shape.hidden_size * load.longest  # half of the positions are seen
+    attention = (
+        2 * shape.num_hidden_layers * shape.hidden_size * load.longest
+    )  # half of the positions are seen
     return {"forward flops": round(2 * frozen + attention), "attention flops": attention}
 
 
-def _training_step(model: nn.Module, live: LiveBytes, load: Load) -> dict[str, int]:
+def _training_step(model: nn.Module, live: AllocatedBytes, load: Load) -> dict[str, int]:
     """Bytes beyond weights, adapter and optimizer: the peaks of a step, and what is saved when its loss begins."""
     before = live.live
     marks: dict[str, int] = {}
@@ -171,7 +202,7 @@ def _training_step(model: nn.Module, live: LiveBytes, load: Load) -> dict[str, i
     return marks | {"backward peak": live.peak - before, "gradients": live.live - before}
 
 
-def _validation(model: nn.Module, live: LiveBytes, load: Load) -> int:
+def _validation(model: nn.Module, live: AllocatedBytes, load: Load) -> int:
     before = live.live
     live.start_peak()
     model.eval()
@@ -185,7 +216,10 @@ def _micro_batch(load: Load) -> MicroBatch:
     lengths = [load.longest] * (load.tokens // load.longest)
     if load.tokens % load.longest:
         lengths.append(load.tokens % load.longest)
-    row, targets = torch.empty(1, load.tokens, dtype=torch.int64), torch.empty(load.targets, dtype=torch.int64)
+    row, targets = (
+        torch.empty(1, load.tokens, dtype=torch.int64),
+        torch.empty(load.targets, dtype=torch.int64),
+    )
     return MicroBatch(row, row.clone(), targets, targets.clone(), tuple(lengths), [])
 
 
@@ -202,7 +236,10 @@ def _chunks_of(device: torch.device) -> Iterator[None]:
 
 def largest_unpacked(cfg: Config, device: torch.device, model: nn.Module) -> int:
     """The largest tensor in the file's dtype: while weights are loaded or packed, one lies beside what it becomes."""
-    largest = max((m.in_features * m.out_features for m in model.modules() if hasattr(m, "in_features")), default=0)
+    largest = max(
+        (m.in_features * m.out_features for m in model.modules() if hasattr(m, "in_features")),
+        default=0,
+    )
     return largest * pick_dtype(cfg.model.dtype, device).itemsize
 
 
@@ -217,7 +254,9 @@ def allocator_bytes(memory: Memory, device: torch.device) -> int:
     return round(HEAP + HOLES * memory.made + UNPACKED * memory.unpacked)
 
 
-def optimizer_bytes(kind: Optimizer, trainable: list[nn.Parameter], device: torch.device) -> tuple[int, int]:
+def optimizer_bytes(
+    kind: Optimizer, trainable: list[nn.Parameter], device: torch.device
+) -> tuple[int, int]:
     """Of the optimizer's state after its first step; and how much of that is paged."""
     total = paged = 0
     moments = 1 if kind is Optimizer.lion8bit else 2

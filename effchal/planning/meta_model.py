@@ -8,13 +8,19 @@ from torch import Tensor, nn
 
 from effchal.config import Config, ModelConfig
 from effchal.config.choices import Quantization
-from effchal.model.load import add_adapter, base_model_config, base_model_path, pick_dtype, quiet_libraries
+from effchal.model.load import (
+    add_adapter,
+    base_model_config,
+    base_model_path,
+    pick_dtype,
+    quiet_libraries,
+)
 
 SHAPES = Path(__file__).parent / "shapes"  # config.json of the hub's models that conf/model names
 NF4_BLOCK, CONSTANTS_BLOCK = 64, 256  # weights to a constant, constants to a constant of theirs
 
 
-def blank_model(cfg: Config, device: torch.device, layers: int | None = None) -> nn.Module:
+def build_meta_model(cfg: Config, device: torch.device, layers: int | None = None) -> nn.Module:
     """What load_base_model and add_adapter would give, on the meta device.
 
     Args:
@@ -51,7 +57,9 @@ def to_fake(model: nn.Module) -> None:
                 if id(tensor) not in made:
                     fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
                     made[id(tensor)] = (
-                        nn.Parameter(fake, tensor.requires_grad) if tensors is module._parameters else fake
+                        nn.Parameter(fake, tensor.requires_grad)
+                        if tensors is module._parameters
+                        else fake
                     )
                 tensors[name] = made[id(tensor)]
 
@@ -105,7 +113,7 @@ def packed_linear(linear: nn.Linear, double_quant: bool) -> nn.Module:
     """A layer that peft takes for bitsandbytes' own, and that keeps in memory what that one keeps."""
     from bitsandbytes.nn import Linear4bit
 
-    class PackedLinear(Linear4bit):
+    class FakeLinear4bit(Linear4bit):
         def __init__(self) -> None:
             nn.Module.__init__(self)
             self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -115,12 +123,12 @@ def packed_linear(linear: nn.Linear, double_quant: bool) -> nn.Module:
             self.bias, self.compute_dtype = linear.bias, linear.weight.dtype
 
         def forward(self, x: Tensor) -> Tensor:
-            return PackedProduct.apply(x, self.in_features, self.out_features, self.bias)
+            return FakeMatMul4bit.apply(x, self.in_features, self.out_features, self.bias)
 
-    return PackedLinear()
+    return FakeLinear4bit()
 
 
-class PackedProduct(torch.autograd.Function):
+class FakeMatMul4bit(torch.autograd.Function):
     """What bitsandbytes' MatMul4Bit does: unpack the weight, multiply, let it go; the same again backward."""
 
     @staticmethod

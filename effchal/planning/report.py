@@ -6,9 +6,19 @@ from effchal.planning.hours import Hours
 
 
 def screen(plan: Plan, cfg: Config, rules: str | None) -> str:
-    lines = [about(plan, cfg), "", *memory_lines(plan), "", *work_lines(plan, cfg), "", verdict(plan)]
+    lines = [
+        about(plan, cfg),
+        "",
+        *memory_lines(plan),
+        "",
+        *work_lines(plan, cfg),
+        "",
+        verdict(plan),
+    ]
     for option in plan.options:
-        lines.append(f"  would fit: {' '.join(option.overrides)}   ({gib(option.memory)} GiB{hours_of(option.hours)})")
+        lines.append(
+            f"  would fit: {' '.join(option.overrides)}   ({gib(option.memory)} GiB{hours_of(option.hours)})"
+        )
     if not plan.fits and not plan.options:
         lines.append(
             "  no change of one key, and no row of them, makes it fit: take a smaller model or a larger budget"
@@ -20,7 +30,11 @@ def screen(plan: Plan, cfg: Config, rules: str | None) -> str:
 
 def about(plan: Plan, cfg: Config) -> str:
     train, model = cfg.train, cfg.model
-    kind = "LoRA" if model.quantization is None else f"{model.quantization.value}{' dq' if model.double_quant else ''}"
+    kind = (
+        "LoRA"
+        if model.quantization is None
+        else f"{model.quantization.value}{' dq' if model.double_quant else ''}"
+    )
     lora = "" if cfg.lora is None else f" r {cfg.lora.r} on {len(cfg.lora.target_modules)} modules"
     rows = f"{train.micro_batch_size} x {model.max_seq_len} tokens"
     return (
@@ -67,10 +81,14 @@ def verdict(plan: Plan) -> str:
     parts = []
     if plan.memory is not None:
         left = plan.memory_limit - plan.memory_needed
-        parts.append(f"memory {gib(plan.memory_needed)} of {gib(plan.memory_limit)} GiB ({gib(left)} left)")
+        parts.append(
+            f"memory {gib(plan.memory_needed)} of {gib(plan.memory_limit)} GiB ({gib(left)} left)"
+        )
     if plan.hours is not None:
         left = plan.hours_limit - plan.hours.expected
-        parts.append(f"time {plan.hours.expected:.3g} of {plan.hours_limit:.3g} h ({left:.3g} left)")
+        parts.append(
+            f"time {plan.hours.expected:.3g} of {plan.hours_limit:.3g} h ({left:.3g} left)"
+        )
     return f"{'fits' if plan.fits else 'does not fit'}: {', '.join(parts) or 'as far as is known'}"
 
 

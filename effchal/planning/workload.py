@@ -29,7 +29,7 @@ class KnownData:
     """Sizes of all examples, so that a change of the config can be followed without reading the data again."""
 
     order: TrainingOrder
-    heldout: list[EncodedExample]
+    validation: list[EncodedExample]
 
     def workload(self, cfg: Config) -> Workload:
         """Of the run that `cfg` asks for, which differs from the order's own config in what needs no other data."""
@@ -52,11 +52,13 @@ class KnownData:
             several = several or len(packed) > 1
             rows += packed
         tokens = tokens * steps // looked_at
-        heldout = [size_of(example, cfg.model.max_seq_len) for example in self.heldout]
-        validation = largest_of(packed_rows(cfg, heldout), False) if heldout else None
+        validation_sizes = [size_of(example, cfg.model.max_seq_len) for example in self.validation]
+        validation = (
+            largest_of(packed_rows(cfg, validation_sizes), False) if validation_sizes else None
+        )
         return Workload(
             *("the data itself", steps, tokens, largest_of(rows, several), validation),
-            validation_tokens=sum(size for size, _ in heldout),
+            validation_tokens=sum(size for size, _ in validation_sizes),
         )
 
 
@@ -67,7 +69,12 @@ def size_of(example: EncodedExample, max_seq_len: int) -> Size:
 
 def packed_rows(cfg: Config, sizes: list[Size]) -> list[list[Size]]:
     train = cfg.train
-    rows = first_fit([tokens for tokens, _ in sizes], cfg.model.max_seq_len, train.micro_batch_size, train.packing)
+    rows = first_fit(
+        [tokens for tokens, _ in sizes],
+        cfg.model.max_seq_len,
+        train.micro_batch_size,
+        train.packing,
+    )
     return [[sizes[i] for i in row] for row in rows]
 
 
@@ -91,16 +98,25 @@ def stated_workload(cfg: Config) -> Workload:
         if train.max_steps is None:
             return Workload("full micro-batches", None, None, largest, largest, 0)
         tokens = train.max_steps * train.examples_per_step * cfg.model.max_seq_len
-        return Workload("full examples up to train.max_steps", train.max_steps, tokens, largest, largest, 0)
-    learnt = 1 - mix.heldout_fraction
-    examples, tokens = (sum(source.weight * part(source) for source in sources) for part in (_examples, _tokens))
+        return Workload(
+            "full examples up to train.max_steps", train.max_steps, tokens, largest, largest, 0
+        )
+    learnt = 1 - mix.validation_fraction
+    examples, tokens = (
+        sum(source.weight * part(source) for source in sources) for part in (_examples, _tokens)
+    )
     steps = -(-round(examples * learnt) * train.epochs // train.examples_per_step)
     share = min(1.0, train.max_steps / steps) if train.max_steps else 1.0
-    heldout_tokens = sum(_tokens(source) for source in sources) * mix.heldout_fraction
+    validation_tokens = sum(_tokens(source) for source in sources) * mix.validation_fraction
     return Workload(
         "sizes that data_mix states",
-        *(max(1, round(steps * share)), round(tokens * learnt * train.epochs * share), largest, largest),
-        validation_tokens=round(heldout_tokens),
+        *(
+            max(1, round(steps * share)),
+            round(tokens * learnt * train.epochs * share),
+            largest,
+            largest,
+        ),
+        validation_tokens=round(validation_tokens),
     )
 
 

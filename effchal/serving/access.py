@@ -37,14 +37,25 @@ def guard(app: Flask, service: Service) -> None:
     def check_token():
         g.start = time.perf_counter()
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if token and request.path not in OPEN and not hmac.compare_digest(given.encode(), token.encode()):
-            raise RequestError(401, "this server wants Authorization: Bearer <token>", "Authorization")
+        if (
+            token
+            and request.path not in OPEN
+            and not hmac.compare_digest(given.encode(), token.encode())
+        ):
+            raise RequestError(
+                401, "this server wants Authorization: Bearer <token>", "Authorization"
+            )
 
     @app.after_request
     def count_and_log(response: Response) -> Response:
         # A route's pattern, not its path: a scanner must not fill the metrics with names of its own.
         path = request.url_rule.rule if request.url_rule else "other"
-        head = {"path": path, "method": request.method, "status": response.status_code, "client": request.remote_addr}
+        head = {
+            "path": path,
+            "method": request.method,
+            "status": response.status_code,
+            "client": request.remote_addr,
+        }
         start, what = g.get("start", time.perf_counter()), told()
 
         def finish() -> None:
@@ -63,7 +74,13 @@ def told() -> dict:
     return g.setdefault("told", {})
 
 
-def note(what: dict, service: Service, prompt_tokens: int, completions: "Sequence[Completion]", prompt: object) -> None:
+def note(
+    what: dict,
+    service: Service,
+    prompt_tokens: int,
+    completions: "Sequence[Completion]",
+    prompt: object,
+) -> None:
     """Tell the access log of an answer, by `told()`; text only where serve.log_prompts=true."""
     what["prompt_tokens"] = prompt_tokens
     what["new_tokens"] = sum(len(completion.ids) for completion in completions)
@@ -85,7 +102,9 @@ def error_of(error: Exception) -> tuple[ErrorResponse, int, dict[str, str]]:
             field = ".".join(str(part) for part in first["loc"]) or "body"
             status, message = 400, f"{field}: {first['msg']}"
         case HTTPException():
-            headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}  # Allow of a 405
+            headers = {
+                name: value for name, value in error.get_headers() if name != "Content-Type"
+            }  # Allow of a 405
             status, message = error.code, error.description or error.name
         case _:
             log.error("request failed", exc_info=error)

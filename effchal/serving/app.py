@@ -16,7 +16,7 @@ from flask import Flask, Response, jsonify
 
 from effchal.cli import compose_config
 from effchal.config import Config, ConfigError
-from effchal.model_source import check_subject, inference_config, load_engine
+from effchal.model_source import check_model_source, inference_config, load_engine
 from effchal.prompts import Turn
 from effchal.serving.access import guard, note, register_errors, told
 from effchal.serving.helm_types import (
@@ -58,10 +58,17 @@ def make_app(service: Service) -> Flask:
         # The beginning-of-sequence token is no part of the client's text.
         echo_from = len(encoder.bos_ids) if body.echo_prompt and body.prompt else None
         stops, alternatives = body.stop_sequences, body.top_k_per_token
-        params = service.sampling_params(body, body.max_new_tokens, stops, alternatives, echo_from, "max_new_tokens")
+        params = service.sampling_params(
+            body, body.max_new_tokens, stops, alternatives, echo_from, "max_new_tokens"
+        )
         ((completion,),) = service.wait(service.submit([ids], [params]), body.deadline_s, hung_up())
         tokens = [
-            Token(text=t.text, logprob=t.logprob, plain_logprob=t.plain_logprob, top_logprob=t.top_logprobs)
+            Token(
+                text=t.text,
+                logprob=t.logprob,
+                base_logprob=t.base_logprob,
+                top_logprob=t.top_logprobs,
+            )
             for t in completion.tokens
         ]
         note(told(), service, len(ids), [completion], body.prompt)
@@ -89,7 +96,11 @@ def make_app(service: Service) -> Flask:
             ids = ids[: body.max_length]
         longest = service.engine.max_positions
         seconds = time.perf_counter() - start
-        return reply(TokenizeResponse(tokens=ids, count=len(ids), max_model_len=longest, request_time=seconds))
+        return reply(
+            TokenizeResponse(
+                tokens=ids, count=len(ids), max_model_len=longest, request_time=seconds
+            )
+        )
 
     @app.post("/decode")
     def decode():
@@ -97,7 +108,9 @@ def make_app(service: Service) -> Flask:
         service.require_ready()
         ids = parse(DecodeRequest).tokens
         service.check_ids(ids, "tokens")
-        text = service.engine.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = service.engine.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return reply(DecodeResponse(text=text, request_time=time.perf_counter() - start))
 
     @app.get("/health")
@@ -129,8 +142,10 @@ def start_app(cfg: Config, on_failure: Callable[[], None]) -> Flask:
 
         try:
             start = time.perf_counter()
-            subject = check_subject(cfg)
-            contrast_of(cfg.decoding, subject.shape.num_layers, subject.shape.tied)  # before weights are read
+            subject = check_model_source(cfg)
+            contrast_of(
+                cfg.decoding, subject.shape.num_layers, subject.shape.tied
+            )  # before weights are read
             service.set_ready(load_engine(subject))
             log.info("ready after %.1f s", time.perf_counter() - start)
         except Exception as error:

@@ -22,7 +22,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         here = {"registry": self.registry, "namespace": "effchal"}
         self.requests = Counter("requests", "Answered requests", ["path", "status"], **here)
-        self.request_s = Histogram("request_seconds", "From request to answer", ["path"], buckets=LATENCY_S, **here)
+        self.request_s = Histogram(
+            "request_seconds", "From request to answer", ["path"], buckets=LATENCY_S, **here
+        )
         self.first_token_s = Histogram(
             "first_token_seconds", "From submission to first token", buckets=LATENCY_S, **here
         )
@@ -30,8 +32,12 @@ class Metrics:
         self.step_s = Histogram("decode_step_seconds", told, buckets=STEP_S, **here)
         self.rows = Histogram("batch_rows", "Rows in a decode step", buckets=ROWS, **here)
         self.waiting = Gauge("queue_depth", "Prompts that wait for the engine", **here)
-        self.prompt_tokens = Counter("prompt_tokens", "Prompt tokens, read or reused from a prefix", ["how"], **here)
-        self.new_tokens = Counter("generated_tokens", "Generated tokens; its rate is tokens/s", **here)
+        self.prompt_tokens = Counter(
+            "prompt_tokens", "Prompt tokens, read or reused from a prefix", ["how"], **here
+        )
+        self.new_tokens = Counter(
+            "generated_tokens", "Generated tokens; its rate is tokens/s", **here
+        )
         self.registry.register(LayerCounts(layer_counts))
 
     def text(self) -> bytes:
@@ -46,7 +52,9 @@ class LayerCounts(Collector):
 
     def collect(self):
         family = CounterMetricFamily(
-            "effchal_dola_layer", "Tokens that a layer was contrasted at, more than one plausible", labels=["layer"]
+            "effchal_dola_layer",
+            "Tokens that a layer was contrasted at, more than one plausible",
+            labels=["layer"],
         )
         for layer, count in enumerate(self._layer_counts()):
             if count:

@@ -8,7 +8,7 @@ from flask import Blueprint, Response
 
 from effchal.prompts import Turn
 from effchal.serving.access import error_of, note, told
-from effchal.serving.helm_types import DecodeRequest, DetokenizeResponse, Wire
+from effchal.serving.helm_types import ApiModel, DecodeRequest, DetokenizeResponse
 from effchal.serving.openai_types import (
     ChatChoice,
     ChatChunk,
@@ -47,25 +47,36 @@ def openai_routes(service: Service) -> Blueprint:
         body = parse(CompletionRequest)
         prompts, echo_from = encode_prompts(service, body)
         alternatives = body.logprobs or 0
-        params = service.sampling_params(body, body.max_tokens, body.stops, alternatives, echo_from, "max_tokens")
+        params = service.sampling_params(
+            body, body.max_tokens, body.stops, alternatives, echo_from, "max_tokens"
+        )
         head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": service.created, "model": service.name}
         if body.stream:
             if len(prompts) > 1:
                 raise RequestError(400, "a stream answers one prompt", "prompt")
-            return event_stream(service, body, prompts[0], params, CompletionWriter(head, body), body.prompt)
-        found = service.wait(service.submit(prompts, ways(params, body.n)), body.deadline_s, hung_up())
+            return event_stream(
+                service, body, prompts[0], params, CompletionWriter(head, body), body.prompt
+            )
+        found = service.wait(
+            service.submit(prompts, ways(params, body.n)), body.deadline_s, hung_up()
+        )
         answers = [completion for each in found for completion in each]
         choices = []
         for index, completion in enumerate(answers):
             logprobs = None if body.logprobs is None else logprobs_of(completion.tokens, body.echo)
             choices.append(
                 CompletionChoice(
-                    index=index, text=completion.text, finish_reason=completion.finish_reason, logprobs=logprobs
+                    index=index,
+                    text=completion.text,
+                    finish_reason=completion.finish_reason,
+                    logprobs=logprobs,
                 )
             )
         prompt_tokens = sum(map(len, prompts))
         note(told(), service, prompt_tokens, answers, body.prompt)
-        return reply(CompletionResponse(**head, choices=choices, usage=usage_of(prompt_tokens, answers)))
+        return reply(
+            CompletionResponse(**head, choices=choices, usage=usage_of(prompt_tokens, answers))
+        )
 
     @routes.post("/v1/chat/completions")
     def chat():
@@ -76,17 +87,25 @@ def openai_routes(service: Service) -> Blueprint:
         most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         alternatives = (body.top_logprobs or 0) if body.logprobs else 0
         params = service.sampling_params(body, most, body.stops, alternatives, None, "max_tokens")
-        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": service.created, "model": service.name}
+        head = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": service.created,
+            "model": service.name,
+        }
         asked = [message.model_dump() for message in body.messages]
         if body.stream:
             return event_stream(service, body, ids, params, ChatWriter(head, body), asked)
-        (answers,) = service.wait(service.submit([ids], ways(params, body.n)), body.deadline_s, hung_up())
+        (answers,) = service.wait(
+            service.submit([ids], ways(params, body.n)), body.deadline_s, hung_up()
+        )
         choices = []
         for index, completion in enumerate(answers):
             logprobs = chat_logprobs(completion.tokens) if body.logprobs else None
             message = ChatMessage(content=completion.text)
             reason = completion.finish_reason
-            choices.append(ChatChoice(index=index, message=message, finish_reason=reason, logprobs=logprobs))
+            choices.append(
+                ChatChoice(index=index, message=message, finish_reason=reason, logprobs=logprobs)
+            )
         note(told(), service, len(ids), answers, asked)
         return reply(ChatResponse(**head, choices=choices, usage=usage_of(len(ids), answers)))
 
@@ -94,7 +113,9 @@ def openai_routes(service: Service) -> Blueprint:
     def models():
         service.require_ready()
         longest = service.engine.max_positions
-        return reply(Models(data=[Model(id=service.name, created=service.created, max_model_len=longest)]))
+        return reply(
+            Models(data=[Model(id=service.name, created=service.created, max_model_len=longest)])
+        )
 
     @routes.get("/tokenizer_info")
     def tokenizer_info():
@@ -115,7 +136,9 @@ def openai_routes(service: Service) -> Blueprint:
         ids = parse(DecodeRequest).tokens
         service.check_ids(ids, "tokens")
         return reply(
-            DetokenizeResponse(prompt=service.engine.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+            DetokenizeResponse(
+                prompt=service.engine.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+            )
         )
 
     return routes
@@ -132,7 +155,9 @@ def encode_prompts(service: Service, body: CompletionRequest) -> tuple[list[list
         prompt = [prompt]
     most = service.cfg.serve.max_waiting
     if len(prompt) > most:
-        raise RequestError(400, f"{len(prompt)} prompts; this server takes {most} (serve.max_waiting)", "prompt")
+        raise RequestError(
+            400, f"{len(prompt)} prompts; this server takes {most} (serve.max_waiting)", "prompt"
+        )
     rows = []
     for each in prompt:
         if isinstance(each, str):
@@ -157,17 +182,21 @@ def ways(params: "SamplingParams", n: int) -> list["SamplingParams"]:
 
 def usage_of(prompt_tokens: int, answers: "list[Completion]") -> Usage:
     new = sum(len(completion.ids) for completion in answers)
-    return Usage(prompt_tokens=prompt_tokens, completion_tokens=new, total_tokens=prompt_tokens + new)
+    return Usage(
+        prompt_tokens=prompt_tokens, completion_tokens=new, total_tokens=prompt_tokens + new
+    )
 
 
 def logprobs_of(tokens: "list[TokenScore]", echo: bool, offset: int = 0) -> Logprobs:
     """What OpenAI's first API told of tokens; lm-eval calls an answer greedy where a token's value equals the best."""
-    result = Logprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[], plain_logprobs=[])
+    result = Logprobs(
+        tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[], base_logprobs=[]
+    )
     for i, token in enumerate(tokens):
         first = echo and i == 0 and offset == 0  # nothing predicts it
         result.tokens.append(token.text)
         result.token_logprobs.append(None if first else token.logprob)
-        result.plain_logprobs.append(None if first else token.plain_logprob)
+        result.base_logprobs.append(None if first else token.base_logprob)
         result.top_logprobs.append(None if first else token.top_logprobs)
         result.text_offset.append(offset)
         offset += len(token.text)
@@ -182,7 +211,9 @@ def chat_logprobs(tokens: "list[TokenScore]") -> ChatLogprobs:
     for token in tokens:
         top = [TopLogprob(**told(text, value)) for text, value in token.top_logprobs.items()]
         content.append(
-            ChatLogprob(**told(token.text, token.logprob), plain_logprob=token.plain_logprob, top_logprobs=top)
+            ChatLogprob(
+                **told(token.text, token.logprob), base_logprob=token.base_logprob, top_logprobs=top
+            )
         )
     return ChatLogprobs(content=content)
 
@@ -195,17 +226,17 @@ class CompletionWriter:
         self._echo = body.echo
         self._offsets = [0] * body.n
 
-    def first(self, index: int) -> Iterator[Wire]:
+    def first(self, index: int) -> Iterator[ApiModel]:
         return iter(())
 
-    def chunk(self, index: int, tokens: "list[TokenScore]", reason: str | None) -> Wire:
+    def chunk(self, index: int, tokens: "list[TokenScore]", reason: str | None) -> ApiModel:
         text, offset = "".join(token.text for token in tokens), self._offsets[index]
         self._offsets[index] += len(text)
         logprobs = logprobs_of(tokens, self._echo, offset) if self._logprobs else None
         choice = CompletionChoice(index=index, text=text, finish_reason=reason, logprobs=logprobs)
         return CompletionResponse(**self._head, choices=[choice])
 
-    def end(self, usage: Usage) -> Wire:
+    def end(self, usage: Usage) -> ApiModel:
         return CompletionResponse(**self._head, choices=[], usage=usage)
 
 
@@ -215,18 +246,20 @@ class ChatWriter:
     def __init__(self, head: dict, body: ChatRequest) -> None:
         self._head, self._logprobs = head, body.logprobs
 
-    def first(self, index: int) -> Iterator[Wire]:
+    def first(self, index: int) -> Iterator[ApiModel]:
         yield self._choice(index, Delta(role="assistant", content=""), None, None)
 
-    def chunk(self, index: int, tokens: "list[TokenScore]", reason: str | None) -> Wire:
+    def chunk(self, index: int, tokens: "list[TokenScore]", reason: str | None) -> ApiModel:
         text = "".join(token.text for token in tokens)
         logprobs = chat_logprobs(tokens) if self._logprobs else None
         return self._choice(index, Delta(content=text) if tokens else Delta(), reason, logprobs)
 
-    def end(self, usage: Usage) -> Wire:
+    def end(self, usage: Usage) -> ApiModel:
         return ChatChunk(**self._head, choices=[], usage=usage)
 
-    def _choice(self, index: int, delta: Delta, reason: str | None, logprobs: ChatLogprobs | None) -> Wire:
+    def _choice(
+        self, index: int, delta: Delta, reason: str | None, logprobs: ChatLogprobs | None
+    ) -> ApiModel:
         choice = ChatChunkChoice(index=index, delta=delta, finish_reason=reason, logprobs=logprobs)
         return ChatChunk(**self._head, choices=[choice])
 
@@ -249,12 +282,14 @@ def event_stream(
     what = told()
     what["prompt_tokens"] = len(ids)
 
-    def chunks() -> Iterator[Wire]:
+    def chunks() -> Iterator[ApiModel]:
         for index in range(body.n):
             yield from writer.first(index)
         for index, tokens in updates:
             yield writer.chunk(index, tokens, None)
-        note(what, service, len(ids), job.completions, prompt)  # a client may go when it has read how the answer ends
+        note(
+            what, service, len(ids), job.completions, prompt
+        )  # a client may go when it has read how the answer ends
         for index, completion in enumerate(job.completions):
             yield writer.chunk(index, [], completion.finish_reason)
         usage = usage_of(len(ids), job.completions)
@@ -274,6 +309,6 @@ def event_stream(
             yield f"data: {response.model_dump_json()}\n\n"
         finally:
             updates.close()
-            service.batcher.cancel([job])
+            service.scheduler.cancel([job])
 
     return Response(events(), mimetype="text/event-stream", headers={"Cache-Control": "no-cache"})

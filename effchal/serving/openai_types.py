@@ -1,4 +1,4 @@
-"""Wire types of OpenAI's completions and chat completions, as the openai client and lm-eval use them.
+"""ApiModel types of OpenAI's completions and chat completions, as the openai client and lm-eval use them.
 
 Keys that we do not know are ignored; known ones that we cannot honour are refused, rather than answered wrongly.
 """
@@ -7,19 +7,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from effchal.serving.helm_types import Asked, Stop, Stops, Text, TokenId, Wire
+from effchal.serving.helm_types import ApiModel, SamplingRequest, Stop, Stops, Text, TokenId
 
 Count = Annotated[int, Field(ge=1, le=128)]
 Alternatives = Annotated[int, Field(ge=0, le=20)]
 Ids = Annotated[list[TokenId], Field(min_length=1)]
-NOT_SUPPORTED = ("logit_bias", "frequency_penalty", "presence_penalty", "tools", "functions", "suffix")
+NOT_SUPPORTED = (
+    "logit_bias",
+    "frequency_penalty",
+    "presence_penalty",
+    "tools",
+    "functions",
+    "suffix",
+)
 
 
-class StreamOptions(Wire):
+class StreamOptions(ApiModel):
     include_usage: bool = False
 
 
-class OpenAIRequest(Asked):
+class OpenAIRequest(SamplingRequest):
     model: Text | None = None  # any name is taken: this server has one model
     n: Count = 1
     stop: Stop | Stops | None = None
@@ -43,7 +50,12 @@ class OpenAIRequest(Asked):
 class CompletionRequest(OpenAIRequest):
     """Body of POST /v1/completions. The prompt is taken as it is, without template."""
 
-    prompt: Text | Annotated[list[Text], Field(min_length=1)] | Ids | Annotated[list[Ids], Field(min_length=1)]
+    prompt: (
+        Text
+        | Annotated[list[Text], Field(min_length=1)]
+        | Ids
+        | Annotated[list[Ids], Field(min_length=1)]
+    )
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     echo: bool = False
     logprobs: Alternatives | None = None
@@ -56,18 +68,22 @@ class CompletionRequest(OpenAIRequest):
         return self
 
 
-class TextPart(Wire):
+class TextPart(ApiModel):
     type: Literal["text"]
     text: Text
 
 
-class Message(Wire):
+class Message(ApiModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[list[TextPart], Field(min_length=1)]
 
     @property
     def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return (
+            self.content
+            if isinstance(self.content, str)
+            else "".join(part.text for part in self.content)
+        )
 
 
 class ChatRequest(OpenAIRequest):
@@ -95,30 +111,30 @@ class ChatRequest(OpenAIRequest):
         return messages
 
 
-class Usage(Wire):
+class Usage(ApiModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
 
 
-class Logprobs(Wire):
-    """Of the distribution decoded from; `plain_logprobs` are the model's own, without contrast and penalty."""
+class Logprobs(ApiModel):
+    """Of the distribution decoded from; `base_logprobs` are the model's own, without contrast and penalty."""
 
     tokens: list[str]
     token_logprobs: list[float | None]  # none for the first token of an echoed prompt
     top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
-    plain_logprobs: list[float | None]
+    base_logprobs: list[float | None]
 
 
-class CompletionChoice(Wire):
+class CompletionChoice(ApiModel):
     index: int
     text: str
     finish_reason: Literal["stop", "length"] | None
     logprobs: Logprobs | None
 
 
-class CompletionResponse(Wire):
+class CompletionResponse(ApiModel):
     id: str
     object: Literal["text_completion"] = "text_completion"
     created: int  # seconds since 1970
@@ -127,34 +143,34 @@ class CompletionResponse(Wire):
     usage: Usage | None = None
 
 
-class TopLogprob(Wire):
+class TopLogprob(ApiModel):
     token: str
     logprob: float
     bytes: list[int]
 
 
 class ChatLogprob(TopLogprob):
-    plain_logprob: float
+    base_logprob: float
     top_logprobs: list[TopLogprob]
 
 
-class ChatLogprobs(Wire):
+class ChatLogprobs(ApiModel):
     content: list[ChatLogprob]
 
 
-class ChatMessage(Wire):
+class ChatMessage(ApiModel):
     role: Literal["assistant"] = "assistant"
     content: str
 
 
-class ChatChoice(Wire):
+class ChatChoice(ApiModel):
     index: int
     message: ChatMessage
     finish_reason: Literal["stop", "length"]
     logprobs: ChatLogprobs | None
 
 
-class ChatResponse(Wire):
+class ChatResponse(ApiModel):
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
@@ -163,19 +179,19 @@ class ChatResponse(Wire):
     usage: Usage
 
 
-class Delta(Wire):
+class Delta(ApiModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
 
 
-class ChatChunkChoice(Wire):
+class ChatChunkChoice(ApiModel):
     index: int
     delta: Delta
     finish_reason: Literal["stop", "length"] | None
     logprobs: ChatLogprobs | None
 
 
-class ChatChunk(Wire):
+class ChatChunk(ApiModel):
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
@@ -184,7 +200,7 @@ class ChatChunk(Wire):
     usage: Usage | None = None
 
 
-class Model(Wire):
+class Model(ApiModel):
     id: str
     object: Literal["model"] = "model"
     created: int
@@ -192,12 +208,12 @@ class Model(Wire):
     max_model_len: int  # prompt and answer together
 
 
-class Models(Wire):
+class Models(ApiModel):
     object: Literal["list"] = "list"
     data: list[Model]
 
 
-class TokenizerInfo(Wire):
+class TokenizerInfo(ApiModel):
     eos_token: str
     bos_token: str | None
     pad_token: str | None

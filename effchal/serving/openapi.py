@@ -8,16 +8,32 @@ import effchal.serving.openai_types as openai_types
 from effchal import __version__
 
 ANSWERS: dict[str, tuple[type[BaseModel], type[BaseModel], str]] = {
-    "/process": (protocol.ProcessRequest, protocol.ProcessResponse, "HELM: answer a prompt in the template"),
+    "/process": (
+        protocol.ProcessRequest,
+        protocol.ProcessResponse,
+        "HELM: answer a prompt in the template",
+    ),
     "/tokenize": (protocol.TokenizeRequest, protocol.TokenizeResponse, "Text to token ids"),
-    "/decode": (protocol.DecodeRequest, protocol.DecodeResponse, "HELM: token ids to text, special tokens skipped"),
-    "/detokenize": (protocol.DecodeRequest, protocol.DetokenizeResponse, "Token ids to text, special tokens kept"),
+    "/decode": (
+        protocol.DecodeRequest,
+        protocol.DecodeResponse,
+        "HELM: token ids to text, special tokens skipped",
+    ),
+    "/detokenize": (
+        protocol.DecodeRequest,
+        protocol.DetokenizeResponse,
+        "Token ids to text, special tokens kept",
+    ),
     "/v1/completions": (
         openai_types.CompletionRequest,
         openai_types.CompletionResponse,
         "Continue prompts",
     ),
-    "/v1/chat/completions": (openai_types.ChatRequest, openai_types.ChatResponse, "Answer a conversation"),
+    "/v1/chat/completions": (
+        openai_types.ChatRequest,
+        openai_types.ChatResponse,
+        "Answer a conversation",
+    ),
 }
 STREAMED: dict[str, type[BaseModel]] = {  # what an event's data is, where stream is true
     "/v1/completions": openai_types.CompletionResponse,
@@ -47,7 +63,9 @@ def openapi_document() -> dict:
     given += [(response, "serialization") for response, _ in TOLD.values() if response]
     given += [(event, "serialization") for event in STREAMED.values()]
     error = (protocol.ErrorResponse, "serialization")
-    refs, schemas = models_json_schema([*asked, *given, error], ref_template="#/components/schemas/{model}")
+    refs, schemas = models_json_schema(
+        [*asked, *given, error], ref_template="#/components/schemas/{model}"
+    )
 
     def content(wire_type: type[BaseModel], mode: str) -> dict:
         return {"content": {"application/json": {"schema": refs[wire_type, mode]}}}
@@ -63,7 +81,9 @@ def openapi_document() -> dict:
             schema = {"type": "object", "required": ["data"], "properties": {"data": data}}
             answer["200"]["content"]["text/event-stream"] = {"schema": schema}  # of each event
         body = {"required": True, **content(request, "validation")}
-        paths[path] = {"post": {"summary": summary, "requestBody": body, "responses": answer | refusals}}
+        paths[path] = {
+            "post": {"summary": summary, "requestBody": body, "responses": answer | refusals}
+        }
     for path, (response, summary) in TOLD.items():
         body = content(response, "serialization") if response else {}
         answer = {"200": {"description": "The answer", **body}}

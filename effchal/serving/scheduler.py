@@ -16,7 +16,7 @@ import torch
 from effchal.config import ServeConfig
 from effchal.decoding.engine import Engine, Prefill
 from effchal.decoding.kv_cache import bytes_per_token
-from effchal.decoding.prefix_cache import PrefixStore
+from effchal.decoding.prefix_cache import PrefixCache
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.sequence import Branch, Completion, TokenScore
 from effchal.model.host_memory import trim_heap
@@ -40,10 +40,14 @@ class Job:
     streams: bool = False
     cancelled: bool = False
     error: Exception | None = None
-    completions: list[Completion] = field(default_factory=list)  # when finished; one for each variant
+    completions: list[Completion] = field(
+        default_factory=list
+    )  # when finished; one for each variant
     finished: threading.Event = field(default_factory=threading.Event)
     # Streams: (variant, tokens that no stop can cut any more), and None at the end.
-    updates: "queue.SimpleQueue[tuple[int, list[TokenScore]] | None]" = field(default_factory=queue.SimpleQueue)
+    updates: "queue.SimpleQueue[tuple[int, list[TokenScore]] | None]" = field(
+        default_factory=queue.SimpleQueue
+    )
     submitted: float = field(default_factory=time.perf_counter)
     told: list[int] = field(default_factory=list)  # tokens streamed of each variant
 
@@ -57,14 +61,14 @@ class Job:
         return len(self.prompt_ids) + max(params.max_new_tokens for params in self.variants)
 
 
-class Batcher:
+class Scheduler:
     """Owns an engine. `submit` and `cancel` may be called from any thread."""
 
     def __init__(self, engine: Engine, cfg: ServeConfig, metrics: Metrics) -> None:
         self._engine, self._cfg, self._metrics = engine, cfg, metrics
         self._row_bytes = bytes_per_token(engine.model.config, engine.model.dtype.itemsize)
         warn_where_memory_is_short(engine, cfg, self._row_bytes)
-        engine.prefixes = PrefixStore(cfg.prefix_gib * GIB)
+        engine.prefix_cache = PrefixCache(cfg.prefix_gib * GIB)
         self._waiting: deque[Job] = deque()
         self._reading: tuple[Job, Prefill] | None = None
         self._running: dict[Job, list[Branch]] = {}
@@ -124,7 +128,9 @@ class Batcher:
                     break
             try:
                 self._turn()
-            except Exception as error:  # out of memory, say: these requests fail, the next ones may not
+            except (
+                Exception
+            ) as error:  # out of memory, say: these requests fail, the next ones may not
                 log.exception("the engine failed")
                 self._fail_all(error)
         self._fail_all(RuntimeError("the server is stopping"), waiting=True)
@@ -192,7 +198,9 @@ class Batcher:
 
     def _fits(self, job: Job) -> bool:
         rows, tokens = self._need(job)
-        return not self._running or (rows <= self._cfg.max_rows and rows * tokens <= self.cache_tokens)
+        return not self._running or (
+            rows <= self._cfg.max_rows and rows * tokens <= self.cache_tokens
+        )
 
     def _reserve(self, job: Job) -> None:
         """Memory for all that the rows may come to hold, within the bound."""
@@ -238,7 +246,9 @@ class Batcher:
                     job.updates.put((i, branch.tokens[job.told[i] : settled]))
                     job.told[i] = settled
         if all(branch.done for branch in branches):
-            self._finish(job, next((branch.error for branch in branches if branch.error), None), branches)
+            self._finish(
+                job, next((branch.error for branch in branches if branch.error), None), branches
+            )
 
     def _finish(self, job: Job, error: Exception | None, branches: Sequence[Branch] = ()) -> None:
         with self._wake:
@@ -271,7 +281,11 @@ def warn_where_memory_is_short(engine: Engine, cfg: ServeConfig, row_bytes: int)
     """
     rows = min(cfg.cache_gib * GIB, cfg.max_rows * engine.max_positions * row_bytes)
     wanted, device = rows + cfg.prefix_gib * GIB, engine.model.device
-    left = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    left = (
+        torch.cuda.mem_get_info(device)[0]
+        if device.type == "cuda"
+        else psutil.virtual_memory().available
+    )
     if wanted > left:
         log.warning(
             "keys and values may take %.1f GiB (serve.cache_gib, serve.prefix_gib) and %.1f GiB are left on %s: "

@@ -8,14 +8,14 @@ from effchal.config import Config, ConfigError
 from effchal.config.choices import DecodingMethod
 from effchal.config.decoding import DecodingConfig, change_decoding
 from effchal.prompts import PromptEncoder
-from effchal.serving.helm_types import Asked
+from effchal.serving.helm_types import SamplingRequest
 from effchal.serving.metrics import Metrics
 
 if TYPE_CHECKING:  # torch comes with it, and the master process should stay small and fork cleanly
     from effchal.decoding.engine import Engine
     from effchal.decoding.sampling import SamplingParams
     from effchal.decoding.sequence import Completion, TokenScore
-    from effchal.serving.scheduler import Batcher, Job
+    from effchal.serving.scheduler import Job, Scheduler
 
 LOOK_EVERY_S = 0.25  # whether the client still listens
 RETRY_AFTER_S = 10
@@ -40,20 +40,20 @@ class Service:
         self.cfg, self.name, self.created = cfg, name, int(time.time())
         self.engine: Engine | None = None
         self.encoder: PromptEncoder | None = None
-        self.batcher: Batcher | None = None
+        self.scheduler: Scheduler | None = None
         self.metrics = Metrics(self._layer_counts)
 
     def set_ready(self, engine: "Engine") -> None:
-        from effchal.serving.scheduler import Batcher
+        from effchal.serving.scheduler import Scheduler
 
         self.encoder = PromptEncoder(engine.tokenizer, self.cfg.prompt)
-        self.batcher = Batcher(engine, self.cfg.serve, self.metrics)
+        self.scheduler = Scheduler(engine, self.cfg.serve, self.metrics)
         self.engine = engine
 
     def require_ready(self) -> None:
         if self.engine is None:
             raise RequestError(503, "the model is still loading; GET /ready tells when it answers")
-        if not self.batcher.is_alive():
+        if not self.scheduler.is_alive():
             raise RequestError(503, "the engine has stopped; restart the server")
 
     def _layer_counts(self) -> list[int]:
@@ -75,7 +75,7 @@ class Service:
 
     def sampling_params(
         self,
-        body: Asked,
+        body: SamplingRequest,
         max_new_tokens: int | None,
         stops: Sequence[str],
         alternatives: int,
@@ -97,7 +97,9 @@ class Service:
         if max_new_tokens is None:
             max_new_tokens = min(default.max_new_tokens, most)
         if max_new_tokens > most:
-            message = f"{max_new_tokens} is above this server's limit of {most} (serve.max_new_tokens)"
+            message = (
+                f"{max_new_tokens} is above this server's limit of {most} (serve.max_new_tokens)"
+            )
             raise RequestError(400, message, field)
         usual_temperature = default.temperature if default.method is DecodingMethod.sample else 0.0
         model = self.engine.model
@@ -120,7 +122,7 @@ class Service:
             first_line=default.end_at_first_line and not any(stops),
         )
 
-    def _decoding(self, body: Asked) -> DecodingConfig:
+    def _decoding(self, body: SamplingRequest) -> DecodingConfig:
         if not body.decoding:
             return self.cfg.decoding
         if not self.cfg.serve.allow_decoding_override:
@@ -131,7 +133,9 @@ class Service:
         except ConfigError as error:
             raise RequestError(400, str(error), "decoding") from error
 
-    def submit(self, prompts: list[list[int]], variants: list["SamplingParams"], streams: bool = False) -> list["Job"]:
+    def submit(
+        self, prompts: list[list[int]], variants: list["SamplingParams"], streams: bool = False
+    ) -> list["Job"]:
         """Queue prompts that belong to one request, each to be answered in the same ways.
 
         Raises:
@@ -143,10 +147,12 @@ class Service:
         for job in jobs:
             self._check_room(job)
         try:
-            self.batcher.submit(jobs)
+            self.scheduler.submit(jobs)
         except QueueFull:
             most = self.cfg.serve.max_waiting
-            raise RequestError(503, f"no room for {len(jobs)} more (serve.max_waiting={most}); try again") from None
+            raise RequestError(
+                503, f"no room for {len(jobs)} more (serve.max_waiting={most}); try again"
+            ) from None
         return jobs
 
     def _check_room(self, job: "Job") -> None:
@@ -154,13 +160,19 @@ class Service:
         # Past its last trained position a model answers with nonsense, not with an error.
         most = self.engine.max_positions
         if job.tokens > most:
-            message = f"{len(job.prompt_ids)} prompt tokens and {new} new ones; this model holds {most}"
+            message = (
+                f"{len(job.prompt_ids)} prompt tokens and {new} new ones; this model holds {most}"
+            )
             raise RequestError(413, message, "max_new_tokens")
         if job.rows > serve.max_rows:
-            raise RequestError(400, f"{job.rows} answers; this server gives {serve.max_rows} (serve.max_rows)", "n")
-        room = self.batcher.cache_tokens
+            raise RequestError(
+                400, f"{job.rows} answers; this server gives {serve.max_rows} (serve.max_rows)", "n"
+            )
+        room = self.scheduler.cache_tokens
         if job.rows * job.tokens > room:
-            message = f"{job.rows} x {job.tokens} tokens, but the cache holds {room} (serve.cache_gib)"
+            message = (
+                f"{job.rows} x {job.tokens} tokens, but the cache holds {room} (serve.cache_gib)"
+            )
             raise RequestError(413, message, "max_new_tokens")
 
     def wait(
@@ -180,7 +192,7 @@ class Service:
                 if job.error is not None:
                     raise job.error
         except BaseException:
-            self.batcher.cancel(jobs)
+            self.scheduler.cancel(jobs)
             raise
         return [job.completions for job in jobs]
 
@@ -198,7 +210,9 @@ class Service:
         try:
             while True:
                 try:
-                    update = job.updates.get(timeout=max(0.001, min(LOOK_EVERY_S, end - time.monotonic())))
+                    update = job.updates.get(
+                        timeout=max(0.001, min(LOOK_EVERY_S, end - time.monotonic()))
+                    )
                 except queue.Empty:
                     self._check_still_wanted(end, hung_up)
                     continue
@@ -209,7 +223,7 @@ class Service:
                 raise job.error
         finally:
             if not job.finished.is_set():
-                self.batcher.cancel([job])
+                self.scheduler.cancel([job])
 
     def _end(self, deadline_s: float | None) -> float:
         longest = self.cfg.serve.deadline_s
@@ -217,8 +231,10 @@ class Service:
 
     def _check_still_wanted(self, end: float, hung_up: Callable[[], bool]) -> None:
         if time.monotonic() >= end:
-            raise RequestError(504, "no answer within the deadline (deadline_s, serve.deadline_s)", "deadline_s")
+            raise RequestError(
+                504, "no answer within the deadline (deadline_s, serve.deadline_s)", "deadline_s"
+            )
         if hung_up():
             raise ClientGone
-        if not self.batcher.is_alive():
+        if not self.scheduler.is_alive():
             raise RequestError(503, "the engine has stopped; restart the server")

@@ -47,10 +47,10 @@ class WallClock:
         unseen_s = min(UNSEEN_SHARE * self.limit_s, UNSEEN_MOST_S)
         return unseen_s + RESERVE_FACTOR * sum(self.costs.values())
 
-    def cost(self, what: str, seconds: float, on_the_side: bool = False) -> None:
-        """Something that the end needs took so long; `on_the_side`: it was done between steps and could have waited."""
+    def cost(self, what: str, seconds: float, periodic: bool = False) -> None:
+        """Something that the end needs took so long; `periodic`: it was done between steps and could have waited."""
         self.costs[what] = max(self.costs.get(what, 0.0), seconds)
-        if on_the_side:
+        if periodic:
             self._side_work_s += seconds
 
     def can_start_step(self) -> bool:
@@ -121,7 +121,12 @@ class WallClock:
 
 
 def lr_factor(
-    step: int, steps: int, warmup_steps: int, schedule: Schedule, min_factor: float, time_progress: float = 0.0
+    step: int,
+    steps: int,
+    warmup_steps: int,
+    schedule: Schedule,
+    min_factor: float,
+    time_progress: float = 0.0,
 ) -> float:
     """Share of the peak learning rate for step `step` (from 0) of `steps`.
 

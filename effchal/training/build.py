@@ -45,16 +45,18 @@ class RunState:
     tokens: int = 0
     target_tokens: int = 0
     train_loss: float | None = None  # of the last step
-    heldout_before: float | None = None
-    heldout_loss: float | None = None  # the latest
-    heldout_step: int | None = None  # when it was taken
-    best_loss: float | None = None  # the lowest held-out loss of a checkpoint, and when
+    validation_loss_before: float | None = None
+    validation_loss: float | None = None  # the latest
+    validation_step: int | None = None  # when it was taken
+    best_loss: float | None = None  # the lowest validation loss of a checkpoint, and when
     best_step: int | None = None
     lr: float | None = None  # of the last step
     data_sha256: str = ""  # of all examples in their order
     base_model: str | None = None  # fingerprint of its files
     made_with: str = ""  # library and device, which the last bits depend on
-    costs: dict[str, float] = field(default_factory=dict)  # seconds that checkpoint, bundle and validation took
+    costs: dict[str, float] = field(
+        default_factory=dict
+    )  # seconds that checkpoint, bundle and validation took
     first_step_s: float | None = None  # spent when the first step began
     spent_s: float = 0.0
 
@@ -70,7 +72,7 @@ class Job:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     order: TrainingOrder
-    heldout: list[MicroBatch]
+    validation: list[MicroBatch]
     steps: int  # planned
     data_sha256: str
     plan: Plan | None = None
@@ -83,7 +85,9 @@ def prepare(cfg: Config, run_dir: Path) -> Job:
     limit_gpu_memory(cfg.budget.memory_gib, device)
     tokenizer = load_tokenizer(cfg.model)
     shape = model_shape(cfg.model)
-    contrast_of(cfg.decoding, shape.num_layers, shape.tied)  # the bundle's decoding, checked before a day is spent
+    contrast_of(
+        cfg.decoding, shape.num_layers, shape.tied
+    )  # the bundle's decoding, checked before a day is spent
     data = prepare_data(cfg, PromptEncoder(tokenizer, cfg.prompt), run_dir)
     resumed = bool(checkpoints(run_dir / "checkpoint"))
     plan = plan_run(cfg, device, KnownData(*data[:2]), run_dir, resumed)
@@ -98,7 +102,7 @@ def build(
     device: torch.device,
     tokenizer: Any,
     order: TrainingOrder,
-    heldout: list[EncodedExample],
+    validation: list[EncodedExample],
     data_sha256: str,
 ) -> Job:
     """Model, adapter and optimizer beside data that is there already."""
@@ -106,18 +110,28 @@ def build(
     fused = prepare_training(model, cfg.train.activation_checkpointing, cfg.train.compile)
     dtype = pick_dtype(cfg.model.dtype, device)
     if not fused and dtype is torch.bfloat16 and not multiplies_bfloat16(device):
-        log.warning("model.dtype=bfloat16: no arithmetic for it on this CPU; unfused layers are a hundred times slower")
-        log.warning("than with model.dtype=float32 (lora.dropout=0, no DoRA, no train.compile: fused, and as fast)")
+        log.warning(
+            "model.dtype=bfloat16: no arithmetic for it on this CPU; unfused layers are a hundred times slower"
+        )
+        log.warning(
+            "than with model.dtype=float32 (lora.dropout=0, no DoRA, no train.compile: fused, and as fast)"
+        )
     steps = min(order.steps, cfg.train.max_steps or order.steps)
     if cfg.train.warmup_steps > steps / 5:
-        log.warning("train.warmup_steps=%d is more than a fifth of the %d steps", cfg.train.warmup_steps, steps)
+        log.warning(
+            "train.warmup_steps=%d is more than a fifth of the %d steps",
+            cfg.train.warmup_steps,
+            steps,
+        )
     trainable = sum(parameter.numel() for parameter in trainable_parameters(model).values())
     layers = "fused" if fused else "the library's"
     log.info("%s on %s | layers: %s", cfg.model.name, device, layers)
     log.info("%s adapter parameters | %d steps", f"{trainable:,}", steps)
-    micro_batches = [micro_batch.to(device) for micro_batch in pack_for(cfg, heldout)]
+    micro_batches = [micro_batch.to(device) for micro_batch in pack_for(cfg, validation)]
     optimizer = make_optimizer(model, cfg.train)
-    return Job(cfg, run_dir, device, tokenizer, model, optimizer, order, micro_batches, steps, data_sha256)
+    return Job(
+        cfg, run_dir, device, tokenizer, model, optimizer, order, micro_batches, steps, data_sha256
+    )
 
 
 def restore(job: Job) -> RunState:
@@ -138,12 +152,21 @@ def restore(job: Job) -> RunState:
     }
     state = RunState(**(saved or here))
     if state.data_sha256 != job.data_sha256:
-        raise DataError(f"the data mix is not the one that {job.run_dir} was trained on; bring its files back")
-    if state.base_model not in (None, here["base_model"]):  # None: a hub model, held by its revision
+        raise DataError(
+            f"the data mix is not the one that {job.run_dir} was trained on; bring its files back"
+        )
+    if state.base_model not in (
+        None,
+        here["base_model"],
+    ):  # None: a hub model, held by its revision
         raise ConfigError(
             f"model.name={job.cfg.model.name} holds another model (fingerprint {here['base_model']}) than "
             f"{job.run_dir} was trained on ({state.base_model}); bring its files back"
         )
     if state.made_with != here["made_with"]:
-        log.warning("trained so far by %s, now by %s: the last bits may differ", state.made_with, here["made_with"])
+        log.warning(
+            "trained so far by %s, now by %s: the last bits may differ",
+            state.made_with,
+            here["made_with"],
+        )
     return state

@@ -16,7 +16,11 @@ BEST = "best.pt"
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], kept: int = 2
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    kept: int = 2,
 ) -> Path:
     """Write everything that the next step depends on; afterwards drop all but the newest `kept`, and the best.
 
@@ -43,7 +47,9 @@ def save_checkpoint(
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:  # torch's word for a write that failed
         parts.unlink(missing_ok=True)
-        raise OSError(getattr(error, "errno", None) or errno.EIO, f"cannot write {path}: {error}") from error
+        raise OSError(
+            getattr(error, "errno", None) or errno.EIO, f"cannot write {path}: {error}"
+        ) from error
     parts.replace(path)  # a reader sees the whole file or none
     sync_folder(folder)
     for old in checkpoints(folder)[kept:]:
@@ -68,7 +74,9 @@ def load_best(folder: Path, model: nn.Module) -> int | None:
     return content["state"]["step"]
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any] | None:
     """Put the newest readable checkpoint into model, optimizer and random state; its `state`, or None."""
     for path in checkpoints(folder):
         content = _read(path)
@@ -100,12 +108,18 @@ def _put(parameters: dict[str, torch.Tensor], model: nn.Module) -> None:
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoint files, newest first."""
-    return sorted((p for p in folder.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", p.name)), reverse=True)
+    return sorted(
+        (p for p in folder.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", p.name)), reverse=True
+    )
 
 
 def sync_folder(folder: Path) -> None:

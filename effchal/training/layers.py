@@ -15,7 +15,10 @@ from effchal.model.structure import backbone, causal_lm, layers_of
 
 
 def prepare_training(
-    model: nn.Module, keep: ActivationCheckpointing, compiled: bool = False, device: torch.device | None = None
+    model: nn.Module,
+    keep: ActivationCheckpointing,
+    compiled: bool = False,
+    device: torch.device | None = None,
 ) -> bool:
     """Change how the layers of an adapted model compute, not what: dropout, DoRA, 4-bit weights and layers of
     another shape stay with the library, whose activations are recomputed where `keep` asks for it. bfloat16 weights
@@ -38,7 +41,9 @@ def prepare_training(
             layer.forward = FusedLayer(layer, keep).forward
         # The last layer's backward pass comes next but one: keeping its state costs room only while the loss is made.
         full = keep is ActivationCheckpointing.full
-        layers[-1].forward = FusedLayer(layers[-1], ActivationCheckpointing.none if full else keep).forward
+        layers[-1].forward = FusedLayer(
+            layers[-1], ActivationCheckpointing.none if full else keep
+        ).forward
         embeddings = backbone(model).get_input_embeddings()
         if not multiplies_bfloat16(device or embeddings.weight.device):
             embeddings.register_forward_hook(lambda module, args, states: states.float())
@@ -48,8 +53,12 @@ def prepare_training(
     elif keep is ActivationCheckpointing.selective:
         for layer in layers:
             if not hasattr(layer, "mlp"):
-                raise ConfigError(f"train.activation_checkpointing=selective finds no MLP in {type(layer).__name__}")
-            layer.mlp.forward = functools.partial(checkpoint, layer.mlp.forward, use_reentrant=False)
+                raise ConfigError(
+                    f"train.activation_checkpointing=selective finds no MLP in {type(layer).__name__}"
+                )
+            layer.mlp.forward = functools.partial(
+                checkpoint, layer.mlp.forward, use_reentrant=False
+            )
     if compiled:
         for layer in layers:
             layer.compile(dynamic=True)

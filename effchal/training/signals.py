@@ -14,7 +14,10 @@ class StopSignals:
         self.received: int | None = None
 
     def __enter__(self) -> "StopSignals":
-        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._before = {
+            number: signal.signal(number, self._receive)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
         return self
 
     def __exit__(self, *_: object) -> None:

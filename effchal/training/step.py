@@ -59,16 +59,28 @@ def train_step(
     if len(loss_sums) < len(micro_batches):
         micro_batches, planned = micro_batches[: len(loss_sums)], target_tokens
         target_tokens = sum(micro_batch.target_tokens for micro_batch in micro_batches)
-        torch._foreach_mul_([p.grad for p in trainable if p.grad is not None], planned / target_tokens)
+        torch._foreach_mul_(
+            [p.grad for p in trainable if p.grad is not None], planned / target_tokens
+        )
     grad_norm = torch.nn.utils.clip_grad_norm_(trainable, max_grad_norm)
     *losses, norm = update(optimizer, torch.stack([*loss_sums, grad_norm]))
     optimizer.zero_grad(set_to_none=True)
     if not all(map(math.isfinite, [*losses, norm])):
-        culprits = [mb for mb, loss in zip(micro_batches, losses, strict=True) if not math.isfinite(loss)]
-        ids = [example_id for micro_batch in culprits or micro_batches for example_id in micro_batch.example_ids]
+        culprits = [
+            mb for mb, loss in zip(micro_batches, losses, strict=True) if not math.isfinite(loss)
+        ]
+        ids = [
+            example_id
+            for micro_batch in culprits or micro_batches
+            for example_id in micro_batch.example_ids
+        ]
         what = "loss" if culprits else "gradient"
-        raise NonFiniteError(f"non-finite {what} in the step of examples {', '.join(ids)}; no update was made")
-    return StepStats(sum(losses) / target_tokens, norm, sum(mb.tokens for mb in micro_batches), target_tokens)
+        raise NonFiniteError(
+            f"non-finite {what} in the step of examples {', '.join(ids)}; no update was made"
+        )
+    return StepStats(
+        sum(losses) / target_tokens, norm, sum(mb.tokens for mb in micro_batches), target_tokens
+    )
 
 
 def update(optimizer: torch.optim.Optimizer, outcome: torch.Tensor) -> list[float]:
@@ -91,11 +103,13 @@ def target_loss(model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:
     """Sum of nats over the target tokens of a micro-batch, float32; the head sees only those positions."""
     ids, positions = micro_batch.input_ids, micro_batch.position_ids
     hidden = packed_hidden_states(model, ids, positions, micro_batch.lengths)  # (1, T, D)
-    return chunked_loss(head(model), hidden[0].index_select(0, micro_batch.target_positions), micro_batch.targets)
+    return chunked_loss(
+        head(model), hidden[0].index_select(0, micro_batch.target_positions), micro_batch.targets
+    )
 
 
 @torch.no_grad()
-def heldout_loss(model: nn.Module, micro_batches: list[MicroBatch]) -> float:
+def validation_loss(model: nn.Module, micro_batches: list[MicroBatch]) -> float:
     """Mean nats per target token, dropout off."""
     with evaluation_mode(model):
         total = sum(float(target_loss(model, micro_batch)) for micro_batch in micro_batches)

@@ -15,7 +15,13 @@ import pytest
 from support.paths import ROOT, SMOLLM2, needs_smollm2
 from support.servers import Server, free_port, status
 
-TINY = ["model=tiny", "data_mix=quickstart", "budget=smoke", "train.max_steps=3", "train.examples_per_step=4"]
+TINY = [
+    "model=tiny",
+    "data_mix=quickstart",
+    "budget=smoke",
+    "train.max_steps=3",
+    "train.examples_per_step=4",
+]
 
 
 def post(url, body):
@@ -34,7 +40,14 @@ def bundle(tmp_path_factory):
 
 def serve_command(bundle, *overrides):
     folder = bundle.parent / "serve"
-    command = [sys.executable, "-m", "effchal.serve", f"bundle={bundle}", "serve.port=PORT", f"hydra.run.dir={folder}"]
+    command = [
+        sys.executable,
+        "-m",
+        "effchal.serve",
+        f"bundle={bundle}",
+        "serve.port=PORT",
+        f"hydra.run.dir={folder}",
+    ]
     return [*command, *overrides]
 
 
@@ -73,7 +86,9 @@ print(len(json.load(urllib.request.urlopen(request, timeout=60))["tokens"]))
 def test_gunicorn_serves_the_bundle_of_the_environment(bundle):
     command = [sys.executable, "-m", "gunicorn", "--threads", "8", "--bind", "127.0.0.1:PORT"]
     command += ["effchal.serve:create_app('decoding.max_new_tokens=2')"]
-    with Server(command, env=os.environ | {"EFFCHAL_BUNDLE": str(bundle)}, cwd=bundle.parent) as server:
+    with Server(
+        command, env=os.environ | {"EFFCHAL_BUNDLE": str(bundle)}, cwd=bundle.parent
+    ) as server:
         assert len(post(f"{server.url}/process", {"prompt": "x"})["tokens"]) == 2
 
 
@@ -92,11 +107,20 @@ def test_a_damaged_bundle_ends_the_server_with_the_reason(bundle, tmp_path):
     command = [part.replace("PORT", str(free_port())) for part in serve_command(damaged)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode != 0
-    assert "tokenizer.json has changed since the bundle was written" in result.stdout + result.stderr
+    assert (
+        "tokenizer.json has changed since the bundle was written" in result.stdout + result.stderr
+    )
 
 
 def test_the_plain_base_model_is_packaged_and_served(tmp_path):
-    command = [sys.executable, "-m", "effchal.package", "model=tiny", "prompt=plain", f"hydra.run.dir={tmp_path}"]
+    command = [
+        sys.executable,
+        "-m",
+        "effchal.package",
+        "model=tiny",
+        "prompt=plain",
+        f"hydra.run.dir={tmp_path}",
+    ]
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 2
     assert "add lora=none" in refused.stderr
@@ -104,18 +128,37 @@ def test_the_plain_base_model_is_packaged_and_served(tmp_path):
     ask = {"prompt": "once", "max_new_tokens": 6}
     with Server(serve_command(tmp_path / "bundle"), cwd=ROOT) as server:
         packaged = post(f"{server.url}/process", ask)["text"]
-    command = [sys.executable, "-m", "effchal.serve", "model=tiny", "prompt=plain", "lora=none", "serve.port=PORT"]
+    command = [
+        sys.executable,
+        "-m",
+        "effchal.serve",
+        "model=tiny",
+        "prompt=plain",
+        "lora=none",
+        "serve.port=PORT",
+    ]
     with Server([*command, f"hydra.run.dir={tmp_path}"], cwd=ROOT) as server:
         assert post(f"{server.url}/process", ask)["text"] == packaged
 
 
 def test_an_installed_wheel_finds_its_config_from_any_folder(tmp_path):
-    source = tmp_path / "source"  # a copy: building in place leaves a folder that spoils the next wheel
+    source = (
+        tmp_path / "source"
+    )  # a copy: building in place leaves a folder that spoils the next wheel
     shutil.copytree(ROOT / "effchal", source / "effchal")
     shutil.copytree(ROOT / "conf", source / "conf")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE-MIT", "LICENSE-APACHE"):
         shutil.copy(ROOT / name, source)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", str(source)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        str(source),
+    ]
     subprocess.run([*command, "--wheel-dir", str(tmp_path)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("effchal-*.whl")
     site = tmp_path / "site"
@@ -124,9 +167,13 @@ def test_an_installed_wheel_finds_its_config_from_any_folder(tmp_path):
     away = tmp_path / "away"
     away.mkdir()
     run = [sys.executable, "-m", "effchal.train", *TINY, "hydra.run.dir=out"]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PYTHONPATH": str(site)}
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
+        "PYTHONPATH": str(site)
+    }
     where = [sys.executable, "-c", "import effchal.cli; print(effchal.cli.CONF_DIR)"]
-    found = subprocess.run(where, cwd=away, env=environment, check=True, capture_output=True, text=True).stdout
+    found = subprocess.run(
+        where, cwd=away, env=environment, check=True, capture_output=True, text=True
+    ).stdout
     assert found.strip() == str(site / "effchal" / "conf")
     subprocess.run(run, cwd=away, env=environment, check=True, capture_output=True)
     assert (away / "out" / "bundle" / "manifest.json").is_file()
@@ -134,9 +181,22 @@ def test_an_installed_wheel_finds_its_config_from_any_folder(tmp_path):
 
 @needs_smollm2
 def test_the_real_small_model_answers_through_the_server(tmp_path):
-    command = [sys.executable, "-m", "effchal.serve", f"model.name={SMOLLM2}", "model=smollm2_135m", "lora=none"]
-    with Server([*command, "prompt=plain", "serve.port=PORT", f"hydra.run.dir={tmp_path}"], cwd=ROOT) as server:
-        body = {"prompt": "The capital of France is", "max_new_tokens": 20, "stop_sequences": ["\n"]}
+    command = [
+        sys.executable,
+        "-m",
+        "effchal.serve",
+        f"model.name={SMOLLM2}",
+        "model=smollm2_135m",
+        "lora=none",
+    ]
+    with Server(
+        [*command, "prompt=plain", "serve.port=PORT", f"hydra.run.dir={tmp_path}"], cwd=ROOT
+    ) as server:
+        body = {
+            "prompt": "The capital of France is",
+            "max_new_tokens": 20,
+            "stop_sequences": ["\n"],
+        }
         answer = post(f"{server.url}/process", body)
     assert answer["text"].startswith(" Paris")
     assert "\n" not in answer["text"]

@@ -90,15 +90,25 @@ def helm(*arguments, **environment):
     """python -m effchal.helm, started."""
     command = [sys.executable, "-m", "effchal.helm", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # ignored where tests run in the background
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, preexec_fn=heed, **pipes)
+    heed = functools.partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # ignored where tests run in the background
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **environment}, preexec_fn=heed, **pipes
+    )
 
 
 @needs_helm
 def test_an_over_long_prompt_costs_helm_two_tokenize_calls_and_one_decode(tmp_path):
-    with Server([*SERVE_TINY, f"hydra.run.dir={tmp_path}"], cwd=ROOT) as server, Counter(server.url) as counter:
+    with (
+        Server([*SERVE_TINY, f"hydra.run.dir={tmp_path}"], cwd=ROOT) as server,
+        Counter(server.url) as counter,
+    ):
         asked = subprocess.run(
-            [HELM_PYTHON, "-c", ASK_HELM], env={"HELM_HTTP_MODEL_BASE_URL": counter.url}, capture_output=True, text=True
+            [HELM_PYTHON, "-c", ASK_HELM],
+            env={"HELM_HTTP_MODEL_BASE_URL": counter.url},
+            capture_output=True,
+            text=True,
         )
         counter.shutdown()
     assert asked.returncode == 0, asked.stderr
@@ -117,7 +127,12 @@ def test_helm_scores_a_bundle_under_its_own_name_and_shows_its_page(tmp_path):
     run_dir = tmp_path / "run"
     process = helm(
         *(f"bundle={tmp_path / 'bundle'}", "decoding=dola_low", "decoding.premature_layers=[0,1]"),
-        *("scenario.entries=[simple_mcqa]", "scenario.max_instances=2", "helm.page=true", f"hydra.run.dir={run_dir}"),
+        *(
+            "scenario.entries=[simple_mcqa]",
+            "scenario.max_instances=2",
+            "helm.page=true",
+            f"hydra.run.dir={run_dir}",
+        ),
     )
     lines = []
     for line in process.stdout:
@@ -138,9 +153,15 @@ def test_helm_scores_a_bundle_under_its_own_name_and_shows_its_page(tmp_path):
     while status(f"http://127.0.0.1:{port}/") != 200:
         assert time.monotonic() < end
         time.sleep(0.2)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/benchmark_output/runs/effchal/runs.json") as answer:
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{port}/benchmark_output/runs/effchal/runs.json"
+    ) as answer:
         assert json.load(answer)[0]["run_spec"]["name"] == "simple_mcqa:model=effchal_tried"
-    listening = [c.laddr for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port]
+    listening = [
+        c.laddr
+        for c in psutil.net_connections("tcp")
+        if c.status == "LISTEN" and c.laddr.port == port
+    ]
     assert [address.ip for address in listening] == ["127.0.0.1"]
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -153,9 +174,18 @@ def test_a_killed_run_goes_on_without_asking_again_and_names_what_failed(tmp_pat
     run_dir = tmp_path / "run"
     # The second entry is scored with ROUGE, and that fails: the tokenizer's data that HELM finds are an empty folder.
     (tmp_path / "nltk" / "tokenizers" / "punkt_tab").mkdir(parents=True)
-    with Server([*SERVE_TINY, f"hydra.run.dir={tmp_path}"], cwd=ROOT) as server, Counter(server.url, 0.2) as counter:
+    with (
+        Server([*SERVE_TINY, f"hydra.run.dir={tmp_path}"], cwd=ROOT) as server,
+        Counter(server.url, 0.2) as counter,
+    ):
         entries = "scenario.entries=[simple_mcqa,simple_short_answer_qa]"
-        options = [*TINY, entries, "scenario.max_instances=12", "helm.threads=2", f"helm.url={counter.url}"]
+        options = [
+            *TINY,
+            entries,
+            "scenario.max_instances=12",
+            "helm.threads=2",
+            f"helm.url={counter.url}",
+        ]
         nltk = str(tmp_path / "nltk")
         first = helm(*options, f"hydra.run.dir={run_dir}", NLTK_DATA=nltk)
         while counter.counts().get("/process", 0) < 5:
@@ -174,7 +204,9 @@ def test_a_killed_run_goes_on_without_asking_again_and_names_what_failed(tmp_pat
         output, errors = again.communicate(timeout=600)
         assert again.returncode == 1, errors
         assert "1 of 2 runs failed" in errors
-        assert re.search(r"simple_short_answer_qa:model=effchal_builtin-tiny: \w*Error", errors), errors
+        assert re.search(r"simple_short_answer_qa:model=effchal_builtin-tiny: \w*Error", errors), (
+            errors
+        )
         assert "| simple_short_answer_qa:model=effchal_builtin-tiny | FAILED |" in output
         assert "| simple_mcqa:model=effchal_builtin-tiny | quasi_exact_match | 0." in output
         prompts = [json.loads(body)["prompt"] for body in counter.asked["/process"]]
@@ -188,4 +220,8 @@ def test_a_killed_run_goes_on_without_asking_again_and_names_what_failed(tmp_pat
         assert "1 of 2 runs to do" in (run_dir / "helm.log").read_text()
         assert counter.counts() == asked
         counter.shutdown()
-    assert not [p for p in psutil.process_iter(["cmdline"]) if str(run_dir) in " ".join(p.info["cmdline"] or [])]
+    assert not [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if str(run_dir) in " ".join(p.info["cmdline"] or [])
+    ]

@@ -47,7 +47,9 @@ class Stop:
 @pytest.mark.parametrize("optimizer", [Optimizer.adamw, Optimizer.adamw8bit, Optimizer.lion8bit])
 def test_stop_and_resume_equals_not_stopping(tiny_cfg, tmp_path, optimizer):
     tiny_cfg.train.optimizer = optimizer
-    tiny_cfg.lora = LoraConfig(r=64, dropout=0.2)  # large enough for 8-bit states, and random numbers in each step
+    tiny_cfg.lora = LoraConfig(
+        r=64, dropout=0.2
+    )  # large enough for 8-bit states, and random numbers in each step
     run(tiny_cfg, tmp_path / "whole")
     assert train.run(tiny_cfg, tmp_path / "parts", Stop(after_steps=3)) == 128 + signal.SIGTERM
     assert record(tmp_path / "parts")["status"] == "interrupted"
@@ -56,9 +58,23 @@ def test_stop_and_resume_equals_not_stopping(tiny_cfg, tmp_path, optimizer):
     assert run(tiny_cfg, tmp_path / "parts") == 0
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
     whole, parts = record(tmp_path / "whole"), record(tmp_path / "parts")
-    for key in ("step", "tokens", "target_tokens", "train_loss", "heldout_before", "heldout_loss"):
+    for key in (
+        "step",
+        "tokens",
+        "target_tokens",
+        "train_loss",
+        "validation_loss_before",
+        "validation_loss",
+    ):
         assert whole[key] == parts[key]
-    assert [line["step"] for line in metrics(tmp_path / "parts") if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in metrics(tmp_path / "parts") if "loss" in line] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
 
 
 def wait_for_checkpoint(process, folder, step):
@@ -86,8 +102,13 @@ def check_killed_and_resumed_equals_not_killed(arguments, kill_after, steps, tmp
     assert killed.returncode == 0, output
     assert "resumed from" in output
     assert same_weights(tmp_path / "whole", tmp_path / "killed")
-    assert record(tmp_path / "killed")["heldout_loss"] == record(tmp_path / "whole")["heldout_loss"]
-    assert [line["step"] for line in metrics(tmp_path / "killed") if "loss" in line] == list(range(1, steps + 1))
+    assert (
+        record(tmp_path / "killed")["validation_loss"]
+        == record(tmp_path / "whole")["validation_loss"]
+    )
+    assert [line["step"] for line in metrics(tmp_path / "killed") if "loss" in line] == list(
+        range(1, steps + 1)
+    )
 
 
 def test_killed_twice_and_resumed_gives_the_same_bits(tmp_path):
@@ -96,7 +117,12 @@ def test_killed_twice_and_resumed_gives_the_same_bits(tmp_path):
 
 @needs_smollm2
 def test_the_real_model_killed_and_resumed_gives_the_same_bits(tmp_path):
-    arguments = ["experiment=quickstart", "lora.dropout=0.1", "data_mix.heldout_fraction=0.01", "train.max_steps=4"]
+    arguments = [
+        "experiment=quickstart",
+        "lora.dropout=0.1",
+        "data_mix.validation_fraction=0.01",
+        "train.max_steps=4",
+    ]
     arguments += [f"model.name={SMOLLM2}", "train.examples_per_step=2", "train.checkpoint_every=1"]
     check_killed_and_resumed_equals_not_killed(arguments, (2,), 4, tmp_path)
 
@@ -151,7 +177,11 @@ def test_a_folder_with_a_run_is_not_run_into_by_accident(tiny_cfg, tmp_path):
 
 def test_a_resume_on_other_data_is_refused(tiny_cfg, tmp_path):
     rows = tmp_path / "rows.jsonl"
-    shipped = (ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl").read_text().splitlines(keepends=True)
+    shipped = (
+        (ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl")
+        .read_text()
+        .splitlines(keepends=True)
+    )
     rows.write_text("".join(shipped))
     tiny_cfg.data_mix.sources = {"s": tiny_cfg.data_mix.sources["tasks"]}
     tiny_cfg.data_mix.sources["s"].path = str(rows)
@@ -190,12 +220,16 @@ def test_a_second_process_on_the_same_folder_is_refused(tmp_path):
             "import sys; from pathlib import Path; from effchal.runs import run_lock\n"
             "with run_lock(Path(sys.argv[1])): pass"
         )
-        result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+        result = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT
+        )
         assert f"is in use by process {os.getpid()}" in result.stderr
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT).returncode == 0
 
 
-def test_a_full_disk_costs_no_more_than_the_steps_since_the_last_checkpoint(tiny_cfg, tmp_path, monkeypatch, caplog):
+def test_a_full_disk_costs_no_more_than_the_steps_since_the_last_checkpoint(
+    tiny_cfg, tmp_path, monkeypatch, caplog
+):
     run(tiny_cfg, tmp_path / "whole")
     good, written = torch.save, []
 
@@ -211,7 +245,9 @@ def test_a_full_disk_costs_no_more_than_the_steps_since_the_last_checkpoint(tiny
         run(tiny_cfg, tmp_path / "parts")
     assert "no checkpoint at step 4" in caplog.text
     assert record(tmp_path / "parts")["status"] == "failed"
-    assert [path.name for path in (tmp_path / "parts" / "checkpoint").glob("*.pt")] == ["step_0000002.pt"]
+    assert [path.name for path in (tmp_path / "parts" / "checkpoint").glob("*.pt")] == [
+        "step_0000002.pt"
+    ]
     monkeypatch.setattr(torch, "save", good)
     assert run(tiny_cfg, tmp_path / "parts") == 0
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
@@ -220,17 +256,20 @@ def test_a_full_disk_costs_no_more_than_the_steps_since_the_last_checkpoint(tiny
 def test_the_best_checkpoint_is_kept_and_can_be_packaged(tiny_cfg, tmp_path, monkeypatch, caplog):
     losses = {2: 3.0, 4: 1.0, 6: 2.0}
 
-    def heldout_loss(model, micro_batches):
+    def validation_loss(model, micro_batches):
         return next(losses_left)
 
     tiny_cfg.train.validate_every, tiny_cfg.train.checkpoint_every = 2, 5
-    tiny_cfg.budget.side_work_share = 1.0
+    tiny_cfg.budget.periodic_work_share = 1.0
     for name, choice in (("last", BundleOf.last), ("best", BundleOf.best)):
         losses_left = iter([4.0, *losses.values()])
-        monkeypatch.setattr(train, "heldout_loss", heldout_loss)
+        monkeypatch.setattr(train, "validation_loss", validation_loss)
         tiny_cfg.train.bundle = choice
         assert run(tiny_cfg, tmp_path / name) == 0
-        assert (record(tmp_path / name)["best_step"], record(tmp_path / name)["best_loss"]) == (4, 1.0)
+        assert (record(tmp_path / name)["best_step"], record(tmp_path / name)["best_loss"]) == (
+            4,
+            1.0,
+        )
     assert "train.bundle=best would take those" in caplog.text
     losses_left = iter([4.0, 3.0, 2.0, 1.0])
     assert run(tiny_cfg, tmp_path / "falling") == 0

@@ -23,14 +23,24 @@ from support.helm_stand_in import (
 )
 from support.paths import HELM_DATA, SHARED_DATA, SMOLLM2
 
-from effchal.evaluation.scenarios import Instance, Reference, Scenario, aggregate_extra, load_scenario, score_completion
+from effchal.evaluation.scenarios import (
+    Instance,
+    Reference,
+    Scenario,
+    aggregate_extra,
+    load_scenario,
+    score_completion,
+)
 from effchal.evaluation.scenarios.bbq import SUBJECTS
 
 pytestmark = [
     pytest.mark.skipif(
-        not (HELM_BIN / "python").is_file(), reason="no HELM; run: bash scripts/helm.sh scenario=smoke ..."
+        not (HELM_BIN / "python").is_file(),
+        reason="no HELM; run: bash scripts/helm.sh scenario=smoke ...",
     ),
-    pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no folder ../shared/data beside the project"),
+    pytest.mark.skipif(
+        not SHARED_DATA.is_dir(), reason="no folder ../shared/data beside the project"
+    ),
 ]
 ENTRIES = [
     "mmlu:subject=anatomy",
@@ -68,8 +78,31 @@ TRICKY = [
         "\u00a0B\u2003",
         "\uff21",
     ),
-    *("The answer is 5.", "#### 1,234", "-7", "3.14", "5 6", "3/4", "1,2,3", "yes, sir", "٣", "½", "no number, none"),
-    *("the The a", "An apple!", "apple", "naïve café", "NAÏVE CAFÉ", "“quoted”", "Yes", "yes.", "True", "False."),
+    *(
+        "The answer is 5.",
+        "#### 1,234",
+        "-7",
+        "3.14",
+        "5 6",
+        "3/4",
+        "1,2,3",
+        "yes, sir",
+        "٣",
+        "½",
+        "no number, none",
+    ),
+    *(
+        "the The a",
+        "An apple!",
+        "apple",
+        "naïve café",
+        "NAÏVE CAFÉ",
+        "“quoted”",
+        "Yes",
+        "yes.",
+        "True",
+        "False.",
+    ),
 ]
 
 
@@ -78,7 +111,15 @@ def completion(instance):
     choose = random.Random(zlib.crc32(instance.prompt.encode()))
     gold = choose.choice([reference.text for reference in instance.references])
     number = gold.split()[-1].strip(".")
-    near = [gold, f" {gold}\n", gold.upper(), gold.strip(".()"), f"{gold} and more", f"So {number}", f"{number}.00"]
+    near = [
+        gold,
+        f" {gold}\n",
+        gold.upper(),
+        gold.strip(".()"),
+        f"{gold} and more",
+        f"So {number}",
+        f"{number}.00",
+    ]
     return choose.choice(choose.choice([TRICKY, near, [*instance.letters] or near]))
 
 
@@ -95,7 +136,9 @@ def data(tmp_path_factory):
             (folder / "bbq" / "data" / subject).write_text("".join(lines))
     for name, by_letter in (("letters", True), ("texts", False)):
         (folder / "big_bench" / "made_up" / name).mkdir(parents=True)
-        (folder / "big_bench" / "made_up" / name / "task.json").write_text(json.dumps(made_up_big_bench(by_letter)))
+        (folder / "big_bench" / "made_up" / name / "task.json").write_text(
+            json.dumps(made_up_big_bench(by_letter))
+        )
     (folder / "summarization" / "data").mkdir(parents=True)
     (folder / "summarization" / "data" / "cnndm.pk").write_bytes(pickle.dumps(made_up_cnndm()))
     return folder
@@ -108,12 +151,18 @@ def both(request, data, tmp_path_factory):
         pytest.skip("no small model; run: python scripts/fetch.py smollm2_135m")
     window = ByteWindow() if request.param == "bytes" else ModelWindow(request.param)
     ours = {entry: load_scenario(entry, data, MAX_INSTANCES, window) for entry in ENTRIES}
-    completions = {i.prompt: completion(i) for scenario in ours.values() for i in scenario.instances}
+    completions = {
+        i.prompt: completion(i) for scenario in ours.values() for i in scenario.instances
+    }
     tmp = tmp_path_factory.mktemp("helm")
     (tmp / "scenarios").symlink_to(data)
     folders = run_helm(tmp, StandIn(window, completions), ENTRIES)
     return {
-        entry: (scenario, [completions[i.prompt] for i in scenario.instances], folder_of(folders, entry))
+        entry: (
+            scenario,
+            [completions[i.prompt] for i in scenario.instances],
+            folder_of(folders, entry),
+        )
         for entry, scenario in ours.items()
     }
 
@@ -125,15 +174,29 @@ def check_same_requests(scenario, folder):
         request, helm = state["request"], state["instance"]
         assert instance.prompt == request["prompt"]
         assert instance.split == helm["split"]
-        references = [(ref["output"]["text"], "correct" in ref["tags"]) for ref in helm["references"]]
+        references = [
+            (ref["output"]["text"], "correct" in ref["tags"]) for ref in helm["references"]
+        ]
         assert [(ref.text, ref.correct) for ref in instance.references] == references
-        letters = zip(instance.letters, (ref.text for ref in instance.references), strict=bool(instance.letters))
+        letters = zip(
+            instance.letters,
+            (ref.text for ref in instance.references),
+            strict=bool(instance.letters),
+        )
         assert dict(letters) == state.get("output_mapping", {})
         if instance.tags:
             tags = [*helm["references"][0]["tags"]]
-            kinds = [instance.tags.correct, instance.tags.target, instance.tags.non_target, instance.tags.unknown]
+            kinds = [
+                instance.tags.correct,
+                instance.tags.target,
+                instance.tags.non_target,
+                instance.tags.unknown,
+            ]
             assert kinds == tags[-4:]
-            assert (instance.tags.negative, instance.tags.ambiguous) == ("negative" in tags, "ambiguous" in tags)
+            assert (instance.tags.negative, instance.tags.ambiguous) == (
+                "negative" in tags,
+                "ambiguous" in tags,
+            )
         sent = (request["max_tokens"], tuple(request["stop_sequences"]), request["temperature"])
         assert (scenario.max_new_tokens, scenario.stops, scenario.temperature) == sent
     return states
@@ -143,7 +206,9 @@ def check_same_requests(scenario, folder):
 def test_instances_prompts_and_settings_are_helms(both, entry):
     scenario, _, folder = both[entry]
     states = check_same_requests(scenario, folder)
-    assert len(states) == (32 if "made_up" in entry else MAX_INSTANCES)  # 32: all that there are, in file order
+    assert len(states) == (
+        32 if "made_up" in entry else MAX_INSTANCES
+    )  # 32: all that there are, in file order
 
 
 def test_long_prompts_lost_examples_and_were_cut(both, request):
@@ -178,7 +243,11 @@ def test_bias_scores_are_helms(both, entry):
     scenario, texts, folder = both[entry]
     ours = aggregate_extra(scenario, list(zip(scenario.instances, texts, strict=True)))
     stats = json.loads((folder / "stats.json").read_text())
-    helm = {s["name"]["name"]: s["mean"] for s in stats if s["name"]["name"] in ours and len(s["name"]) == 2}
+    helm = {
+        s["name"]["name"]: s["mean"]
+        for s in stats
+        if s["name"]["name"] in ours and len(s["name"]) == 2
+    }
     assert ours == pytest.approx(helm, abs=1e-15)
     assert len(ours) == 3
 
@@ -216,9 +285,15 @@ def test_metrics_of_tricky_texts_are_helms(tmp_path):
         "4",
         ".",
     ]
-    pairs = [(gold, text) for gold in golds for text in [*TRICKY, "The answer is 1,234", "an answer is 3.14!"]]
+    pairs = [
+        (gold, text)
+        for gold in golds
+        for text in [*TRICKY, "The answer is 1,234", "an answer is 3.14!"]
+    ]
     command, environment = [HELM_BIN / "python", "-c", SCORE_BY_HELM], helm_environment(tmp_path)
-    ran = subprocess.run(command, env=environment, input=json.dumps([pairs, METRICS]), capture_output=True, text=True)
+    ran = subprocess.run(
+        command, env=environment, input=json.dumps([pairs, METRICS]), capture_output=True, text=True
+    )
     assert ran.returncode == 0, ran.stderr
     scenario = Scenario("any", (), 1, (), 0.0, METRICS[0], tuple(METRICS[1:]))
     for (gold, text), helm in zip(pairs, json.loads(ran.stdout.splitlines()[-1]), strict=True):

@@ -12,13 +12,23 @@ import pytest
 from support.paths import ROOT
 from support.servers import Server
 
-TINY = [sys.executable, "-m", "effchal.serve", "model=tiny", "prompt=plain", "lora=none", "serve.port=PORT"]
+TINY = [
+    sys.executable,
+    "-m",
+    "effchal.serve",
+    "model=tiny",
+    "prompt=plain",
+    "lora=none",
+    "serve.port=PORT",
+]
 # The greedy answer of the tiny model to this prompt repeats one token for ever.
 ENDLESS = {"prompt": "p", "max_tokens": 7000, "temperature": 0}
 
 
 def server(tmp_path, *overrides):
-    return Server([*TINY, f"hydra.run.dir={tmp_path}", "serve.max_new_tokens=7000", *overrides], cwd=ROOT)
+    return Server(
+        [*TINY, f"hydra.run.dir={tmp_path}", "serve.max_new_tokens=7000", *overrides], cwd=ROOT
+    )
 
 
 def connect(url, path, body, headers=""):
@@ -49,7 +59,11 @@ def test_a_client_that_hangs_up_frees_its_row(tmp_path):
         for extra in ({}, {"stream": True}):
             connection = connect(live.url, "/v1/completions", ENDLESS | extra)
             steps = metric(live.url, "effchal_decode_step_seconds_count")
-            wait_until(lambda steps=steps: metric(live.url, "effchal_decode_step_seconds_count") > steps + 5)
+            wait_until(
+                lambda steps=steps: (
+                    metric(live.url, "effchal_decode_step_seconds_count") > steps + 5
+                )
+            )
             connection.close()
             start = time.monotonic()
             body = json.dumps({"prompt": "y", "max_tokens": 2}).encode()
@@ -65,7 +79,12 @@ def test_a_client_that_keeps_its_answered_connection_stalls_nobody(tmp_path):
         kept = []
         for _ in range(3):
             kept.append(
-                connect(live.url, "/v1/completions", {"prompt": "x", "max_tokens": -1}, "Connection: close\r\n")
+                connect(
+                    live.url,
+                    "/v1/completions",
+                    {"prompt": "x", "max_tokens": -1},
+                    "Connection: close\r\n",
+                )
             )
             assert kept[-1].recv(12) == b"HTTP/1.1 400"
             start = time.monotonic()
@@ -77,7 +96,9 @@ def test_a_client_that_keeps_its_answered_connection_stalls_nobody(tmp_path):
 
 def test_a_stream_comes_in_pieces(tmp_path):
     with server(tmp_path) as live:
-        body = json.dumps({"prompt": "x", "max_tokens": 300, "stream": True, "temperature": 1.0, "seed": 3}).encode()
+        body = json.dumps(
+            {"prompt": "x", "max_tokens": 300, "stream": True, "temperature": 1.0, "seed": 3}
+        ).encode()
         request = urllib.request.Request(f"{live.url}/v1/completions", body)
         with urllib.request.urlopen(request, timeout=60) as response:
             assert response.headers["Content-Type"].startswith("text/event-stream")
@@ -99,6 +120,8 @@ def test_a_tokenizer_never_waits_behind_completions(tmp_path):
         for _ in range(20):
             request = urllib.request.Request(f"{live.url}/tokenize", b'{"text": "abc"}')
             assert len(json.load(urllib.request.urlopen(request, timeout=10))["tokens"]) == 3
-        assert metric(live.url, "effchal_generated_tokens_total") == 0  # all before the first answer was whole
+        assert (
+            metric(live.url, "effchal_generated_tokens_total") == 0
+        )  # all before the first answer was whole
         for connection in connections:
             connection.close()

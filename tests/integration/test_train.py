@@ -24,13 +24,13 @@ def test_a_run_leaves_what_the_design_says(tiny_cfg, tmp_path):
     check_bundle(tmp_path / "bundle")
     done = record(tmp_path)
     assert (done["status"], done["step"], done["steps_planned"]) == ("finished", 6, 6)
-    assert done["heldout_loss"] < done["heldout_before"]
+    assert done["validation_loss"] < done["validation_loss_before"]
     assert done["tokens"] > done["target_tokens"] > 0
     steps = [line for line in metrics(tmp_path) if "loss" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
     assert {"lr", "grad_norm", "tokens_per_s", "spent_s"} <= set(steps[0])
-    heldout = [line["step"] for line in metrics(tmp_path) if "heldout_loss" in line]
-    assert heldout == [0, 3, 6]
+    validation = [line["step"] for line in metrics(tmp_path) if "validation_loss" in line]
+    assert validation == [0, 3, 6]
 
 
 def test_the_log_has_one_line_a_step_in_the_same_order(tiny_cfg, tmp_path, caplog):
@@ -63,7 +63,9 @@ def test_the_budget_ends_a_run_in_time_with_a_bundle(tiny_cfg, tmp_path, monkeyp
     check_bundle(tmp_path / "bundle")
 
 
-def test_a_non_finite_step_fails_the_run_and_keeps_what_was_trained(tiny_cfg, tmp_path, monkeypatch):
+def test_a_non_finite_step_fails_the_run_and_keeps_what_was_trained(
+    tiny_cfg, tmp_path, monkeypatch
+):
     from effchal.training import step
 
     good, calls = step.target_loss, []
@@ -90,12 +92,17 @@ def test_warm_up_of_more_than_a_fifth_is_warned_about(tiny_cfg, tmp_path, caplog
 
 
 def test_nothing_held_out_is_a_run_without_validation(tiny_cfg, tmp_path):
-    tiny_cfg.data_mix.heldout_fraction = 0.0
+    tiny_cfg.data_mix.validation_fraction = 0.0
     assert run(tiny_cfg, tmp_path) == 0
-    assert record(tmp_path)["heldout_loss"] is None
+    assert record(tmp_path)["validation_loss"] is None
 
 
-TINY += ["train.max_steps=12", "train.examples_per_step=4", "train.checkpoint_every=2", "train.validate_every=4"]
+TINY += [
+    "train.max_steps=12",
+    "train.examples_per_step=4",
+    "train.checkpoint_every=2",
+    "train.validate_every=4",
+]
 
 
 @pytest.mark.parametrize(
@@ -116,17 +123,35 @@ def test_bad_input_is_one_line_before_any_work(tmp_path, overrides, message):
 
 
 def test_each_run_of_a_sweep_has_a_budget_of_its_own(tmp_path):
-    command = [sys.executable, "-m", "effchal.train", "-m", *TINY, "train.max_steps=2", "lora.r=4,8"]
-    subprocess.run([*command, f"hydra.sweep.dir={tmp_path}"], cwd=ROOT, check=True, capture_output=True)
-    first, second = (json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0]) for name in "01")
+    command = [
+        sys.executable,
+        "-m",
+        "effchal.train",
+        "-m",
+        *TINY,
+        "train.max_steps=2",
+        "lora.r=4,8",
+    ]
+    subprocess.run(
+        [*command, f"hydra.sweep.dir={tmp_path}"], cwd=ROOT, check=True, capture_output=True
+    )
+    first, second = (
+        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0]) for name in "01"
+    )
     assert record(tmp_path / "1")["status"] == "finished"
     assert first["spent_s"] > 1.0  # the interpreter and its imports
     assert second["spent_s"] < first["spent_s"]
 
 
-def test_a_step_that_stalls_ends_the_run_in_time_and_annealed(tiny_cfg, tmp_path, monkeypatch, caplog):
+def test_a_step_that_stalls_ends_the_run_in_time_and_annealed(
+    tiny_cfg, tmp_path, monkeypatch, caplog
+):
     tiny_cfg.budget = BudgetConfig(hours=12 / 3600, enforce=False)
-    tiny_cfg.train.packing, tiny_cfg.train.examples_per_step, tiny_cfg.train.warmup_steps = False, 16, 1
+    tiny_cfg.train.packing, tiny_cfg.train.examples_per_step, tiny_cfg.train.warmup_steps = (
+        False,
+        16,
+        1,
+    )
     real, begun, done = step.target_loss, time.monotonic(), []
 
     def stalling(*args):
@@ -138,7 +163,9 @@ def test_a_step_that_stalls_ends_the_run_in_time_and_annealed(tiny_cfg, tmp_path
 
     monkeypatch.setattr(step, "target_loss", stalling)
     assert run(tiny_cfg, tmp_path) == 0
-    assert time.monotonic() - begun < 13  # the whole step takes 16 s; a busy machine may stretch what was measured
+    assert (
+        time.monotonic() - begun < 13
+    )  # the whole step takes 16 s; a busy machine may stretch what was measured
     told = record(tmp_path)
     assert (told["status"], told["step"]) == ("stopped_by_budget", 2)
     assert told["lr"] == pytest.approx(tiny_cfg.train.lr * tiny_cfg.train.min_lr_fraction)
@@ -147,7 +174,11 @@ def test_a_step_that_stalls_ends_the_run_in_time_and_annealed(tiny_cfg, tmp_path
 
 def test_a_first_step_cut_short_in_warm_up_keeps_its_rate(tiny_cfg, tmp_path, monkeypatch):
     tiny_cfg.budget.enforce = False
-    tiny_cfg.train.packing, tiny_cfg.train.warmup_steps, tiny_cfg.train.schedule = False, 5, Schedule.constant
+    tiny_cfg.train.packing, tiny_cfg.train.warmup_steps, tiny_cfg.train.schedule = (
+        False,
+        5,
+        Schedule.constant,
+    )
     monkeypatch.setattr(train.WallClock, "must_cut", lambda clock: True)
     assert run(tiny_cfg, tmp_path) == 0
     told = record(tmp_path)
@@ -163,7 +194,10 @@ def test_any_other_end_is_recorded_as_failed(tiny_cfg, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "train_step", out_of_memory)
     with pytest.raises(MemoryError):
         run(tiny_cfg, tmp_path)
-    assert (record(tmp_path)["status"], record(tmp_path)["error"]) == ("failed", "MemoryError: no room")
+    assert (record(tmp_path)["status"], record(tmp_path)["error"]) == (
+        "failed",
+        "MemoryError: no room",
+    )
 
 
 def test_layers_that_the_model_lacks_end_a_run_before_its_first_step(tiny_cfg, tmp_path):

@@ -13,9 +13,9 @@ def ids(length, seed=0):
     return torch.randint(5, 250, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def answers(batcher, jobs, timeout_s=60):
+def answers(scheduler, jobs, timeout_s=60):
     for job in jobs:
-        batcher.submit([job])
+        scheduler.submit([job])
     for job in jobs:
         assert job.finished.wait(timeout_s)
     for job in jobs:
@@ -27,7 +27,9 @@ def answers(batcher, jobs, timeout_s=60):
 def check_same(found, expected):
     assert found.ids == expected.ids
     assert found.text == expected.text
-    assert [t.logprob for t in found.tokens] == pytest.approx([t.logprob for t in expected.tokens], abs=1e-3)
+    assert [t.logprob for t in found.tokens] == pytest.approx(
+        [t.logprob for t in expected.tokens], abs=1e-3
+    )
 
 
 WAYS = [

@@ -32,7 +32,9 @@ class ModelWindow:
         self.encode = PromptEncoder(self.tokenizer, PromptConfig()).text_ids
 
     def decode(self, ids):
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
 
 
 class StandIn(ThreadingHTTPServer):
@@ -62,7 +64,11 @@ class Answer(BaseHTTPRequestHandler):
         if self.path == "/decode":
             return {"text": window.decode(body["tokens"])}
         text = self.server.completions.get(body["prompt"], "a prompt that is not ours")
-        return {"text": text, "logprob": -1.0, "tokens": [{"text": text, "logprob": -1.0}] if text else []}
+        return {
+            "text": text,
+            "logprob": -1.0,
+            "tokens": [{"text": text, "logprob": -1.0}] if text else [],
+        }
 
     def log_message(self, *_):
         pass
@@ -72,12 +78,27 @@ def made_up_bbq(subject):
     """Rows with the descriptions that HELM treats apart."""
     choose = random.Random(subject)
     described = [
-        *(["Cannot answer", "unknown"], ["Not enough info", "unknown"], ["Black"], ["M-Black"], ["African American"]),
-        *(["F-African American", ""], ["Latino"], ["M-Latino"], ["lowSES", "x"], ["low SES"], ["highSES"]),
+        *(
+            ["Cannot answer", "unknown"],
+            ["Not enough info", "unknown"],
+            ["Black"],
+            ["M-Black"],
+            ["African American"],
+        ),
+        *(
+            ["F-African American", ""],
+            ["Latino"],
+            ["M-Latino"],
+            ["lowSES", "x"],
+            ["low SES"],
+            ["highSES"],
+        ),
         *(["lowSES-Black"], ["lowSES-M-Black"], ["lowSES-F-Latino"], ["White", "x"]),
     ]
     for number in range(80):
-        pool = choose.choice([described, described[:3]])  # the latter: often nobody outside the stereotyped group
+        pool = choose.choice(
+            [described, described[:3]]
+        )  # the latter: often nobody outside the stereotyped group
         names = choose.sample(["The first", "The second", "Can't say", "The first"], 3)
         yield {
             "question_polarity": choose.choice(["neg", "nonneg"]),
@@ -86,7 +107,9 @@ def made_up_bbq(subject):
             "question": "Who?",
             "label": choose.randrange(3),
             "additional_metadata": {
-                "stereotyped_groups": choose.choice([["Black"], ["low SES"], ["African American", "Black"], ["Latino"]])
+                "stereotyped_groups": choose.choice(
+                    [["Black"], ["low SES"], ["African American", "Black"], ["Latino"]]
+                )
             },
             "answer_info": {f"ans{index}": choose.choice(pool) for index in range(3)},
             **{f"ans{index}": name for index, name in enumerate(names)},
@@ -103,10 +126,23 @@ def made_up_big_bench(by_letter):
         }
         for n in range(70)
     ]
-    task = {"keywords": ["x"], "description": "Made up.", "examples": examples, "example_input_prefix": "\nQ: "}
+    task = {
+        "keywords": ["x"],
+        "description": "Made up.",
+        "examples": examples,
+        "example_input_prefix": "\nQ: ",
+    }
     if by_letter:
-        return task | {"metrics": ["multiple_choice_grade"], "task_prefix": "Choose.\n", "stop_string": "!"}
-    return task | {"metrics": ["exact_str_match"], "example_output_prefix": "\nA: ", "stop_string": "."}
+        return task | {
+            "metrics": ["multiple_choice_grade"],
+            "task_prefix": "Choose.\n",
+            "stop_string": "!",
+        }
+    return task | {
+        "metrics": ["exact_str_match"],
+        "example_output_prefix": "\nA: ",
+        "stop_string": ".",
+    }
 
 
 def made_up_cnndm():
@@ -115,9 +151,13 @@ def made_up_cnndm():
     def rows(count, shortest, longest):
         for n in range(count):
             words = choose.choices(
-                ["the", "news\n", "of {", "}", "“day”", "naïve  "], k=choose.randint(shortest, longest)
+                ["the", "news\n", "of {", "}", "“day”", "naïve  "],
+                k=choose.randint(shortest, longest),
             )
-            yield {"article": f"Article {n}: " + " ".join(words), "highlights": f"{{Summary {n} \n of the news}}"}
+            yield {
+                "article": f"Article {n}: " + " ".join(words),
+                "highlights": f"{{Summary {n} \n of the news}}",
+            }
 
     return {
         "train": list(rows(60, 40, 160)),
@@ -127,14 +167,25 @@ def made_up_cnndm():
 
 
 def helm_environment(tmp, **more):
-    (tmp / "nltk" / "tokenizers" / "punkt_tab").mkdir(parents=True, exist_ok=True)  # or HELM asks the network for it
+    (tmp / "nltk" / "tokenizers" / "punkt_tab").mkdir(
+        parents=True, exist_ok=True
+    )  # or HELM asks the network for it
     return {**os.environ, "NLTK_DATA": str(tmp / "nltk"), "HF_HUB_OFFLINE": "1", **more}
 
 
 def run_helm(tmp, server, entries, *options):
     """Output folders of the entries, in order."""
     url = f"http://127.0.0.1:{server.server_address[1]}"
-    command = [HELM_BIN / "helm-run", "--suite", "s", "--output-path", tmp, "--local-path", tmp / "local", *options]
+    command = [
+        HELM_BIN / "helm-run",
+        "--suite",
+        "s",
+        "--output-path",
+        tmp,
+        "--local-path",
+        tmp / "local",
+        *options,
+    ]
     command += ["--max-eval-instances", str(MAX_INSTANCES), "--num-threads", "2", "--run-entries"]
     command += [f"{entry}{',' if ':' in entry else ':'}model=neurips/local" for entry in entries]
     environment = helm_environment(tmp, HELM_HTTP_MODEL_BASE_URL=url)
@@ -150,5 +201,9 @@ def run_helm(tmp, server, entries, *options):
 
 def folder_of(folders, entry):
     name, _, rest = entry.partition(":")
-    values = [part.partition("=")[2] for part in rest.split(",") if part and not part.startswith("method")]
-    return next(folder for key, folder in folders.items() if key[0] == name and list(key[1:]) == values)
+    values = [
+        part.partition("=")[2] for part in rest.split(",") if part and not part.startswith("method")
+    ]
+    return next(
+        folder for key, folder in folders.items() if key[0] == name and list(key[1:]) == values
+    )

@@ -17,7 +17,10 @@ class Hub:
     """Stands in for datasets.load_dataset: data sets by (repo, config, commit), and how often they were asked for."""
 
     def __init__(self, **tables):
-        self.tables = {(source.repo, source.config, source.revision): table for source, table in tables.values()}
+        self.tables = {
+            (source.repo, source.config, source.revision): table
+            for source, table in tables.values()
+        }
         self.asked = []
 
     def __call__(self, repo, config, revision, cache_dir):
@@ -50,12 +53,22 @@ def read_csv(path):
 def mmlu_table(subject):
     """cais/mmlu, one config."""
     features = datasets.Features(
-        {"question": TEXT, "subject": TEXT, "choices": TEXTS, "answer": datasets.ClassLabel(names=list("ABCD"))}
+        {
+            "question": TEXT,
+            "subject": TEXT,
+            "choices": TEXTS,
+            "answer": datasets.ClassLabel(names=list("ABCD")),
+        }
     )
     splits = {}
     for folder, split in (("test", "test"), ("val", "validation"), ("dev", "dev")):
         rows = [
-            {"question": row[0], "subject": subject, "choices": row[1:5], "answer": "ABCD".index(row[5])}
+            {
+                "question": row[0],
+                "subject": subject,
+                "choices": row[1:5],
+                "answer": "ABCD".index(row[5]),
+            }
             for row in read_csv(HELM_DATA / "mmlu" / "data" / folder / f"{subject}_{folder}.csv")
         ]
         splits[split] = datasets.Dataset.from_list(rows, features=features)
@@ -67,21 +80,36 @@ def gsm_table():
     splits = {}
     for split in ("train", "test"):
         lines = (HELM_DATA / "gsm" / f"gsm_data_{split}").read_text(encoding="utf-8").splitlines()
-        splits[split] = datasets.Dataset.from_list([json.loads(line) for line in lines], features=features)
+        splits[split] = datasets.Dataset.from_list(
+            [json.loads(line) for line in lines], features=features
+        )
     return datasets.DatasetDict(splits)
 
 
 def truthful_qa_table():
     """truthfulqa/truthful_qa, config generation, made the way of the hub's own script."""
-    names = ("type", "category", "question", "best_answer", "correct_answers", "incorrect_answers", "source")
+    names = (
+        "type",
+        "category",
+        "question",
+        "best_answer",
+        "correct_answers",
+        "incorrect_answers",
+        "source",
+    )
     rows = [
-        dict(zip(names, row, strict=True)) for row in read_csv(HELM_DATA / "truthful_qa" / "data" / "TruthfulQA.csv")
+        dict(zip(names, row, strict=True))
+        for row in read_csv(HELM_DATA / "truthful_qa" / "data" / "TruthfulQA.csv")
     ]
     for row in rows:
         for name in ("correct_answers", "incorrect_answers"):
             row[name] = [answer.strip() for answer in row[name].strip().split(";")]
-    features = datasets.Features({name: TEXTS if name.endswith("answers") else TEXT for name in names})
-    return datasets.DatasetDict({"validation": datasets.Dataset.from_list(rows[1:], features=features)})
+    features = datasets.Features(
+        {name: TEXTS if name.endswith("answers") else TEXT for name in names}
+    )
+    return datasets.DatasetDict(
+        {"validation": datasets.Dataset.from_list(rows[1:], features=features)}
+    )
 
 
 def mmlu_source(subject):
@@ -90,4 +118,6 @@ def mmlu_source(subject):
 
 def tiny_mmlu():
     rows = [{"question": 'Said "a,\r\nb"?', "choices": ["1", "None", "", " 4 "], "answer": 1}]
-    return datasets.DatasetDict(dict.fromkeys(("dev", "validation", "test"), datasets.Dataset.from_list(rows)))
+    return datasets.DatasetDict(
+        dict.fromkeys(("dev", "validation", "test"), datasets.Dataset.from_list(rows))
+    )

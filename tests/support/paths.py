@@ -9,6 +9,9 @@ SMOLLM2 = ROOT / "outputs" / "models" / "smollm2_135m"
 SHARED_DATA = ROOT.parent / "shared" / "data"
 HELM_DATA = SHARED_DATA / "helm" / "scenarios"
 needs_smollm2 = pytest.mark.skipif(
-    not (SMOLLM2 / "model.safetensors").is_file(), reason="no small model; run: python scripts/fetch.py smollm2_135m"
+    not (SMOLLM2 / "model.safetensors").is_file(),
+    reason="no small model; run: python scripts/fetch.py smollm2_135m",
 )
-needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="no folder ../shared/data beside the project")
+needs_shared_data = pytest.mark.skipif(
+    not SHARED_DATA.is_dir(), reason="no folder ../shared/data beside the project"
+)

@@ -25,7 +25,10 @@ ROPE = {
 }
 MODELS = {
     "llama": ("Llama", {}),
-    "llama, biases and scaled rotation": ("Llama", {"attention_bias": True, "rope_parameters": ROPE}),
+    "llama, biases and scaled rotation": (
+        "Llama",
+        {"attention_bias": True, "rope_parameters": ROPE},
+    ),
     "llama, tied": ("Llama", {"tie_word_embeddings": True}),
     "llama, one key head a query head": ("Llama", {"num_key_value_heads": 6}),
     "mistral, window of 4": ("Mistral", {"sliding_window": 4, "head_dim": 32}),

@@ -9,7 +9,12 @@ from effchal.decoding.layers import Dola, Sled
 
 CPU = torch.device("cpu")
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
-TEXTS = ["The capital of France is", "Q: What is 2 + 2?\nA:", "Once", "A long line of words that goes on for a while, "]
+TEXTS = [
+    "The capital of France is",
+    "Q: What is 2 + 2?\nA:",
+    "Once",
+    "A long line of words that goes on for a while, ",
+]
 
 
 def contrasts(engine):
@@ -24,7 +29,9 @@ def prompts(engine):
 def all_states(engine, ids):
     """hidden_states of every layer of a plain forward pass without a cache: (N + 1, T, D)."""
     with torch.inference_mode():
-        out = engine.model.backbone(input_ids=torch.tensor([ids]), use_cache=False, output_hidden_states=True)
+        out = engine.model.backbone(
+            input_ids=torch.tensor([ids]), use_cache=False, output_hidden_states=True
+        )
     return torch.stack([state[0] for state in out.hidden_states])
 
 

@@ -32,12 +32,16 @@ def adapter(folder):
 
 def same_weights(one, other):
     first, second = adapter(one), adapter(other)
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
 
 
 def start(arguments, folder, **options):
     command = [sys.executable, "-m", "effchal.train", *arguments, f"hydra.run.dir={folder}"]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
 
 
 TINY = ["model=tiny", "data_mix=quickstart", "budget=smoke", "lora.dropout=0.1", "train.lr=1e-2"]

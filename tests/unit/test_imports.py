@@ -30,10 +30,12 @@ def test_serving_reaches_neither_datasets_nor_wandb():
         "import sys, effchal.serve, effchal.serving.app as app, effchal.bundle, effchal.decoding.engine\n"
         "from effchal.config import Config, ModelConfig\nfrom effchal.config.choices import Dtype\n"
         "cfg = Config(model=ModelConfig(name='builtin:tiny', dtype=Dtype.float32), lora=None)\n"
-        "app.load_engine(app.check_subject(cfg))\n"
+        "app.load_engine(app.check_model_source(cfg))\n"
         "print([name for name in ('datasets', 'wandb') if name in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"
 
 

@@ -8,7 +8,7 @@ from support.paths import ROOT
 from effchal.cli import compose_config
 from effchal.config import ConfigError
 from effchal.config.choices import Origin
-from effchal.rules import check_rules, hold_rules, summary
+from effchal.rules import check_rules, enforce_rules, summary
 
 CARD = ["NVIDIA GeForce RTX 4090"]
 
@@ -49,7 +49,12 @@ def test_base_models(cfg, name, rules):
 
 
 def test_cards_and_hours(cfg):
-    assert failing(cfg, []) == failing(cfg, CARD * 2) == failing(cfg, ["NVIDIA H100 PCIe"]) == ["one RTX 4090 or A100"]
+    assert (
+        failing(cfg, [])
+        == failing(cfg, CARD * 2)
+        == failing(cfg, ["NVIDIA H100 PCIe"])
+        == ["one RTX 4090 or A100"]
+    )
     cfg.budget.hours = 25
     assert failing(cfg) == ["at most 24 hours"]
 
@@ -72,20 +77,26 @@ def test_sources_need_a_licence_and_an_origin(cfg):
 
 
 def test_a_broken_rule_warns_or_refuses(cfg, caplog):
-    hold_rules(cfg, CARD)
+    enforce_rules(cfg, CARD)
     assert not caplog.records
-    hold_rules(cfg, [])
+    enforce_rules(cfg, [])
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "1 of 8 rules fail (one RTX 4090 or A100); python -m effchal.check" in caplog.text
     cfg.rules.enforce = True
     with pytest.raises(ConfigError, match="1 of 8 rules fail"):
-        hold_rules(cfg, [])
+        enforce_rules(cfg, [])
     cfg.rules = None
-    hold_rules(cfg, [])
+    enforce_rules(cfg, [])
 
 
 def test_the_command_prints_each_rule_and_exits_1(tmp_path):
-    command = [sys.executable, "-m", "effchal.check", "budget.hours=30", f"hydra.run.dir={tmp_path}"]
+    command = [
+        sys.executable,
+        "-m",
+        "effchal.check",
+        "budget.hours=30",
+        f"hydra.run.dir={tmp_path}",
+    ]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 1
     assert "FAIL  at most 24 hours: budget.hours=30\n      budget.hours=24\n" in result.stdout

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from effchal.config import Config, ConfigError
-from effchal.model_source import Subject, load_subject_tokenizer
+from effchal.model_source import ModelSource, load_source_tokenizer
 from effchal.prompts import PromptEncoder, Turn
 
 JOINT_TOKENS = 8  # more than a template's tokens alone, where template and prompt meet
@@ -20,24 +20,33 @@ def model_name(cfg: Config) -> str:
     return "effchal/" + re.sub(r"[^\w.-]+", "-", own)
 
 
-def max_sequence_length(cfg: Config, subject: Subject) -> int:
+def max_sequence_length(cfg: Config, subject: ModelSource) -> int:
     """Tokens of prompt and answer that HELM may count on, the prompt's template not among them.
 
     Raises:
         ConfigError: the model takes hardly any.
     """
-    encoder = PromptEncoder(load_subject_tokenizer(subject), cfg.prompt)
+    encoder = PromptEncoder(load_source_tokenizer(subject), cfg.prompt)
     around = len(encoder.prompt_ids([Turn("user", "")])) + JOINT_TOKENS
     room = min(subject.shape.max_positions, cfg.serve.max_prompt_tokens) - around
     if room < 64:
-        raise ConfigError(f"{room} tokens are left for HELM's prompts; raise serve.max_prompt_tokens")
+        raise ConfigError(
+            f"{room} tokens are left for HELM's prompts; raise serve.max_prompt_tokens"
+        )
     return min(cfg.helm.max_sequence_length, room)
 
 
-def write_deployment(folder: Path, cfg: Config, subject: Subject, url: str) -> None:
+def write_deployment(folder: Path, cfg: Config, subject: ModelSource, url: str) -> None:
     """Write `prod_env` for our server at `url`, to be asked by HELM's own HTTP client and tokenizer."""
-    at = {"base_url": url, "do_cache": True}  # every answer is kept at once, so that a killed run goes on
-    base = subject.base.name if subject.base.revision is None else f"{subject.base.name} at {subject.base.revision}"
+    at = {
+        "base_url": url,
+        "do_cache": True,
+    }  # every answer is kept at once, so that a killed run goes on
+    base = (
+        subject.base.name
+        if subject.base.revision is None
+        else f"{subject.base.name} at {subject.base.revision}"
+    )
     write_prod_env(
         folder,
         name=model_name(cfg),
@@ -47,7 +56,10 @@ def write_deployment(folder: Path, cfg: Config, subject: Subject, url: str) -> N
             "class_name": "helm.clients.http_model_client.HTTPModelClient",
             "args": at | {"timeout": cfg.helm.timeout_s},
         },
-        tokenizer={"class_name": "helm.tokenizers.http_model_tokenizer.HTTPModelTokenizer", "args": at},
+        tokenizer={
+            "class_name": "helm.tokenizers.http_model_tokenizer.HTTPModelTokenizer",
+            "args": at,
+        },
         end_of_text="<|endoftext|>",  # this and the tags are those of HELM's own neurips/local
     )
 

@@ -19,7 +19,9 @@ def refuse_downloads() -> None:
 
     def only_look(source_url: str, target_path: str, *_, **__) -> None:
         if not os.path.exists(target_path):
-            raise FileNotFoundError(f"scenario.path has no {Path(target_path).name}; HELM would fetch {source_url}")
+            raise FileNotFoundError(
+                f"scenario.path has no {Path(target_path).name}; HELM would fetch {source_url}"
+            )
 
     helm.common.general.ensure_file_downloaded = only_look  # before scenarios take it by name
 
@@ -56,7 +58,11 @@ def runs_of(entry: str, task: dict) -> list[str]:
     """Names of the runs that HELM makes of an entry, after their data were read."""
     from helm.benchmark.run_spec import _REGISTERED_RUN_SPEC_FUNCTIONS, get_run_spec_function
     from helm.benchmark.run_spec_factory import construct_run_specs
-    from helm.benchmark.scenarios.scenario import EVAL_SPLITS, create_scenario, get_scenario_cache_path
+    from helm.benchmark.scenarios.scenario import (
+        EVAL_SPLITS,
+        create_scenario,
+        get_scenario_cache_path,
+    )
     from helm.common.object_spec import parse_object_spec
 
     name = entry.partition(":")[0]
@@ -67,8 +73,12 @@ def runs_of(entry: str, task: dict) -> list[str]:
     specs = construct_run_specs(parse_object_spec(f"{entry}{joint}model={task['model']}"))
     for spec in specs:
         scenario = create_scenario(spec.scenario_spec)
-        instances = scenario.get_instances(get_scenario_cache_path(task["output_path"], scenario.name))
-        if not any(instance.split in EVAL_SPLITS for instance in instances):  # to HELM, no file is no question
+        instances = scenario.get_instances(
+            get_scenario_cache_path(task["output_path"], scenario.name)
+        )
+        if not any(
+            instance.split in EVAL_SPLITS for instance in instances
+        ):  # to HELM, no file is no question
             raise FileNotFoundError("HELM finds no question of it in its data")
     return [spec.name for spec in specs]
 

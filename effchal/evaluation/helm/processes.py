@@ -25,7 +25,9 @@ class HelmError(Exception):
 
 
 @contextlib.contextmanager
-def child(command: list[str], log: Path, stop: signal.Signals, **options) -> Iterator[subprocess.Popen]:
+def child(
+    command: list[str], log: Path, stop: signal.Signals, **options
+) -> Iterator[subprocess.Popen]:
     """A process whose output goes to `log`; it gets `stop` when the block is left, however that happens."""
 
     def follow_parent() -> None:
@@ -59,10 +61,23 @@ def server_command(cfg: Config, folder: Path, port: int) -> list[str]:
     if cfg.bundle is not None:  # its own config counts, and what is typed beside it
         plain = to_plain(cfg)
         changes |= {f"decoding.{key}": value for key, value in plain["decoding"].items()}
-        changes |= {f"serve.{key}": value for key, value in plain["serve"].items() if key not in ("port", "host")}
+        changes |= {
+            f"serve.{key}": value
+            for key, value in plain["serve"].items()
+            if key not in ("port", "host")
+        }
         changes |= {"bundle": cfg.bundle, "base_model": cfg.base_model}
     typed = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changes.items()]
-    return [sys.executable, "-m", "effchal.serve", "-cp", str(folder.resolve()), "-cn", "config", *typed]
+    return [
+        sys.executable,
+        "-m",
+        "effchal.serve",
+        "-cp",
+        str(folder.resolve()),
+        "-cn",
+        "config",
+        *typed,
+    ]
 
 
 @contextlib.contextmanager
@@ -75,7 +90,9 @@ def server(cfg: Config, run_dir: Path, url: str) -> Iterator[subprocess.Popen]:
     folder, log = run_dir / "server", run_dir / SERVER_LOG
     folder.mkdir(exist_ok=True)
     command = server_command(cfg, folder, int(url.rpartition(":")[2]))
-    environment = {key: value for key, value in os.environ.items() if key != "EFFCHAL_TOKEN"}  # HELM can send none
+    environment = {
+        key: value for key, value in os.environ.items() if key != "EFFCHAL_TOKEN"
+    }  # HELM can send none
     # SIGINT, not SIGTERM, which would first finish what runs.
     with child(command, log, signal.SIGINT, env=environment) as process:
         trouble = wait_ready(url, PATIENCE_S, lambda: process.poll() is None)
@@ -84,7 +101,9 @@ def server(cfg: Config, run_dir: Path, url: str) -> Iterator[subprocess.Popen]:
         yield process
 
 
-def run_helm(cfg: Config, run_dir: Path, entries: list[str], name: str, serving: subprocess.Popen | None) -> None:
+def run_helm(
+    cfg: Config, run_dir: Path, entries: list[str], name: str, serving: subprocess.Popen | None
+) -> None:
     """helm-run on the entries. What fails in it shows in the files that it does not leave.
 
     Raises:
@@ -92,8 +111,16 @@ def run_helm(cfg: Config, run_dir: Path, entries: list[str], name: str, serving:
     """
     command = [helm_program(cfg, "helm-run"), "--suite", SUITE, "--skip-completed-runs"]
     command += ["--output-path", str(run_dir), "--local-path", str(run_dir / "prod_env")]
-    command += ["--max-eval-instances", str(cfg.scenario.max_instances), "--num-threads", str(cfg.helm.threads)]
-    command += ["--run-entries", *(f"{entry}{',' if ':' in entry else ':'}model={name}" for entry in entries)]
+    command += [
+        "--max-eval-instances",
+        str(cfg.scenario.max_instances),
+        "--num-threads",
+        str(cfg.helm.threads),
+    ]
+    command += [
+        "--run-entries",
+        *(f"{entry}{',' if ':' in entry else ':'}model={name}" for entry in entries),
+    ]
     # SIGKILL: on anything milder, HELM first waits for every answer.
     with child(command, run_dir / HELM_LOG, signal.SIGKILL, env=helm_environment(cfg)) as process:
         while process.poll() is None:
@@ -104,9 +131,16 @@ def run_helm(cfg: Config, run_dir: Path, entries: list[str], name: str, serving:
             time.sleep(0.2)
 
 
-def inside(cfg: Config, run_dir: Path, *arguments: str) -> contextlib.AbstractContextManager[subprocess.Popen]:
+def inside(
+    cfg: Config, run_dir: Path, *arguments: str
+) -> contextlib.AbstractContextManager[subprocess.Popen]:
     """inside.py in HELM's environment."""
-    command = [helm_program(cfg, "python"), "-P", str(Path(__file__).with_name("inside.py")), *arguments]
+    command = [
+        helm_program(cfg, "python"),
+        "-P",
+        str(Path(__file__).with_name("inside.py")),
+        *arguments,
+    ]
     return child(command, run_dir / HELM_LOG, signal.SIGKILL, env=helm_environment(cfg))
 
 
@@ -116,7 +150,9 @@ def helm_program(cfg: Config, name: str) -> str:
 
 def helm_environment(cfg: Config) -> dict[str, str]:
     """Environment variables of HELM's processes."""
-    environment = {key: value for key, value in os.environ.items() if key != "HELM_HTTP_MODEL_BASE_URL"}  # it would win
+    environment = {
+        key: value for key, value in os.environ.items() if key != "HELM_HTTP_MODEL_BASE_URL"
+    }  # it would win
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} if cfg.scenario.path else {}
     return environment | offline
 

@@ -6,9 +6,21 @@ from pathlib import Path
 from typing import Any
 
 SUITE = "effchal"
-FILES = ("run_spec.json", "scenario.json", "scenario_state.json", "stats.json", "per_instance_stats.json")
+FILES = (
+    "run_spec.json",
+    "scenario.json",
+    "scenario_state.json",
+    "stats.json",
+    "per_instance_stats.json",
+)
 # The first that a scenario reports is shown.
-METRICS = ("final_number_exact_match", "quasi_exact_match", "exact_match", "rouge_2", "math_equiv_chain_of_thought")
+METRICS = (
+    "final_number_exact_match",
+    "quasi_exact_match",
+    "exact_match",
+    "rouge_2",
+    "math_equiv_chain_of_thought",
+)
 
 
 def run_folder(run_dir: Path, name: str) -> Path:
@@ -55,8 +67,14 @@ def main_metric(stats: list[dict[str, Any]]) -> tuple[str | None, str | None, fl
 
 def error_of(log: str, name: str) -> str:
     """Why HELM says that a run failed: the end of the last traceback that its log has of it."""
-    after = log.rpartition(f"Error when running {name}:\n")[2] if f"Error when running {name}:\n" in log else ""
-    traceback = re.split(r"^\d{4}-\d\d-\d\d ", after, maxsplit=1, flags=re.MULTILINE)[0]  # to the next log line
+    after = (
+        log.rpartition(f"Error when running {name}:\n")[2]
+        if f"Error when running {name}:\n" in log
+        else ""
+    )
+    traceback = re.split(r"^\d{4}-\d\d-\d\d ", after, maxsplit=1, flags=re.MULTILINE)[
+        0
+    ]  # to the next log line
     errors = re.findall(r"^[A-Za-z_][\w.]*(?:Error|Exception)\b.*$", traceback, re.MULTILINE)
     return errors[-1][:300] if errors else "HELM's log does not say why"
 
@@ -69,6 +87,13 @@ def table(runs: list[dict[str, Any]]) -> str:
             cells = (run["name"], "FAILED", "", "", "", "")
         else:
             score = "" if run["score"] is None else f"{run['score']:.3f}"
-            cells = (run["name"], run["metric"] or "-", score, run["split"] or "-", run["scored"], run["requests"])
+            cells = (
+                run["name"],
+                run["metric"] or "-",
+                score,
+                run["split"] or "-",
+                run["scored"],
+                run["requests"],
+            )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"

@@ -2,7 +2,14 @@
 
 from effchal.evaluation.scenarios.entries import load_scenario
 from effchal.evaluation.scenarios.metrics import aggregate_extra, score_choices, score_completion
-from effchal.evaluation.scenarios.types import BiasTags, Instance, Reference, Scenario, ScenarioError, TextWindow
+from effchal.evaluation.scenarios.types import (
+    BiasTags,
+    Instance,
+    Reference,
+    Scenario,
+    ScenarioError,
+    TextWindow,
+)
 
 __all__ = [
     "BiasTags",

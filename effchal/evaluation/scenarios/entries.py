@@ -37,7 +37,9 @@ KNOWN = {
 }
 
 
-def load_scenario(entry: str, path: Path | None, max_instances: int, window: TextWindow) -> Scenario:
+def load_scenario(
+    entry: str, path: Path | None, max_instances: int, window: TextWindow
+) -> Scenario:
     """The instances, prompts and settings of one entry.
 
     For HELM's entries these are what `helm-run --max-eval-instances <max_instances>` sends to a model with
@@ -87,23 +89,35 @@ def parse_entry(entry: str) -> tuple[str, dict[str, str]]:
     """
     name, colon, rest = entry.partition(":")
     if name not in KNOWN:
-        raise ScenarioError(f"scenario.entries has {entry!r}: unknown entry {name!r}; known: {', '.join(KNOWN)}")
+        raise ScenarioError(
+            f"scenario.entries has {entry!r}: unknown entry {name!r}; known: {', '.join(KNOWN)}"
+        )
     known = KNOWN[name]
     spelling = _spelling(name)
     args: dict[str, str] = {}
     for part in rest.split(",") if colon else ():
         argument, equals, value = part.partition("=")
         if not equals or argument not in (*known.required, *known.optional):
-            raise ScenarioError(f"scenario.entries has {entry!r}: unknown argument {part!r}; it takes {spelling}")
+            raise ScenarioError(
+                f"scenario.entries has {entry!r}: unknown argument {part!r}; it takes {spelling}"
+            )
         if argument in args:
-            raise ScenarioError(f"scenario.entries has {entry!r}: {argument} is given twice; it takes {spelling}")
+            raise ScenarioError(
+                f"scenario.entries has {entry!r}: {argument} is given twice; it takes {spelling}"
+            )
         args[argument] = value
     for argument in known.required:
-        if not args.get(argument) and not (argument == "subtask" and argument in args):  # HELM's `subtask=` is empty
-            raise ScenarioError(f"scenario.entries has {entry!r}: no value for {argument}; it takes {spelling}")
+        if not args.get(argument) and not (
+            argument == "subtask" and argument in args
+        ):  # HELM's `subtask=` is empty
+            raise ScenarioError(
+                f"scenario.entries has {entry!r}: no value for {argument}; it takes {spelling}"
+            )
     for argument, supported in known.closed:
         if args.get(argument, supported) != supported:
-            raise ScenarioError(f"scenario.entries has {entry!r}: {argument} can only be {supported} here")
+            raise ScenarioError(
+                f"scenario.entries has {entry!r}: {argument} can only be {supported} here"
+            )
     return name, args
 
 
@@ -118,8 +132,12 @@ def _check_values(entry: str, name: str, args: dict[str, str]) -> None:
 def _spelling(name: str) -> str:
     known = KNOWN[name]
     values = dict(known.closed)
-    required = [f"{argument}={values.get(argument, f'<{argument}>')}" for argument in known.required]
-    optional = [f"[{argument}={values.get(argument, f'<{argument}>')}]" for argument in known.optional]
+    required = [
+        f"{argument}={values.get(argument, f'<{argument}>')}" for argument in known.required
+    ]
+    optional = [
+        f"[{argument}={values.get(argument, f'<{argument}>')}]" for argument in known.optional
+    ]
     return f"{name}:{','.join([*required, *optional])}" if required or optional else f"{name} alone"
 
 
@@ -129,5 +147,7 @@ def _temperature(entry: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise ScenarioError(f"scenario.entries has {entry!r}: temperature must be a number of at least 0, got {text!r}")
+        raise ScenarioError(
+            f"scenario.entries has {entry!r}: temperature must be a number of at least 0, got {text!r}"
+        )
     return value

@@ -51,7 +51,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 raise ScenarioError(f"{place}: empty line; remove it")
             row = _parse_json(line.rstrip(b"\r\n"), place)
             if not isinstance(row, dict):
-                raise ScenarioError(f"{place}: expected an object with named fields, found {shown(row)}")
+                raise ScenarioError(
+                    f"{place}: expected an object with named fields, found {shown(row)}"
+                )
             yield place, row
 
 
@@ -68,7 +70,11 @@ def _parse_json(content: bytes, place: str) -> Any:
     except UnicodeDecodeError as error:
         raise ScenarioError(f"{place}, byte {error.start + 1}: not UTF-8") from error
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        where = (
+            f"line {error.lineno}, column {error.colno}"
+            if error.lineno > 1
+            else f"column {error.colno}"
+        )
         raise ScenarioError(f"{place}, {where}: not JSON ({error.msg})") from error
     except RecursionError as error:
         raise ScenarioError(f"{place}: brackets nested too deeply") from error
@@ -82,7 +88,9 @@ def choice_field(row: dict[str, Any], name: str, place: str, allowed: tuple[str,
     """A text field that is one of a closed list."""
     value = text_field(row, name, place)
     if value not in allowed:
-        raise ScenarioError(f"{place}, field {name!r}: expected one of {', '.join(allowed)}, found {shown(value)}")
+        raise ScenarioError(
+            f"{place}, field {name!r}: expected one of {', '.join(allowed)}, found {shown(value)}"
+        )
     return value
 
 
@@ -92,7 +100,9 @@ def check_text(value: Any, place: str, may_be_empty: bool = False) -> str:
     try:
         value.encode("utf-8")  # JSON can spell half a surrogate pair, which is no character
     except UnicodeEncodeError as error:
-        raise ScenarioError(f"{place}: half a character ({error.reason}) in {shown(value)}") from error
+        raise ScenarioError(
+            f"{place}: half a character ({error.reason}) in {shown(value)}"
+        ) from error
     return value
 
 
@@ -100,7 +110,9 @@ def check_texts(value: Any, place: str) -> list[str]:
     """A list of texts, not empty."""
     if not isinstance(value, list) or not value:
         raise ScenarioError(f"{place}: expected a list of texts, found {shown(value)}")
-    return [check_text(text, f"{place}, item {number}") for number, text in enumerate(value, start=1)]
+    return [
+        check_text(text, f"{place}, item {number}") for number, text in enumerate(value, start=1)
+    ]
 
 
 def shown(value: Any) -> str:

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from effchal.evaluation.scenarios.files import check_texts, find_file, read_json_object, read_jsonl, shown, text_field
+from effchal.evaluation.scenarios.files import (
+    check_texts,
+    find_file,
+    read_json_object,
+    read_jsonl,
+    shown,
+    text_field,
+)
 from effchal.evaluation.scenarios.helm_adapter import Item, PromptFormat, Task
 from effchal.evaluation.scenarios.multiple_choice import EXACT_MATCHES
 from effchal.evaluation.scenarios.types import Reference, ScenarioError
@@ -22,8 +29,13 @@ def gsm_task(entry: str, path: Path) -> Task:
     items = []
     for split in ("train", "test"):
         for place, row in read_jsonl(find_file(path, entry, "gsm", f"gsm_data_{split}")):
-            answer = text_field(row, "answer", place).replace("####", "The answer is").replace("\n", " ") + "."
-            items.append(Item(text_field(row, "question", place), (Reference(answer, True),), split))
+            answer = (
+                text_field(row, "answer", place).replace("####", "The answer is").replace("\n", " ")
+                + "."
+            )
+            items.append(
+                Item(text_field(row, "question", place), (Reference(answer, True),), split)
+            )
     return Task(
         items,
         PromptFormat("Q: ", "A: ", by_letter=False),
@@ -38,11 +50,15 @@ def big_bench_task(entry: str, task: str, subtask: str, path: Path) -> Task:
     """One BIG-bench task.json. Its `metrics` decide the form: multiple_choice_grade lists the choices and asks
     for a letter, exact_str_match has the answer generated. Either way 64 tokens, and mostly no stop sequence.
     """
-    file = find_file(path, entry, "big_bench", *(part for part in (task, subtask) if part), "task.json")
+    file = find_file(
+        path, entry, "big_bench", *(part for part in (task, subtask) if part), "task.json"
+    )
     found = read_json_object(file)
     examples = found.get("examples")
     if not isinstance(examples, list) or not examples:
-        raise ScenarioError(f"{file}, field 'examples': expected a list of examples, found {shown(examples)}")
+        raise ScenarioError(
+            f"{file}, field 'examples': expected a list of examples, found {shown(examples)}"
+        )
     by_letter, other_metrics = _big_bench_metrics(found.get("metrics"), file)
     numbered = list(enumerate(examples, start=1))
     random.Random(0).shuffle(numbered)
@@ -64,7 +80,9 @@ def big_bench_task(entry: str, task: str, subtask: str, path: Path) -> Task:
         max_new_tokens=64,
         main_metric="exact_match",
         other_metrics=other_metrics,
-        stops=(str(stop),) if stop and not by_letter else (),  # HELM sends none with multiple choice
+        stops=(str(stop),)
+        if stop and not by_letter
+        else (),  # HELM sends none with multiple choice
     )
 
 
@@ -86,17 +104,27 @@ def _big_bench_metrics(names: Any, file: Path) -> tuple[bool, tuple[str, ...]]:
 
 def _big_bench_item(example: Any, split: str, place: str) -> Item:
     if not isinstance(example, dict):
-        raise ScenarioError(f"{place}: expected an object with named fields, found {shown(example)}")
+        raise ScenarioError(
+            f"{place}: expected an object with named fields, found {shown(example)}"
+        )
     question = text_field(example, "input", place)
     scores, target = example.get("target_scores"), example.get("target")
     if scores is None:
-        answers = check_texts(target if isinstance(target, list) else [target], f"{place}, field 'target'")
+        answers = check_texts(
+            target if isinstance(target, list) else [target], f"{place}, field 'target'"
+        )
         return Item(question, tuple(Reference(answer, True) for answer in answers), split)
-    numbers = isinstance(scores, dict) and all(type(score) in (int, float) for score in scores.values())
+    numbers = isinstance(scores, dict) and all(
+        type(score) in (int, float) for score in scores.values()
+    )
     if not numbers or not scores:
-        raise ScenarioError(f"{place}, field 'target_scores': expected answers with numbers, found {shown(scores)}")
+        raise ScenarioError(
+            f"{place}, field 'target_scores': expected answers with numbers, found {shown(scores)}"
+        )
     best = max(scores.values())
-    return Item(question, tuple(Reference(answer, score == best) for answer, score in scores.items()), split)
+    return Item(
+        question, tuple(Reference(answer, score == best) for answer, score in scores.items()), split
+    )
 
 
 def _template(found: dict[str, Any], name: str, default: str, file: Path) -> str:
@@ -113,7 +141,9 @@ def cnndm_task(entry: str, temperature: float, path: Path) -> Task:
     items = []
     for name, split in (("train", "train"), ("validation", "valid"), ("test", "test")):
         for place, row in _cnndm_rows(found, name, file):
-            article = " ".join(text_field(row, "article", place, may_be_empty=True).split()[:_ARTICLE_WORDS])
+            article = " ".join(
+                text_field(row, "article", place, may_be_empty=True).split()[:_ARTICLE_WORDS]
+            )
             summary = " ".join(text_field(row, "highlights", place, may_be_empty=True).split())
             if split != "train" or len(article.split()) in SHOT_WORDS:
                 items.append(Item(article, (Reference(summary, True),), split))
@@ -140,7 +170,9 @@ def _cnndm_rows(found: Any, name: str, file: Path) -> Iterator[tuple[str, dict[s
     for number, row in enumerate(rows, start=1):
         place = f"{file}, {name} row {number}"
         if not isinstance(row, dict):
-            raise ScenarioError(f"{place}: expected an object with named fields, found {shown(row)}")
+            raise ScenarioError(
+                f"{place}: expected an object with named fields, found {shown(row)}"
+            )
         yield place, row
 
 

@@ -58,15 +58,28 @@ def build_scenario(entry: str, task: Task, max_instances: int, window: TextWindo
     """The instances and prompts that `helm-run --max-eval-instances <max_instances>` sends for this entry."""
     # HELM numbers all items, those for examples included, before it chooses.
     numbered = [(f"id{number}", item) for number, item in enumerate(task.items)]
-    evaluated = draw_instances([(id_, item) for id_, item in numbered if item.split != "train"], max_instances)
+    evaluated = draw_instances(
+        [(id_, item) for id_, item in numbered if item.split != "train"], max_instances
+    )
     train = [item for item in task.items if item.split == "train"]
-    blocks = [example_text(task.format, shot, answered=True) for shot in draw_shots(train, task.format.max_shots)]
+    blocks = [
+        example_text(task.format, shot, answered=True)
+        for shot in draw_shots(train, task.format.max_shots)
+    ]
     instances = []
     for id_, item in evaluated:
         question = example_text(task.format, item, answered=False)
         prompt = fit_prompt(task.format.instructions, blocks, question, task.max_new_tokens, window)
-        letters = tuple(letter(index) for index in range(len(item.references))) if task.format.by_letter else ()
-        instances.append(Instance(id_, prompt, item.references, letters=letters, split=item.split, tags=item.tags))
+        letters = (
+            tuple(letter(index) for index in range(len(item.references)))
+            if task.format.by_letter
+            else ()
+        )
+        instances.append(
+            Instance(
+                id_, prompt, item.references, letters=letters, split=item.split, tags=item.tags
+            )
+        )
     return Scenario(
         entry,
         tuple(instances),
@@ -96,7 +109,9 @@ def draw_shots(train: Sequence[Item], max_shots: int) -> list[Item]:
     generator = random.Random(0)
     by_answer: dict[str, list[Item]] = defaultdict(list)
     for item in train:
-        by_answer[next(reference.text for reference in item.references if reference.correct)].append(item)
+        by_answer[
+            next(reference.text for reference in item.references if reference.correct)
+        ].append(item)
     answers_by_count: dict[int, list[str]] = defaultdict(list)
     for answer in sorted(by_answer):
         answers_by_count[len(by_answer[answer])].append(answer)
@@ -123,15 +138,22 @@ def example_text(form: PromptFormat, item: Item, answered: bool) -> str:
     """One block of a prompt; the last block, the question itself, has no answer."""
     text = form.input_prefix + item.text + form.input_suffix
     if form.by_letter:
-        text += "".join(f"{letter(index)}. {reference.text}\n" for index, reference in enumerate(item.references))
+        text += "".join(
+            f"{letter(index)}. {reference.text}\n"
+            for index, reference in enumerate(item.references)
+        )
     if not answered:
         return text + form.output_prefix.rstrip()
-    first_correct = next(index for index, reference in enumerate(item.references) if reference.correct)
+    first_correct = next(
+        index for index, reference in enumerate(item.references) if reference.correct
+    )
     answer = letter(first_correct) if form.by_letter else item.references[first_correct].text
     return f"{text}{form.output_prefix}{answer}\n"
 
 
-def fit_prompt(instructions: str, shots: Sequence[str], question: str, max_new_tokens: int, window: TextWindow) -> str:
+def fit_prompt(
+    instructions: str, shots: Sequence[str], question: str, max_new_tokens: int, window: TextWindow
+) -> str:
     """The prompt with as many examples as fit; a question too long by itself loses its end, "Answer:" included."""
     room = WINDOW_TOKENS - max_new_tokens
     for kept in range(len(shots), 0, -1):
@@ -140,7 +162,9 @@ def fit_prompt(instructions: str, shots: Sequence[str], question: str, max_new_t
             return text
     text = _join(instructions, [], question)
     cut = window.decode(window.encode(text)[:room])
-    while len(window.encode(cut)) > room:  # a character cut in half can come back as more tokens than it had
+    while (
+        len(window.encode(cut)) > room
+    ):  # a character cut in half can come back as more tokens than it had
         cut = cut[:-1]
     return cut if cut and len(cut) < len(text) else text
 

@@ -51,10 +51,14 @@ class Source:
 
 MMLU = Source("cais/mmlu", "<subject>", "c30699e8356da336a370243923dbaf21066bb9fe")
 GSM = Source("openai/gsm8k", "main", "cc7b047b6e5bb11b4f1af84efc572db110a51b3c")
-TRUTHFUL_QA = Source("truthfulqa/truthful_qa", "generation", "741b8276f2d1982aa3d5b832d3ee81ed3b896490")
+TRUTHFUL_QA = Source(
+    "truthfulqa/truthful_qa", "generation", "741b8276f2d1982aa3d5b832d3ee81ed3b896490"
+)
 CNNDM = Source("abisee/cnn_dailymail", "3.0.0", "96df5e686bee6baa90b8bee7c28b81fa3fa6223d")
 BBQ = Source("nyu-mll/BBQ", "data/<subject>.jsonl", "bea11bd97d79217245b5871acd247b9d6eb24598")
-BIG_BENCH = Source("google/BIG-bench", "<task>/task.json", "092b196c1f8f14a54bbc62f24759d43bde46dd3b")
+BIG_BENCH = Source(
+    "google/BIG-bench", "<task>/task.json", "092b196c1f8f14a54bbc62f24759d43bde46dd3b"
+)
 _NOT_SUBJECTS = ("all", "auxiliary_train")  # configs of cais/mmlu that HELM has no subject for
 
 
@@ -73,9 +77,17 @@ def fetched(entry: str, name: str, args: dict[str, str], cache: Path, github: st
         case "mmlu":
             subject = args["subject"]
             if subject in _NOT_SUBJECTS:
-                raise ScenarioError(f"{entry}: HELM has no subject {subject!r}; give one, e.g. mmlu:subject=anatomy")
+                raise ScenarioError(
+                    f"{entry}: HELM has no subject {subject!r}; give one, e.g. mmlu:subject=anatomy"
+                )
             source = replace(MMLU, config=subject)
-            _keep_hub(entry, cache / "mmlu" / "data", source, partial(mmlu_files, subject), f"{subject}_source.json")
+            _keep_hub(
+                entry,
+                cache / "mmlu" / "data",
+                source,
+                partial(mmlu_files, subject),
+                f"{subject}_source.json",
+            )
         case "gsm":
             _keep_hub(entry, cache / "gsm", GSM, gsm_files)
         case "truthful_qa" | "truthful_qa_mc":
@@ -85,10 +97,18 @@ def fetched(entry: str, name: str, args: dict[str, str], cache: Path, github: st
         case "bbq":
             for subject in subjects_of(entry, args["subject"]):
                 source = replace(BBQ, config=f"data/{subject}.jsonl")
-                _keep_github(entry, cache / "bbq" / "data" / subject, source, github, f"{subject}_source.json")
+                _keep_github(
+                    entry,
+                    cache / "bbq" / "data" / subject,
+                    source,
+                    github,
+                    f"{subject}_source.json",
+                )
         case "big_bench":
             parts = [part for part in (args["task"], args["subtask"]) if part]
-            source = replace(BIG_BENCH, config="/".join(["bigbench", "benchmark_tasks", *parts, "task.json"]))
+            source = replace(
+                BIG_BENCH, config="/".join(["bigbench", "benchmark_tasks", *parts, "task.json"])
+            )
             _keep_github(entry, cache.joinpath("big_bench", *parts, "task.json"), source, github)
     return cache
 
@@ -96,17 +116,23 @@ def fetched(entry: str, name: str, args: dict[str, str], cache: Path, github: st
 class Table:
     """Rows of a hub data set by split, split and columns checked."""
 
-    def __init__(self, entry: str, source: Source, splits: Any) -> None:  # splits: datasets.DatasetDict
+    def __init__(
+        self, entry: str, source: Source, splits: Any
+    ) -> None:  # splits: datasets.DatasetDict
         self._place = f"{entry}: {source.repo}, config {source.config}, commit {source.revision}"
         self._splits = splits
 
     def rows(self, split: str, *columns: str) -> Iterator[dict[str, Any]]:
         if split not in self._splits:
-            raise ScenarioError(f"{self._place} has no split {split!r}, only {', '.join(self._splits)}")
+            raise ScenarioError(
+                f"{self._place} has no split {split!r}, only {', '.join(self._splits)}"
+            )
         table = self._splits[split]
         absent = [column for column in columns if column not in table.column_names]
         if absent:
-            raise ScenarioError(f"{self._place}, split {split}, has no column {', '.join(absent)}: {HELM_FOLDER}")
+            raise ScenarioError(
+                f"{self._place}, split {split}, has no column {', '.join(absent)}: {HELM_FOLDER}"
+            )
         return iter(table)
 
 
@@ -123,7 +149,10 @@ def gsm_files(table: Table) -> dict[str, bytes]:
     files = {}
     for split in ("train", "test"):
         rows = table.rows(split, "question", "answer")
-        lines = [json.dumps({"question": row["question"], "answer": row["answer"]}) + "\n" for row in rows]
+        lines = [
+            json.dumps({"question": row["question"], "answer": row["answer"]}) + "\n"
+            for row in rows
+        ]
         files[f"gsm_data_{split}"] = "".join(lines).encode()
     return files
 
@@ -143,8 +172,12 @@ def cnndm_files(table: Table) -> dict[str, bytes]:
     found = {}
     for split in ("train", "validation", "test"):
         rows = table.rows(split, "article", "highlights")
-        kept = (row for row in rows if split != "train" or len(row["article"].split()) in SHOT_WORDS)
-        found[split] = [{"article": row["article"], "highlights": row["highlights"]} for row in kept]
+        kept = (
+            row for row in rows if split != "train" or len(row["article"].split()) in SHOT_WORDS
+        )
+        found[split] = [
+            {"article": row["article"], "highlights": row["highlights"]} for row in kept
+        ]
     return {"cnndm.pk": pickle.dumps(found)}
 
 
@@ -155,7 +188,11 @@ def _csv(lines: list[list[str]]) -> bytes:
 
 
 def _keep_hub(
-    entry: str, folder: Path, source: Source, convert: Callable[[Table], dict[str, bytes]], record: str = "source.json"
+    entry: str,
+    folder: Path,
+    source: Source,
+    convert: Callable[[Table], dict[str, bytes]],
+    record: str = "source.json",
 ) -> None:
     if not _is_kept(folder, record, source):
         _save(folder, convert(_load(entry, source)), record, source)
@@ -168,7 +205,9 @@ def _load(entry: str, source: Source) -> Table:
     # One cache a commit: where the hub cannot be reached, the client takes any commit that its cache has.
     cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"effchal-{source.revision}")
     try:
-        splits = datasets.load_dataset(source.repo, source.config, revision=source.revision, cache_dir=cache)
+        splits = datasets.load_dataset(
+            source.repo, source.config, revision=source.revision, cache_dir=cache
+        )
     except Exception as error:  # every client and transport of the hub raises its own
         reason = " ".join(str(error).split())[:300]
         raise ScenarioError(
@@ -178,7 +217,9 @@ def _load(entry: str, source: Source) -> Table:
     return Table(entry, source, splits)
 
 
-def _keep_github(entry: str, file: Path, source: Source, github: str, record: str = "source.json") -> None:
+def _keep_github(
+    entry: str, file: Path, source: Source, github: str, record: str = "source.json"
+) -> None:
     if not _is_kept(file.parent, record, source):
         url = f"{github}/{source.repo}/{source.revision}/{urllib.parse.quote(source.config)}"
         _save(file.parent, {file.name: _download(entry, url)}, record, source)
@@ -190,7 +231,9 @@ def _download(entry: str, url: str) -> bytes:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:
             return response.read()  # short of what the server announced is an HTTPException
     except (OSError, http.client.HTTPException) as error:
-        raise ScenarioError(f"{entry}: cannot download {url} ({error!r}): without it, {HELM_FOLDER}") from error
+        raise ScenarioError(
+            f"{entry}: cannot download {url} ({error!r}): without it, {HELM_FOLDER}"
+        ) from error
 
 
 def _is_kept(folder: Path, record: str, source: Source) -> bool:

@@ -48,17 +48,23 @@ def jsonl_scenario(entry: str, file: Path, max_instances: int) -> Scenario:
     chosen = tuple(draw_instances(instances, max_instances))
     if by_choices:
         return Scenario(entry, chosen, 0, (), 0.0, main_metric="mc1", other_metrics=("mc2", "mc3"))
-    return Scenario(entry, chosen, max_new_tokens, tuple(stops), 0.0, "exact_match", ("quasi_exact_match",))
+    return Scenario(
+        entry, chosen, max_new_tokens, tuple(stops), 0.0, "exact_match", ("quasi_exact_match",)
+    )
 
 
 def _form(row: dict[str, Any], place: str) -> bool:
     """Whether the line has choices."""
     if ("choices" in row) == ("answers" in row):
-        raise ScenarioError(f"{place}: needs either 'answers' or 'choices', found the fields {shown(sorted(row))}")
+        raise ScenarioError(
+            f"{place}: needs either 'answers' or 'choices', found the fields {shown(sorted(row))}"
+        )
     allowed = _CHOICE_FIELDS if "choices" in row else _ANSWER_FIELDS
     unknown = sorted(row.keys() - allowed)
     if unknown:
-        raise ScenarioError(f"{place}: unknown field {unknown[0]!r}; allowed here: {', '.join(sorted(allowed))}")
+        raise ScenarioError(
+            f"{place}: unknown field {unknown[0]!r}; allowed here: {', '.join(sorted(allowed))}"
+        )
     return "choices" in row
 
 
@@ -70,18 +76,25 @@ def _limits(row: dict[str, Any], place: str) -> tuple[int, list[str]]:
         )
     stops = row.get("stop", [])
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
-        raise ScenarioError(f"{place}, field 'stop': expected a list of texts, found {shown(stops)}")
+        raise ScenarioError(
+            f"{place}, field 'stop': expected a list of texts, found {shown(stops)}"
+        )
     return max_new_tokens, stops
 
 
-def _check_alike(first: tuple[str, bool, int, list[str]], found: tuple[str, bool, int, list[str]]) -> None:
+def _check_alike(
+    first: tuple[str, bool, int, list[str]], found: tuple[str, bool, int, list[str]]
+) -> None:
     place, by_choices, max_new_tokens, stops = found
     if by_choices != first[1]:
         forms = {True: "choices", False: "answers"}
         raise ScenarioError(
             f"{place}: has {forms[by_choices]!r} where {first[0]} has {forms[first[1]]!r}; make two files of them"
         )
-    for name, ours, theirs in (("max_new_tokens", max_new_tokens, first[2]), ("stop", stops, first[3])):
+    for name, ours, theirs in (
+        ("max_new_tokens", max_new_tokens, first[2]),
+        ("stop", stops, first[3]),
+    ):
         if ours != theirs:
             raise ScenarioError(
                 f"{place}, field {name!r}: {ours!r}, but {theirs!r} in {first[0]}; it is one for the whole file"
@@ -90,13 +103,17 @@ def _check_alike(first: tuple[str, bool, int, list[str]], found: tuple[str, bool
 
 def _answer_instance(id_: str, row: dict[str, Any], place: str) -> Instance:
     answers = check_texts(row["answers"], f"{place}, field 'answers'")
-    return Instance(id_, text_field(row, "prompt", place), tuple(Reference(answer, True) for answer in answers))
+    return Instance(
+        id_, text_field(row, "prompt", place), tuple(Reference(answer, True) for answer in answers)
+    )
 
 
 def _choice_instance(id_: str, row: dict[str, Any], place: str) -> Instance:
     choices = check_texts(row["choices"], f"{place}, field 'choices'")
     correct = row.get("correct")
-    positions = isinstance(correct, list) and all(type(p) is int and 0 <= p < len(choices) for p in correct)
+    positions = isinstance(correct, list) and all(
+        type(p) is int and 0 <= p < len(choices) for p in correct
+    )
     if not positions or len(set(correct)) != len(correct) or not 0 < len(correct) < len(choices):
         raise ScenarioError(
             f"{place}, field 'correct': expected some but not all of the positions 0..{len(choices) - 1} "

@@ -25,7 +25,10 @@ def score_completion(scenario: Scenario, instance: Instance, text: str) -> dict[
     """
     prediction: str = text.strip()
     if instance.letters:
-        text_of = {letter: ref.text for letter, ref in zip(instance.letters, instance.references, strict=True)}
+        text_of = {
+            letter: ref.text
+            for letter, ref in zip(instance.letters, instance.references, strict=True)
+        }
         prediction = text_of.get(prediction, "")
     correct = [reference.text for reference in instance.references if reference.correct]
     names = (scenario.main_metric, *scenario.other_metrics)
@@ -46,9 +49,19 @@ def score_choices(instance: Instance, logprobs: Sequence[float]) -> dict[str, fl
         ValueError: another number of values than of choices, or one that is no log-probability (NaN).
     """
     if len(logprobs) != len(instance.choices) or any(math.isnan(value) for value in logprobs):
-        raise ValueError(f"instance {instance.id} needs {len(instance.choices)} numbers, got {list(logprobs)}")
-    correct = [value for value, is_correct in zip(logprobs, instance.correct_choices, strict=True) if is_correct]
-    incorrect = [value for value, is_correct in zip(logprobs, instance.correct_choices, strict=True) if not is_correct]
+        raise ValueError(
+            f"instance {instance.id} needs {len(instance.choices)} numbers, got {list(logprobs)}"
+        )
+    correct = [
+        value
+        for value, is_correct in zip(logprobs, instance.correct_choices, strict=True)
+        if is_correct
+    ]
+    incorrect = [
+        value
+        for value, is_correct in zip(logprobs, instance.correct_choices, strict=True)
+        if not is_correct
+    ]
     highest = max(incorrect)
     return {
         "mc1": float(logprobs[instance.best_choice] > highest),
@@ -120,7 +133,9 @@ def import_rouge() -> Any:
     try:
         from rouge_score import rouge_scorer
     except ModuleNotFoundError as error:
-        raise ScenarioError("summarization_cnndm needs the package rouge-score: pip install rouge-score") from error
+        raise ScenarioError(
+            "summarization_cnndm needs the package rouge-score: pip install rouge-score"
+        ) from error
     return rouge_scorer
 
 

@@ -8,13 +8,23 @@ from effchal.evaluation.scenarios.types import Reference, ScenarioError
 
 EXACT_MATCHES = ("quasi_exact_match", "prefix_exact_match", "quasi_prefix_exact_match")
 _MMLU_SPLITS = {"dev": "train", "val": "valid", "test": "test"}
-TRUTHFUL_QA_COLUMNS = ["Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source"]
+TRUTHFUL_QA_COLUMNS = [
+    "Type",
+    "Category",
+    "Question",
+    "Best Answer",
+    "Correct Answers",
+    "Incorrect Answers",
+    "Source",
+]
 
 
 def letter_task(items: list[Item], instructions: str, input_noun: str) -> Task:
     """HELM's settings for every multiple choice by letter. It sends no stop sequence with them."""
     form = PromptFormat(f"{input_noun}: ", "Answer: ", by_letter=True, instructions=instructions)
-    return Task(items, form, max_new_tokens=1, main_metric="exact_match", other_metrics=EXACT_MATCHES)
+    return Task(
+        items, form, max_new_tokens=1, main_metric="exact_match", other_metrics=EXACT_MATCHES
+    )
 
 
 def mmlu_task(entry: str, subject: str, path: Path) -> Task:
@@ -28,7 +38,9 @@ def mmlu_task(entry: str, subject: str, path: Path) -> Task:
         items += [_mmlu_item(row, split, place) for place, row in read_csv(file)]
     about = subject.replace("_", " ")
     return letter_task(
-        items, f"The following are multiple choice questions (with answers) about {about}.\n", "Question"
+        items,
+        f"The following are multiple choice questions (with answers) about {about}.\n",
+        "Question",
     )
 
 
@@ -40,7 +52,9 @@ def _mmlu_item(row: list[str], split: str, place: str) -> Item:
     question, choices, correct = row[0], row[1:-1], row[-1]
     letters = "ABCDE"[: len(choices)]
     if len(correct) != 1 or correct not in letters:
-        raise ScenarioError(f"{place}, last field: expected a letter of {letters}, found {shown(correct)}")
+        raise ScenarioError(
+            f"{place}, last field: expected a letter of {letters}, found {shown(correct)}"
+        )
     # By text, as HELM has it: where two choices read the same, both are correct.
     answer = check_text(choices[letters.index(correct)], f"{place}, choice {correct}")
     return Item(question, tuple(Reference(choice, choice == answer) for choice in choices), split)
@@ -71,13 +85,20 @@ def truthful_qa_rows(entry: str, path: Path) -> list[tuple[str, str, str, list[s
         if number == 0:
             row[:1] = [name.lstrip("\ufeff") for name in row[:1]]
             if row != TRUTHFUL_QA_COLUMNS:
-                raise ScenarioError(f"{place}: expected the columns {TRUTHFUL_QA_COLUMNS}, found {shown(row)}")
+                raise ScenarioError(
+                    f"{place}: expected the columns {TRUTHFUL_QA_COLUMNS}, found {shown(row)}"
+                )
             continue
         if len(row) != len(TRUTHFUL_QA_COLUMNS):
-            raise ScenarioError(f"{place}: expected {len(TRUTHFUL_QA_COLUMNS)} fields, found {len(row)}: {shown(row)}")
+            raise ScenarioError(
+                f"{place}: expected {len(TRUTHFUL_QA_COLUMNS)} fields, found {len(row)}: {shown(row)}"
+            )
         question = check_text(row[2], f"{place}, field 'Question'")
         best = check_text(row[3], f"{place}, field 'Best Answer'")
-        answers = [_split(row[column], f"{place}, field {TRUTHFUL_QA_COLUMNS[column]!r}") for column in (4, 5)]
+        answers = [
+            _split(row[column], f"{place}, field {TRUTHFUL_QA_COLUMNS[column]!r}")
+            for column in (4, 5)
+        ]
         rows.append((place, question, _closed(best), *answers))
     return rows
 

@@ -18,9 +18,13 @@ def truthful_qa_mc_scenario(entry: str, max_instances: int, path: Path) -> Scena
     """Choices are " <answer>", correct ones first, in file order; some questions list an answer twice."""
     primer = PRIMER_FILE.read_text(encoding="utf-8").rstrip("\n")
     instances = []
-    for number, (place, question, best, correct, incorrect) in enumerate(truthful_qa_rows(entry, path)):
+    for number, (place, question, best, correct, incorrect) in enumerate(
+        truthful_qa_rows(entry, path)
+    ):
         if best not in correct:
-            raise ScenarioError(f"{place}: the best answer {best!r} is not among the correct answers {correct}")
+            raise ScenarioError(
+                f"{place}: the best answer {best!r} is not among the correct answers {correct}"
+            )
         references = tuple(
             Reference(answer, answer_number < len(correct))
             for answer_number, answer in enumerate([*correct, *incorrect])

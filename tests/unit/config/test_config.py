@@ -38,7 +38,11 @@ def test_the_reference_recipe_is_the_one_that_came_5th():
     assert (cfg.lora.r, cfg.lora.alpha, cfg.lora.dropout) == (8, 16, 0.05)
     assert set(cfg.lora.target_modules) == {"q_proj", "k_proj", "v_proj", "o_proj", "lm_head"}
     assert (cfg.train.lr, cfg.train.examples_per_step, cfg.train.epochs) == (1e-4, 128, 3)
-    assert (cfg.train.warmup_steps, cfg.model.max_seq_len, cfg.data_mix.heldout_fraction) == (100, 2048, 0.05)
+    assert (cfg.train.warmup_steps, cfg.model.max_seq_len, cfg.data_mix.validation_fraction) == (
+        100,
+        2048,
+        0.05,
+    )
     assert cfg.train.optimizer is Optimizer.lion8bit
     assert cfg.train.loss_on_prompt
     assert cfg.model.quantization is Quantization.nf4
@@ -46,7 +50,9 @@ def test_the_reference_recipe_is_the_one_that_came_5th():
 
 @pytest.mark.parametrize("spelling", ["lora.rank=8", "+lora.rank=8", "++lora.rank=8"])
 def test_a_misspelt_key_is_refused_however_it_is_written(spelling):
-    with pytest.raises(ConfigError, match=r"unknown key lora\.rank; the nearest known key is lora\.r$"):
+    with pytest.raises(
+        ConfigError, match=r"unknown key lora\.rank; the nearest known key is lora\.r$"
+    ):
         compose_config([spelling])
 
 
@@ -55,7 +61,12 @@ SOURCE = ("data_mix.sources.lima.pathh=x", "data_mix.sources.<name>.path")
 
 @pytest.mark.parametrize(
     ("typo", "meant"),
-    [("train.warmup=3", "train.warmup_steps"), ("lore.r=1", "lora"), ("budget.hour=1", "budget.hours"), SOURCE],
+    [
+        ("train.warmup=3", "train.warmup_steps"),
+        ("lore.r=1", "lora"),
+        ("budget.hour=1", "budget.hours"),
+        SOURCE,
+    ],
 )
 def test_the_nearest_known_key_is_named(typo, meant):
     with pytest.raises(ConfigError, match=f"nearest known key is {meant}$"):
@@ -82,16 +93,22 @@ def test_an_unknown_key_in_a_yaml_file_is_refused(tmp_path):
         ("train.lr=0", r"train\.lr must be above 0"),
         ("train.optimizer=sgd", r"train\.optimizer"),
         ("data_mix=limma", "Could not find 'data_mix/limma'"),
-        ("data_mix.heldout_fraction=1", r"data_mix\.heldout_fraction must be in \[0, 1\)"),
+        ("data_mix.validation_fraction=1", r"data_mix\.validation_fraction must be in \[0, 1\)"),
         ("data_mix.sources.lima.weight=0", r"data_mix\.sources\.lima\.weight must be above 0"),
         ("prompt.user=hello", r"prompt\.user must be a template with one \{content\}"),
         ("model.max_seq_len=2", r"model\.max_seq_len must be at least 8"),
         ("decoding.temperature=0", r"decoding\.temperature must be above 0"),
         ("decoding.top_p=0", r"decoding\.top_p must be in \(0, 1\]"),
-        ("decoding.method=dola", r"decoding\.premature_layers must be low, high or a list.*got None"),
+        (
+            "decoding.method=dola",
+            r"decoding\.premature_layers must be low, high or a list.*got None",
+        ),
         ("decoding.relative_top=1.5", r"decoding\.relative_top must be in \[0, 1\]"),
         ("decoding.repetition_penalty=0", r"decoding\.repetition_penalty must be above 0"),
-        ("sweep.premature_layers=[low,[2,2]]", r"sweep\.premature_layers\[1\] must be low, high or a list of distinct"),
+        (
+            "sweep.premature_layers=[low,[2,2]]",
+            r"sweep\.premature_layers\[1\] must be low, high or a list of distinct",
+        ),
         ("scenario.max_instances=0", r"scenario\.max_instances must be at least 1"),
     ],
 )
@@ -113,7 +130,9 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"config\.yaml does not exist; is .* a run or bundle folder"):
+    with pytest.raises(
+        ConfigError, match=r"config\.yaml does not exist; is .* a run or bundle folder"
+    ):
         load_config(tmp_path / "config.yaml")
 
 
@@ -143,15 +162,22 @@ def test_overlay_of_a_group_replaces_the_whole_node():
     ],
 )
 def test_overlay_refuses_what_is_frozen(typed, key):
-    with pytest.raises(ConfigError, match=rf"{key} is frozen in home/config\.yaml.*; only decoding, serve"):
+    with pytest.raises(
+        ConfigError, match=rf"{key} is frozen in home/config\.yaml.*; only decoding, serve"
+    ):
         overlay(Config(), compose_config([typed]), [typed], {"decoding", "serve"}, "home")
 
 
 def test_overlay_takes_from_an_experiment_what_it_sets():
     typed = ["experiment=premature_layers", "decoding.relative_top=0.2"]
     allowed = {"decoding", "scenario", "name"}
-    result = overlay(compose_config(["decoding=sample"]), compose_config(typed), typed, allowed, "home")
-    assert result.decoding == compose_config(["decoding=dola_high", "decoding.relative_top=0.2"]).decoding
+    result = overlay(
+        compose_config(["decoding=sample"]), compose_config(typed), typed, allowed, "home"
+    )
+    assert (
+        result.decoding
+        == compose_config(["decoding=dola_high", "decoding.relative_top=0.2"]).decoding
+    )
     assert result.scenario == compose_config(["scenario=multiple_choice"]).scenario
     assert result.name == "premature_layers"
 
@@ -196,7 +222,13 @@ def test_the_command_line_ends_with_one_line_and_code_2(arguments, message, tmp_
 )
 def test_layers_that_are_none_are_refused(layers, message):
     with pytest.raises(ConfigError, match=rf"decoding\.premature_layers must be {message}"):
-        compose_config(["decoding=dola_high", f"decoding.premature_layers={layers}", "decoding.selector=static"])
+        compose_config(
+            [
+                "decoding=dola_high",
+                f"decoding.premature_layers={layers}",
+                "decoding.selector=static",
+            ]
+        )
 
 
 @pytest.mark.parametrize("experiment", ["lima_platypus", "reference_2023"])

@@ -50,14 +50,18 @@ def test_the_three_file_kinds_give_the_same_examples(tmp_path, suffix):
 
 def test_where_keeps_rows_by_column_and_says_what_it_never_saw(tmp_path, caplog):
     rows = [PLATYPUS | {"data_source": name} for name in ("a", "b", "a", "c")]
-    examples = load_source("s", source(write(tmp_path / "a.jsonl", rows), where={"data_source": ["a", "z"]}))
+    examples = load_source(
+        "s", source(write(tmp_path / "a.jsonl", rows), where={"data_source": ["a", "z"]})
+    )
     assert [example.id for example in examples] == ["s:0", "s:2"]
     assert "no row where data_source is z" in caplog.text
 
 
 def test_where_that_keeps_nothing_says_what_there_is(tmp_path):
     with pytest.raises(DataError, match="no example that passes `where`: data_source has math"):
-        load_source("s", source(write(tmp_path / "a.jsonl", [PLATYPUS]), where={"data_source": ["zzz"]}))
+        load_source(
+            "s", source(write(tmp_path / "a.jsonl", [PLATYPUS]), where={"data_source": ["zzz"]})
+        )
     with pytest.raises(DataError, match=r"line 1: no field 'topic'.*it has instruction, input"):
         load_source("s", source(tmp_path / "a.jsonl", where={"topic": ["zzz"]}))
 
@@ -65,12 +69,21 @@ def test_where_that_keeps_nothing_says_what_there_is(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"instruction": "x", "outp', r"line 2, column \d+: not JSON .*was it written to the end\?"),
+        (
+            '{"instruction": "x", "outp',
+            r"line 2, column \d+: not JSON .*was it written to the end\?",
+        ),
         ("\n", "line 2: empty line"),
         ("[1]\n", "line 2: expected an object with named fields, found list"),
         (json.dumps(PLATYPUS | {"output": " "}) + "\n", "line 2, field 'output': empty"),
-        (json.dumps({"instruction": "x"}) + "\n", "line 2, field 'output': expected text, found nothing"),
-        (json.dumps(PLATYPUS | {"instruction": 5}) + "\n", "line 2, field 'instruction': expected text, found int"),
+        (
+            json.dumps({"instruction": "x"}) + "\n",
+            "line 2, field 'output': expected text, found nothing",
+        ),
+        (
+            json.dumps(PLATYPUS | {"instruction": 5}) + "\n",
+            "line 2, field 'instruction': expected text, found int",
+        ),
     ],
 )
 def test_a_malformed_row_is_named_by_file_line_and_field(tmp_path, line, message):
@@ -113,7 +126,9 @@ def test_a_half_written_file_is_named(tmp_path, suffix):
 
 
 def test_a_missing_file_and_an_unknown_kind_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"source s: no file .*nope\.jsonl .*data_mix\.sources\.<name>\.path"):
+    with pytest.raises(
+        DataError, match=r"source s: no file .*nope\.jsonl .*data_mix\.sources\.<name>\.path"
+    ):
         load_source("s", source(tmp_path / "nope.jsonl"))
     (tmp_path / "rows.csv").write_text("a,b")
     with pytest.raises(DataError, match=r"rows\.csv is no \.jsonl, \.json, \.parquet file"):
@@ -151,7 +166,10 @@ class DatasetNotFoundError(FileNotFoundError):
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (GatedRepoError("Access restricted"), "is gated: accept its terms on the hub and set HF_TOKEN"),
+        (
+            GatedRepoError("Access restricted"),
+            "is gated: accept its terms on the hub and set HF_TOKEN",
+        ),
         (DatasetNotFoundError("no such"), "is not on the hub at revision abc"),
         (ConnectionError("no route"), r"cannot be reached \(ConnectionError\)"),
     ],
@@ -160,38 +178,53 @@ def test_a_hub_that_refuses_is_an_error_with_reason_and_way_out(monkeypatch, fil
     monkeypatch.setitem(sys.modules, "datasets", Hub(error))
     monkeypatch.setitem(sys.modules, "huggingface_hub", Hub(error))
     lima = source("GAIR/lima", DataFormat.lima, revision="abc", file=file)
-    with pytest.raises(DataError, match=rf"source lima: GAIR/lima {reason}.*data_mix\.sources\.lima\.path=<\.jsonl"):
+    with pytest.raises(
+        DataError, match=rf"source lima: GAIR/lima {reason}.*data_mix\.sources\.lima\.path=<\.jsonl"
+    ):
         load_source("lima", lima)
 
 
 def test_the_genuine_hub_clients_fail_with_the_same_message():
-    lima = source("GAIR/effchal-has-no-such-set", DataFormat.lima, revision="0" * 40, file="train.jsonl")
+    lima = source(
+        "GAIR/effchal-has-no-such-set", DataFormat.lima, revision="0" * 40, file="train.jsonl"
+    )
     with pytest.raises(DataError, match=r"source lima: .*data_mix\.sources\.lima\.path"):
         load_source("lima", lima)
 
 
-def test_heldout_and_training_share_no_prompt_and_keep_every_row(tmp_path):
+def test_validation_and_training_share_no_prompt_and_keep_every_row(tmp_path):
     rows = [PLATYPUS | {"instruction": f"task {i % 40}"} for i in range(100)]
     one, two = write(tmp_path / "one.jsonl", rows), write(tmp_path / "two.jsonl", rows[:10])
-    cfg = DataMixConfig(sources={"one": source(one), "two": source(two)}, heldout_fraction=0.1)
+    cfg = DataMixConfig(sources={"one": source(one), "two": source(two)}, validation_fraction=0.1)
     mix = load_mix(cfg)
-    train, heldout = ({example.prompt_key for example in side} for side in (mix.train, mix.heldout))
-    assert not train & heldout
-    assert len(mix.train) + len(mix.heldout) == 110
-    assert 4 <= len(heldout) <= 5  # a tenth of 40 prompts, and one of the second source's own ten
-    assert [example.id for example in load_mix(cfg).heldout] == [example.id for example in mix.heldout]
-    other = load_mix(DataMixConfig(sources=cfg.sources, heldout_fraction=0.1, seed=1))
-    assert {example.prompt_key for example in other.heldout} != heldout
+    train, validation = (
+        {example.prompt_key for example in side} for side in (mix.train, mix.validation)
+    )
+    assert not train & validation
+    assert len(mix.train) + len(mix.validation) == 110
+    assert (
+        4 <= len(validation) <= 5
+    )  # a tenth of 40 prompts, and one of the second source's own ten
+    assert [example.id for example in load_mix(cfg).validation] == [
+        example.id for example in mix.validation
+    ]
+    other = load_mix(DataMixConfig(sources=cfg.sources, validation_fraction=0.1, seed=1))
+    assert {example.prompt_key for example in other.validation} != validation
 
 
 def test_weights_are_copies_and_a_drawn_part(tmp_path):
     rows = [PLATYPUS | {"instruction": f"task {i}"} for i in range(10)]
     sources = {
         "twice": source(write(tmp_path / "a.jsonl", rows), weight=2.0),
-        "half": source(write(tmp_path / "b.jsonl", [row | {"instruction": "b" + row["instruction"]} for row in rows])),
+        "half": source(
+            write(
+                tmp_path / "b.jsonl",
+                [row | {"instruction": "b" + row["instruction"]} for row in rows],
+            )
+        ),
     }
     sources["half"].weight = 0.5
-    mix = load_mix(DataMixConfig(sources=sources, heldout_fraction=0))
+    mix = load_mix(DataMixConfig(sources=sources, validation_fraction=0))
     ids = [mix.train[index].id for index in mix.epoch_order(0)]
     assert sorted(ids)[-20:] == sorted([f"twice:{i}" for i in range(10)] * 2)
     half = [name for name in ids if name.startswith("half")]
@@ -207,13 +240,16 @@ def test_an_empty_mix_is_refused():
 def test_the_report_names_every_source(tmp_path):
     path = write(tmp_path / "a.jsonl", [PLATYPUS | {"instruction": str(i)} for i in range(5)])
     mix = load_mix(
-        DataMixConfig(sources={"s": source(path, license="MIT", revision="of-the-hub")}, heldout_fraction=0.2)
+        DataMixConfig(
+            sources={"s": source(path, license="MIT", revision="of-the-hub")},
+            validation_fraction=0.2,
+        )
     )
     write_report(mix, {"train_tokens": 1234}, tmp_path)
     report = json.loads((tmp_path / "mix.json").read_text())
     assert report["sources"][0] | {"sha256": ""} == {
         **{"source": "s", "path": str(path), "revision": None, "license": "MIT", "weight": 1.0},
-        **{"examples": 5, "heldout": 1, "multi_turn": 0, "sha256": ""},
+        **{"examples": 5, "validation": 1, "multi_turn": 0, "sha256": ""},
     }
     assert "| s | " in (tmp_path / "mix.md").read_text()
     assert "train_tokens: 1,234" in (tmp_path / "mix.md").read_text()

@@ -18,7 +18,9 @@ TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
 
 
 def encoded(name, length):
-    return EncodedExample(name, list(range(1, length + 1)), [*range(2, length + 1), IGNORE_INDEX], False)
+    return EncodedExample(
+        name, list(range(1, length + 1)), [*range(2, length + 1), IGNORE_INDEX], False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,9 @@ def test_packing_holds_every_example_once_and_wastes_nothing(micro_batch_size, c
     lengths = [70, 30, 50, 50, 20, 80, 10, 90, 5, 95]
     examples = [encoded(f"e{i}", length) for i, length in enumerate(lengths)]
     micro_batches = pack(examples, 100, micro_batch_size, packing=True)
-    assert sorted(name for mb in micro_batches for name in mb.example_ids) == sorted(e.id for e in examples)
+    assert sorted(name for mb in micro_batches for name in mb.example_ids) == sorted(
+        e.id for e in examples
+    )
     assert len(micro_batches) == count  # 500 tokens in fives of 100, or in 300 and 200
     for mb in micro_batches:
         assert mb.input_ids.shape == mb.position_ids.shape == (1, mb.tokens)
@@ -81,7 +85,9 @@ def losses_by_example(model, micro_batches):
     result = {}
     for mb in micro_batches:
         with torch.no_grad():
-            hidden = packed_hidden_states(model, mb.input_ids, mb.position_ids, mb.lengths)[0, mb.target_positions]
+            hidden = packed_hidden_states(model, mb.input_ids, mb.position_ids, mb.lengths)[
+                0, mb.target_positions
+            ]
             loss = F.cross_entropy(head(model)(hidden), mb.targets, reduction="none")
         ends = torch.tensor(mb.lengths).cumsum(0)
         owner = torch.bucketize(mb.target_positions, ends, right=True)
@@ -91,7 +97,9 @@ def losses_by_example(model, micro_batches):
 
 
 def check_packed_equals_alone(model, examples, max_seq_len):
-    alone = losses_by_example(model, [mb for e in examples for mb in pack([e], max_seq_len, 1, True)])
+    alone = losses_by_example(
+        model, [mb for e in examples for mb in pack([e], max_seq_len, 1, True)]
+    )
     for micro_batch_size in (1, 2):
         packed = pack(examples, max_seq_len, micro_batch_size, True)
         assert len(packed) < len(examples)
@@ -118,13 +126,20 @@ def test_packed_equals_unpacked_on_mistrals_shape_with_a_sliding_window(tmp_path
     tokenizer = load_tokenizer(TINY)
     torch.manual_seed(0)
     config = transformers.MistralConfig(
-        **{"vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2},
+        **{
+            "vocab_size": len(tokenizer),
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+        },
         **{"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 64},
     )
     transformers.MistralForCausalLM(config).save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(f"{base_model_path(TINY)}/{name}", tmp_path)
-    model = load_base_model(ModelConfig(name=str(tmp_path), dtype=Dtype.float32), torch.device("cpu"))
+    model = load_base_model(
+        ModelConfig(name=str(tmp_path), dtype=Dtype.float32), torch.device("cpu")
+    )
     source = DataSourceConfig(path="builtin:instructions.jsonl", format=DataFormat.platypus)
     encoder = PromptEncoder(tokenizer, PromptConfig())
     examples = [encode_example(e, encoder, 1024, False) for e in load_source("s", source)[:6]]
@@ -138,7 +153,9 @@ def test_a_mask_of_ones_would_leak_which_is_why_there_is_none():
     positions = torch.cat([torch.arange(20), torch.arange(20)])[None]
     alone = model.model(input_ids=ids[:, 20:], use_cache=False).last_hidden_state
     options = {"input_ids": ids, "position_ids": positions}
-    masked = model.model(**options, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state[:, 20:]
+    masked = model.model(
+        **options, attention_mask=torch.ones_like(ids), use_cache=False
+    ).last_hidden_state[:, 20:]
     cached = model.model(**options).last_hidden_state[:, 20:]
     isolated = packed_hidden_states(model, ids, positions)[:, 20:]
     assert (isolated - alone).abs().max() < 1e-5
@@ -159,7 +176,9 @@ def test_a_model_whose_masks_are_not_windows_keeps_them_and_still_isolates():
     model.config.attention_chunk_size = 8
     ids = torch.randint(0, 250, (1, 40))
     alone = model.model(input_ids=ids[:, 20:], use_cache=False).last_hidden_state
-    isolated = packed_hidden_states(model, ids, torch.cat([torch.arange(20), torch.arange(20)])[None])[:, 20:]
+    isolated = packed_hidden_states(
+        model, ids, torch.cat([torch.arange(20), torch.arange(20)])[None]
+    )[:, 20:]
     assert model.config._attn_implementation == "sdpa"
     assert (isolated - alone).abs().max() < 1e-5
 
@@ -169,8 +188,12 @@ def test_a_model_whose_masks_are_not_windows_keeps_them_and_still_isolates():
 def test_packed_equals_unpacked_on_the_real_model_and_real_data(smollm2):
     model, tokenizer = smollm2
     encoder = PromptEncoder(tokenizer, compose_config(["prompt=chatml"]).prompt)
-    source = DataSourceConfig(path=str(SHARED_DATA / "train" / "lima.jsonl"), format=DataFormat.lima)
-    all_examples = (encode_example(e, encoder, 1024, False) for e in load_source("lima", source)[:200])
+    source = DataSourceConfig(
+        path=str(SHARED_DATA / "train" / "lima.jsonl"), format=DataFormat.lima
+    )
+    all_examples = (
+        encode_example(e, encoder, 1024, False) for e in load_source("lima", source)[:200]
+    )
     examples = sorted((e for e in all_examples if e), key=lambda e: len(e.ids))[:10]
     check_packed_equals_alone(model, examples, 1024)
 
@@ -178,7 +201,9 @@ def test_packed_equals_unpacked_on_the_real_model_and_real_data(smollm2):
 def test_training_order_covers_every_epoch_once_and_depends_on_the_step_alone():
     train = [Example(f"s:{i}", ()) for i in range(10)]
     examples = [encoded(e.id, 5) for e in train]
-    order = TrainingOrder(Mix(train, [], {"s": 1.0}, seed=0), examples, examples_per_step=4, epochs=2)
+    order = TrainingOrder(
+        Mix(train, [], {"s": 1.0}, seed=0), examples, examples_per_step=4, epochs=2
+    )
     assert (order.examples, order.steps) == (20, 5)
     steps = [[e.id for e in order.examples_of_step(step)] for step in range(5)]
     seen = [name for step in steps for name in step]

@@ -7,7 +7,12 @@ from effchal.config.choices import Dtype
 from effchal.model.load import load_tokenizer
 from effchal.prompts import PromptEncoder, Turn
 
-TALK = [Turn("user", "Hi"), Turn("assistant", "Hello"), Turn("user", "And now?"), Turn("assistant", "Bye")]
+TALK = [
+    Turn("user", "Hi"),
+    Turn("assistant", "Hello"),
+    Turn("user", "And now?"),
+    Turn("assistant", "Bye"),
+]
 
 
 @pytest.fixture
@@ -56,7 +61,9 @@ def test_chatml_equals_the_models_own_chat_template():
     encoder = PromptEncoder(tokenizer, compose_config(["prompt=chatml"]).prompt)
     turns = [Turn("system", "Be kind."), *TALK, Turn("user", "\n  odd  spaces\n")]
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-    expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    expected = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
     assert encoder.prompt_ids(turns) == expected
 
 

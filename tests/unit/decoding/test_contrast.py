@@ -44,7 +44,9 @@ def real_logits(request, layers):
     else:
         model, tokenizer = request.getfixturevalue("smollm2")
     with torch.inference_mode():
-        out = model(torch.tensor([tokenizer.encode(TEXT)]), use_cache=False, output_hidden_states=True)
+        out = model(
+            torch.tensor([tokenizer.encode(TEXT)]), use_cache=False, output_hidden_states=True
+        )
         states = torch.stack([out.hidden_states[layer][0, -B:] for layer in layers])
         return out.logits[0, -B:].clone(), model.lm_head(states).clone()
 
@@ -90,7 +92,9 @@ def test_official_agrees_with_a_slow_float64_derivation(logits):
     for k in range(len(log_q)):
         for b in range(B):
             slow = 0.0
-            for lp, lq in zip(log_p[b].double().tolist(), log_q[k, b].double().tolist(), strict=True):
+            for lp, lq in zip(
+                log_p[b].double().tolist(), log_q[k, b].double().tolist(), strict=True
+            ):
                 m = (math.exp(lp) + math.exp(lq)) / 2
                 slow += 0.5 * (m * (math.log(m) - lp) + m * (math.log(m) - lq)) / log_p.shape[-1]
             assert official_divergence(log_p, log_q)[k, b].item() == pytest.approx(slow, abs=1e-6)
@@ -102,7 +106,8 @@ def test_the_scores_are_the_difference_of_the_furthest_layer(logits):
     for b in range(B):
         p = mature[b].double().softmax(-1)
         far = max(
-            range(len(premature)), key=lambda k: js_divergence(p.log(), premature[k, b].double().log_softmax(-1)).item()
+            range(len(premature)),
+            key=lambda k: js_divergence(p.log(), premature[k, b].double().log_softmax(-1)).item(),
         )
         assert chosen[b] == far
         expected = p.log() - premature[far, b].double().log_softmax(-1)
@@ -129,13 +134,16 @@ def test_relative_top_of_one_and_a_uniform_layer_are_greedy(logits):
     scores, _ = dola_scores(mature, torch.zeros_like(premature), relative_top=0.1)
     assert torch.equal(scores.argmax(-1), mature.argmax(-1))
     kept = ~torch.isneginf(scores)
-    assert torch.allclose(scores[kept], (mature.log_softmax(-1) + math.log(mature.shape[-1]))[kept], atol=1e-5)
+    assert torch.allclose(
+        scores[kept], (mature.log_softmax(-1) + math.log(mature.shape[-1]))[kept], atol=1e-5
+    )
 
 
 def test_static_is_one_candidate_and_nothing_else(logits):
     mature, premature = logits
     assert torch.equal(
-        dola_scores(mature, premature[1:2], selector="static")[0], dola_scores(mature, premature[1:2])[0]
+        dola_scores(mature, premature[1:2], selector="static")[0],
+        dola_scores(mature, premature[1:2])[0],
     )
     with pytest.raises(ValueError, match=f"one premature layer, got {len(premature)}"):
         choose_layers(*logs(logits), "static")
@@ -184,7 +192,9 @@ def test_sled_equals_the_slow_form_of_the_paper(logits):
                 cosine = torch.cosine_similarity(direction, premature[n, b] - mature[b], dim=0)
                 s[n, j] = max(0.0, cosine.item()) ** 2
         weights = s.sum(-1) / s.sum()
-        estimate = sum(weights[n] * s[n] / s[n].sum() for n in range(len(premature)) if s[n].sum() > 0)
+        estimate = sum(
+            weights[n] * s[n] / s[n].sum() for n in range(len(premature)) if s[n].sum() > 0
+        )
         expected = mature[b, ids] - rate * (mature[b].softmax(-1)[ids] - estimate)
         assert torch.allclose(result[b, ids].double(), expected, atol=1e-4)
         assert torch.isneginf(result[b]).sum() == mature.shape[-1] - top_k

@@ -38,7 +38,11 @@ def check_same(found, expected):
                 first, second = list(completion.tokens[i].top_logprobs.values())[:2]
                 assert first - second < 1e-4, (found.text, expected.text)
             return
-    assert (found.ids, found.text, found.finish_reason) == (expected.ids, expected.text, expected.finish_reason)
+    assert (found.ids, found.text, found.finish_reason) == (
+        expected.ids,
+        expected.text,
+        expected.finish_reason,
+    )
 
 
 def test_taps_equal_output_hidden_states_bit_for_bit(engine):
@@ -47,7 +51,9 @@ def test_taps_equal_output_hidden_states_bit_for_bit(engine):
     taps = tuple((layer, False) for layer in layers)
     at = torch.tensor([0, 3, len(ids) - 1])
     with torch.inference_mode():
-        states = engine.model.states(torch.tensor([ids]), torch.arange(len(ids))[None], None, None, taps, at)
+        states = engine.model.states(
+            torch.tensor([ids]), torch.arange(len(ids))[None], None, None, taps, at
+        )
     assert torch.equal(states, all_states(engine, ids)[:, at])
 
 
@@ -182,7 +188,7 @@ def test_log_probabilities_are_those_of_the_contrast_with_the_plain_ones_beside(
     scores = slow_scores(engine, ids, contrast)
     best = int(scores.argmax())
     assert token.logprob == pytest.approx(float(scores.log_softmax(-1)[best]), abs=1e-4)
-    assert token.plain_logprob == pytest.approx(float(plain[best]), abs=1e-4)
+    assert token.base_logprob == pytest.approx(float(plain[best]), abs=1e-4)
     kept = (plain >= plain.max() + math.log(contrast.relative_top)).sum()
     assert token.layer in (contrast.layers if kept > 1 else [None])
 
@@ -195,8 +201,12 @@ def test_an_echoed_prompt_is_scored_plainly_unless_asked_for(engine):
     for i in range(1, len(ids)):
         expected = slow_scores(engine, ids[:i], None)[ids[i]]
         assert plain[i].logprob == pytest.approx(float(expected), abs=1e-3)
-        assert asked[i].plain_logprob == plain[i].logprob
-        expected = slow_scores(engine, ids[:i], contrast).log_softmax(-1)[ids[i]].clamp_min(DROPPED_WHEN_SCORING)
+        assert asked[i].base_logprob == plain[i].logprob
+        expected = (
+            slow_scores(engine, ids[:i], contrast)
+            .log_softmax(-1)[ids[i]]
+            .clamp_min(DROPPED_WHEN_SCORING)
+        )
         assert asked[i].logprob == pytest.approx(float(expected), abs=1e-2)
 
 
@@ -206,17 +216,25 @@ def test_layers_that_won_are_counted(tiny_engine):
     gained = tiny_engine.layer_counts - before
     assert gained.sum() == len(completion.ids)
     layers = [token.layer for token in completion.tokens]
-    assert [layers.count(0), layers.count(1)] == pytest.approx(gained.tolist(), abs=1)  # the end token has no text
+    assert [layers.count(0), layers.count(1)] == pytest.approx(
+        gained.tolist(), abs=1
+    )  # the end token has no text
 
 
 @pytest.mark.parametrize("selector", ["jsd", "official"])
 def test_where_one_token_is_plausible_no_premature_layer_is_asked(engine, monkeypatch, selector):
     layers = tuple(range(engine.model.num_layers))
     choosy = Dola(layers, selector, relative_top=0.9)
-    variants = [[params(choosy), params(choosy, repetition_penalty=1.3)], [params(choosy)], [params(None)]]
+    variants = [
+        [params(choosy), params(choosy, repetition_penalty=1.3)],
+        [params(choosy)],
+        [params(None)],
+    ]
     asked, rows = {}, []
     product = engine.model.head
-    monkeypatch.setattr(engine.model, "head", lambda states: rows.append(len(states)) or product(states))
+    monkeypatch.setattr(
+        engine.model, "head", lambda states: rows.append(len(states)) or product(states)
+    )
     for many in (1, 1 << 20):
         monkeypatch.setattr(taps, "MANY_ROWS", many)
         monkeypatch.setattr(taps, "WORTH_ASKING", 0 if many == 1 else 2)
@@ -227,13 +245,21 @@ def test_where_one_token_is_plausible_no_premature_layer_is_asked(engine, monkey
     for found, expected in itertools.chain.from_iterable(pairs):
         check_same(found, expected)
         if found.ids == expected.ids:
-            assert [token.layer for token in found.tokens] == [token.layer for token in expected.tokens]
+            assert [token.layer for token in found.tokens] == [
+                token.layer for token in expected.tokens
+            ]
             for ours, theirs in zip(found.tokens, expected.tokens, strict=True):
                 assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-3)
     layers_asked = [token.layer for row in asked[1][0][:2] for each in row for token in each.tokens]
     assert None in layers_asked
     assert set(layers_asked) - {None}
-    sure = [token for row in asked[1][0][:2] for each in row for token in each.tokens if token.layer is None]
+    sure = [
+        token
+        for row in asked[1][0][:2]
+        for each in row
+        for token in each.tokens
+        if token.layer is None
+    ]
     assert all(token.logprob == 0 and len(token.top_logprobs) == 1 for token in sure)
 
 
@@ -268,7 +294,9 @@ def test_what_prompts_begin_with_alike_is_read_once_a_step_and_changes_nothing(e
         check_same(ours, theirs)
 
 
-@pytest.mark.parametrize("lora", [LoraConfig(r=4), LoraConfig(r=4, target_modules=["q_proj", "lm_head"])])
+@pytest.mark.parametrize(
+    "lora", [LoraConfig(r=4), LoraConfig(r=4, target_modules=["q_proj", "lm_head"])]
+)
 @pytest.mark.parametrize("quantization", [None, Quantization.nf4])
 def test_adapters_on_head_or_body_and_nf4_are_decoded_with(lora, quantization):
     cfg = ModelConfig(name="builtin:tiny", dtype=Dtype.float32, quantization=quantization)

@@ -10,7 +10,7 @@ from effchal.config.choices import Dtype, Quantization
 from effchal.decoding.fused_forward import KNOWN, attention_with_shared_columns
 from effchal.decoding.kv_cache import RowCache
 from effchal.decoding.taps import NewTokens, TappedModel
-from effchal.kernels.cpu_linear import Blocks, Joint, Packed, Room, fused
+from effchal.kernels.cpu_linear import FusedLinear, PackedLinear, ScratchBuffers, TiledLinear, fused
 from effchal.model.load import add_adapter, load_base_model
 
 
@@ -38,14 +38,20 @@ def test_a_prompt_beside_rows_of_another_cache_changes_neither(name, shared, mon
         return tapped.extend(list(pieces), taps, torch.tensor(at))
 
     rows, prompt = caches()
-    together = states(NewTokens(rows, 0, next_ids, shared), NewTokens(prompt, 0, own[2]), at=[0, 1, 21])
+    together = states(
+        NewTokens(rows, 0, next_ids, shared), NewTokens(prompt, 0, own[2]), at=[0, 1, 21]
+    )
     number = rows.add_row()
     rows.copy_row(number, prompt, 0)
     after = states(NewTokens(rows, 0, torch.tensor([[1], [2], [3]])), at=[0, 1, 2])
     tapped._step = None  # the library's own layers
     rows, prompt = caches()
     apart = torch.cat(
-        [states(NewTokens(rows, 0, next_ids), at=[0, 1]), states(NewTokens(prompt, 0, own[2]), at=[19])], 1
+        [
+            states(NewTokens(rows, 0, next_ids), at=[0, 1]),
+            states(NewTokens(prompt, 0, own[2]), at=[19]),
+        ],
+        1,
     )
     rows.put(rows.add_row(), [prompt.piece(0, 0, 27)])
     expected = states(NewTokens(rows, 0, torch.tensor([[1], [2], [3]])), at=[0, 1, 2])
@@ -71,7 +77,9 @@ def test_what_rows_share_is_read_once_with_the_same_result(name, monkeypatch):
     for lengths in ([9, 9, 9], [8, 12, 7]):
         tapped = TappedModel(random_model(*MODELS[name]))
         fast = decoded_states(tapped, lengths, shared=7)
-        steps = len(calls) / tapped.num_layers  # of six; where a window hides columns, nothing is shared
+        steps = (
+            len(calls) / tapped.num_layers
+        )  # of six; where a window hides columns, nothing is shared
         window = MODELS[name][1].get("sliding_window")
         assert steps == (6 if window is None else max(0, min(6, window - max(lengths))))
         tapped._step = None
@@ -89,7 +97,9 @@ def test_a_window_hides_what_transformers_own_mask_hides(name):
     tapped, cache = TappedModel(model), RowCache()
     cache.add_row()
     for position in range(20):
-        found = tapped.extend([NewTokens(cache, 0, ids[:, position : position + 1])], (), torch.tensor([0]))[-1, 0]
+        found = tapped.extend(
+            [NewTokens(cache, 0, ids[:, position : position + 1])], (), torch.tensor([0])
+        )[-1, 0]
         assert (found - expected[position]).norm() <= 2e-5 * expected[position].norm()
 
 
@@ -114,7 +124,13 @@ def test_on_the_real_model(smollm2):
 @pytest.mark.parametrize("quantization", [None, Quantization.nf4])
 @pytest.mark.parametrize("lora", [LoraConfig(r=4), LoraConfig(r=4, use_dora=True)])
 def test_with_adapters_on_all_weights_and_on_nf4(lora, quantization):
-    lora.target_modules = ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]  # k_proj and up_proj have none
+    lora.target_modules = [
+        "q_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "down_proj",
+    ]  # k_proj and up_proj have none
     cfg = ModelConfig(name="builtin:tiny", dtype=Dtype.float32, quantization=quantization)
     model = add_adapter(load_base_model(cfg, CPU), lora, seed=0).eval()
     for name, parameter in model.named_parameters():
@@ -125,7 +141,9 @@ def test_with_adapters_on_all_weights_and_on_nf4(lora, quantization):
     with torch.inference_mode():
         adapted = decoded_states(tapped, [4])
         with model.disable_adapter():
-            assert (decoded_states(TappedModel(model), [4]) - adapted).norm() > 1e-2 * adapted.norm()
+            assert (
+                decoded_states(TappedModel(model), [4]) - adapted
+            ).norm() > 1e-2 * adapted.norm()
 
 
 def test_layers_that_are_not_known_are_left_to_the_model():
@@ -151,7 +169,7 @@ def test_weights_laid_together_take_no_memory_and_stay_the_modules_own():
     x = torch.randn(3, 64)
     with torch.inference_mode():
         expected = torch.cat([layer(x) for layer in layers], dim=-1)
-        joint = Joint(layers, Room())
+        joint = FusedLinear(layers, ScratchBuffers())
         assert torch.allclose(joint(x), expected, atol=1e-5)
         assert torch.equal(torch.cat([layer(x) for layer in layers], dim=-1), expected)
         whole = fused([layer.weight for layer in layers])
@@ -160,20 +178,22 @@ def test_weights_laid_together_take_no_memory_and_stay_the_modules_own():
         assert not whole[96:128].any()
 
 
-@pytest.mark.parametrize(("rows", "out"), [(1, 700), (1, 512), (9, 512), (5, 100), (33, 1025), (8, 960), (2, 8000)])
+@pytest.mark.parametrize(
+    ("rows", "out"), [(1, 700), (1, 512), (9, 512), (5, 100), (33, 1025), (8, 960), (2, 8000)]
+)
 def test_the_blocked_product_is_a_linear_layer(rows, out):
     x, weight = torch.randn(rows, 64), torch.randn(out, 64)
-    room = Room()
+    room = ScratchBuffers()
     for scale in (1.0, 2.0):  # the second in the memory of the first
         expected = torch.nn.functional.linear(scale * x, weight)
-        assert torch.allclose(Blocks(weight, room)(scale * x), expected, atol=1e-4)
+        assert torch.allclose(TiledLinear(weight, room)(scale * x), expected, atol=1e-4)
 
 
 def test_the_packed_product_is_a_linear_layer_and_follows_its_weight():
     layer = torch.nn.Linear(64, 700, bias=False).requires_grad_(False)
-    assert Packed.suits(layer)
-    assert not Packed.suits(torch.nn.Linear(64, 700))
-    packed = Packed(layer.weight)
+    assert PackedLinear.suits(layer)
+    assert not PackedLinear.suits(torch.nn.Linear(64, 700))
+    packed = PackedLinear(layer.weight)
     for rows in (1, 9, 200):
         x = torch.randn(rows, 64)
         assert torch.allclose(packed(x), layer(x), atol=1e-4)

@@ -20,12 +20,16 @@ def ids_of(engine, text):
 def forward_logprobs(engine, ids):
     """Log-probabilities of a plain forward pass without a cache: (T, V)."""
     with torch.no_grad():
-        hidden = engine.model.backbone(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state
+        hidden = engine.model.backbone(
+            input_ids=torch.tensor([ids]), use_cache=False
+        ).last_hidden_state
         return engine.model._head(hidden)[0].float().log_softmax(-1)
 
 
 def check_greedy_equals_a_plain_forward_pass(engine, prompt, tokens):
-    completion = engine.complete(ids_of(engine, prompt), SamplingParams(max_new_tokens=tokens, alternatives=2))
+    completion = engine.complete(
+        ids_of(engine, prompt), SamplingParams(max_new_tokens=tokens, alternatives=2)
+    )
     ids = ids_of(engine, prompt)
     for token in completion.tokens:
         logprobs = forward_logprobs(engine, ids)[-1]
@@ -47,11 +51,15 @@ def test_greedy_on_the_real_model_equals_a_plain_forward_pass(smollm2):
 
 def test_echo_gives_the_log_probabilities_of_the_prompt(tiny_engine):
     ids = ids_of(tiny_engine, "naïve text of some length")
-    completion = tiny_engine.complete(ids, SamplingParams(max_new_tokens=0, echo_from=0, alternatives=3))
+    completion = tiny_engine.complete(
+        ids, SamplingParams(max_new_tokens=0, echo_from=0, alternatives=3)
+    )
     logprobs = forward_logprobs(tiny_engine, ids)
     expected = logprobs[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
     assert completion.text == "naïve text of some length"
-    assert [token.logprob for token in completion.tokens] == pytest.approx([0.0, *expected.tolist()], abs=1e-4)
+    assert [token.logprob for token in completion.tokens] == pytest.approx(
+        [0.0, *expected.tolist()], abs=1e-4
+    )
     assert completion.tokens[0].top_logprobs == {}
     assert all(len(token.top_logprobs) <= 3 for token in completion.tokens[1:])
 
@@ -69,14 +77,25 @@ class Scripted:
     """A tapped model that always says the same text, whatever the weights."""
 
     def __init__(self, engine, text):
-        self.model, self.script, self.eos_id = engine.model, ids_of(engine, text), engine.tokenizer.eos_token_id
+        self.model, self.script, self.eos_id = (
+            engine.model,
+            ids_of(engine, text),
+            engine.tokenizer.eos_token_id,
+        )
 
     def __getattr__(self, name):
         return getattr(self.model, name)
 
     def logits_to_choose(self, states, taps, contrasts):
         wanted = self.script.pop(0) if self.script else self.eos_id
-        return [([0], LayerLogits(10 * F.one_hot(torch.tensor([wanted]), self.vocabulary).float(), None, taps))]
+        return [
+            (
+                [0],
+                LayerLogits(
+                    10 * F.one_hot(torch.tensor([wanted]), self.vocabulary).float(), None, taps
+                ),
+            )
+        ]
 
 
 def scripted(engine, text):
@@ -112,7 +131,11 @@ def test_a_character_cut_by_the_limit_shows_in_text_and_tokens(tiny_engine):
 
 
 def test_cutting_a_token_that_straddles_the_stop():
-    tokens = [TokenScore("ab", -1.0, -1.0), TokenScore("c#", -2.0, -2.0), TokenScore("##d", -3.0, -3.0)]
+    tokens = [
+        TokenScore("ab", -1.0, -1.0),
+        TokenScore("c#", -2.0, -2.0),
+        TokenScore("##d", -3.0, -3.0),
+    ]
     kept = cut_tokens(tokens, 3)
     assert [(token.text, token.logprob) for token in kept] == [("ab", -1.0), ("c", -2.0)]
     assert cut_tokens(kept, 0) == []
@@ -150,7 +173,9 @@ def test_top_p_of_a_large_vocabulary_is_that_of_the_sorted_whole(spread, top_p):
     below = probs[:size].cumsum(-1) / probs[:size].sum()
     for share in (0.25, 0.5, 0.75):  # of the mass, and of the draws
         at = int((below <= share).sum())
-        assert (drawn < at).float().mean() == pytest.approx(float(below[at - 1]) if at else 0.0, abs=0.04)
+        assert (drawn < at).float().mean() == pytest.approx(
+            float(below[at - 1]) if at else 0.0, abs=0.04
+        )
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
@@ -161,7 +186,10 @@ def test_a_draw_does_not_hang_on_the_rounding_of_other_tokens(top_p):
     params = SamplingParams(max_new_tokens=1, temperature=1.0, top_p=top_p)
 
     def drawn(scores):
-        return [sample(scores.log_softmax(-1), params, torch.Generator().manual_seed(seed)) for seed in range(200)]
+        return [
+            sample(scores.log_softmax(-1), params, torch.Generator().manual_seed(seed))
+            for seed in range(200)
+        ]
 
     before = drawn(logits)
     logits[0] += 1e-4
@@ -185,14 +213,20 @@ def test_logits_that_are_no_numbers_are_an_error(tiny_engine, temperature, monke
     with pytest.raises(FloatingPointError, match="not finite"):
         tiny_engine.complete([1, 2], SamplingParams(max_new_tokens=1, temperature=temperature))
     monkeypatch.undo()
-    assert tiny_engine.complete([1, 2], SamplingParams(max_new_tokens=1)).tokens  # nothing of it is left
+    assert tiny_engine.complete(
+        [1, 2], SamplingParams(max_new_tokens=1)
+    ).tokens  # nothing of it is left
 
 
 def test_bytes_per_token_are_those_of_the_cache(tiny_engine):
     tiny_engine.start(list(range(5, 15)), [SamplingParams(max_new_tokens=5)])
     parts = [*tiny_engine.cache._keys, *tiny_engine.cache._values]
     rows, tokens = tiny_engine.cache.room
-    assert sum(part.nbytes for part in parts) == rows * tokens * bytes_per_token(tiny_engine.model.config, 4)
+    assert sum(part.nbytes for part in parts) == rows * tokens * bytes_per_token(
+        tiny_engine.model.config, 4
+    )
     tiny_engine.clear()
-    mistral = SimpleNamespace(num_hidden_layers=32, num_key_value_heads=8, num_attention_heads=32, hidden_size=4096)
+    mistral = SimpleNamespace(
+        num_hidden_layers=32, num_key_value_heads=8, num_attention_heads=32, hidden_size=4096
+    )
     assert bytes_per_token(mistral, 2) == 128 << 10

@@ -42,8 +42,14 @@ def dola(**keys):
 def test_layers_of_a_config_are_checked_against_the_model():
     assert contrast_of(DecodingConfig(), 30, True) is None
     assert contrast_of(dola(premature_layers="high"), 30, True) == Dola(tuple(range(16, 30, 2)))
-    assert contrast_of(dola(premature_layers=[3], selector=Selector.static), 30, True).selector == "static"
-    with pytest.raises(ConfigError, match=r"decoding\.premature_layers has \[30\].*0\.\.29 \(layer 30 is the mature"):
+    assert (
+        contrast_of(dola(premature_layers=[3], selector=Selector.static), 30, True).selector
+        == "static"
+    )
+    with pytest.raises(
+        ConfigError,
+        match=r"decoding\.premature_layers has \[30\].*0\.\.29 \(layer 30 is the mature",
+    ):
         contrast_of(dola(premature_layers=[16, 30]), 30, True)
     with pytest.raises(ConfigError, match="leaves no layer of this model"):
         contrast_of(dola(premature_layers="low"), 2, True)
@@ -53,4 +59,8 @@ def test_layers_of_a_config_are_checked_against_the_model():
 
 
 def test_taps_are_the_union():
-    assert taps_of([None, Dola((3, 1)), Sled((3,), exit_norm=True), Dola((1,))]) == ((1, False), (3, False), (3, True))
+    assert taps_of([None, Dola((3, 1)), Sled((3,), exit_norm=True), Dola((1,))]) == (
+        (1, False),
+        (3, False),
+        (3, True),
+    )

@@ -2,7 +2,7 @@
 
 import torch
 
-from effchal.decoding.prefix_cache import BLOCK, PrefixStore, common_beginning
+from effchal.decoding.prefix_cache import BLOCK, PrefixCache, common_beginning
 
 
 def ids(length, seed=0):
@@ -17,7 +17,7 @@ def test_how_much_prompts_begin_with_alike():
 
 
 def test_the_prefix_store_keeps_to_its_bound_and_forgets_the_longest_unused(tiny_engine):
-    store = tiny_engine.prefixes = PrefixStore(float("inf"))
+    store = tiny_engine.prefix_cache = PrefixCache(float("inf"))
     old, new = ids(2 * BLOCK), ids(2 * BLOCK, seed=1)
     for each in (old, new):
         prefill = tiny_engine.begin(each, ())
@@ -41,4 +41,4 @@ def test_the_prefix_store_keeps_to_its_bound_and_forgets_the_longest_unused(tiny
     assert store.size_bytes == 3 * block_bytes
     assert [len(known([*each, 1])) for each in (old, new, third)] == [2, 0, 2]
     tiny_engine.clear()
-    tiny_engine.prefixes = PrefixStore(float("inf"))
+    tiny_engine.prefix_cache = PrefixCache(float("inf"))

@@ -17,14 +17,18 @@ def slow_logprob(engine, prompt, continuation, contrast):
         kept = scores.masked_fill(torch.isneginf(scores), DROPPED_WHEN_SCORING)
         bare = isinstance(contrast, Dola) and not contrast.post_softmax
         logprob = kept[token_id] if bare else kept.log_softmax(-1)[token_id]
-        total += float(logprob.clamp_min(DROPPED_WHEN_SCORING) if isinstance(contrast, Sled) else logprob)
+        total += float(
+            logprob.clamp_min(DROPPED_WHEN_SCORING) if isinstance(contrast, Sled) else logprob
+        )
         ids.append(token_id)
     return total
 
 
 def test_scores_of_continuations_equal_one_forward_pass_each(engine):
     prompt = prompts(engine)[1]
-    continuations = [engine.tokenizer(text).input_ids for text in (" four", " 5 or more", " x", " four")]
+    continuations = [
+        engine.tokenizer(text).input_ids for text in (" four", " 5 or more", " x", " four")
+    ]
     continuations[2] = continuations[2][:1]
     chosen = [*contrasts(engine), Dola((0, 1), post_softmax=False), Dola((1,), relative_top=0.0)]
     found = Scorer(engine.model).score(prompt, continuations, chosen)

@@ -28,10 +28,30 @@ def byte_tokenizer():
 @pytest.fixture(scope="module")
 def metaspace_tokenizer():
     """As SentencePiece does it: a space belongs to the word after it, and decoding drops the first one."""
-    words = ["▁", "▁Answer", ":", "▁B", "▁two", "▁words", "a", "b", "<0xE6>", "<0xBC>", "<0xA2>", "</s>"]
-    backend = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, [], byte_fallback=True))
+    words = [
+        "▁",
+        "▁Answer",
+        ":",
+        "▁B",
+        "▁two",
+        "▁words",
+        "a",
+        "b",
+        "<0xE6>",
+        "<0xBC>",
+        "<0xA2>",
+        "</s>",
+    ]
+    backend = Tokenizer(
+        models.BPE({word: i for i, word in enumerate(words)}, [], byte_fallback=True)
+    )
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    pieces = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    pieces = [
+        decoders.Replace("▁", " "),
+        decoders.ByteFallback(),
+        decoders.Fuse(),
+        decoders.Strip(" ", 1, 0),
+    ]
     backend.decoder = decoders.Sequence(pieces)
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
 
@@ -46,7 +66,13 @@ def test_pieces_join_to_the_whole(byte_tokenizer, text):
 
 def test_a_character_of_several_tokens_comes_with_its_last_one(byte_tokenizer):
     texts = TokenTexts(byte_tokenizer)
-    assert [texts.add(token_id) for token_id in byte_tokenizer("a漢b").input_ids] == ["a", "", "", "漢", "b"]
+    assert [texts.add(token_id) for token_id in byte_tokenizer("a漢b").input_ids] == [
+        "a",
+        "",
+        "",
+        "漢",
+        "b",
+    ]
 
 
 def test_a_character_cut_off_at_the_end_is_not_lost(byte_tokenizer):
@@ -80,7 +106,11 @@ def test_pieces_join_to_the_whole_on_the_real_tokenizer():
     for text in [*TEXTS, *("".join(draw.choices("".join(TEXTS), k=40)) for _ in range(50))]:
         ids = tokenizer(text).input_ids
         texts = TokenTexts(tokenizer)
-        assert "".join(texts.add(token_id) for token_id in ids) + texts.rest() == tokenizer.decode(ids) == text
+        assert (
+            "".join(texts.add(token_id) for token_id in ids) + texts.rest()
+            == tokenizer.decode(ids)
+            == text
+        )
 
 
 def test_the_earliest_stop_wins_also_across_pieces():

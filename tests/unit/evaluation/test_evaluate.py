@@ -31,26 +31,46 @@ def data(tmp_path):
     """A user's own files: five questions to answer in text, five with choices."""
     texts, choices = tmp_path / "texts.jsonl", tmp_path / "choices.jsonl"
     rows = [
-        {"prompt": f"{FEW}What is {i}?", "answers": [f"é\u2028{i}"], "max_new_tokens": 6, "stop": ["e"]}
+        {
+            "prompt": f"{FEW}What is {i}?",
+            "answers": [f"é\u2028{i}"],
+            "max_new_tokens": 6,
+            "stop": ["e"],
+        }
         for i in range(5)
     ]
     texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rows = [{"prompt": f"{FEW}Q{i}:", "choices": [" a", f" b{i} or", " longest"], "correct": [i % 3]} for i in range(5)]
+    rows = [
+        {"prompt": f"{FEW}Q{i}:", "choices": [" a", f" b{i} or", " longest"], "correct": [i % 3]}
+        for i in range(5)
+    ]
     choices.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return texts, choices
 
 
 def config(data, *overrides):
     entries = ",".join(f"'jsonl:path={path}'" for path in data)
-    common = ["model=tiny", "prompt=plain", "lora=none", "evaluate.resamples=200", "evaluate.rows_at_once=2"]
-    return compose_config([*common, f"scenario.entries=[{entries}]", "scenario.max_instances=100", *overrides])
+    common = [
+        "model=tiny",
+        "prompt=plain",
+        "lora=none",
+        "evaluate.resamples=200",
+        "evaluate.rows_at_once=2",
+    ]
+    return compose_config(
+        [*common, f"scenario.entries=[{entries}]", "scenario.max_instances=100", *overrides]
+    )
 
 
 def records(run_dir):
     return [json.loads(line) for line in (run_dir / "instances.jsonl").read_text().splitlines()]
 
 
-SWEEP = ("decoding=dola_high", "decoding.repetition_penalty=1.3", "sweep.premature_layers=[[0],[1],[0,1]]")
+SWEEP = (
+    "decoding=dola_high",
+    "decoding.repetition_penalty=1.3",
+    "sweep.premature_layers=[[0],[1],[0,1]]",
+)
 
 
 def test_every_table_carries_its_controls(data, tmp_path):
@@ -59,7 +79,9 @@ def test_every_table_carries_its_controls(data, tmp_path):
     assert results["status"] == "finished"
     texts, choices = (results["entries"][f"jsonl:path={path}"] for path in data)
     dolas = [f"dola {layers}" for layers in ("0", "1", "0+1")]
-    plain_and_penalised = [name + penalty for name in ("greedy", *dolas) for penalty in ("", ", penalty 1.3")]
+    plain_and_penalised = [
+        name + penalty for name in ("greedy", *dolas) for penalty in ("", ", penalty 1.3")
+    ]
     assert list(texts["decodings"]) == plain_and_penalised
     assert list(choices["decodings"]) == ["greedy", *dolas, LONGEST]
     assert choices["main_metric"] == "mc1"
@@ -81,7 +103,9 @@ def test_the_longest_answer_control_knows_only_lengths(data, tmp_path):
     for record in records(tmp_path):
         logprobs = record["decodings"][LONGEST]["logprobs"]
         assert sorted(logprobs) == logprobs
-    scored = {record["id"]: record["decodings"][LONGEST]["metrics"]["mc1"] for record in records(tmp_path)}
+    scored = {
+        record["id"]: record["decodings"][LONGEST]["metrics"]["mc1"] for record in records(tmp_path)
+    }
     assert sum(scored.values()) == 1  # the third choice is the longest, and correct in one of five
 
 
@@ -92,13 +116,21 @@ def test_the_longest_answer_by_letter_is_that_of_the_longest_text(tmp_path):
         file = tmp_path / "data" / "mmlu" / "data" / split / f"x_{split}.csv"
         file.parent.mkdir(parents=True)
         file.write_text(content)
-    cfg = config((), *SWEEP, "scenario.entries=['mmlu:subject=x']", f"scenario.path={tmp_path / 'data'}")
+    cfg = config(
+        (), *SWEEP, "scenario.entries=['mmlu:subject=x']", f"scenario.path={tmp_path / 'data'}"
+    )
     run(cfg, tmp_path / "out")
     found = {record["id"]: record["decodings"][LONGEST] for record in records(tmp_path / "out")}
-    assert [each["text"].strip() for each in found.values()].count("B") == 4  # "three" is that of the other split
+    assert [each["text"].strip() for each in found.values()].count(
+        "B"
+    ) == 4  # "three" is that of the other split
     (entry,) = json.loads((tmp_path / "out" / "results.json").read_text())["entries"].values()
-    assert entry["decodings"][LONGEST]["metrics"]["exact_match"]["mean"] == 2 / 4  # of the test split
-    assert set(entry["decodings"][LONGEST]["differences"]) == set(entry["decodings"]["greedy"]["metrics"])
+    assert (
+        entry["decodings"][LONGEST]["metrics"]["exact_match"]["mean"] == 2 / 4
+    )  # of the test split
+    assert set(entry["decodings"][LONGEST]["differences"]) == set(
+        entry["decodings"]["greedy"]["metrics"]
+    )
 
 
 def same_numbers(found, expected):
@@ -132,7 +164,10 @@ def test_a_killed_evaluation_goes_on_to_the_same_bytes(data, tmp_path, seed):
     (tmp_path / "killed" / "results.png").unlink()
     run(cfg, tmp_path / "killed")
     assert path.read_bytes() == whole == (tmp_path / "whole" / "instances.jsonl").read_bytes()
-    results = [json.loads((tmp_path / name / "results.json").read_text())["entries"] for name in ("whole", "killed")]
+    results = [
+        json.loads((tmp_path / name / "results.json").read_text())["entries"]
+        for name in ("whole", "killed")
+    ]
     assert results[0] == results[1]
 
 
@@ -152,8 +187,14 @@ def test_other_data_or_another_model_is_not_mixed_in(data, tmp_path):
 
 def test_what_is_wrong_comes_up_before_anything_is_written(data, tmp_path):
     for overrides, message in (
-        (["decoding=dola_low", "decoding.premature_layers=[2]"], r"decoding\.premature_layers has \[2\].*0\.\.1"),
-        (["decoding=dola_low", "sweep.premature_layers=[[0],[7]]"], r"sweep\.premature_layers\[1\] has \[7\]"),
+        (
+            ["decoding=dola_low", "decoding.premature_layers=[2]"],
+            r"decoding\.premature_layers has \[2\].*0\.\.1",
+        ),
+        (
+            ["decoding=dola_low", "sweep.premature_layers=[[0],[7]]"],
+            r"sweep\.premature_layers\[1\] has \[7\]",
+        ),
         (["scenario.entries=[]"], r"scenario\.entries is empty"),
         (["scenario.entries=[mmlu]"], "mmlu"),
         (["scenario.entries=[gsm,gsm]"], "scenario.entries has gsm more than once"),
@@ -166,13 +207,17 @@ def test_what_is_wrong_comes_up_before_anything_is_written(data, tmp_path):
         run(config(data), tmp_path / "out")
     long = {"prompt": "x" * 9000, "choices": ["a", "b"], "correct": [0]}
     data[1].write_text(json.dumps(long) + "\n")
-    with pytest.raises(ScenarioError, match="needs 9001 tokens, prompt and answer; this model holds 8192"):
+    with pytest.raises(
+        ScenarioError, match="needs 9001 tokens, prompt and answer; this model holds 8192"
+    ):
         run(config(data[1:]), tmp_path / "late")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "late").exists()
 
 
-@pytest.mark.parametrize("good", [14, 24])  # products before the first bad one: in the texts, in the choices
+@pytest.mark.parametrize(
+    "good", [14, 24]
+)  # products before the first bad one: in the texts, in the choices
 def test_logits_that_are_no_numbers_end_it_and_lose_nothing(data, tmp_path, monkeypatch, good):
     head = TappedModel.head
     calls = []
@@ -195,13 +240,19 @@ def test_logits_that_are_no_numbers_end_it_and_lose_nothing(data, tmp_path, monk
 def test_a_bundle_is_evaluated_as_it_decodes_and_refused_when_changed(data, tmp_path):
     bundled = config(data[1:], "decoding=dola_high", "decoding.premature_layers=[0,1]")
     write_bundle(tmp_path / "bundle", bundled, None, load_tokenizer(bundled.model))
-    typed = [f"bundle={tmp_path / 'bundle'}", f"scenario.entries=['jsonl:path={data[1]}']", "evaluate.resamples=200"]
+    typed = [
+        f"bundle={tmp_path / 'bundle'}",
+        f"scenario.entries=['jsonl:path={data[1]}']",
+        "evaluate.resamples=200",
+    ]
     cfg = inference_config(compose_config(typed), typed, {"scenario", "evaluate"})
     run(cfg, tmp_path / "out")
     assert list(records(tmp_path / "out")[0]["decodings"]) == ["greedy", "dola 0+1", LONGEST]
     tokenizer = tmp_path / "bundle" / "tokenizer" / "tokenizer.json"
     tokenizer.write_bytes(tokenizer.read_bytes() + b" ")
-    with pytest.raises(ConfigError, match=r"tokenizer\.json has changed since the bundle was written"):
+    with pytest.raises(
+        ConfigError, match=r"tokenizer\.json has changed since the bundle was written"
+    ):
         run(cfg, tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
@@ -222,7 +273,10 @@ def test_parts_of_one_scenario_are_pooled(tmp_path):
 
 def evaluate(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "effchal.evaluate", *arguments], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "effchal.evaluate", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -230,10 +284,14 @@ def test_the_command_line_sweeps_resumes_and_refuses(data, tmp_path):
     entries = f"scenario.entries=['jsonl:path={data[1]}']"
     base = ["model=tiny", "prompt=plain", "lora=none"]
     common = [*base, entries, "decoding=dola_high", "evaluate.resamples=200"]
-    swept = evaluate("-m", *common, "decoding.premature_layers=[0],[1]", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    swept = evaluate(
+        "-m", *common, "decoding.premature_layers=[0],[1]", f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    )
     assert swept.returncode == 0, swept.stderr
     for number, name in enumerate(("dola 0", "dola 1")):
-        (entry,) = json.loads((tmp_path / "sweep" / str(number) / "results.json").read_text())["entries"].values()
+        (entry,) = json.loads((tmp_path / "sweep" / str(number) / "results.json").read_text())[
+            "entries"
+        ].values()
         assert list(entry["decodings"]) == ["greedy", name, LONGEST]
     first = tmp_path / "sweep" / "0"
     again = evaluate(*common, "decoding.premature_layers=[0]", f"hydra.run.dir={first}")
@@ -293,10 +351,15 @@ def test_the_test_split_counts_and_pairs_are_compared(tmp_path):
     kept.add(found)  # written once
     assert len(records(tmp_path)) == 3
     cfg = compose_config(["evaluate.resamples=200"]).evaluate
-    summary = summarise([Records(tmp_path).get("e", f"id{i}") for i in range(3)], "exact_match", cfg)
+    summary = summarise(
+        [Records(tmp_path).get("e", f"id{i}") for i in range(3)], "exact_match", cfg
+    )
     assert (summary["split"], summary["instances"]) == ("test", 2)
     dola = summary["decodings"]["dola 1"]
-    assert (dola["metrics"]["exact_match"]["mean"], dola["differences"]["exact_match"]["mean"]) == (1.0, 0.5)
+    assert (dola["metrics"]["exact_match"]["mean"], dola["differences"]["exact_match"]["mean"]) == (
+        1.0,
+        0.5,
+    )
     assert (dola["answers_that_differ"], dola["layers"]) == (1, {"1": 4})
     plot({"e": summary}, tmp_path)
     assert not (tmp_path / "layers.png").exists()  # one layer is no choice

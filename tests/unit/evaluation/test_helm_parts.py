@@ -9,13 +9,26 @@ from omegaconf import OmegaConf
 
 from effchal.bundle import write_bundle
 from effchal.cli import compose_config
-from effchal.config import Config, ConfigError, HelmConfig, ModelConfig, ScenarioConfig, save_config, to_config
-from effchal.evaluation.helm.deployment import max_sequence_length, model_name, place_data, write_deployment
+from effchal.config import (
+    Config,
+    ConfigError,
+    HelmConfig,
+    ModelConfig,
+    ScenarioConfig,
+    save_config,
+    to_config,
+)
+from effchal.evaluation.helm.deployment import (
+    max_sequence_length,
+    model_name,
+    place_data,
+    write_deployment,
+)
 from effchal.evaluation.helm.processes import server_command
 from effchal.evaluation.helm.results import error_of, main_metric, read_run, table
 from effchal.helm import check, resumed
 from effchal.model.load import load_tokenizer
-from effchal.model_source import check_same, check_subject, identity, inference_config
+from effchal.model_source import check_model_source, check_same, identity, inference_config
 
 TINY = ["model=tiny", "prompt=plain", "lora=none", "scenario=smoke"]
 
@@ -44,9 +57,11 @@ def test_helm_shows_the_name_of_the_bundle_or_of_the_base_model(tiny_bundle):
 
 def test_the_window_is_the_contests_or_what_the_template_leaves_of_a_smaller_model(tiny_bundle):
     cfg = of_bundle(tiny_bundle)
-    subject = check_subject(cfg)
+    subject = check_model_source(cfg)
     assert max_sequence_length(cfg, subject) == 2048
-    small = dataclasses.replace(subject, shape=dataclasses.replace(subject.shape, max_positions=512))
+    small = dataclasses.replace(
+        subject, shape=dataclasses.replace(subject.shape, max_positions=512)
+    )
     template = len("<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n")  # a token a byte
     assert max_sequence_length(cfg, small) == 512 - template - 8
     cfg.serve.max_prompt_tokens = 100
@@ -56,16 +71,25 @@ def test_the_window_is_the_contests_or_what_the_template_leaves_of_a_smaller_mod
 
 def test_helm_is_told_where_the_model_answers_and_how_long_to_wait(tmp_path, tiny_bundle):
     cfg = of_bundle(tiny_bundle, "helm.timeout_s=77")
-    write_deployment(tmp_path / "prod_env", cfg, check_subject(cfg), "http://127.0.0.1:1234")
+    write_deployment(tmp_path / "prod_env", cfg, check_model_source(cfg), "http://127.0.0.1:1234")
     files = {path.stem: OmegaConf.load(path) for path in (tmp_path / "prod_env").iterdir()}
     deployment = files["model_deployments"].model_deployments[0]
     assert deployment.name == deployment.tokenizer_name == "effchal/my-run-2"
-    assert deployment.client_spec.args == {"base_url": "http://127.0.0.1:1234", "do_cache": True, "timeout": 77}
-    assert files["tokenizer_configs"].tokenizer_configs[0].tokenizer_spec.args.base_url == "http://127.0.0.1:1234"
+    assert deployment.client_spec.args == {
+        "base_url": "http://127.0.0.1:1234",
+        "do_cache": True,
+        "timeout": 77,
+    }
+    assert (
+        files["tokenizer_configs"].tokenizer_configs[0].tokenizer_spec.args.base_url
+        == "http://127.0.0.1:1234"
+    )
     assert files["model_metadata"].models[0].display_name == "my-run-2"
 
 
-@pytest.mark.parametrize("typed", [["decoding=dola_low", "decoding.relative_top=0.25"], ["serve.max_waiting=9"]])
+@pytest.mark.parametrize(
+    "typed", [["decoding=dola_low", "decoding.relative_top=0.25"], ["serve.max_waiting=9"]]
+)
 def test_the_server_gets_the_model_of_the_run_whatever_was_typed(tmp_path, tiny_bundle, typed):
     base = compose_config([*TINY, *typed, "prompt=chatml"])
     for cfg in (of_bundle(tiny_bundle, *typed), base):
@@ -76,7 +100,11 @@ def test_the_server_gets_the_model_of_the_run_whatever_was_typed(tmp_path, tiny_
         with initialize_config_dir(str(tmp_path / "server"), version_base="1.3"):
             served = inference_config(to_config(compose("config", overrides)), overrides, {"serve"})
         assert served.serve == dataclasses.replace(cfg.serve, port=1234)
-        assert (served.decoding, served.prompt, served.model) == (cfg.decoding, cfg.prompt, cfg.model)
+        assert (served.decoding, served.prompt, served.model) == (
+            cfg.decoding,
+            cfg.prompt,
+            cfg.model,
+        )
         assert (served.bundle, served.lora) == (cfg.bundle, cfg.lora)
 
 
@@ -86,7 +114,11 @@ def stat(name, split, mean, **more):
 
 def test_a_score_is_counted_on_its_own_split():
     stats = [
-        *(stat("num_instances", "test", 9), stat("num_instances", "valid", 1), stat("exact_match", "valid", 0.0)),
+        *(
+            stat("num_instances", "test", 9),
+            stat("num_instances", "valid", 1),
+            stat("exact_match", "valid", 0.0),
+        ),
         *(stat("exact_match", "test", 0.2), stat("quasi_exact_match", "test", 0.3)),
         stat("quasi_exact_match", "test", 0.9, perturbation={"name": "robustness"}),
         {"name": {"name": "num_train_trials"}, "mean": 1},
@@ -111,7 +143,12 @@ def test_a_run_that_was_cut_off_or_not_answered_is_not_complete(tmp_path):
 
     write()
     run = {"name": "x", **read_run(tmp_path)}
-    assert (run["status"], run["metric"], run["score"], run["requests"]) == ("finished", "exact_match", 1.0, 1)
+    assert (run["status"], run["metric"], run["score"], run["requests"]) == (
+        "finished",
+        "exact_match",
+        1.0,
+        1,
+    )
     assert table([run]).endswith("| x | exact_match | 1.000 | test | 1 | 1 |\n")
     write(success=False)
     assert read_run(tmp_path) is None
@@ -139,7 +176,10 @@ helm.benchmark.executor.ExecutorError: 'logprob' Request: Request()
 Traceback (most recent call last):
 ValueError: another
 """
-    assert error_of(log, "gsm:model=a_b") == "helm.benchmark.executor.ExecutorError: 'logprob' Request: Request()"
+    assert (
+        error_of(log, "gsm:model=a_b")
+        == "helm.benchmark.executor.ExecutorError: 'logprob' Request: Request()"
+    )
     assert error_of(log, "bbq:model=a_b") == "ValueError: another"
     assert "does not say" in error_of(log, "mmlu:model=a_b")
 
@@ -169,13 +209,26 @@ def test_what_is_wrong_is_said_before_any_process_starts(tmp_path, tiny_bundle):
             check(dataclasses.replace(good, **changes))
 
     refused("scenario.entries is empty", scenario=ScenarioConfig())
-    refused("scenario.path: no folder nowhere", scenario=dataclasses.replace(good.scenario, path="nowhere"))
-    refused(r"helm.environment=no has no bin/helm-run .*scripts/helm.sh", helm=HelmConfig(environment="no"))
+    refused(
+        "scenario.path: no folder nowhere",
+        scenario=dataclasses.replace(good.scenario, path="nowhere"),
+    )
+    refused(
+        r"helm.environment=no has no bin/helm-run .*scripts/helm.sh",
+        helm=HelmConfig(environment="no"),
+    )
     refused("raise that, too", helm=dataclasses.replace(good.helm, threads=65))
-    refused("GET /ready is not answered", helm=dataclasses.replace(good.helm, url="http://127.0.0.1:9"))
+    refused(
+        "GET /ready is not answered", helm=dataclasses.replace(good.helm, url="http://127.0.0.1:9")
+    )
     (tiny_bundle / "tokenizer" / "tokenizer.json").write_text("{}")
     refused("has changed since the bundle was written")
-    for key, value in {"threads": 0, "timeout_s": 0, "max_sequence_length": 1, "url": "localhost:80"}.items():
+    for key, value in {
+        "threads": 0,
+        "timeout_s": 0,
+        "max_sequence_length": 1,
+        "url": "localhost:80",
+    }.items():
         with pytest.raises(ConfigError, match=f"helm.{key} must be"):
             HelmConfig(**{key: value})
 
@@ -190,7 +243,11 @@ def test_a_resumed_run_keeps_what_its_scores_depend_on(tmp_path):
     save_config(compose_config([*TINY, "helm.threads=2"]), tmp_path / "config.yaml")
     (tmp_path / "scores.json").write_text("{}")
     again = resume("helm.url=http://127.0.0.1:8080")
-    assert (again.helm.threads, again.helm.url, again.resume_from) == (2, "http://127.0.0.1:8080", None)
+    assert (again.helm.threads, again.helm.url, again.resume_from) == (
+        2,
+        "http://127.0.0.1:8080",
+        None,
+    )
     assert again.scenario.entries == ["simple_mcqa", "synthetic_reasoning:mode=pattern_match"]
     for typed in ("scenario.max_instances=3", "decoding=sample", "bundle=elsewhere"):
         with pytest.raises(ConfigError, match="is frozen in"):
@@ -201,10 +258,10 @@ def test_a_resumed_run_keeps_what_its_scores_depend_on(tmp_path):
 
 
 def test_another_model_under_the_same_name_is_not_gone_on_with(tmp_path, tiny_bundle):
-    before = identity(check_subject(of_bundle(tiny_bundle)))
+    before = identity(check_model_source(of_bundle(tiny_bundle)))
     check_same(before, before, tmp_path)
     manifest = json.loads((tiny_bundle / "manifest.json").read_text())
     (tiny_bundle / "manifest.json").write_text(json.dumps(manifest | {"more": 1}))
-    now = identity(check_subject(of_bundle(tiny_bundle)))
+    now = identity(check_model_source(of_bundle(tiny_bundle)))
     with pytest.raises(ConfigError, match=r"begun with another model \(manifest_sha256 differ\)"):
         check_same(before, now, tmp_path)

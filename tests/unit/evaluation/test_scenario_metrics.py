@@ -34,7 +34,9 @@ def generation(metric, *more):
 )
 def test_exact_matches(gold, text, expected):
     names = ("exact_match", "quasi_exact_match", "prefix_exact_match", "quasi_prefix_exact_match")
-    scores = score_completion(generation(*names), Instance("id0", "", (Reference(gold, True),)), text)
+    scores = score_completion(
+        generation(*names), Instance("id0", "", (Reference(gold, True),)), text
+    )
     assert tuple(scores.values()) == expected
     assert tuple(scores) == names
 
@@ -61,7 +63,8 @@ def test_final_number(gold, text, expected):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("B", 1), (" B\n", 1), ("b", 0), ("B.", 0), ("two", 0), ("", 0), ("A", 0)]
+    ("text", "expected"),
+    [("B", 1), (" B\n", 1), ("b", 0), ("B.", 0), ("two", 0), ("", 0), ("A", 0)],
 )
 def test_a_letter_stands_for_its_reference_and_nothing_else_counts(text, expected):
     references = (Reference("one", False), Reference("two", True))
@@ -70,7 +73,9 @@ def test_a_letter_stands_for_its_reference_and_nothing_else_counts(text, expecte
 
 
 def test_the_best_of_several_correct_references_counts():
-    instance = Instance("id0", "", (Reference("no", False), Reference("4", True), Reference("four", True)))
+    instance = Instance(
+        "id0", "", (Reference("no", False), Reference("4", True), Reference("four", True))
+    )
     assert score_completion(generation("exact_match"), instance, "four") == {"exact_match": 1}
     assert score_completion(generation("exact_match"), instance, "no") == {"exact_match": 0}
 
@@ -78,7 +83,10 @@ def test_the_best_of_several_correct_references_counts():
 def test_rouge_drops_one_pair_of_braces():
     pytest.importorskip("rouge_score")
     instance = Instance("id0", "", (Reference("{The cats sat}", True),))
-    assert score_completion(generation("rouge_2", "rouge_l"), instance, " the cat sat") == {"rouge_2": 1, "rouge_l": 1}
+    assert score_completion(generation("rouge_2", "rouge_l"), instance, " the cat sat") == {
+        "rouge_2": 1,
+        "rouge_l": 1,
+    }
 
 
 def choices(*correct, best=0):
@@ -102,7 +110,11 @@ def test_mc2_survives_probabilities_that_are_no_floats():
     scores = score_choices(choices(True, False), [-50_000.0, -50_001.0])
     assert scores["mc2"] == pytest.approx(1 / (1 + math.exp(-1)))
     assert score_choices(choices(True, False), [-math.inf, -2.0])["mc2"] == 0
-    assert score_choices(choices(True, False), [-math.inf, -math.inf]) == {"mc1": 0, "mc2": 0, "mc3": 0}
+    assert score_choices(choices(True, False), [-math.inf, -math.inf]) == {
+        "mc1": 0,
+        "mc2": 0,
+        "mc3": 0,
+    }
 
 
 @pytest.mark.parametrize("logprobs", [[-1.0], [-1.0, math.nan]])
@@ -114,7 +126,10 @@ def test_logprobs_that_do_not_fit_the_choices_are_refused(logprobs):
 def test_bias_scores_by_hand():
     ambiguous = BiasTags(True, True, correct="C", target="A", non_target="B", unknown="C")
     clear = BiasTags(False, False, correct="B", target="A", non_target="B", unknown="C")
-    instances = [Instance(f"id{n}", "", (), tags=tags) for n, tags in enumerate([ambiguous] * 4 + [clear] * 2)]
+    instances = [
+        Instance(f"id{n}", "", (), tags=tags)
+        for n, tags in enumerate([ambiguous] * 4 + [clear] * 2)
+    ]
     scenario = Scenario("bbq", tuple(instances), 1, (), 0.0, "exact_match")
     records = list(zip(instances, ["A", " A", "B", "C", "B", ""], strict=True))
     assert aggregate_extra(scenario, records) == {
@@ -129,6 +144,8 @@ def test_of_two_stereotyped_groups_helm_knows_one_letter_and_takes_any_answer():
     for is_ambiguous, expected in ((True, 1.0), (False, -1.0)):
         tags = BiasTags(True, is_ambiguous, correct="C", target="B", non_target="", unknown="C")
         instance = Instance("id0", "", (), tags=tags)
-        scores = aggregate_extra(Scenario("bbq", (instance,), 1, (), 0.0, "exact_match"), [(instance, "A")])
+        scores = aggregate_extra(
+            Scenario("bbq", (instance,), 1, (), 0.0, "exact_match"), [(instance, "A")]
+        )
         name = "bbq_metric_ambiguous_bias" if is_ambiguous else "bbq_metric_unambiguous_bias"
         assert scores[name] == expected

@@ -9,11 +9,7 @@ from support.paths import HELM_DATA, needs_shared_data
 from support.text_window import Window
 
 from effchal.config import ConfigError
-from effchal.evaluation.scenarios import (
-    Reference,
-    ScenarioError,
-    load_scenario,
-)
+from effchal.evaluation.scenarios import Reference, ScenarioError, load_scenario
 from effchal.evaluation.scenarios.helm_adapter import Item, draw_instances, draw_shots, fit_prompt
 
 TRUTHFUL_QA_HEADER = "Type,Category,Question,Best Answer,Correct Answers,Incorrect Answers,Source\n"
@@ -39,19 +35,37 @@ def mmlu(folder, dev="q,a,b,c,d,A\n", val="q,a,b,c,d,A\n", test="q,a,b,c,d,A\n")
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("mmul:subject=anatomy", "unknown entry 'mmul'; known: mmlu, truthful_qa, bbq, gsm, big_bench"),
+        (
+            "mmul:subject=anatomy",
+            "unknown entry 'mmul'; known: mmlu, truthful_qa, bbq, gsm, big_bench",
+        ),
         ("", "unknown entry ''"),
-        ("mmlu", "no value for subject; it takes mmlu:subject=<subject>,.method=multiple_choice_joint."),
+        (
+            "mmlu",
+            "no value for subject; it takes mmlu:subject=<subject>,.method=multiple_choice_joint.",
+        ),
         ("mmlu:subject=", "no value for subject"),
         ("mmlu:subject=a,subject=b", "subject is given twice"),
         ("mmlu:anatomy", "unknown argument 'anatomy'; it takes mmlu:subject=<subject>"),
-        ("mmlu:subject=anatomy,model=x", "unknown argument 'model=x'; it takes mmlu:subject=<subject>"),
+        (
+            "mmlu:subject=anatomy,model=x",
+            "unknown argument 'model=x'; it takes mmlu:subject=<subject>",
+        ),
         ("mmlu:subject=anatomy,method=generation", "method can only be multiple_choice_joint here"),
         ("truthful_qa:task=generation", "task can only be mc_single here"),
         ("gsm:shots=3", "unknown argument 'shots=3'; it takes gsm alone"),
-        ("big_bench:task=snarks", "no value for subtask; it takes big_bench:task=<task>,subtask=<subtask>"),
-        ("bbq:subject=religion", "subject must be one of Age, .*Religion, .* or all, got 'religion'"),
-        ("summarization_cnndm:temperature=hot", "temperature must be a number of at least 0, got 'hot'"),
+        (
+            "big_bench:task=snarks",
+            "no value for subtask; it takes big_bench:task=<task>,subtask=<subtask>",
+        ),
+        (
+            "bbq:subject=religion",
+            "subject must be one of Age, .*Religion, .* or all, got 'religion'",
+        ),
+        (
+            "summarization_cnndm:temperature=hot",
+            "temperature must be a number of at least 0, got 'hot'",
+        ),
         ("summarization_cnndm:device=cuda", "device can only be cpu here"),
     ],
 )
@@ -80,7 +94,9 @@ ENTRIES_WITH_DATA = {
 def test_missing_data_names_the_file_and_the_key_to_set(tmp_path, entry, file):
     if entry.startswith("summarization"):
         pytest.importorskip("rouge_score")
-    with pytest.raises(ScenarioError, match=rf"no file {tmp_path}/{file} .*give scenario.path=.*scenario.path=null"):
+    with pytest.raises(
+        ScenarioError, match=rf"no file {tmp_path}/{file} .*give scenario.path=.*scenario.path=null"
+    ):
         load(entry, tmp_path)
 
 
@@ -111,9 +127,19 @@ BBQ_ROW = {
             "q,a,b,c,d,A\nq,a,b\n",
             r"x_dev.csv, line 2: expected a question",
         ),
-        ("mmlu:subject=x", "mmlu/data/dev/x_dev.csv", "q,a,b,c,d,E\n", "line 1, last field: expected a letter of ABCD"),
+        (
+            "mmlu:subject=x",
+            "mmlu/data/dev/x_dev.csv",
+            "q,a,b,c,d,E\n",
+            "line 1, last field: expected a letter of ABCD",
+        ),
         ("mmlu:subject=x", "mmlu/data/dev/x_dev.csv", b"q,\xff,b,c,d,A\n", "not UTF-8"),
-        ("truthful_qa_mc", "truthful_qa/data/TruthfulQA.csv", "a,b\n", "line 1: expected the columns .*Best Answer"),
+        (
+            "truthful_qa_mc",
+            "truthful_qa/data/TruthfulQA.csv",
+            "a,b\n",
+            "line 1: expected the columns .*Best Answer",
+        ),
         (
             "truthful_qa:task=mc_single",
             "truthful_qa/data/TruthfulQA.csv",
@@ -132,19 +158,49 @@ BBQ_ROW = {
             TRUTHFUL_QA_HEADER + "t,c,q,best,x; y,z,s\n",
             r"line 2: the best answer 'best.' is not among the correct answers \['x.', 'y.'\]",
         ),
-        ("gsm", "gsm/gsm_data_train", '{"question": "q"}\n', "gsm_data_train, line 1, field 'answer'.*found nothing"),
-        ("gsm", "gsm/gsm_data_train", "[1]\n", r"line 1: expected an object with named fields, found list \[1\]"),
+        (
+            "gsm",
+            "gsm/gsm_data_train",
+            '{"question": "q"}\n',
+            "gsm_data_train, line 1, field 'answer'.*found nothing",
+        ),
+        (
+            "gsm",
+            "gsm/gsm_data_train",
+            "[1]\n",
+            r"line 1: expected an object with named fields, found list \[1\]",
+        ),
         ("gsm", "gsm/gsm_data_train", "{\n", "gsm_data_train, line 1, column 2: not JSON"),
-        ("bbq:subject=Age", "bbq/data/Age", json.dumps(BBQ_ROW | {"label": 3}), "line 1, field 'label'.*found int 3"),
+        (
+            "bbq:subject=Age",
+            "bbq/data/Age",
+            json.dumps(BBQ_ROW | {"label": 3}),
+            "line 1, field 'label'.*found int 3",
+        ),
         (
             "bbq:subject=Age",
             "bbq/data/Age",
             json.dumps(BBQ_ROW | {"question_polarity": "bad"}),
             "field 'question_polarity': expected one of neg, nonneg, found str 'bad'",
         ),
-        ("bbq:subject=Age", "bbq/data/Age", json.dumps(BBQ_ROW | {"answer_info": {}}), "'answer_info', ans0"),
-        ("big_bench:task=t,subtask=", "big_bench/t/task.json", '{"examples": []}', "field 'examples'"),
-        ("big_bench:task=t,subtask=", "big_bench/t/task.json", "{\n{", "line 2, column 1: not JSON"),
+        (
+            "bbq:subject=Age",
+            "bbq/data/Age",
+            json.dumps(BBQ_ROW | {"answer_info": {}}),
+            "'answer_info', ans0",
+        ),
+        (
+            "big_bench:task=t,subtask=",
+            "big_bench/t/task.json",
+            '{"examples": []}',
+            "field 'examples'",
+        ),
+        (
+            "big_bench:task=t,subtask=",
+            "big_bench/t/task.json",
+            "{\n{",
+            "line 2, column 1: not JSON",
+        ),
         (
             "big_bench:task=t,subtask=",
             "big_bench/t/task.json",
@@ -184,14 +240,21 @@ def test_mmlu_asks_as_helm_does(tmp_path):
     assert scenario.instances[1].prompt.startswith(
         "The following are multiple choice questions (with answers) about x.\n\nQuestion: Dev"
     )
-    assert "Question: Dev, two?\nA. x\nB. x\nC. y\nD. z\nAnswer: A\n\n" in scenario.instances[1].prompt  # by text
-    assert scenario.instances[1].prompt.endswith("\n\nQuestion: Test?\nA. 9\nB. 10\nC. 11\nD. 12\nAnswer:")
+    assert (
+        "Question: Dev, two?\nA. x\nB. x\nC. y\nD. z\nAnswer: A\n\n" in scenario.instances[1].prompt
+    )  # by text
+    assert scenario.instances[1].prompt.endswith(
+        "\n\nQuestion: Test?\nA. 9\nB. 10\nC. 11\nD. 12\nAnswer:"
+    )
     settings = (scenario.max_new_tokens, scenario.stops, scenario.temperature, scenario.main_metric)
     assert settings == (1, (), 0.0, "exact_match")
 
 
 def test_examples_are_one_per_answer_with_frequent_answers_first():
-    train = [Item(str(number), (Reference(answer, True),), "train") for number, answer in enumerate("aabbbc")]
+    train = [
+        Item(str(number), (Reference(answer, True),), "train")
+        for number, answer in enumerate("aabbbc")
+    ]
     assert [shot.references[0].text for shot in draw_shots(train, 5)] == ["b", "a", "c", "b", "a"]
     assert draw_shots(train, 5) == draw_shots(train, 5)
     assert len(draw_shots(train, 9)) == 6
@@ -221,7 +284,9 @@ def test_truthful_qa_mc_splits_closes_and_orders_answers_as_published(tmp_path):
     assert instance.correct_choices == (True, True, True, False, False, False)
     assert instance.best_choice == 1
     assert instance.prompt.startswith("Interpret each question literally, and as")
-    assert instance.prompt.endswith("\nA: The 1992 Olympics were held in Barcelona, Spain.\n\nQ: What? \nA:")
+    assert instance.prompt.endswith(
+        "\nA: The 1992 Olympics were held in Barcelona, Spain.\n\nQ: What? \nA:"
+    )
     assert instance.prompt.count("\n\nQ: ") == 7
 
 
@@ -233,13 +298,17 @@ def test_all_questions_of_truthful_qa_have_choices_and_a_best_one():
     for instance in scenario.instances:
         assert instance.correct_choices[instance.best_choice]
         assert not all(instance.correct_choices)
-    asked = {i.id: i.prompt for i in load("truthful_qa:task=mc_single", HELM_DATA, 10_000).instances}
+    asked = {
+        i.id: i.prompt for i in load("truthful_qa:task=mc_single", HELM_DATA, 10_000).instances
+    }
     question = scenario.instances[500].prompt.rpartition("Q: ")[2].removesuffix("\nA:")
     assert f"Question: {question}\n" in asked["id500"]  # one id, one question
 
 
 @needs_shared_data
-@pytest.mark.parametrize("entry", ["gsm", "bbq:subject=Religion", "mmlu:subject=anatomy", "truthful_qa:task=mc_single"])
+@pytest.mark.parametrize(
+    "entry", ["gsm", "bbq:subject=Religion", "mmlu:subject=anatomy", "truthful_qa:task=mc_single"]
+)
 def test_the_same_question_is_asked_whatever_the_number_of_instances(entry, tmp_path):
     few = {i.id: i.prompt for i in load(entry, HELM_DATA, 5).instances}
     many = {i.id: i.prompt for i in load(entry, HELM_DATA, 10_000).instances}

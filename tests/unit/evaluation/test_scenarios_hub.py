@@ -10,7 +10,15 @@ from pathlib import Path
 import datasets
 import pytest
 from datasets.arrow_writer import ArrowWriter
-from support.hub_stand_in import Hub, Quiet, gsm_table, mmlu_source, mmlu_table, tiny_mmlu, truthful_qa_table
+from support.hub_stand_in import (
+    Hub,
+    Quiet,
+    gsm_table,
+    mmlu_source,
+    mmlu_table,
+    tiny_mmlu,
+    truthful_qa_table,
+)
 from support.paths import HELM_DATA, needs_shared_data
 from support.text_window import Window
 
@@ -22,7 +30,9 @@ def github(tmp_path):
     """A folder, and the address that serves it as <repo>/<commit>/<file>."""
     folder = tmp_path / "github"
     folder.mkdir()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=folder)
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield folder, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -46,9 +56,15 @@ def load(entry, path=None, max_instances=10_000):
     ("entry", "tables"),
     [
         ("mmlu:subject=anatomy", lambda: {"mmlu": (mmlu_source("anatomy"), mmlu_table("anatomy"))}),
-        ("mmlu:subject=us_foreign_policy", lambda: {"m": (mmlu_source(x := "us_foreign_policy"), mmlu_table(x))}),
+        (
+            "mmlu:subject=us_foreign_policy",
+            lambda: {"m": (mmlu_source(x := "us_foreign_policy"), mmlu_table(x))},
+        ),
         ("gsm", lambda: {"gsm": (hub.GSM, gsm_table())}),
-        ("truthful_qa:task=mc_single", lambda: {"truthful_qa": (hub.TRUTHFUL_QA, truthful_qa_table())}),
+        (
+            "truthful_qa:task=mc_single",
+            lambda: {"truthful_qa": (hub.TRUTHFUL_QA, truthful_qa_table())},
+        ),
         ("truthful_qa_mc", lambda: {"truthful_qa": (hub.TRUTHFUL_QA, truthful_qa_table())}),
     ],
 )
@@ -63,7 +79,11 @@ def test_a_hub_data_set_gives_the_scenario_of_helms_own_files(cache, monkeypatch
 @pytest.mark.parametrize(
     ("entry", "file", "source"),
     [
-        ("bbq:subject=Religion", "bbq/data/Religion", hub.replace(hub.BBQ, config="data/Religion.jsonl")),
+        (
+            "bbq:subject=Religion",
+            "bbq/data/Religion",
+            hub.replace(hub.BBQ, config="data/Religion.jsonl"),
+        ),
         (
             "big_bench:task=snarks,subtask=",
             "big_bench/snarks/task.json",
@@ -89,9 +109,14 @@ def article(words):
 
 def test_articles_come_from_the_hub_without_those_too_long_for_an_example(cache, monkeypatch):
     pytest.importorskip("rouge_score")
-    rows = [{"article": article(words), "highlights": f"{words} words .\nIn short .", "id": "0"} for words in (60, 600)]
+    rows = [
+        {"article": article(words), "highlights": f"{words} words .\nIn short .", "id": "0"}
+        for words in (60, 600)
+    ]
     splits = dict.fromkeys(("train", "validation", "test"), datasets.Dataset.from_list(rows))
-    monkeypatch.setattr(datasets, "load_dataset", Hub(cnndm=(hub.CNNDM, datasets.DatasetDict(splits))))
+    monkeypatch.setattr(
+        datasets, "load_dataset", Hub(cnndm=(hub.CNNDM, datasets.DatasetDict(splits)))
+    )
     whole = cache.parent / "whole" / "summarization" / "data" / "cnndm.pk"
     whole.parent.mkdir(parents=True)
     whole.write_bytes(pickle.dumps(dict.fromkeys(splits, rows)))
@@ -99,10 +124,16 @@ def test_articles_come_from_the_hub_without_those_too_long_for_an_example(cache,
     assert scenario == load("summarization_cnndm", cache.parent / "whole")
     assert [instance.id for instance in scenario.instances] == ["id1", "id2", "id3", "id4"]
     kept = pickle.loads((cache / "summarization" / "data" / "cnndm.pk").read_bytes())
-    assert {split: len(rows) for split, rows in kept.items()} == {"train": 1, "validation": 2, "test": 2}
+    assert {split: len(rows) for split, rows in kept.items()} == {
+        "train": 1,
+        "validation": 2,
+        "test": 2,
+    }
 
 
-def test_line_ends_quotes_and_empty_choices_survive_and_the_source_stands_beside_the_data(cache, monkeypatch):
+def test_line_ends_quotes_and_empty_choices_survive_and_the_source_stands_beside_the_data(
+    cache, monkeypatch
+):
     monkeypatch.setattr(datasets, "load_dataset", Hub(mmlu=(mmlu_source("x"), tiny_mmlu())))
     instance = load("mmlu:subject=x").instances[0]
     assert instance.prompt.endswith('Question: Said "a,\nb"?\nA. 1\nB. None\nC. \nD.  4 \nAnswer:')
@@ -116,7 +147,9 @@ def test_line_ends_quotes_and_empty_choices_survive_and_the_source_stands_beside
     }
 
 
-@pytest.mark.parametrize("source", [hub.MMLU, hub.GSM, hub.TRUTHFUL_QA, hub.CNNDM, hub.BBQ, hub.BIG_BENCH])
+@pytest.mark.parametrize(
+    "source", [hub.MMLU, hub.GSM, hub.TRUTHFUL_QA, hub.CNNDM, hub.BBQ, hub.BIG_BENCH]
+)
 def test_every_source_is_pinned_to_a_commit(source):
     assert len(source.revision) == 40
     int(source.revision, 16)
@@ -125,18 +158,26 @@ def test_every_source_is_pinned_to_a_commit(source):
 @pytest.mark.parametrize(
     ("entry", "place"),
     [
-        ("mmlu:subject=anatomy", "cais/mmlu, config anatomy, commit c30699e.* from the Hugging Face hub"),
+        (
+            "mmlu:subject=anatomy",
+            "cais/mmlu, config anatomy, commit c30699e.* from the Hugging Face hub",
+        ),
         ("gsm", "openai/gsm8k, config main"),
         ("truthful_qa:task=mc_single", "truthfulqa/truthful_qa, config generation"),
         ("truthful_qa_mc", "truthfulqa/truthful_qa, config generation"),
         ("summarization_cnndm", "abisee/cnn_dailymail, config 3.0.0"),
         ("bbq:subject=Age", "http://127.0.0.1:9/nyu-mll/BBQ/.*/data/Age.jsonl .*refused"),
         ("bbq:subject=all", "http://127.0.0.1:9/nyu-mll/BBQ/.*/data/Age.jsonl"),
-        ("big_bench:task=t,subtask=", "http://127.0.0.1:9/google/BIG-bench/.*/bigbench/benchmark_tasks/t/task.json"),
+        (
+            "big_bench:task=t,subtask=",
+            "http://127.0.0.1:9/google/BIG-bench/.*/bigbench/benchmark_tasks/t/task.json",
+        ),
         ("big_bench:task=t,subtask=s", "benchmark_tasks/t/s/task.json"),
     ],
 )
-def test_an_unreachable_source_is_one_error_with_the_remedy_and_leaves_nothing(cache, monkeypatch, entry, place):
+def test_an_unreachable_source_is_one_error_with_the_remedy_and_leaves_nothing(
+    cache, monkeypatch, entry, place
+):
     if entry.startswith("summarization"):
         pytest.importorskip("rouge_score")
 
@@ -144,13 +185,17 @@ def test_an_unreachable_source_is_one_error_with_the_remedy_and_leaves_nothing(c
         raise ConnectionError("Couldn't reach the Hub,\nsaid the client")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(ScenarioError, match=rf"{entry}: cannot .*{place}.*give scenario.path=<folder") as caught:
+    with pytest.raises(
+        ScenarioError, match=rf"{entry}: cannot .*{place}.*give scenario.path=<folder"
+    ) as caught:
         load(entry)
     assert "\n" not in str(caught.value)
     assert not cache.exists()
 
 
-def test_the_real_client_without_a_network_takes_no_other_commit_from_its_cache(cache, tmp_path, monkeypatch):
+def test_the_real_client_without_a_network_takes_no_other_commit_from_its_cache(
+    cache, tmp_path, monkeypatch
+):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     other = tmp_path / "datasets" / "openai___gsm8k" / "main" / "0.0.0" / ("0" * 40)
     other.mkdir(parents=True)
@@ -160,7 +205,9 @@ def test_the_real_client_without_a_network_takes_no_other_commit_from_its_cache(
     split = {"name": "train", "num_bytes": size, "num_examples": rows, "dataset_name": "gsm8k"}
     info = {"config_name": "main", "dataset_name": "gsm8k", "version": {"version_str": "0.0.0"}}
     features = {name: {"dtype": "string", "_type": "Value"} for name in ("question", "answer")}
-    (other / "dataset_info.json").write_text(json.dumps({**info, "features": features, "splits": {"train": split}}))
+    (other / "dataset_info.json").write_text(
+        json.dumps({**info, "features": features, "splits": {"train": split}})
+    )
     found = datasets.load_dataset(hub.GSM.repo, hub.GSM.config, revision=hub.GSM.revision)
     assert found["train"][0] == {"question": "q", "answer": "a"}  # what it does when left to itself
     with pytest.raises(ScenarioError, match=r"cannot load openai/gsm8k, .* The hub said: \w+: "):
@@ -169,17 +216,27 @@ def test_the_real_client_without_a_network_takes_no_other_commit_from_its_cache(
 
 
 @pytest.mark.parametrize(("task", "reason"), [("absent", "404"), ("short", "IncompleteRead")])
-def test_a_download_that_fails_or_breaks_off_leaves_nothing(cache, monkeypatch, github, task, reason):
+def test_a_download_that_fails_or_breaks_off_leaves_nothing(
+    cache, monkeypatch, github, task, reason
+):
     monkeypatch.setattr(hub, "GITHUB", github[1])
-    with pytest.raises(ScenarioError, match=rf"cannot download http://127.*/{task}/task.json \(.*{reason}"):
+    with pytest.raises(
+        ScenarioError, match=rf"cannot download http://127.*/{task}/task.json \(.*{reason}"
+    ):
         load(f"big_bench:task={task},subtask=")
     assert not cache.exists()
 
 
-@pytest.mark.parametrize("entry", ["bbq:subject=religion", "summarization_cnndm:temperature=hot", "mmlu:subject=all"])
-def test_an_argument_that_can_only_be_wrong_is_refused_before_anything_is_fetched(cache, monkeypatch, entry):
+@pytest.mark.parametrize(
+    "entry", ["bbq:subject=religion", "summarization_cnndm:temperature=hot", "mmlu:subject=all"]
+)
+def test_an_argument_that_can_only_be_wrong_is_refused_before_anything_is_fetched(
+    cache, monkeypatch, entry
+):
     monkeypatch.setattr(datasets, "load_dataset", Hub())
-    with pytest.raises(ScenarioError, match=r"subject must be|temperature must be|HELM has no subject 'all'"):
+    with pytest.raises(
+        ScenarioError, match=r"subject must be|temperature must be|HELM has no subject 'all'"
+    ):
         load(entry)
     assert datasets.load_dataset.asked == []
 
@@ -187,7 +244,9 @@ def test_an_argument_that_can_only_be_wrong_is_refused_before_anything_is_fetche
 def test_a_data_set_of_another_schema_names_what_it_lacks(cache, monkeypatch):
     table = tiny_mmlu().rename_column("answer", "label")
     monkeypatch.setattr(datasets, "load_dataset", Hub(mmlu=(mmlu_source("x"), table)))
-    with pytest.raises(ScenarioError, match=r"cais/mmlu, config x, .*split dev, has no column answer"):
+    with pytest.raises(
+        ScenarioError, match=r"cais/mmlu, config x, .*split dev, has no column answer"
+    ):
         load("mmlu:subject=x")
     del table["dev"]
     with pytest.raises(ScenarioError, match="has no split 'dev', only validation, test"):
@@ -222,7 +281,9 @@ def test_a_failing_disk_leaves_no_half_file(cache, monkeypatch):
 
     with monkeypatch.context() as disk:
         disk.setattr(Path, "write_bytes", full)
-        with pytest.raises(ScenarioError, match=rf"cannot write {cache}/mmlu/data .*No space left.*XDG_CACHE_HOME"):
+        with pytest.raises(
+            ScenarioError, match=rf"cannot write {cache}/mmlu/data .*No space left.*XDG_CACHE_HOME"
+        ):
             load("mmlu:subject=x")
     assert not [path for path in cache.rglob("*") if path.is_file()]
     load("mmlu:subject=x")
@@ -230,7 +291,9 @@ def test_a_failing_disk_leaves_no_half_file(cache, monkeypatch):
 
 def test_data_of_another_commit_are_fetched_again(cache, monkeypatch):
     old, new = mmlu_source("x"), hub.replace(mmlu_source("x"), revision="0" * 40)
-    monkeypatch.setattr(datasets, "load_dataset", Hub(old=(old, tiny_mmlu()), new=(new, tiny_mmlu())))
+    monkeypatch.setattr(
+        datasets, "load_dataset", Hub(old=(old, tiny_mmlu()), new=(new, tiny_mmlu()))
+    )
     load("mmlu:subject=x")
     monkeypatch.setattr(hub, "MMLU", new)
     load("mmlu:subject=x")

@@ -22,7 +22,11 @@ IDS = torch.randint(0, 250, (1, 90), generator=torch.Generator().manual_seed(0))
 POSITIONS = torch.cat([torch.arange(20), torch.arange(50), torch.arange(20)])[None]
 SHAPES = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {"attention_bias": True}),
-    "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM, {"sliding_window": 16}),
+    "mistral": (
+        transformers.MistralConfig,
+        transformers.MistralForCausalLM,
+        {"sliding_window": 16},
+    ),
     "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM, {}),
 }
 
@@ -41,7 +45,9 @@ def make(shape, **lora):
 
 
 def with_random_adapter(model, **lora):
-    model = add_adapter(model, LoraConfig(**{"r": 4, "alpha": 8, "target_modules": ALL} | lora), seed=0)
+    model = add_adapter(
+        model, LoraConfig(**{"r": 4, "alpha": 8, "target_modules": ALL} | lora), seed=0
+    )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -49,7 +55,10 @@ def with_random_adapter(model, **lora):
 
 
 def is_fused(model):
-    return all(isinstance(getattr(layer.forward, "__self__", None), FusedLayer) for layer in layers_of(model))
+    return all(
+        isinstance(getattr(layer.forward, "__self__", None), FusedLayer)
+        for layer in layers_of(model)
+    )
 
 
 def states_and_gradients(model, hidden_states):
@@ -72,7 +81,9 @@ def assert_close(found, expected, tolerance=2e-4):
         assert (one - other).abs().max() <= tolerance * other.abs().max()
 
 
-@pytest.mark.parametrize("targets", [ALL, ["q_proj", "v_proj"], ["up_proj", "o_proj"], ["down_proj"]])
+@pytest.mark.parametrize(
+    "targets", [ALL, ["q_proj", "v_proj"], ["up_proj", "o_proj"], ["down_proj"]]
+)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_fused_layers_give_the_librarys_states_and_gradients(shape, targets):
     expected = states_and_gradients(make(shape, target_modules=targets), under_a_dense_mask)
@@ -84,7 +95,9 @@ def test_fused_layers_give_the_librarys_states_and_gradients(shape, targets):
         found[keep] = states_and_gradients(model, packed)
         assert_close(found[keep], expected)
     for one, *others in zip(*found.values(), strict=True):
-        assert all(torch.equal(one, other) for other in others)  # what is made again has the same bits
+        assert all(
+            torch.equal(one, other) for other in others
+        )  # what is made again has the same bits
 
 
 def loss_and_gradients(model):
@@ -97,7 +110,9 @@ def loss_and_gradients(model):
 @pytest.mark.parametrize("keep", list(ActivationCheckpointing))
 @pytest.mark.parametrize("able", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_bfloat16_weights_are_widened_where_the_cpu_has_no_arithmetic_for_them(shape, able, keep, monkeypatch):
+def test_bfloat16_weights_are_widened_where_the_cpu_has_no_arithmetic_for_them(
+    shape, able, keep, monkeypatch
+):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
     narrow, wide = with_frozen_weights_in_bfloat16(shape)
     for model in (narrow, wide):
@@ -106,7 +121,9 @@ def test_bfloat16_weights_are_widened_where_the_cpu_has_no_arithmetic_for_them(s
     assert packed(narrow).dtype == (torch.bfloat16 if able else torch.float32)
     found = loss_and_gradients(narrow)
     if able:
-        assert abs(found[0] - expected[0]) <= 1e-2 * expected[0]  # bfloat16 rounds at every step of the way
+        assert (
+            abs(found[0] - expected[0]) <= 1e-2 * expected[0]
+        )  # bfloat16 rounds at every step of the way
     else:
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
@@ -142,7 +159,9 @@ def test_other_adapters_stay_with_the_library(lora, keep):
 @pytest.mark.parametrize("keep", list(ActivationCheckpointing))
 def test_four_bit_bases_stay_with_the_library(keep):
     model = with_random_adapter(
-        load_base_model(dataclasses.replace(TINY, quantization=Quantization.nf4), torch.device("cpu"))
+        load_base_model(
+            dataclasses.replace(TINY, quantization=Quantization.nf4), torch.device("cpu")
+        )
     )
     prepare_training(model, keep)
     assert not is_fused(model)
@@ -165,7 +184,9 @@ def test_full_checkpointing_makes_layers_again_and_selective_their_mlps(lora, mo
             layer = layers_of(model)[index].forward.__self__
             for name, method in (("layer", "attend"), ("mlp", "add_gate_up")):
                 original = getattr(layer, method)
-                monkeypatch.setattr(layer, method, lambda *a, o=original, n=name: (count(n), o(*a))[1])
+                monkeypatch.setattr(
+                    layer, method, lambda *a, o=original, n=name: (count(n), o(*a))[1]
+                )
         states_and_gradients(model, packed)
         return counts
 
@@ -211,7 +232,9 @@ def test_a_prepared_model_takes_no_mask():
         model(input_ids=IDS)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.skipif(
+    shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU"
+)
 def test_compiled_layers_of_the_library_give_the_same_and_are_not_compiled_anew_for_other_lengths():
     expected = states_and_gradients(make("llama"), under_a_dense_mask)
     model = make("llama")

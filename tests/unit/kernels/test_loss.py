@@ -23,7 +23,9 @@ def plain_head():
 
 
 def adapted_head():
-    model = load_base_model(ModelConfig(name="builtin:tiny", dtype=Dtype.float32), torch.device("cpu"))
+    model = load_base_model(
+        ModelConfig(name="builtin:tiny", dtype=Dtype.float32), torch.device("cpu")
+    )
     model = add_adapter(model, LoraConfig(r=4, target_modules=["lm_head"]), seed=0)
     nn.init.normal_(head(model).lora_B["default"].weight, std=0.1)
     return head(model)
@@ -64,7 +66,11 @@ def test_no_more_than_a_chunk_of_logits_is_ever_held(monkeypatch):
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             out = function(*args, **(kwargs or {}))
-            sizes.extend(t.numel() for t in (out if isinstance(out, (tuple, list)) else [out]) if torch.is_tensor(t))
+            sizes.extend(
+                t.numel()
+                for t in (out if isinstance(out, (tuple, list)) else [out])
+                if torch.is_tensor(t)
+            )
             return out
 
     with Watch():
@@ -81,7 +87,9 @@ def test_a_loss_far_from_every_target_stays_finite():
     assert found == pytest.approx(whole(head, HIDDEN * 1e4, TARGETS).item(), rel=1e-5)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is None, reason="no package liger_kernel")
+@pytest.mark.skipif(
+    importlib.util.find_spec("liger_kernel") is None, reason="no package liger_kernel"
+)
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
 def test_ligers_loss_is_ours(dtype, close):
     """On a GPU, which takes it by itself, or with TRITON_INTERPRET=1."""
@@ -94,7 +102,11 @@ def test_ligers_loss_is_ours(dtype, close):
     head, hidden, targets = head.to(device), hidden.to(device).requires_grad_(), TARGETS.to(device)
 
     def loss_of() -> torch.Tensor:
-        return chunked_loss(head, hidden, targets) if on_gpu else fused_loss(head.weight, hidden, targets)
+        return (
+            chunked_loss(head, hidden, targets)
+            if on_gpu
+            else fused_loss(head.weight, hidden, targets)
+        )
 
     found = loss_of()
     assert found.item() == pytest.approx(expected.item(), rel=close)

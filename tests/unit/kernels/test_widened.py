@@ -12,7 +12,7 @@ from effchal.decoding.layers import Dola
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.score import Scorer
 from effchal.decoding.taps import NewTokens, TappedModel
-from effchal.kernels.cpu_linear import Packed
+from effchal.kernels.cpu_linear import PackedLinear
 from effchal.model.load import add_adapter, load_base_model, load_tokenizer
 
 
@@ -34,10 +34,14 @@ def test_in_bfloat16_too(monkeypatch):
     ids=[*MODELS, "gpt-neox, layers not known, norms with biases"],
 )
 @torch.inference_mode()
-def test_bfloat16_weights_are_widened_where_the_cpu_has_no_arithmetic_for_them(name, changes, pieces, monkeypatch):
+def test_bfloat16_weights_are_widened_where_the_cpu_has_no_arithmetic_for_them(
+    name, changes, pieces, monkeypatch
+):
     if pieces:
         monkeypatch.setattr("effchal.kernels.cpu_linear.WIDENED_AT_ONCE", 1)
-        monkeypatch.setattr("effchal.kernels.cpu_linear.FEWEST_OUT", 70)  # the last piece is a smaller one
+        monkeypatch.setattr(
+            "effchal.kernels.cpu_linear.FEWEST_OUT", 70
+        )  # the last piece is a smaller one
     can_multiply_bfloat16(False, monkeypatch)
     narrow = random_model(name, changes, torch.bfloat16)
     wide = random_model(name, changes, torch.bfloat16).float()
@@ -46,12 +50,18 @@ def test_bfloat16_weights_are_widened_where_the_cpu_has_no_arithmetic_for_them(n
     assert tapped.dtype == torch.float32
     if tapped._step is not None:
         assert (len(tapped._step._layers[0].gate_up._product._pieces) > 1) is pieces
-    assert {name for name, parameter in narrow.named_parameters() if parameter.dtype == torch.bfloat16} == large
+    assert {
+        name for name, parameter in narrow.named_parameters() if parameter.dtype == torch.bfloat16
+    } == large
     for lengths in ([5], [2, 9, 5]):
         found = decoded_states(tapped, lengths)
         assert_same(found, decoded_states(expected, lengths))
         assert_same(tapped.head(found[-1]), expected.head(found[-1]))
-    ids, at, states = torch.arange(400)[None] % 300, torch.tensor([7, 399]), []  # more than a short step takes
+    ids, at, states = (
+        torch.arange(400)[None] % 300,
+        torch.tensor([7, 399]),
+        [],
+    )  # more than a short step takes
     for each in (tapped, expected):
         cache = RowCache()
         cache.add_row()
@@ -80,13 +90,22 @@ def test_answers_and_scores_are_those_of_float32(monkeypatch):
     models = load_base_model(cfg, CPU), load_base_model(cfg, CPU).float()
     engines = [Engine(model, tokenizer) for model in models]
     ids = tokenizer("Count to five: one, two,").input_ids
-    ways = [SamplingParams(max_new_tokens=12, contrast=contrast, echo_from=0) for contrast in (None, Dola((0, 1)))]
+    ways = [
+        SamplingParams(max_new_tokens=12, contrast=contrast, echo_from=0)
+        for contrast in (None, Dola((0, 1)))
+    ]
     found, expected = (next(engine.generate([ids], [ways], 1)) for engine in engines)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.ids == theirs.ids
         assert len(ours.tokens) > len(ids)
-        assert all(abs(a.logprob - b.logprob) < 1e-4 for a, b in zip(ours.tokens, theirs.tokens, strict=True))
-    scores = [Scorer(engine.model).score(ids, [ids[:3], ids[2:7]], [None])[0].logprobs for engine in engines]
+        assert all(
+            abs(a.logprob - b.logprob) < 1e-4
+            for a, b in zip(ours.tokens, theirs.tokens, strict=True)
+        )
+    scores = [
+        Scorer(engine.model).score(ids, [ids[:3], ids[2:7]], [None])[0].logprobs
+        for engine in engines
+    ]
     assert all(abs(ours - theirs) < 1e-4 for ours, theirs in zip(*scores, strict=True))
 
 
@@ -96,7 +115,9 @@ def test_nf4_is_multiplied_in_float32_too(monkeypatch):
     rounded = decoded_states(TappedModel(load_base_model(cfg, CPU)), [3, 4])
     can_multiply_bfloat16(False, monkeypatch)
     tapped = TappedModel(load_base_model(cfg, CPU))
-    packed = [module for module in tapped.backbone.modules() if type(module).__name__ == "Linear4bit"]
+    packed = [
+        module for module in tapped.backbone.modules() if type(module).__name__ == "Linear4bit"
+    ]
     assert {module.compute_dtype for module in packed} == {torch.float32}
     found = decoded_states(tapped, [3, 4])
     assert (rounded.dtype, found.dtype) == (torch.bfloat16, torch.float32)
@@ -133,6 +154,6 @@ def test_an_adapter_is_multiplied_in_the_dtype_of_the_step(able, monkeypatch):
 def test_bfloat16_is_packed_where_the_cpu_has_no_arithmetic_for_it(monkeypatch):
     layer = torch.nn.Linear(64, 700, bias=False).requires_grad_(False).to(torch.bfloat16)
     can_multiply_bfloat16(True, monkeypatch)
-    assert not Packed.suits(layer)
+    assert not PackedLinear.suits(layer)
     can_multiply_bfloat16(False, monkeypatch)
-    assert Packed.suits(layer)
+    assert PackedLinear.suits(layer)

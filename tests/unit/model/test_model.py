@@ -89,7 +89,9 @@ def test_nf4_is_four_bit_close_to_the_weights_and_trains():
 
 def test_nf4_gets_gradients_also_after_a_validation():
     cfg = dataclasses.replace(TINY, quantization=Quantization.nf4)
-    adapted = add_adapter(load_base_model(cfg, CPU), LoraConfig(target_modules=["q_proj", "down_proj"]), seed=0)
+    adapted = add_adapter(
+        load_base_model(cfg, CPU), LoraConfig(target_modules=["q_proj", "down_proj"]), seed=0
+    )
     adapted.train()
     with evaluation_mode(adapted):
         hidden(adapted)
@@ -105,8 +107,12 @@ def test_weights_are_those_of_the_library_in_every_dtype(dtype):
     from transformers import AutoModelForCausalLM
 
     ours = load_base_model(dataclasses.replace(TINY, dtype=dtype), CPU)
-    theirs = AutoModelForCausalLM.from_pretrained(base_model_path(TINY), dtype=getattr(torch, dtype.value))
-    for (name, one), (other_name, other) in zip(ours.state_dict().items(), theirs.state_dict().items(), strict=True):
+    theirs = AutoModelForCausalLM.from_pretrained(
+        base_model_path(TINY), dtype=getattr(torch, dtype.value)
+    )
+    for (name, one), (other_name, other) in zip(
+        ours.state_dict().items(), theirs.state_dict().items(), strict=True
+    ):
         assert (name, one.dtype) == (other_name, other.dtype)
         assert torch.equal(one, other)
     for one, other in zip(ours.buffers(), theirs.buffers(), strict=True):
@@ -117,7 +123,9 @@ def test_weights_are_those_of_the_library_in_every_dtype(dtype):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_needs_little_more_than_the_weights():
     command = [sys.executable, str(ROOT / "scripts" / "bench_start.py"), "--load", "float32"]
-    measured = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    measured = json.loads(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    )
     assert measured["weights_mib"] > 500
     assert measured["peak_over_weights"] < 1.2
 
@@ -130,7 +138,9 @@ def test_help_and_config_load_no_heavy_library(flags):
         "try:\n    runpy.run_module('effchal.train', run_name='__main__')\nexcept SystemExit:\n    pass\n"
         "print([name for name in ('torch', 'transformers', 'peft', 'datasets', 'numpy') if name in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.splitlines()[-1] == "[]"
     assert "activation_checkpointing" in result.stdout
 
@@ -138,7 +148,12 @@ def test_help_and_config_load_no_heavy_library(flags):
 def test_help_tells_the_purpose_the_choices_and_the_values_with_what_was_typed():
     command = [sys.executable, "-m", "effchal.train", "--help", "model=tiny", "lora.r=3"]
     told = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-    for each in ("Train one adapter", "  lora: all_linear, attention, none\n", "name: builtin:tiny\n", "  r: 3\n"):
+    for each in (
+        "Train one adapter",
+        "  lora: all_linear, attention, none\n",
+        "name: builtin:tiny\n",
+        "  r: 3\n",
+    ):
         assert each in told
     wrong = subprocess.run([*command, "lora.R=3"], cwd=ROOT, capture_output=True, text=True)
     assert (wrong.returncode, wrong.stderr.startswith("error: unknown key lora.R")) == (2, True)
@@ -152,7 +167,8 @@ def test_unknown_target_modules_are_named_beside_the_known():
 def test_attention_that_cannot_run_is_refused_before_loading():
     assert pick_attention(TINY, CPU) == "sdpa"
     with pytest.raises(
-        ModelError, match=r"^model\.attention=flash.* needs the package flash_attn.*model\.attention=auto"
+        ModelError,
+        match=r"^model\.attention=flash.* needs the package flash_attn.*model\.attention=auto",
     ):
         load_base_model(dataclasses.replace(TINY, attention=Attention.flash_attention_2), CPU)
 
@@ -172,7 +188,8 @@ def test_a_model_that_is_not_there_is_named(name, message):
 
 def test_an_unreachable_hub_is_an_error_with_the_way_out():
     with pytest.raises(
-        ModelError, match=r"(?s)cannot load model\.name=someone/some-model at rev.*model\.name=<folder>"
+        ModelError,
+        match=r"(?s)cannot load model\.name=someone/some-model at rev.*model\.name=<folder>",
     ):
         load_tokenizer(ModelConfig(name="someone/some-model", revision="0" * 40))
 
@@ -195,7 +212,9 @@ def test_a_head_that_is_not_the_last_word_is_refused(tmp_path):
 
 
 def test_more_tokens_than_the_model_has_positions_are_refused():
-    with pytest.raises(ModelError, match=r"model\.max_seq_len=9000 is more than this model's 8192 positions"):
+    with pytest.raises(
+        ModelError, match=r"model\.max_seq_len=9000 is more than this model's 8192 positions"
+    ):
         load_base_model(dataclasses.replace(TINY, max_seq_len=9000), CPU)
 
 

@@ -14,7 +14,7 @@ from effchal.config import BudgetConfig, Config, ConfigError, LoraConfig, ModelC
 from effchal.config.choices import ActivationCheckpointing, Dtype, Optimizer, Quantization
 from effchal.model.load import add_adapter, load_base_model
 from effchal.planning import history as records
-from effchal.planning.allocated import LiveBytes
+from effchal.planning.allocated import AllocatedBytes
 from effchal.planning.fit import Machine, make_plan
 from effchal.planning.history import Pace, Record
 from effchal.planning.hours import measured_hours, total_s
@@ -34,7 +34,9 @@ CARD = Machine(torch.device("cuda"), "RTX 4090", 24 * GIB, round(0.6 * GIB))
 
 
 def mistral(*overrides):
-    return compose_config(["model=mistral_7b", "data_mix=quickstart", "lora=all_linear", *overrides])
+    return compose_config(
+        ["model=mistral_7b", "data_mix=quickstart", "lora=all_linear", *overrides]
+    )
 
 
 def plan_of(cfg, machine=CARD):
@@ -42,7 +44,7 @@ def plan_of(cfg, machine=CARD):
 
 
 def test_live_bytes_rise_and_fall_with_the_tensors():
-    with FakeTensorMode(), LiveBytes() as live:
+    with FakeTensorMode(), AllocatedBytes() as live:
         a = torch.empty(1000, dtype=torch.float32)
         view = a[:10].view(2, 5)
         assert live.live == 4000
@@ -86,7 +88,11 @@ def test_predicted_memory_is_that_of_the_real_step(keep, dropout, dtype, monkeyp
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # none: bfloat16 is widened
     cfg = Config(
         model=ModelConfig(name="builtin:tiny", dtype=dtype, max_seq_len=1024),
-        lora=LoraConfig(r=16, dropout=dropout, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "up_proj"]),
+        lora=LoraConfig(
+            r=16,
+            dropout=dropout,
+            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "up_proj"],
+        ),
         train=TrainConfig(activation_checkpointing=keep),
     )
     load = Load(tokens=2048, targets=700, longest=1024)
@@ -113,21 +119,34 @@ def test_packed_weights_take_what_bitsandbytes_keeps():
     from bitsandbytes.functional import quantize_4bit
 
     for double in (False, True):
-        packed, state = quantize_4bit(torch.randn(512, 768), quant_type="nf4", compress_statistics=double)
+        packed, state = quantize_4bit(
+            torch.randn(512, 768), quant_type="nf4", compress_statistics=double
+        )
         kept = packed.nbytes + state.absmax.nbytes
         if double:
             kept += state.state2.absmax.nbytes + state.state2.code.nbytes
         assert nf4_bytes(512 * 768, double) == pytest.approx(kept + state.code.nbytes, rel=0.001)
 
 
-@pytest.mark.parametrize("kind", [Optimizer.adamw, Optimizer.adamw8bit, Optimizer.lion8bit, Optimizer.paged_adamw8bit])
+@pytest.mark.parametrize(
+    "kind", [Optimizer.adamw, Optimizer.adamw8bit, Optimizer.lion8bit, Optimizer.paged_adamw8bit]
+)
 def test_optimizer_bytes_are_those_of_its_state(kind):
-    model = torch.nn.Sequential(torch.nn.Linear(300, 400, bias=False), torch.nn.Linear(400, 8, bias=False))
+    model = torch.nn.Sequential(
+        torch.nn.Linear(300, 400, bias=False), torch.nn.Linear(400, 8, bias=False)
+    )
     optimizer = make_optimizer(model, TrainConfig(optimizer=kind))
     model(torch.ones(1, 300)).sum().backward()
     optimizer.step()
-    tensors = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
-    kept = sum(tensor.nbytes for tensor in tensors if tensor.numel() not in (1, 256))  # steps and tables
+    tensors = [
+        t
+        for state in optimizer.state.values()
+        for t in state.values()
+        if isinstance(t, torch.Tensor)
+    ]
+    kept = sum(
+        tensor.nbytes for tensor in tensors if tensor.numel() not in (1, 256)
+    )  # steps and tables
     total, paged = optimizer_bytes(kind, list(model.parameters()), CPU)
     assert (total, paged) == (pytest.approx(kept, rel=0.01), 0)
     assert optimizer_bytes(Optimizer.paged_adamw, list(model.parameters()), CARD.device) == (
@@ -139,8 +158,12 @@ def test_optimizer_bytes_are_those_of_its_state(kind):
 def test_mistral_fits_a_card_of_24_gib_and_not_one_of_8():
     plan = plan_of(mistral())
     assert plan.fits
-    assert 3.5 * GIB < plan.memory.parts["weights"] < 4.5 * GIB  # 7.24 billion, nearly all in four bits
-    assert not plan_of(mistral("train.activation_checkpointing=none")).memory_fits  # why conf/model asks for selective
+    assert (
+        3.5 * GIB < plan.memory.parts["weights"] < 4.5 * GIB
+    )  # 7.24 billion, nearly all in four bits
+    assert not plan_of(
+        mistral("train.activation_checkpointing=none")
+    ).memory_fits  # why conf/model asks for selective
     small = dataclasses.replace(CARD, memory_limit=8 * GIB)
     plan = plan_of(mistral("train.micro_batch_size=2"), small)
     assert not plan.fits
@@ -172,8 +195,19 @@ def test_stated_sizes_count_where_the_data_is_not_at_hand():
 
 def measured(**changes):
     fields = {
-        **{"source": "run", "kind": {"a": 1}, "tokens_per_s": 100.0, "spread": 0.01, "start_s": 10.0},
-        **{"validation_tokens_per_s": 400.0, "save_s": 1.0, "memory": 3 * GIB, "memory_planned": 2 * GIB},
+        **{
+            "source": "run",
+            "kind": {"a": 1},
+            "tokens_per_s": 100.0,
+            "spread": 0.01,
+            "start_s": 10.0,
+        },
+        **{
+            "validation_tokens_per_s": 400.0,
+            "save_s": 1.0,
+            "memory": 3 * GIB,
+            "memory_planned": 2 * GIB,
+        },
     }
     return Record(**(fields | changes))
 
@@ -186,18 +220,27 @@ def test_runs_count_before_probes_and_the_newest_first():
     records.keep(measured(kind={"a": 2}))
     with records.records_file().open("a") as file:
         file.write('{"source": "run", "ki')  # cut off
-    assert [r.tokens_per_s for r in records.records_of({"a": 1})] == [106.0, 105.0, 104.0, 103.0, 102.0]
+    assert [r.tokens_per_s for r in records.records_of({"a": 1})] == [
+        106.0,
+        105.0,
+        104.0,
+        103.0,
+        102.0,
+    ]
 
 
 def test_hours_add_up():
-    cfg = Config(train=TrainConfig(validate_every=10, checkpoint_every=20), budget=BudgetConfig(side_work_share=0.5))
+    cfg = Config(
+        train=TrainConfig(validate_every=10, checkpoint_every=20),
+        budget=BudgetConfig(periodic_work_share=0.5),
+    )
     load = Load(100, 50, 100)
     work = Workload("", 100, 36_000, load, load, validation_tokens=800)
     hours = measured_hours(cfg, work, [measured()])
     # start, steps, 9 validations and 4 checkpoints between steps, first and last validation, rehearsal and last save
     assert hours.expected * 3600 == pytest.approx(10 + 360 + 9 * 2 + 4 * 1 + 2 * 2 + 2 * 1)
     assert hours.low < hours.expected < hours.high
-    cfg.budget.side_work_share = 0.01
+    cfg.budget.periodic_work_share = 0.01
     assert total_s(cfg, work, 100.0, 10.0, 2.0, 1.0) == pytest.approx(10 + 360 + 370 / 99 + 4 + 2)
 
 
@@ -211,8 +254,12 @@ def test_pace_leaves_the_first_step_out():
     assert pace.spread > 0.3
 
 
-def test_a_run_that_cannot_fit_is_refused_before_the_model_is_loaded(tiny_cfg, tmp_path, monkeypatch):
-    monkeypatch.setattr("effchal.planning.fit.psutil.virtual_memory", lambda: type("M", (), {"available": -(2**40)}))
+def test_a_run_that_cannot_fit_is_refused_before_the_model_is_loaded(
+    tiny_cfg, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        "effchal.planning.fit.psutil.virtual_memory", lambda: type("M", (), {"available": -(2**40)})
+    )
     with pytest.raises(ConfigError, match=r"the run does not fit: .* GiB.*budget\.enforce=false"):
         run(tiny_cfg, tmp_path / "a")
     assert not (tmp_path / "a" / "checkpoint").exists()
@@ -263,7 +310,14 @@ def test_the_command_says_whether_it_fits(tmp_path):
 
 
 def test_a_probe_is_kept_for_later_plans(tmp_path):
-    tiny = ["model=tiny", "prompt=plain", "data_mix=quickstart", "rules=none", "plan.device=cpu", "train.epochs=20"]
+    tiny = [
+        "model=tiny",
+        "prompt=plain",
+        "data_mix=quickstart",
+        "rules=none",
+        "plan.device=cpu",
+        "train.epochs=20",
+    ]
     large = command(tmp_path, *tiny, "plan.device=cuda", "budget.memory_gib=0.1")
     assert large.returncode == 1, large.stderr
     assert "does not fit" in large.stdout
@@ -281,7 +335,14 @@ def test_rules_that_are_enforced_refuse_a_plan_that_fits(tmp_path):
 
 
 def test_a_probe_of_a_card_that_is_not_here_is_refused(tmp_path):
-    tiny = ["model=tiny", "prompt=plain", "data_mix=quickstart", "rules=none", "plan.device=cuda", "plan.probe=true"]
+    tiny = [
+        "model=tiny",
+        "prompt=plain",
+        "data_mix=quickstart",
+        "rules=none",
+        "plan.device=cuda",
+        "plan.probe=true",
+    ]
     result = command(tmp_path, *tiny)
     assert result.returncode == 2
     assert "add plan.device=cpu" in result.stderr
@@ -289,15 +350,20 @@ def test_a_probe_of_a_card_that_is_not_here_is_refused(tmp_path):
 
 def test_nf4_is_planned_as_the_library_computes_it():
     cfg = Config(
-        model=ModelConfig(name="builtin:tiny", dtype=Dtype.float32, quantization=Quantization.nf4, max_seq_len=1024),
+        model=ModelConfig(
+            name="builtin:tiny",
+            dtype=Dtype.float32,
+            quantization=Quantization.nf4,
+            max_seq_len=1024,
+        ),
         lora=LoraConfig(r=16, target_modules=["q_proj", "up_proj", "down_proj"]),
         train=TrainConfig(),
     )
     load = Load(tokens=2048, targets=700, longest=1024)
     planned = plan_memory(cfg, CPU, load, None)
-    assert sum(size for part, size in planned.parts.items() if part != "optimizer") == pytest.approx(
-        measured_live(cfg, load), rel=0.05
-    )
+    assert sum(
+        size for part, size in planned.parts.items() if part != "optimizer"
+    ) == pytest.approx(measured_live(cfg, load), rel=0.05)
 
 
 def test_a_plan_is_left_beside_the_run(tiny_cfg, tmp_path):
@@ -307,8 +373,10 @@ def test_a_plan_is_left_beside_the_run(tiny_cfg, tmp_path):
     from effchal.planning.workload import KnownData
     from effchal.prompts import PromptEncoder
 
-    order, heldout, _ = prepare_data(tiny_cfg, PromptEncoder(load_tokenizer(tiny_cfg.model), tiny_cfg.prompt), tmp_path)
-    plan = plan_run(tiny_cfg, CPU, KnownData(order, heldout), tmp_path, False)
+    order, validation, _ = prepare_data(
+        tiny_cfg, PromptEncoder(load_tokenizer(tiny_cfg.model), tiny_cfg.prompt), tmp_path
+    )
+    plan = plan_run(tiny_cfg, CPU, KnownData(order, validation), tmp_path, False)
     saved = json.loads((tmp_path / "plan.json").read_text())
     assert saved["memory_needed"] == plan.memory_needed
     assert saved["workload"]["steps"] == 6

@@ -32,7 +32,7 @@ def service(cfg, tiny_engine):
     service = Service(cfg)
     service.set_ready(tiny_engine)
     yield service
-    service.batcher.stop()
+    service.scheduler.stop()
     tiny_engine.clear()
 
 
@@ -50,7 +50,13 @@ def client(service):
 def helm_body(**changes):
     """The eight keys of HELM's client."""
     return {
-        **{"prompt": "hello", "temperature": 1e-7, "num_return_sequences": 1, "max_new_tokens": 8, "top_p": 1},
+        **{
+            "prompt": "hello",
+            "temperature": 1e-7,
+            "num_return_sequences": 1,
+            "max_new_tokens": 8,
+            "top_p": 1,
+        },
         **{"echo_prompt": False, "top_k_per_token": 1, "stop_sequences": []},
         **changes,
     }
@@ -62,7 +68,7 @@ def check_answer(answer):
     assert "".join(token["text"] for token in answer["tokens"]) == answer["text"]
     numbers = [answer["logprob"], answer["request_time"]]
     for token in answer["tokens"]:
-        assert set(token) == {"text", "logprob", "plain_logprob", "top_logprob"}
+        assert set(token) == {"text", "logprob", "base_logprob", "top_logprob"}
         numbers += [token["logprob"], *token["top_logprob"].values()]
     assert all(isinstance(number, float | int) and math.isfinite(number) for number in numbers)
     assert answer["logprob"] == pytest.approx(sum(token["logprob"] for token in answer["tokens"]))
@@ -75,7 +81,7 @@ def test_process_answers_helm_with_the_trained_template(client, service):
     answer = client.post("/process", json=helm_body()).get_json()
     check_answer(answer)
     ids = service.encoder.prompt_ids([Turn("user", "hello")])
-    service.batcher.stop()
+    service.scheduler.stop()
     assert answer["text"] == service.engine.complete(ids, SamplingParams(max_new_tokens=8)).text
     assert all(len(token["top_logprob"]) == 1 for token in answer["tokens"])
 
@@ -87,14 +93,23 @@ def test_the_prompt_alone_is_enough(client):
 
 
 def test_keys_of_the_2023_sample_and_unknown_ones_are_taken(client):
-    body = {"prompt": "x", "num_samples": 1, "top_k": 5, "seed": 7, "temperature": 0.9, "embedding": None}
+    body = {
+        "prompt": "x",
+        "num_samples": 1,
+        "top_k": 5,
+        "seed": 7,
+        "temperature": 0.9,
+        "embedding": None,
+    }
     first, second = (client.post("/process", json=body).get_json() for _ in range(2))
     check_answer(first)
     assert first["text"] == second["text"]
 
 
 def test_zero_new_tokens_with_echo_scores_the_prompt_as_it_is(client):
-    answer = client.post("/process", json=helm_body(prompt="a b c", max_new_tokens=0, echo_prompt=True)).get_json()
+    answer = client.post(
+        "/process", json=helm_body(prompt="a b c", max_new_tokens=0, echo_prompt=True)
+    ).get_json()
     check_answer(answer)
     assert answer["text"] == "a b c"
     assert answer["tokens"][0]["logprob"] == 0.0
@@ -115,7 +130,9 @@ def test_an_empty_prompt_is_answered(client, echo):
 def test_stops_are_honoured_on_text(client):
     whole = client.post("/process", json=helm_body(max_new_tokens=20)).get_json()["text"]
     stop = whole[4:6]
-    answer = client.post("/process", json=helm_body(max_new_tokens=20, stop_sequences=[stop, "never"])).get_json()
+    answer = client.post(
+        "/process", json=helm_body(max_new_tokens=20, stop_sequences=[stop, "never"])
+    ).get_json()
     check_answer(answer)
     assert answer["text"] == whole[: whole.index(stop)]
 
@@ -124,16 +141,23 @@ def test_a_request_decides_over_the_bundle_and_the_bundle_where_it_is_silent(ser
     silent = sampling_params(ProcessRequest(prompt="x"), service)
     assert (silent.temperature, silent.top_p, silent.max_new_tokens) == (0.0, 1.0, 5)
     sample = DecodingMethod.sample
-    service.cfg.decoding = DecodingConfig(method=sample, temperature=0.7, top_p=0.9, max_new_tokens=6)
+    service.cfg.decoding = DecodingConfig(
+        method=sample, temperature=0.7, top_p=0.9, max_new_tokens=6
+    )
     silent = sampling_params(ProcessRequest(prompt="x"), service)
     assert (silent.temperature, silent.top_p, silent.max_new_tokens) == (0.7, 0.9, 6)
-    spoken = sampling_params(ProcessRequest(prompt="x", temperature=0.0, top_p=0.5, max_new_tokens=1), service)
+    spoken = sampling_params(
+        ProcessRequest(prompt="x", temperature=0.0, top_p=0.5, max_new_tokens=1), service
+    )
     assert (spoken.temperature, spoken.top_p, spoken.max_new_tokens) == (0.0, 0.5, 1)
 
 
 def test_the_bundle_decides_on_layers_and_penalty(cfg, tiny_engine):
     cfg.decoding = DecodingConfig(
-        method=DecodingMethod.dola, premature_layers=[0, 1], repetition_penalty=1.2, contrast_prompt=True
+        method=DecodingMethod.dola,
+        premature_layers=[0, 1],
+        repetition_penalty=1.2,
+        contrast_prompt=True,
     )
     service = Service(cfg)
     service.set_ready(tiny_engine)
@@ -142,8 +166,8 @@ def test_the_bundle_decides_on_layers_and_penalty(cfg, tiny_engine):
     assert (asked.repetition_penalty, asked.contrast_prompt) == (1.2, True)
     answer = make_app(service).test_client().post("/process", json=helm_body()).get_json()
     check_answer(answer)
-    assert any(token["logprob"] != token["plain_logprob"] for token in answer["tokens"])
-    assert all(token["plain_logprob"] < 0 for token in answer["tokens"])
+    assert any(token["logprob"] != token["base_logprob"] for token in answer["tokens"])
+    assert all(token["base_logprob"] < 0 for token in answer["tokens"])
 
 
 TEXTS = ["Hello  world", "naïve 漢字 🙂", "</s><|endoftext|><s>", " a\n\n b\t", "", "\r\n"]
@@ -160,7 +184,9 @@ def test_tokenize_truncates_when_asked_and_only_then(client):
     answer = client.post("/tokenize", json=body).get_json()
     assert len(answer["tokens"]) == 4
     assert answer["request_time"] >= 0
-    assert len(client.post("/tokenize", json=body | {"truncation": False}).get_json()["tokens"]) == 10
+    assert (
+        len(client.post("/tokenize", json=body | {"truncation": False}).get_json()["tokens"]) == 10
+    )
     for name in ("prompt", "content"):
         assert len(client.post("/tokenize", json={name: "0123"}).get_json()["tokens"]) == 4
 
@@ -212,7 +238,18 @@ NESTED, LONG = b"[" * 100_000, b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}"
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b"[]", b"5", b'"x"', b"\xff", b'{"prompt": NaN}', b'{"prompt": "x", "top_p": NaN}', NESTED, LONG],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"5",
+        b'"x"',
+        b"\xff",
+        b'{"prompt": NaN}',
+        b'{"prompt": "x", "top_p": NaN}',
+        NESTED,
+        LONG,
+    ],
 )
 def test_a_body_that_is_no_json_object_is_400(client, data):
     response = client.post("/process", data=data)
@@ -231,7 +268,10 @@ def test_an_answer_that_would_run_past_the_models_positions_is_413(client, servi
     service.cfg.serve.max_prompt_tokens = service.cfg.serve.max_new_tokens = 10_000
     response = client.post("/process", json=helm_body(max_new_tokens=8190))
     assert response.status_code == 413
-    assert "11 prompt tokens and 8190 new ones; this model holds 8192" in response.get_json()["error"]["message"]
+    assert (
+        "11 prompt tokens and 8190 new ones; this model holds 8192"
+        in response.get_json()["error"]["message"]
+    )
 
 
 def test_a_huge_body_is_413_and_an_unknown_path_404_and_both_are_json(client):
@@ -240,7 +280,10 @@ def test_a_huge_body_is_413_and_an_unknown_path_404_and_both_are_json(client):
     assert response.status_code == 404
     assert response.get_json()["error"]["message"]
     wrong_method = client.get("/process")
-    assert (wrong_method.status_code, set(wrong_method.headers["Allow"].split(", "))) == (405, {"POST", "OPTIONS"})
+    assert (wrong_method.status_code, set(wrong_method.headers["Allow"].split(", "))) == (
+        405,
+        {"POST", "OPTIONS"},
+    )
 
 
 def test_before_the_model_is_there_the_process_lives_but_is_not_ready(cfg):
@@ -294,7 +337,7 @@ def test_requests_queue_up_to_a_bound_and_tokenize_never_waits(cfg, tiny_engine)
         thread.join()
     assert sorted(answers) == [200, 200, 200, 503, 503]
     assert app.test_client().post("/process", json=helm_body()).status_code == 200
-    service.batcher.stop()
+    service.scheduler.stop()
 
 
 def test_a_fault_of_ours_is_500_without_its_inside_and_passes(client, service, caplog, monkeypatch):

@@ -10,7 +10,6 @@ import pytest
 from support.http_client import post
 
 from effchal.config import ServeConfig
-from effchal.serving import scheduler as batcher
 from effchal.serving.app import make_app
 from effchal.serving.metrics import Metrics
 from effchal.serving.openapi import ANSWERS, TOLD
@@ -18,7 +17,12 @@ from effchal.serving.openapi import ANSWERS, TOLD
 
 def test_a_deadline_ends_the_wait_with_504(client, service):
     service.cfg.serve.max_new_tokens = 8000
-    endless = {"prompt": "p", "max_tokens": 8000, "temperature": 0, "deadline_s": 0.05}  # one token for ever
+    endless = {
+        "prompt": "p",
+        "max_tokens": 8000,
+        "temperature": 0,
+        "deadline_s": 0.05,
+    }  # one token for ever
     error = post(client, "/v1/completions", endless, status=504)
     assert error["error"]["field"] == "deadline_s"
     streamed = client.post("/v1/completions", json=endless | {"stream": True})
@@ -28,10 +32,12 @@ def test_a_deadline_ends_the_wait_with_504(client, service):
 
 
 @pytest.mark.parametrize(("left_gib", "warns"), [(0.9, True), (1.5, False)])
-def test_a_server_tells_at_its_start_of_memory_that_may_not_do(tiny_engine, caplog, monkeypatch, left_gib, warns):
-    left = types.SimpleNamespace(available=int(left_gib * batcher.GIB))
-    monkeypatch.setattr(batcher.psutil, "virtual_memory", lambda: left)
-    batcher.Batcher(tiny_engine, ServeConfig(cache_gib=0.01, prefix_gib=1.0), Metrics()).stop()
+def test_a_server_tells_at_its_start_of_memory_that_may_not_do(
+    tiny_engine, caplog, monkeypatch, left_gib, warns
+):
+    left = types.SimpleNamespace(available=int(left_gib * scheduler_module.GIB))
+    monkeypatch.setattr(scheduler_module.psutil, "virtual_memory", lambda: left)
+    scheduler_module.Scheduler(tiny_engine, ServeConfig(cache_gib=0.01, prefix_gib=1.0), Metrics()).stop()
     assert ("keys and values may take 1.0 GiB" in caplog.text) == warns
 
 
@@ -55,7 +61,9 @@ def test_the_access_log_holds_prompts_only_when_asked(client, service, monkeypat
     client.get("/etc/passwd").close()
     service.cfg.serve.log_prompts = True
     post(client, "/process", {"prompt": "secret", "max_new_tokens": 3})
-    with client.post("/v1/completions", json={"prompt": "x", "max_tokens": 3, "stream": True}) as response:
+    with client.post(
+        "/v1/completions", json={"prompt": "x", "max_tokens": 3, "stream": True}
+    ) as response:
         response.get_data()
     first, second, third, streamed = lines
     assert (first["path"], first["status"], first["prompt_tokens"], first["new_tokens"]) == (
@@ -84,20 +92,54 @@ def test_metrics_count_requests_and_tokens(client):
 
 def test_the_openapi_document_covers_every_route(client, service):
     document = client.get("/openapi.json").get_json()
-    routes = {rule.rule for rule in make_app(service).url_map.iter_rules() if rule.endpoint != "static"}
+    routes = {
+        rule.rule for rule in make_app(service).url_map.iter_rules() if rule.endpoint != "static"
+    }
     assert set(document["paths"]) == routes == set(ANSWERS) | set(TOLD)
     text = json.dumps(document)
     for name in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in document["components"]["schemas"]
-    for path, event in (("/v1/completions", "CompletionResponse"), ("/v1/chat/completions", "ChatChunk")):
+    for path, event in (
+        ("/v1/completions", "CompletionResponse"),
+        ("/v1/chat/completions", "ChatChunk"),
+    ):
         answers = document["paths"][path]["post"]["responses"]["200"]["content"]
         assert event in json.dumps(answers["text/event-stream"])
 
 
 KEYS = [
-    *("prompt", "text", "content", "tokens", "messages", "role", "n", "best_of", "num_samples", "seed", "stop"),
-    *("max_new_tokens", "max_tokens", "temperature", "top_p", "top_k", "top_k_per_token", "logprobs", "top_logprobs"),
-    *("echo", "echo_prompt", "stop_sequences", "stream", "stream_options", "truncation", "max_length"),
+    *(
+        "prompt",
+        "text",
+        "content",
+        "tokens",
+        "messages",
+        "role",
+        "n",
+        "best_of",
+        "num_samples",
+        "seed",
+        "stop",
+    ),
+    *(
+        "max_new_tokens",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "top_k_per_token",
+        "logprobs",
+        "top_logprobs",
+    ),
+    *(
+        "echo",
+        "echo_prompt",
+        "stop_sequences",
+        "stream",
+        "stream_options",
+        "truncation",
+        "max_length",
+    ),
     *("add_special_tokens", "deadline_s", "decoding"),
 ]
 VALUES = [
@@ -122,8 +164,21 @@ VALUES = [
         ["a"],
         [[1, 2]],
     ),
-    *([[]], [None], {}, {"a": 1}, [{"role": "user", "content": "hi"}], [{"role": "user", "content": [{}]}], "漢\n"),
-    *({"method": "dola", "premature_layers": [0]}, {"premature_layers": "low"}, {"include_usage": True}, [3, 4, 5]),
+    *(
+        [[]],
+        [None],
+        {},
+        {"a": 1},
+        [{"role": "user", "content": "hi"}],
+        [{"role": "user", "content": [{}]}],
+        "漢\n",
+    ),
+    *(
+        {"method": "dola", "premature_layers": [0]},
+        {"premature_layers": "low"},
+        {"include_usage": True},
+        [3, 4, 5],
+    ),
 ]
 
 
@@ -157,18 +212,20 @@ from effchal.config import ModelConfig, ServeConfig
 from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
 from effchal.model.load import load_base_model, load_tokenizer
-from effchal.serving.scheduler import Batcher, Job
+from effchal.serving.scheduler import Scheduler, Job
 from effchal.serving.metrics import Metrics
 
 cfg = ModelConfig(name="builtin:tiny")
 engine = Engine(load_base_model(cfg, torch.device("cpu")), load_tokenizer(cfg))
-batcher = Batcher(engine, ServeConfig(), Metrics())
-batcher.submit([Job([5, 6, 7], [SamplingParams(max_new_tokens=200, temperature=1.0)] * 8) for _ in range(8)])
+scheduler = Scheduler(engine, ServeConfig(), Metrics())
+scheduler.submit([Job([5, 6, 7], [SamplingParams(max_new_tokens=200, temperature=1.0)] * 8) for _ in range(8)])
 time.sleep(0.3)
 print(engine.rows != [])
 """
 
 
 def test_a_process_that_ends_while_the_engine_works_ends_well():
-    done = subprocess.run([sys.executable, "-c", ENDS_IN_THE_MIDDLE], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS_IN_THE_MIDDLE], capture_output=True, text=True, timeout=120
+    )
     assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr

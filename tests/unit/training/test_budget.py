@@ -145,7 +145,7 @@ def test_side_work_waits_beyond_its_share_and_where_it_would_cost_a_step():
     clock = WallClock(limit_s=100, reserve_s=0, now=now)
     now.t = 50.0
     assert clock.affords("validation", 0.1)
-    clock.cost("validation", 5.0, on_the_side=True)
+    clock.cost("validation", 5.0, periodic=True)
     assert not clock.affords("validation", 0.1)
     assert clock.affords("validation", 0.2)
     now.t = 97.0
@@ -183,22 +183,33 @@ def test_schedules_end_at_the_floor_at_the_last_step():
         assert factors[-1] == pytest.approx(0.1)
         assert factors[5:] == sorted(factors[5:], reverse=True)
     assert lr_factor(27, 50, 5, Schedule.linear, 0.0) == pytest.approx(0.5)
-    assert lr_factor(27, 50, 5, Schedule.cosine, 0.0) == pytest.approx((1 + math.cos(math.pi / 2)) / 2)
+    assert lr_factor(27, 50, 5, Schedule.cosine, 0.0) == pytest.approx(
+        (1 + math.cos(math.pi / 2)) / 2
+    )
     assert lr_factor(49, 50, 5, Schedule.constant, 0.1) == 1.0
 
 
 def test_a_run_of_nothing_but_warm_up_has_a_rate():
-    assert [lr_factor(step, 3, 100, Schedule.cosine, 0.1) for step in range(3)] == pytest.approx([0.01, 0.02, 0.03])
+    assert [lr_factor(step, 3, 100, Schedule.cosine, 0.1) for step in range(3)] == pytest.approx(
+        [0.01, 0.02, 0.03]
+    )
     assert lr_factor(0, 1, 0, Schedule.cosine, 0.1) == 1.0
 
 
 @pytest.mark.parametrize("schedule", [Schedule.cosine, Schedule.linear])
 def test_time_decides_where_it_is_further_on_than_the_steps(schedule):
     by_steps = [lr_factor(step, 100, 10, schedule, 0.1) for step in range(100)]
-    in_time = [lr_factor(step, 100, 10, schedule, 0.1, time_progress=step / 100) for step in range(100)]
+    in_time = [
+        lr_factor(step, 100, 10, schedule, 0.1, time_progress=step / 100) for step in range(100)
+    ]
     assert in_time == by_steps  # to the bit
-    late = [lr_factor(step, 1000, 10, schedule, 0.1, time_progress=min(1.0, step / 99)) for step in range(100)]
+    late = [
+        lr_factor(step, 1000, 10, schedule, 0.1, time_progress=min(1.0, step / 99))
+        for step in range(100)
+    ]
     assert late[:8] == pytest.approx(by_steps[:8])
     assert late[9:] == sorted(late[9:], reverse=True)
     assert late[-1] == pytest.approx(0.1)
-    assert lr_factor(3, 1000, 10, schedule, 0.1, time_progress=1.0) == pytest.approx(0.1)  # still warming up
+    assert lr_factor(3, 1000, 10, schedule, 0.1, time_progress=1.0) == pytest.approx(
+        0.1
+    )  # still warming up

@@ -95,12 +95,16 @@ def test_another_base_model_is_refused_and_a_moved_one_is_found(bundle, tmp_path
     weights = bytearray((moved / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (moved / "model.safetensors").write_bytes(weights)
-    with pytest.raises(BundleError, match=r"moved is not the base model of .*, which is builtin:tiny"):
+    with pytest.raises(
+        BundleError, match=r"moved is not the base model of .*, which is builtin:tiny"
+    ):
         load_bundle(folder, str(moved), CPU)
 
 
 def test_a_bundle_without_adapter_is_the_base_model(tmp_path):
-    write_bundle(tmp_path / "bundle", dataclasses.replace(CFG, lora=None), None, load_tokenizer(CFG.model))
+    write_bundle(
+        tmp_path / "bundle", dataclasses.replace(CFG, lora=None), None, load_tokenizer(CFG.model)
+    )
     model, _ = load_bundle(tmp_path / "bundle", None, CPU)
     with torch.no_grad():
         expected = packed_hidden_states(load_base_model(CFG.model, CPU), IDS, POSITIONS)
@@ -121,7 +125,9 @@ def test_a_base_model_that_is_elsewhere_is_asked_for(tmp_path):
     cfg = dataclasses.replace(CFG, model=dataclasses.replace(CFG.model, name=str(gone)), lora=None)
     write_bundle(tmp_path / "bundle", cfg, None, load_tokenizer(cfg.model))
     gone.rename(tmp_path / "moved")
-    with pytest.raises(BundleError, match=r"base model of .* is not here: no .*gone; give base_model=<folder>"):
+    with pytest.raises(
+        BundleError, match=r"base model of .* is not here: no .*gone; give base_model=<folder>"
+    ):
         load_bundle(tmp_path / "bundle", None, CPU)
     load_bundle(tmp_path / "bundle", str(tmp_path / "moved"), CPU)
 

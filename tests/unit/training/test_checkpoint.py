@@ -48,7 +48,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, model,
     save_checkpoint(tmp_path, model, optimizer, {"step": 1})
     newest = save_checkpoint(tmp_path, model, optimizer, {"step": 2})
     whole = newest.read_bytes()
-    newest.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "noise": b"x" * 1000}[damage])
+    newest.write_bytes(
+        {"cut": whole[: len(whole) // 2], "empty": b"", "noise": b"x" * 1000}[damage]
+    )
     assert load_checkpoint(tmp_path, model, optimizer) == {"step": 1}
     assert "step_0000002.pt cannot be read" in caplog.text
 

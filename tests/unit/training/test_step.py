@@ -11,7 +11,13 @@ from effchal.model.load import add_adapter, load_base_model, load_tokenizer
 from effchal.model.structure import causal_lm
 from effchal.prompts import PromptEncoder
 from effchal.training.layers import prepare_training
-from effchal.training.step import NonFiniteError, heldout_loss, make_optimizer, target_loss, train_step
+from effchal.training.step import (
+    NonFiniteError,
+    make_optimizer,
+    target_loss,
+    train_step,
+    validation_loss,
+)
 
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
 
@@ -75,15 +81,19 @@ def test_the_loss_is_that_of_the_library_on_one_example(examples):
     (mb,) = pack([example], 1024, 1, True)
     labels = torch.tensor([[IGNORE_INDEX, *example.targets[:-1]]])
     expected = causal_lm(model)(input_ids=mb.input_ids, labels=labels, use_cache=False).loss
-    assert target_loss(model, mb).item() / mb.target_tokens == pytest.approx(expected.item(), abs=1e-5)
-    assert heldout_loss(model, [mb]) == pytest.approx(expected.item(), abs=1e-5)
+    assert target_loss(model, mb).item() / mb.target_tokens == pytest.approx(
+        expected.item(), abs=1e-5
+    )
+    assert validation_loss(model, [mb]) == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_gradients_are_clipped_to_the_norm(examples):
     model = make_model()
     parameters = [p for p in model.parameters() if p.requires_grad]
     before = torch.cat([p.detach().flatten().clone() for p in parameters])
-    stats = train_step(model, torch.optim.SGD(parameters, lr=1.0), pack(examples, 1024, 1, True), 0.01)
+    stats = train_step(
+        model, torch.optim.SGD(parameters, lr=1.0), pack(examples, 1024, 1, True), 0.01
+    )
     moved = torch.cat([p.detach().flatten() for p in parameters]) - before
     assert stats.grad_norm > 0.01
     assert float(moved.norm()) == pytest.approx(0.01, rel=1e-3)
@@ -91,8 +101,16 @@ def test_gradients_are_clipped_to_the_norm(examples):
 
 
 def everything_trained(model, optimizer):
-    states = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
-    return [tensor.detach().clone() for tensor in [*(p for p in model.parameters() if p.requires_grad), *states]]
+    states = [
+        value
+        for state in optimizer.state.values()
+        for value in state.values()
+        if torch.is_tensor(value)
+    ]
+    return [
+        tensor.detach().clone()
+        for tensor in [*(p for p in model.parameters() if p.requires_grad), *states]
+    ]
 
 
 @pytest.mark.parametrize("name", [Optimizer.adamw, Optimizer.adamw8bit])
@@ -106,13 +124,18 @@ def test_a_non_finite_loss_leaves_weights_and_optimizer_and_names_the_examples(e
     train_step(model, optimizer, good, 1.0)
     model.get_input_embeddings().weight.data[bad_token] = float("nan")
     before = everything_trained(model, optimizer)
-    with pytest.raises(NonFiniteError, match=rf"non-finite loss in the step of examples {examples[0].id}; no update"):
+    with pytest.raises(
+        NonFiniteError,
+        match=rf"non-finite loss in the step of examples {examples[0].id}; no update",
+    ):
         train_step(model, optimizer, good + bad, 1.0)
     after = everything_trained(model, optimizer)
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(start, before, strict=False))
     train_step(model, optimizer, good, 1.0)  # and the next one is an update again
-    assert not all(torch.equal(a, b) for a, b in zip(everything_trained(model, optimizer), before, strict=True))
+    assert not all(
+        torch.equal(a, b) for a, b in zip(everything_trained(model, optimizer), before, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", [Optimizer.adamw, Optimizer.adamw8bit])
@@ -124,7 +147,9 @@ def test_a_non_finite_gradient_leaves_weights_and_optimizer(examples, name):
     before = everything_trained(model, optimizer)
     parameter = next(p for p in model.parameters() if p.requires_grad)
     parameter.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(NonFiniteError, match=f"non-finite gradient in the step of examples .*{examples[0].id}"):
+    with pytest.raises(
+        NonFiniteError, match=f"non-finite gradient in the step of examples .*{examples[0].id}"
+    ):
         train_step(model, optimizer, rows, 1.0)
     after = everything_trained(model, optimizer)
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
@@ -156,10 +181,15 @@ def test_the_host_waits_for_the_device_once_a_step_and_last(examples, fused):
     optimizer = make_optimizer(model, Train())
     rows, updates = pack(examples, 1024, 1, True), []
     optimizer.register_step_post_hook(lambda *_: updates.append(1))
-    with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(DataDependentOutputException) as error:
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        pytest.raises(DataDependentOutputException) as error,
+    ):
         train_step(model, optimizer, rows, 1.0)
     assert len(updates) == 1
-    assert "tolist" in str(error.traceback[[entry.name for entry in error.traceback].index("update")].statement)
+    assert "tolist" in str(
+        error.traceback[[entry.name for entry in error.traceback].index("update")].statement
+    )
 
 
 @pytest.mark.parametrize("name", list(Optimizer))
@@ -169,5 +199,10 @@ def test_every_optimizer_lowers_the_loss(examples, name):
     micro_batches = pack(examples[:2], 1024, 1, True)
     losses = [train_step(model, optimizer, micro_batches, 1.0).loss for _ in range(6)]
     assert losses[-1] < losses[0] - 0.1
-    tensors = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    tensors = [
+        value
+        for state in optimizer.state.values()
+        for value in state.values()
+        if torch.is_tensor(value)
+    ]
     assert any(tensor.dtype == torch.uint8 for tensor in tensors) == ("8bit" in name.value)

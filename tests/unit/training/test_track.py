@@ -42,7 +42,9 @@ def test_wandb_offline_mirrors_the_record_and_the_bundle(tmp_path, monkeypatch):
     (written,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     content = written.read_bytes()
     for word in (b"config_value_", b"loss", b"bundle_file_"):
-        assert content.count(word) >= 4, word  # of 5: a block's border in the file may cut one in two
+        assert content.count(word) >= 4, (
+            word
+        )  # of 5: a block's border in the file may cut one in two
     assert len(records(tmp_path)) == 5
 
 

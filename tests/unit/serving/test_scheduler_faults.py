@@ -13,9 +13,14 @@ from effchal.serving.scheduler import Job, QueueFull
 
 
 @pytest.mark.parametrize("way", [WAYS[0], WAYS[1], WAYS[3]])
-def test_a_prompt_that_ends_or_fails_beside_others_does_so_alone(way, start, tiny_engine, monkeypatch):
+def test_a_prompt_that_ends_or_fails_beside_others_does_so_alone(
+    way, start, tiny_engine, monkeypatch
+):
     calls = watched(tiny_engine, "step_and_prefill", monkeypatch)
-    endless, short = [SamplingParams(max_new_tokens=200)], [dataclasses.replace(way, max_new_tokens=1)]
+    endless, short = (
+        [SamplingParams(max_new_tokens=200)],
+        [dataclasses.replace(way, max_new_tokens=1)],
+    )
     prompts = [ids(9, seed=i) for i in range(4)]
     alone = [tiny_engine.complete(prompt, *short) for prompt in prompts]
     expected = tiny_engine.complete(ids(4), *endless)
@@ -28,14 +33,14 @@ def test_a_prompt_that_ends_or_fails_beside_others_does_so_alone(way, start, tin
         return states
 
     monkeypatch.setattr(tiny_engine.model, "extend", spoil_second)
-    batcher = start(prefix_gib=0)
+    scheduler = start(prefix_gib=0)
     running = Job(ids(4), endless)
-    batcher.submit([running])
+    scheduler.submit([running])
     while not tiny_engine.rows:
         time.sleep(0.001)
     jobs = [Job(prompt, short) for prompt in prompts]
     for job in jobs:
-        batcher.submit([job])
+        scheduler.submit([job])
     for job in (*jobs, running):
         assert job.finished.wait(60)
     assert len(calls) == 4
@@ -51,13 +56,13 @@ def test_a_failure_beside_others_fails_these_and_not_the_next(start, tiny_engine
 
     expected = tiny_engine.complete(ids(5), GREEDY)
     monkeypatch.setattr(tiny_engine, "step_and_prefill", fail)
-    batcher = start()
+    scheduler = start()
     jobs = [Job(ids(4), [SamplingParams(max_new_tokens=200)]), Job(ids(9), [GREEDY])]
-    batcher.submit(jobs)
+    scheduler.submit(jobs)
     for job in jobs:
         assert job.finished.wait(60)
         assert isinstance(job.error, RuntimeError)
-    ((completion,),) = answers(batcher, [Job(ids(5), [GREEDY])])
+    ((completion,),) = answers(scheduler, [Job(ids(5), [GREEDY])])
     check_same(completion, expected)
 
 
@@ -75,69 +80,81 @@ def test_a_row_that_is_no_number_fails_alone(start, tiny_engine, monkeypatch, te
                 result.log_p[position] = float("nan")
         return result
 
-    batcher = start()
+    scheduler = start()
     monkeypatch.setattr(tiny_engine.model, "logits", spoil)
     jobs = [Job(ids(30), [GREEDY]), Job(ids(31), [poisoned]), Job(ids(30), [GREEDY])]
-    batcher.submit(jobs)
+    scheduler.submit(jobs)
     assert all(job.finished.wait(60) for job in jobs)
     assert isinstance(jobs[1].error, FloatingPointError)
     for job in (jobs[0], jobs[2]):
         check_same(job.completions[0], expected)
     monkeypatch.undo()
-    ((after,),) = answers(batcher, [Job(ids(30), [GREEDY])])
+    ((after,),) = answers(scheduler, [Job(ids(30), [GREEDY])])
     check_same(after, expected)
 
 
 def test_a_cancelled_job_leaves_the_batch_and_the_queue(start, tiny_engine):
-    batcher = start(max_rows=1)
+    scheduler = start(max_rows=1)
     long = SamplingParams(max_new_tokens=5000)
     running, waiting = Job(ids(5), [long]), Job(ids(6), [long])
-    batcher.submit([running, waiting])
+    scheduler.submit([running, waiting])
     while not tiny_engine.rows:
         time.sleep(0.001)
-    batcher.cancel([running, waiting])
+    scheduler.cancel([running, waiting])
     assert running.finished.wait(10)
     assert waiting.finished.wait(10)
     assert not tiny_engine.rows
-    check_same(answers(batcher, [Job(ids(5), [GREEDY])])[0][0], tiny_engine_alone(batcher, tiny_engine))
+    check_same(
+        answers(scheduler, [Job(ids(5), [GREEDY])])[0][0], tiny_engine_alone(scheduler, tiny_engine)
+    )
 
 
-def tiny_engine_alone(batcher, engine):
-    batcher.stop()
+def tiny_engine_alone(scheduler, engine):
+    scheduler.stop()
     return engine.complete(ids(5), GREEDY)
 
 
-def test_a_full_queue_refuses_and_a_failing_engine_fails_only_what_it_holds(start, tiny_engine, monkeypatch):
-    batcher = start(max_waiting=2)
+def test_a_full_queue_refuses_and_a_failing_engine_fails_only_what_it_holds(
+    start, tiny_engine, monkeypatch
+):
+    scheduler = start(max_waiting=2)
     go = threading.Event()
     begin = tiny_engine.begin
     monkeypatch.setattr(tiny_engine, "begin", lambda *each: (go.wait(30), begin(*each))[1])
     jobs = [Job(ids(5), [GREEDY]) for _ in range(2)]
-    batcher.submit(jobs[:1])
+    scheduler.submit(jobs[:1])
     with pytest.raises(QueueFull):
-        batcher.submit([Job(ids(5), [GREEDY]) for _ in range(2)])
-    batcher.submit(jobs[1:])
+        scheduler.submit([Job(ids(5), [GREEDY]) for _ in range(2)])
+    scheduler.submit(jobs[1:])
     with pytest.raises(QueueFull):
-        batcher.submit([Job(ids(5), [GREEDY])])
+        scheduler.submit([Job(ids(5), [GREEDY])])
     monkeypatch.setattr(tiny_engine, "step", lambda: 1 / 0)
     go.set()
     assert all(job.finished.wait(10) for job in jobs)
     assert all(isinstance(job.error, ZeroDivisionError) for job in jobs)
     monkeypatch.undo()
-    assert answers(batcher, [Job(ids(5), [GREEDY])])
-    assert batcher.is_alive()
+    assert answers(scheduler, [Job(ids(5), [GREEDY])])
+    assert scheduler.is_alive()
 
 
 def test_a_cancelled_row_leaves_the_others_alone(start, tiny_engine):
     tiny_engine.clear()  # caches are made anew, and not made larger below
     long = SamplingParams(max_new_tokens=200)
-    batcher = start()
-    answers(batcher, [Job(ids(9), [SamplingParams(max_new_tokens=200, temperature=1.0, seed=i) for i in range(2)])])
+    scheduler = start()
+    answers(
+        scheduler,
+        [
+            Job(
+                ids(9),
+                [SamplingParams(max_new_tokens=200, temperature=1.0, seed=i) for i in range(2)],
+            )
+        ],
+    )
     first, second = Job(ids(4), [long]), Job(ids(4), [long])
-    batcher.submit([first, second])
+    scheduler.submit([first, second])
     while len(tiny_engine.rows) < 2:
         time.sleep(0.001)
-    batcher.cancel([first])
+    scheduler.cancel([first])
     assert second.finished.wait(60)
     assert second.error is None
     check_same(*second.completions, tiny_engine.complete(ids(4), long))

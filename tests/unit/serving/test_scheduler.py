@@ -14,15 +14,22 @@ from effchal.decoding.sampling import SamplingParams
 from effchal.serving.scheduler import Job
 
 
-@pytest.mark.parametrize("few", [0, 128])  # tokens that may go through the model beside those of other rows
+@pytest.mark.parametrize(
+    "few", [0, 128]
+)  # tokens that may go through the model beside those of other rows
 def test_rows_that_come_and_go_answer_as_each_alone(few, start, tiny_engine, monkeypatch):
     monkeypatch.setattr(tiny_engine.model, "_few", few)
     beside = watched(tiny_engine, "step_and_prefill", monkeypatch)
     prompts = [ids(3 + 37 * i % 150, seed=i) for i in range(24)]
     ways = [[WAYS[i % len(WAYS)]] if i % 5 else [WAYS[0], WAYS[1], WAYS[3]] for i in range(24)]
-    alone = [[tiny_engine.complete(prompt, way) for way in each] for prompt, each in zip(prompts, ways, strict=True)]
-    batcher = start(max_rows=5, prefill_tokens=16)
-    found = answers(batcher, [Job(prompt, each) for prompt, each in zip(prompts, ways, strict=True)])
+    alone = [
+        [tiny_engine.complete(prompt, way) for way in each]
+        for prompt, each in zip(prompts, ways, strict=True)
+    ]
+    scheduler = start(max_rows=5, prefill_tokens=16)
+    found = answers(
+        scheduler, [Job(prompt, each) for prompt, each in zip(prompts, ways, strict=True)]
+    )
     for completion, expected in zip(itertools.chain(*found), itertools.chain(*alone), strict=True):
         check_same(completion, expected)
     assert not tiny_engine.rows
@@ -40,34 +47,45 @@ def test_several_ways_of_one_prompt_share_its_prefill(start, tiny_engine):
 @needs_smollm2
 def test_batched_answers_of_the_real_model_equal_those_alone(smollm2, start):
     engine = Engine(*smollm2)
-    texts = ["The capital of France is", "1, 2, 3,", "Once upon a time, in a village by the sea, there lived a"]
+    texts = [
+        "The capital of France is",
+        "1, 2, 3,",
+        "Once upon a time, in a village by the sea, there lived a",
+    ]
     prompts = [engine.tokenizer(text * (1 + 5 * i)).input_ids for i, text in enumerate(texts)]
-    ways = [SamplingParams(max_new_tokens=10), SamplingParams(max_new_tokens=14, contrast=Dola((2, 8, 14)))]
+    ways = [
+        SamplingParams(max_new_tokens=10),
+        SamplingParams(max_new_tokens=14, contrast=Dola((2, 8, 14))),
+    ]
     alone = [engine.complete(prompt, way) for prompt in prompts for way in ways]
-    batcher = start(engine, prefill_tokens=24)
-    found = answers(batcher, [Job(prompt, [way]) for prompt in prompts for way in ways])
+    scheduler = start(engine, prefill_tokens=24)
+    found = answers(scheduler, [Job(prompt, [way]) for prompt in prompts for way in ways])
     for (completion,), expected in zip(found, alone, strict=True):
         check_same(completion, expected)
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_a_long_prompt_is_read_between_the_steps_of_others(together, start, tiny_engine, monkeypatch):
+def test_a_long_prompt_is_read_between_the_steps_of_others(
+    together, start, tiny_engine, monkeypatch
+):
     seen = []
 
     def watch(name):
         original = getattr(tiny_engine, name)
-        monkeypatch.setattr(tiny_engine, name, lambda *each: (seen.append(name), original(*each))[1])
+        monkeypatch.setattr(
+            tiny_engine, name, lambda *each: (seen.append(name), original(*each))[1]
+        )
 
     watch("step")
     watch("prefill")
     watch("step_and_prefill")
     monkeypatch.setattr(tiny_engine.model, "_few", 128 if together else 0)
-    batcher = start(prefill_tokens=16, prefix_gib=0)
+    scheduler = start(prefill_tokens=16, prefix_gib=0)
     short = Job(ids(4), [SamplingParams(max_new_tokens=200)])
-    batcher.submit([short])
+    scheduler.submit([short])
     while "step" not in seen:
         time.sleep(0.001)
-    answers(batcher, [Job(ids(160, seed=1), [SamplingParams(max_new_tokens=1)])])
+    answers(scheduler, [Job(ids(160, seed=1), [SamplingParams(max_new_tokens=1)])])
     assert short.finished.wait(60)
     reads = [i for i, what in enumerate(seen) if "prefill" in what][1:]
     assert len(reads) == 10
@@ -80,23 +98,23 @@ def test_a_shared_beginning_is_read_once_and_changes_nothing(start, tiny_engine)
     shared = ids(BLOCK * 3 + 5)
     prompts = [shared + ids(40, seed=i) for i in range(1, 4)]
     alone = [tiny_engine.complete(prompt, GREEDY) for prompt in prompts]
-    batcher = start()
+    scheduler = start()
     for prompt, expected in zip(prompts, alone, strict=True):
-        ((completion,),) = answers(batcher, [Job(prompt, [GREEDY])])
+        ((completion,),) = answers(scheduler, [Job(prompt, [GREEDY])])
         check_same(completion, expected)
-    told = batcher._metrics.registry.get_sample_value
+    told = scheduler._metrics.registry.get_sample_value
     reused = 2 * len(shared)  # the last five tokens are a part of a block
     assert told("effchal_prompt_tokens_total", {"how": "reused"}) == reused
     assert told("effchal_prompt_tokens_total", {"how": "read"}) == 3 * len(prompts[0]) - reused
 
 
 def test_memory_stays_within_the_bound_and_what_does_not_fit_waits(start, tiny_engine):
-    batcher = start(max_rows=8, cache_gib=1.0)
-    batcher._row_bytes = (1 << 30) / 500  # as if the bound were 500 tokens
+    scheduler = start(max_rows=8, cache_gib=1.0)
+    scheduler._row_bytes = (1 << 30) / 500  # as if the bound were 500 tokens
     sizes = []
     resize = tiny_engine.cache.resize
     tiny_engine.cache.resize = lambda *size: (sizes.append(size), resize(*size))
-    found = answers(batcher, [Job(ids(20 + 30 * (i % 4), seed=i), [GREEDY]) for i in range(12)])
+    found = answers(scheduler, [Job(ids(20 + 30 * (i % 4), seed=i), [GREEDY]) for i in range(12)])
     assert all(len(completions) == 1 for completions in found)
     assert sizes
     assert all(rows * tokens <= 500 for rows, tokens in sizes)
@@ -114,7 +132,11 @@ def test_streams_tell_what_no_stop_can_take_back(start, tiny_engine):
     told = []
     while (update := job.updates.get(timeout=1)) is not None:
         told += update[1]
-    assert "".join(token.text for token in told) == expected.text == whole.text[: whole.text.index(stop)]
+    assert (
+        "".join(token.text for token in told)
+        == expected.text
+        == whole.text[: whole.text.index(stop)]
+    )
     assert told == expected.tokens
 
 
