@@ -10,6 +10,7 @@ import pytest
 from support.http_client import post
 
 from effchal.config import ServeConfig
+from effchal.serving import scheduler as scheduler_module
 from effchal.serving.app import make_app
 from effchal.serving.metrics import Metrics
 from effchal.serving.openapi import ANSWERS, TOLD
