@@ -186,7 +186,7 @@ def answers(args: argparse.Namespace, loaded: Loaded, batch: int) -> None:
     for dtype in ("float32", "bfloat16"):
         command = [
             args.peer_python,
-            str(ROOT / "scripts" / "peers" / "generate.py"),
+            str(ROOT / "benchmarks" / "peers" / "generate.py"),
             args.model,
             dtype,
         ]

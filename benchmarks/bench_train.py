@@ -17,8 +17,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PEERS = ROOT / "scripts" / "peers"
-WORKER = ROOT / "scripts" / "train_worker.py"
+PEERS = ROOT / "benchmarks" / "peers"
+WORKER = ROOT / "benchmarks" / "train_worker.py"
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def main() -> None:
             )
             print("RESULT", json.dumps(result), flush=True)
         return
-    rates = run([*wrap, sys.executable, ROOT / "scripts" / "machine.py"])
+    rates = run([*wrap, sys.executable, ROOT / "benchmarks" / "machine.py"])
     print("RESULT", json.dumps(rates), flush=True)
     results: dict[str, list[dict]] = {name: [] for name in commands}
     for _ in range(args.repeats):

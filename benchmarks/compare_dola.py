@@ -46,7 +46,7 @@ def main() -> None:
         for line in lines[: args.prompts]
     ]
     job = json.dumps({"prompts": prompts, "layers": args.layers, "new_tokens": args.new_tokens})
-    command = [args.peer_python, str(ROOT / "scripts" / "peers" / "dola.py"), args.model]
+    command = [args.peer_python, str(ROOT / "benchmarks" / "peers" / "dola.py"), args.model]
     peer = json.loads(
         subprocess.run(command, input=job, capture_output=True, text=True, check=True).stdout
     )

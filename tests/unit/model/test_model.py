@@ -122,7 +122,7 @@ def test_weights_are_those_of_the_library_in_every_dtype(dtype):
 @needs_smollm2
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_needs_little_more_than_the_weights():
-    command = [sys.executable, str(ROOT / "scripts" / "bench_start.py"), "--load", "float32"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "bench_start.py"), "--load", "float32"]
     measured = json.loads(
         subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     )

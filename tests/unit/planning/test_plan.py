@@ -25,7 +25,7 @@ from effchal.planning.workload import Workload, stated_workload
 from effchal.training.layers import prepare_training
 from effchal.training.step import make_optimizer, target_loss
 
-sys.path.append(str(ROOT / "scripts"))
+sys.path.append(str(ROOT / "benchmarks"))
 from bench_plan import live_peak
 
 CPU = torch.device("cpu")
