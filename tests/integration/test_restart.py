@@ -17,7 +17,7 @@ from effchal.bundle import check_bundle
 from effchal.config import BudgetConfig, ConfigError, LoraConfig, save_config
 from effchal.config.choices import BundleOf, Optimizer
 from effchal.mixing.sources import DataError
-from effchal.training import loop as train
+from effchal.training import build, loop
 from effchal.training.checkpoint import checkpoints
 
 
@@ -51,7 +51,7 @@ def test_stop_and_resume_equals_not_stopping(tiny_cfg, tmp_path, optimizer):
         r=64, dropout=0.2
     )  # large enough for 8-bit states, and random numbers in each step
     run(tiny_cfg, tmp_path / "whole")
-    assert train.run(tiny_cfg, tmp_path / "parts", Stop(after_steps=3)) == 128 + signal.SIGTERM
+    assert run(tiny_cfg, tmp_path / "parts", Stop(after_steps=3)) == 128 + signal.SIGTERM
     assert record(tmp_path / "parts")["status"] == "interrupted"
     assert record(tmp_path / "parts")["step"] == 3
     check_bundle(tmp_path / "parts" / "bundle")
@@ -178,14 +178,14 @@ def test_a_folder_with_a_run_is_not_run_into_by_accident(tiny_cfg, tmp_path):
 def test_a_resume_on_other_data_is_refused(tiny_cfg, tmp_path):
     rows = tmp_path / "rows.jsonl"
     shipped = (
-        (ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl")
+        (ROOT / "effchal" / "mixing" / "quickstart" / "instructions.jsonl")
         .read_text()
         .splitlines(keepends=True)
     )
     rows.write_text("".join(shipped))
     tiny_cfg.data_mix.sources = {"s": tiny_cfg.data_mix.sources["tasks"]}
     tiny_cfg.data_mix.sources["s"].path = str(rows)
-    train.run(tiny_cfg, tmp_path / "run", Stop(after_steps=2))
+    run(tiny_cfg, tmp_path / "run", Stop(after_steps=2))
     rows.write_text("".join(shipped[:40]))
     with pytest.raises(DataError, match="the data mix is not the one that"):
         run(tiny_cfg, tmp_path / "run")
@@ -194,7 +194,7 @@ def test_a_resume_on_other_data_is_refused(tiny_cfg, tmp_path):
 
 
 def test_checkpoints_that_are_all_damaged_are_no_fresh_start(tiny_cfg, tmp_path):
-    train.run(tiny_cfg, tmp_path, Stop(after_steps=3))
+    run(tiny_cfg, tmp_path, Stop(after_steps=3))
     records = (tmp_path / "metrics.jsonl").read_text()
     for path in checkpoints(tmp_path / "checkpoint"):
         path.write_bytes(b"noise")
@@ -204,11 +204,11 @@ def test_checkpoints_that_are_all_damaged_are_no_fresh_start(tiny_cfg, tmp_path)
 
 
 def test_seconds_of_a_process_killed_before_its_checkpoint_are_not_forgotten(tiny_cfg, tmp_path):
-    train.run(tiny_cfg, tmp_path, Stop(after_steps=2))
+    run(tiny_cfg, tmp_path, Stop(after_steps=2))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 3, "loss": 1.0, "spent_s": 100.0}) + "\n")
     for _ in range(2):
-        train.run(tiny_cfg, tmp_path, Stop(after_steps=0))
+        run(tiny_cfg, tmp_path, Stop(after_steps=0))
         assert record(tmp_path)["spent_s"] > 100.0
 
 
@@ -235,7 +235,7 @@ def test_a_full_disk_costs_no_more_than_the_steps_since_the_last_checkpoint(
 
     def save(content, file):
         written.append(content)
-        if len(written) > 2:  # the rehearsal and one checkpoint had room
+        if len(written) > 2:  # the dry run and one checkpoint had space
             file.write(b"half of it")
             raise OSError(28, "No space left on device")
         good(content, file)
@@ -263,7 +263,7 @@ def test_the_best_checkpoint_is_kept_and_can_be_packaged(tiny_cfg, tmp_path, mon
     tiny_cfg.budget.periodic_work_share = 1.0
     for name, choice in (("last", BundleOf.last), ("best", BundleOf.best)):
         losses_left = iter([4.0, *losses.values()])
-        monkeypatch.setattr(train, "validation_loss", validation_loss)
+        monkeypatch.setattr(loop, "validation_loss", validation_loss)
         tiny_cfg.train.bundle = choice
         assert run(tiny_cfg, tmp_path / name) == 0
         assert (record(tmp_path / name)["best_step"], record(tmp_path / name)["best_loss"]) == (
@@ -283,9 +283,7 @@ def test_the_best_checkpoint_is_kept_and_can_be_packaged(tiny_cfg, tmp_path, mon
 
 
 def test_a_resume_on_another_base_model_is_refused(tiny_cfg, tmp_path, monkeypatch):
-    from effchal.training import build as job
-
-    train.run(tiny_cfg, tmp_path, Stop(after_steps=3))
-    monkeypatch.setattr(job, "base_model_fingerprint", lambda cfg: "0123")
+    run(tiny_cfg, tmp_path, Stop(after_steps=3))
+    monkeypatch.setattr(build, "base_model_fingerprint", lambda cfg: "0123")
     with pytest.raises(ConfigError, match=r"another model \(fingerprint 0123\)"):
         run(tiny_cfg, tmp_path)

@@ -11,8 +11,8 @@ from support.training_runs import TINY, adapter, metrics, record, run, same_weig
 from effchal.bundle import check_bundle
 from effchal.config import BudgetConfig, ConfigError, DecodingConfig
 from effchal.config.choices import DecodingMethod, Schedule
-from effchal.training import loop as train
-from effchal.training import step
+from effchal.training import loop, step
+from effchal.training.budget import WallClock
 from effchal.training.checkpoint import checkpoints
 
 
@@ -66,8 +66,6 @@ def test_the_budget_ends_a_run_in_time_with_a_bundle(tiny_cfg, tmp_path, monkeyp
 def test_a_non_finite_step_fails_the_run_and_keeps_what_was_trained(
     tiny_cfg, tmp_path, monkeypatch
 ):
-    from effchal.training import step
-
     good, calls = step.target_loss, []
 
     def target_loss(model, micro_batch):
@@ -179,7 +177,7 @@ def test_a_first_step_cut_short_in_warm_up_keeps_its_rate(tiny_cfg, tmp_path, mo
         5,
         Schedule.constant,
     )
-    monkeypatch.setattr(train.WallClock, "must_cut", lambda clock: True)
+    monkeypatch.setattr(WallClock, "must_cut", lambda clock: True)
     assert run(tiny_cfg, tmp_path) == 0
     told = record(tmp_path)
     assert (told["status"], told["step"]) == ("stopped_by_budget", 1)
@@ -191,7 +189,7 @@ def test_any_other_end_is_recorded_as_failed(tiny_cfg, tmp_path, monkeypatch):
     def out_of_memory(*_):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(train, "train_step", out_of_memory)
+    monkeypatch.setattr(loop, "train_step", out_of_memory)
     with pytest.raises(MemoryError):
         run(tiny_cfg, tmp_path)
     assert (record(tmp_path)["status"], record(tmp_path)["error"]) == (
