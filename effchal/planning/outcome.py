@@ -47,7 +47,7 @@ def keep_outcome(plan: Plan, trainer: Trainer, status: str) -> None:
         start_s=max(0.0, (trainer.state.first_step_s or 0.0) - validation_s),
         validation_tokens_per_s=tokens / validation_s if tokens and validation_s else None,
         save_s=costs.get("checkpoint", 0.0) + costs.get("bundle", 0.0),
-        memory=memory_used(trainer.device),
+        memory=memory_used(trainer.setup.device),
         memory_planned=plan.memory_planned,
     )
     keep_record(record)
@@ -55,7 +55,7 @@ def keep_outcome(plan: Plan, trainer: Trainer, status: str) -> None:
 
 def write_record(plan: Plan, trainer: Trainer, status: str, error: str | None) -> None:
     """run.json, with what the plan said and what it came to."""
-    hours, actual = plan.hours, memory_used(trainer.device)
+    hours, actual = plan.hours, memory_used(trainer.setup.device)
     comparison = {
         "memory_gib": {"predicted": plan.memory_needed / 2**30, "actual": actual / 2**30},
         "hours": {

@@ -10,7 +10,7 @@ import torch
 
 from effchal.bundle import write_bundle
 from effchal.config import Config, ConfigError
-from effchal.mixing.prepare import PreparedData, pack_for, prepare_data
+from effchal.mixing.prepare import PreparedData, prepare_data
 from effchal.mixing.sources import is_local
 from effchal.planning.fit import make_plan
 from effchal.planning.history import Record, keep_record, kind_of
@@ -62,7 +62,7 @@ def probe(
     begun = time.monotonic()
     setup = build(cfg, data, machine.device)
     start_s = age_s + time.monotonic() - begun
-    pace = timed_steps(cfg, setup, data)
+    pace = timed_steps(cfg, setup)
     if pace.tokens_per_s is None:
         raise ConfigError(
             f"plan.probe=true needs more than the {setup.steps} steps of this run to time them"
@@ -106,13 +106,12 @@ def require_data(machine: Machine, data: PreparedData | None) -> PreparedData:
     return data
 
 
-def timed_steps(cfg: Config, setup: TrainingSetup, data: PreparedData) -> Pace:
+def timed_steps(cfg: Config, setup: TrainingSetup) -> Pace:
     """Train for plan.micro_batches micro-batches, and for three steps at least."""
     pace, done = Pace(), 0
     while pace.steps < setup.steps and (done < cfg.plan.micro_batches or pace.steps < 3):
         started = time.monotonic()
-        examples = data.order.examples_of_step(pace.steps)
-        micro_batches = [mb.to(setup.device) for mb in pack_for(cfg, examples)]
+        micro_batches = setup.micro_batches_of(cfg, pace.steps)
         stats = train_step(setup.model, setup.optimizer, micro_batches, cfg.train.max_grad_norm)
         pace.add(stats.tokens, time.monotonic() - started)
         done += len(micro_batches)

@@ -9,7 +9,7 @@ import torch
 
 from effchal.config import Config, ConfigError
 from effchal.decoding.layers import contrast_of
-from effchal.mixing.packing import MicroBatch
+from effchal.mixing.packing import MicroBatch, TrainingOrder
 from effchal.mixing.prepare import PreparedData, pack_for
 from effchal.mixing.sources import DataError
 from effchal.model.load import (
@@ -69,10 +69,16 @@ class TrainingSetup:
     """What the steps of a run compute with."""
 
     device: torch.device
+    tokenizer: Any
     model: Any  # a peft model of transformers
     optimizer: torch.optim.Optimizer
+    order: TrainingOrder
     validation: list[MicroBatch]
     steps: int  # planned
+
+    def micro_batches_of(self, cfg: Config, step: int) -> list[MicroBatch]:
+        examples = self.order.examples_of_step(step)
+        return [micro_batch.to(self.device) for micro_batch in pack_for(cfg, examples)]
 
 
 def check_decoding(cfg: Config) -> None:
@@ -110,7 +116,8 @@ def build(cfg: Config, data: PreparedData, device: torch.device) -> TrainingSetu
     log.info("%s on %s | layers: %s", cfg.model.name, device, layers)
     log.info("%s adapter parameters | %d steps", f"{trainable:,}", steps)
     validation = [micro_batch.to(device) for micro_batch in pack_for(cfg, data.validation)]
-    return TrainingSetup(device, model, make_optimizer(model, cfg.train), validation, steps)
+    optimizer = make_optimizer(model, cfg.train)
+    return TrainingSetup(device, data.tokenizer, model, optimizer, data.order, validation, steps)
 
 
 def restore(

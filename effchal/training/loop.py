@@ -6,8 +6,7 @@ from pathlib import Path
 
 from effchal.config import Config, save_config, to_plain
 from effchal.config.choices import Schedule
-from effchal.mixing.packing import MicroBatch
-from effchal.mixing.prepare import PreparedData, pack_for
+from effchal.mixing.prepare import PreparedData
 from effchal.model.load import limit_gpu_memory, pick_device
 from effchal.tracking import Tracker, progress_bar
 from effchal.training.budget import Pace, WallClock, lr_factor
@@ -23,22 +22,16 @@ class Trainer:
     """Model, optimizer, state, clock and tracker of one run, and the loop over its steps."""
 
     def __init__(
-        self,
-        cfg: Config,
-        run_dir: Path,
-        setup: TrainingSetup,
-        data: PreparedData,
-        state: RunState,
-        clock: WallClock,
+        self, cfg: Config, run_dir: Path, setup: TrainingSetup, state: RunState, clock: WallClock
     ) -> None:
-        self.cfg, self.run_dir, self.data = cfg, run_dir, data
-        self.device, self.model, self.optimizer = setup.device, setup.model, setup.optimizer
-        self.steps, self.state, self.clock = setup.steps, state, clock
+        self.cfg, self.run_dir, self.setup = cfg, run_dir, setup
+        self.model, self.optimizer, self.steps = setup.model, setup.optimizer, setup.steps
+        self.state, self.clock = state, clock
         self.tracker = Tracker(run_dir, cfg.track, cfg.name, to_plain(cfg))
         self.pace = Pace()
         self.error: str | None = None  # why the run failed
         self.validator = Validator(cfg, setup, state, clock, self.tracker)
-        self.saver = Saver(cfg, run_dir, setup, data.tokenizer, state, clock)
+        self.saver = Saver(cfg, run_dir, setup, state, clock)
         train = cfg.train
         self._floor = 1.0 if train.schedule is Schedule.constant else train.min_lr_fraction
         self._lr_factor = math.inf if state.lr is None else state.lr / train.lr
@@ -56,7 +49,7 @@ class Trainer:
         state = restore(cfg, setup, data.sha256, clock, run_dir)
         (run_dir / "run.json").unlink(missing_ok=True)
         save_config(cfg, run_dir / "config.yaml")
-        return cls(cfg, run_dir, setup, data, state, clock)
+        return cls(cfg, run_dir, setup, state, clock)
 
     def fit(self, signals: StopSignals) -> str:
         """Train until the steps are done, the budget ends, a signal comes or a step fails.
@@ -110,17 +103,23 @@ class Trainer:
         """One step, counted and logged. Returns whether it was cut short."""
         train, state, clock = self.cfg.train, self.state, self.clock
         clock.start_lap()
-        schedule = (self.steps, train.warmup_steps, train.schedule, train.min_lr_fraction)
-        self._lr_factor = lr_factor(state.step, *schedule, time_progress)
+        self._lr_factor = lr_factor(
+            state.step,
+            self.steps,
+            train.warmup_steps,
+            train.schedule,
+            train.min_lr_fraction,
+            time_progress,
+        )
         self.set_lr(train.lr * self._lr_factor)
-        micro_batches = self.micro_batches_of(state.step)
+        micro_batches = self.setup.micro_batches_of(self.cfg, state.step)
         started_s = clock.spent_s()
         stats = train_step(
             self.model,
             self.optimizer,
             micro_batches,
             train.max_grad_norm,
-            must_cut=self.ask_clock,
+            must_cut=self.must_cut,
             before_update=self.anneal_if_last,
         )
         state.step += 1
@@ -138,11 +137,7 @@ class Trainer:
             log.warning("budget: %s, step %d was cut short at %s", self.spent(), state.step, done)
         return was_cut
 
-    def micro_batches_of(self, step: int) -> list[MicroBatch]:
-        examples = self.data.order.examples_of_step(step)
-        return [micro_batch.to(self.device) for micro_batch in pack_for(self.cfg, examples)]
-
-    def ask_clock(self) -> bool:
+    def must_cut(self) -> bool:
         """After a micro-batch: whether the step must end with it."""
         self.clock.end_micro_batch()
         return self.clock.must_cut()

@@ -23,15 +23,9 @@ class Saver:
     """Writes a run's files, and tells the clock how long that takes."""
 
     def __init__(
-        self,
-        cfg: Config,
-        run_dir: Path,
-        setup: TrainingSetup,
-        tokenizer: Any,
-        state: RunState,
-        clock: WallClock,
+        self, cfg: Config, run_dir: Path, setup: TrainingSetup, state: RunState, clock: WallClock
     ) -> None:
-        self.cfg, self.run_dir, self.setup, self.tokenizer = cfg, run_dir, setup, tokenizer
+        self.cfg, self.run_dir, self.setup = cfg, run_dir, setup
         self.state, self.clock = state, clock
         self.bundle = run_dir / "bundle"
         self.checkpoints = run_dir / "checkpoint"
@@ -49,7 +43,7 @@ class Saver:
             model, optimizer = self.setup.model, self.setup.optimizer
             save_checkpoint(Path(folder) / "checkpoint", model, optimizer, state)
             saved_s = self.clock.spent_s()
-            write_bundle(Path(folder) / "bundle", self.cfg, model, self.tokenizer)
+            write_bundle(Path(folder) / "bundle", self.cfg, model, self.setup.tokenizer)
             self.clock.add_cost("checkpoint", saved_s - started_s)
             self.clock.add_cost("bundle", self.clock.spent_s() - saved_s)
         log.info(
@@ -84,7 +78,7 @@ class Saver:
             log.error("no checkpoint at step %d: %s", self.state.step, error)
 
     def write_bundle(self) -> None:
-        write_bundle(self.bundle, self.cfg, self.setup.model, self.tokenizer)
+        write_bundle(self.bundle, self.cfg, self.setup.model, self.setup.tokenizer)
 
     def choose_weights(self) -> None:
         """Put the best weights into the bundle if train.bundle=best; else leave the last ones."""
