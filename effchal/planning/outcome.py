@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from effchal.config import Config
 from effchal.mixing.prepare import PreparedData
 from effchal.model.load import pick_device
@@ -9,6 +11,7 @@ from effchal.planning.candidates import plan_with_options
 from effchal.planning.fit import Plan, choose_micro_batch, enforce_plan, make_plan
 from effchal.planning.history import Record, keep_record, kind_of
 from effchal.planning.machine import Machine, memory_used
+from effchal.training.budget import Pace
 from effchal.training.checkpoint import checkpoints
 from effchal.training.loop import Trainer
 
@@ -35,19 +38,43 @@ def plan_run(cfg: Config, data: PreparedData, run_dir: Path) -> Plan:
 def keep_outcome(plan: Plan, trainer: Trainer, status: str) -> None:
     """Write run.json, and a record for later plans unless the run was too short for one."""
     write_record(plan, trainer, status, trainer.error)
-    pace, costs = trainer.pace, trainer.clock.costs
-    if pace.steps <= FEWEST_STEPS or pace.tokens_per_s is None:
+    pace, costs, tokens = trainer.pace, trainer.clock.costs, trainer.validator.tokens
+    start_s = max(0.0, (trainer.state.first_step_s or 0.0) - costs.get("validation", 0.0))
+    if pace.steps > FEWEST_STEPS:
+        device = trainer.setup.device
+        keep_times("run", trainer.cfg, plan, device, pace, costs, start_s, tokens)
+
+
+def keep_times(
+    source: str,
+    cfg: Config,
+    plan: Plan,
+    device: torch.device,
+    pace: Pace,
+    costs: dict[str, float],
+    start_s: float,
+    validation_tokens: int,
+) -> None:
+    """Keep what a probe or a run took, for later plans.
+
+    Args:
+        costs: seconds of a validation, a checkpoint and a bundle.
+        start_s: from the start of the process to the first step.
+        validation_tokens: of one validation.
+    """
+    if pace.tokens_per_s is None:
         return
-    validation_s, tokens = costs.get("validation", 0.0), trainer.validator.tokens
+    validation_s = costs.get("validation", 0.0)
+    has_speed = validation_tokens > 0 and validation_s > 0
     record = Record(
-        source="run",
-        kind=kind_of(trainer.cfg, plan.device, plan.model),
+        source=source,
+        kind=kind_of(cfg, plan.device, plan.model),
         tokens_per_s=pace.tokens_per_s,
         spread=pace.spread,
-        start_s=max(0.0, (trainer.state.first_step_s or 0.0) - validation_s),
-        validation_tokens_per_s=tokens / validation_s if tokens and validation_s else None,
+        start_s=start_s,
+        validation_tokens_per_s=validation_tokens / validation_s if has_speed else None,
         save_s=costs.get("checkpoint", 0.0) + costs.get("bundle", 0.0),
-        memory=memory_used(trainer.setup.device),
+        memory=memory_used(device),
         memory_planned=plan.memory_planned,
     )
     keep_record(record)

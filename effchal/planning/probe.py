@@ -1,23 +1,19 @@
 """A few real steps on this machine, timed for later plans."""
 
 import logging
-import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from effchal.bundle import write_bundle
 from effchal.config import Config, ConfigError
 from effchal.mixing.prepare import PreparedData, prepare_data
 from effchal.mixing.sources import is_local
 from effchal.planning.fit import make_plan
-from effchal.planning.history import Record, keep_record, kind_of
-from effchal.planning.machine import Machine, memory_used
-from effchal.training.budget import Pace
-from effchal.training.build import TrainingSetup, build
-from effchal.training.checkpoint import save_checkpoint
+from effchal.planning.machine import Machine
+from effchal.planning.outcome import keep_times
+from effchal.training.budget import Pace, WallClock
+from effchal.training.build import RunState, TrainingSetup, build
+from effchal.training.saving import Saver
 from effchal.training.step import train_step, validation_loss
 
 log = logging.getLogger(__name__)
@@ -59,36 +55,21 @@ def probe(
             "plan.probe=true would run out of memory; "
             "python -m effchal.plan without it says what fits"
         )
-    begun = time.monotonic()
+    clock = WallClock.of(cfg.budget, age_s)
     setup = build(cfg, data, machine.device)
-    start_s = age_s + time.monotonic() - begun
-    pace = timed_steps(cfg, setup)
+    start_s = clock.spent_s()
+    pace = timed_steps(cfg, setup, clock)
     if pace.tokens_per_s is None:
         raise ConfigError(
             f"plan.probe=true needs more than the {setup.steps} steps of this run to time them"
         )
-    validated = setup.validation[:VALIDATED]
+    validated, begun_s = setup.validation[:VALIDATED], clock.spent_s()
+    if validated:
+        validation_loss(setup.model, validated)
+    clock.add_cost("validation", clock.spent_s() - begun_s)
+    Saver(cfg, output_dir, setup, RunState(step=pace.steps), clock).dry_run()
     tokens = sum(micro_batch.tokens for micro_batch in validated)
-    validation_s = seconds(lambda: validation_loss(setup.model, validated)) if validated else 0.0
-
-    def save(folder: Path) -> None:
-        save_checkpoint(folder / "checkpoint", setup.model, setup.optimizer, {"step": pace.steps})
-        write_bundle(folder / "bundle", cfg, setup.model, data.tokenizer)
-
-    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".probe_") as folder:
-        save_s = seconds(lambda: save(Path(folder)))
-    record = Record(
-        source="probe",
-        kind=kind_of(cfg, machine.name, plan.model),
-        tokens_per_s=pace.tokens_per_s,
-        spread=pace.spread,
-        start_s=start_s,
-        validation_tokens_per_s=tokens / validation_s if validated else None,
-        save_s=save_s,
-        memory=memory_used(machine.device),
-        memory_planned=plan.memory_planned,
-    )
-    keep_record(record)
+    keep_times("probe", cfg, plan, setup.device, pace, clock.costs, start_s, tokens)
     log.info("probe: %d steps, %.0f tokens/s", pace.steps, pace.tokens_per_s)
 
 
@@ -106,20 +87,13 @@ def require_data(machine: Machine, data: PreparedData | None) -> PreparedData:
     return data
 
 
-def timed_steps(cfg: Config, setup: TrainingSetup) -> Pace:
+def timed_steps(cfg: Config, setup: TrainingSetup, clock: WallClock) -> Pace:
     """Train for plan.micro_batches micro-batches, and for three steps at least."""
     pace, done = Pace(), 0
     while pace.steps < setup.steps and (done < cfg.plan.micro_batches or pace.steps < 3):
-        started = time.monotonic()
+        begun_s = clock.spent_s()
         micro_batches = setup.micro_batches_of(cfg, pace.steps)
         stats = train_step(setup.model, setup.optimizer, micro_batches, cfg.train.max_grad_norm)
-        pace.add(stats.tokens, time.monotonic() - started)
+        pace.add(stats.tokens, clock.spent_s() - begun_s)
         done += len(micro_batches)
     return pace
-
-
-def seconds(action: Callable[[], object]) -> float:
-    """How long the action takes."""
-    started = time.monotonic()
-    action()
-    return time.monotonic() - started
