@@ -1,9 +1,12 @@
-"""Predicted against measured memory of a training step: python benchmarks/bench_plan.py [--out FOLDER] [--published]
+"""Predicted against measured memory of a training step.
 
-27 settings on a CPU: SmolLM2-135M and two random models of other shapes, LoRA on float32, bfloat16 and NF4 weights,
-three levels of activation checkpointing, three lengths and micro-batches, r 8 and 64. The measured peak of live tensor
-bytes comes from torch's profiler, the resident memory from the kernel; a process for each setting. --published
-compares with what others published for 7B and 8B models on a GPU instead, and measures nothing.
+    python benchmarks/bench_plan.py [--out FOLDER] [--published]
+
+27 settings on a CPU: SmolLM2-135M and two random models of other shapes, LoRA on float32,
+bfloat16 and NF4 weights, three levels of activation checkpointing, three lengths and
+micro-batches, r 8 and 64. torch's profiler measures the peak of allocated tensors, the kernel
+the resident memory; a process for each setting. --published compares with figures that others
+published for 7B and 8B models on a GPU, and measures nothing.
 """
 
 import argparse
@@ -41,15 +44,8 @@ def settings() -> list[tuple]:
         ("smollm2", "float32", None, "selective", 512, 1, 64),
         ("smollm2", "float32", None, "full", 512, 2, 8),
         ("smollm2", "float32", None, "full", 256, 1, 64),
-        (
-            "smollm2",
-            "bfloat16",
-            None,
-            "none",
-            32,
-            1,
-            8,
-        ),  # short: slow where no arithmetic for it is there
+        # Short: bfloat16 is slow on a CPU without the arithmetic.
+        ("smollm2", "bfloat16", None, "none", 32, 1, 8),
         ("smollm2", "bfloat16", None, "full", 16, 2, 64),
         ("smollm2", "float32", "nf4", "none", 128, 1, 8),
         ("smollm2", "float32", "nf4", "none", 256, 2, 64),
@@ -75,27 +71,23 @@ def random_models(folder: Path) -> dict[str, str]:
 
     shapes = {
         "mistral-like": MistralConfig(
-            **{
-                "vocab_size": 16000,
-                "hidden_size": 512,
-                "intermediate_size": 1792,
-                "num_hidden_layers": 12,
-            },
-            **{"num_attention_heads": 8, "num_key_value_heads": 2, "tie_word_embeddings": False},
+            vocab_size=16000,
+            hidden_size=512,
+            intermediate_size=1792,
+            num_hidden_layers=12,
+            num_attention_heads=8,
+            num_key_value_heads=2,
+            tie_word_embeddings=False,
         ),
         "qwen3-like": Qwen3Config(
-            **{
-                "vocab_size": 32000,
-                "hidden_size": 384,
-                "intermediate_size": 1152,
-                "num_hidden_layers": 10,
-            },
-            **{
-                "num_attention_heads": 6,
-                "num_key_value_heads": 3,
-                "head_dim": 64,
-                "tie_word_embeddings": True,
-            },
+            vocab_size=32000,
+            hidden_size=384,
+            intermediate_size=1152,
+            num_hidden_layers=10,
+            num_attention_heads=6,
+            num_key_value_heads=3,
+            head_dim=64,
+            tie_word_embeddings=True,
         ),
     }
     for name, shape in shapes.items():
@@ -126,19 +118,20 @@ def config_of(setting: tuple, path: str):
 
 
 def predict(setting: tuple, path: str) -> dict:
-    from effchal.planning.memory import Load, allocator_bytes, plan_memory
+    from effchal.planning.memory import allocator_bytes, plan_memory
+    from effchal.planning.workload import MicroBatchSize
 
     cfg = config_of(setting, path)
     tokens = cfg.model.max_seq_len * cfg.train.micro_batch_size
-    memory = plan_memory(
-        cfg, torch.device("cpu"), Load(tokens, tokens // 2, cfg.model.max_seq_len), None
-    )
+    size = MicroBatchSize(tokens, tokens // 2, cfg.model.max_seq_len)
+    memory = plan_memory(cfg, torch.device("cpu"), size, None)
     without_optimizer = sum(size for part, size in memory.parts.items() if part != "optimizer")
     return {"live": without_optimizer, "allocator": allocator_bytes(memory, torch.device("cpu"))}
 
 
 def worker(job: dict) -> None:
-    """Two micro-batches forward and backward, twice; prints the peaks of resident memory and of live tensor bytes."""
+    """Two micro-batches forward and backward, twice; prints the peaks of resident memory and
+    of allocated tensors."""
     import psutil
 
     from effchal.mixing.packing import MicroBatch
@@ -176,7 +169,7 @@ def worker(job: dict) -> None:
 
 
 def live_peak(model: torch.nn.Module, step: Callable[[], None]) -> int:
-    """Bytes: the model's tensors, and the most that torch's profiler sees allocated beside them during `step`."""
+    """Bytes of the model's tensors, and the peak that torch's profiler sees during `step`."""
     kept = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors_of(model)}
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True

@@ -1,10 +1,14 @@
-"""Training throughput and memory beside peers: python benchmarks/bench_train.py DATA [--trl PYTHON] [--litgpt PYTHON]
+"""Training throughput and memory of this package and of its peers.
 
-DATA is LIMA's train.jsonl. Fixed work: LoRA r 16 on all linear layers of SmolLM2-135M, the first 120 single-turn rows,
-at most 1,024 tokens each, four a step, the loss over all tokens as the peers count it. PYTHON is that of a peer's own
-environment (benchmarks/peers/train_trl.py and train_litgpt.py say what it needs). Every run is a process of its own,
-the systems in turn; one JSON line a system: medians, ratio to ours, share of this machine's measured matmul rate.
-Beside the clock's, the ratio in seconds of processor time: with --wrap 'env OMP_NUM_THREADS=1' it holds on a busy machine.
+    python benchmarks/bench_train.py DATA [--trl PYTHON] [--litgpt PYTHON]
+
+DATA is LIMA's train.jsonl. Fixed work: LoRA r 16 on all linear layers of SmolLM2-135M, the
+first 120 single-turn rows, at most 1,024 tokens each, four a step, the loss over all tokens
+as the peers count it. PYTHON is that of a peer's own environment: peers/train_trl.py and
+peers/train_litgpt.py say what it needs. Each run is a process of its own, and the systems
+take turns. One JSON line per system: medians, ratio to ours, share of this machine's measured
+matmul rate. On a busy machine use the ratio in processor seconds, with
+--wrap 'env OMP_NUM_THREADS=1'.
 """
 
 import argparse
@@ -14,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +27,35 @@ WORKER = ROOT / "benchmarks" / "train_worker.py"
 
 
 def main() -> None:
+    args = arguments()
+    job = make_job(args) | {"dtype": args.dtype, "examples_per_step": args.examples_per_step}
+    wrap = shlex.split(args.wrap)
+    if args.profile:
+        for library in range(1 + args.library):
+            more = {"profile": True, "library": library}
+            result = run([*wrap, sys.executable, WORKER], job | more)
+            print("RESULT", json.dumps(result), flush=True)
+        return
+    commands = {
+        f"effchal, {keep}": ([sys.executable, WORKER], {"keep": keep}) for keep in args.keep
+    }
+    if args.library:
+        commands["library"] = ([sys.executable, WORKER], {"library": True})
+    if args.trl:
+        commands["trl"] = ([args.trl, PEERS / "train_trl.py"], {})
+    if args.litgpt:
+        commands["litgpt"] = ([args.litgpt, PEERS / "train_litgpt.py"], {})
+    rates = run([*wrap, sys.executable, ROOT / "benchmarks" / "machine.py"])
+    print("RESULT", json.dumps(rates), flush=True)
+    results: dict[str, list[dict]] = {name: [] for name in commands}
+    for _ in range(args.repeats):
+        for name, (command, more) in commands.items():
+            results[name].append(run([*wrap, *command], job | more))
+            print("RUN", json.dumps(results[name][-1]), flush=True)
+    report(results, rates)
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data")
     parser.add_argument("--model", default=str(ROOT / "outputs" / "models" / "smollm2_135m"))
@@ -32,54 +66,29 @@ def main() -> None:
     parser.add_argument("--examples-per-step", type=int, default=4)
     parser.add_argument("--trl", metavar="PYTHON")
     parser.add_argument("--litgpt", metavar="PYTHON")
-    parser.add_argument(
-        "--keep", nargs="+", default=["none"], help="our levels of activation checkpointing"
-    )
-    parser.add_argument(
-        "--library", action="store_true", help="ours with the library's layers, too"
-    )
-    parser.add_argument(
-        "--profile", action="store_true", help="where the time of a step of ours goes, instead"
-    )
-    parser.add_argument(
-        "--wrap", default="", help="command to put before each run, e.g. 'taskset -c 0,1'"
-    )
-    args = parser.parse_args()
-    job = {
-        **{
-            "model": args.model,
-            "dtype": args.dtype,
-            "steps": args.steps,
-            "pairs": single_turn_rows(args.data)[:120],
-        },
-        **{"r": 16, "alpha": 32, "lr": 2e-4, "seed": 42, "max_seq_len": args.max_seq_len},
-        **{"packing": False, "checkpointing": False, "examples_per_step": args.examples_per_step},
+    parser.add_argument("--keep", nargs="+", default=["none"], help="activation checkpointing")
+    parser.add_argument("--library", action="store_true", help="also with the library's layers")
+    parser.add_argument("--profile", action="store_true", help="only profile a step of ours")
+    parser.add_argument("--wrap", default="", help="put before each run, e.g. 'taskset -c 0,1'")
+    return parser.parse_args()
+
+
+def make_job(args: argparse.Namespace) -> dict:
+    """What every system trains: the same rows, steps and hyper-parameters."""
+    return {
+        "model": args.model,
+        "dtype": "float32",
+        "steps": args.steps,
+        "pairs": single_turn_rows(args.data)[:120],
+        "r": 16,
+        "alpha": 32,
+        "lr": 2e-4,
+        "seed": 42,
+        "max_seq_len": args.max_seq_len,
+        "examples_per_step": 4,
+        "packing": False,
+        "checkpointing": False,
     }
-    commands = {
-        f"effchal, {keep}": ([sys.executable, WORKER], {"keep": keep}) for keep in args.keep
-    }
-    if args.library:
-        commands["library"] = ([sys.executable, WORKER], {"library": True})
-    if args.trl:
-        commands["trl"] = ([args.trl, PEERS / "train_trl.py"], {})
-    if args.litgpt:
-        commands["litgpt"] = ([args.litgpt, PEERS / "train_litgpt.py"], {})
-    wrap = shlex.split(args.wrap)
-    if args.profile:
-        for library in range(1 + args.library):
-            result = run(
-                [*wrap, sys.executable, WORKER], job | {"profile": True, "library": library}
-            )
-            print("RESULT", json.dumps(result), flush=True)
-        return
-    rates = run([*wrap, sys.executable, ROOT / "benchmarks" / "machine.py"])
-    print("RESULT", json.dumps(rates), flush=True)
-    results: dict[str, list[dict]] = {name: [] for name in commands}
-    for _ in range(args.repeats):
-        for name, (command, more) in commands.items():
-            results[name].append(run([*wrap, *command], job | more))
-            print("RUN", json.dumps(results[name][-1]), flush=True)
-    report(results, rates)
 
 
 def single_turn_rows(path: str) -> list[list[str]]:
@@ -105,29 +114,25 @@ def run(command: list, job: dict | None = None) -> dict:
 
 def report(results: dict[str, list[dict]], rates: dict) -> None:
     ours = next(iter(results.values()))
-    our_rate, our_peak = (median(ours, what) for what in (tokens_per_s, lambda r: r["peak_gib"]))
     for runs in results.values():
-        rate, peak = median(runs, tokens_per_s), median(runs, lambda r: r["peak_gib"])
+        rate, peak = median(runs, tokens_per_s), median(runs, peak_gib)
         line = {
             "system": runs[0]["system"],
             "tokens_per_s": round(rate, 1),
             "runs": [round(tokens_per_s(each), 1) for each in runs],
             "tokens_per_cpu_s": round(median(runs, tokens_per_cpu_s), 1),
             "peak_gib": peak,
-            "ours_is_faster_by": round(our_rate / rate, 2),
+            "ours_is_faster_by": round(median(ours, tokens_per_s) / rate, 2),
             "ours_is_faster_by_cpu_s": round(
                 median(ours, tokens_per_cpu_s) / median(runs, tokens_per_cpu_s), 2
             ),
-            "ours_has_of_its_peak": round(our_peak / peak, 2),
+            "ours_has_of_its_peak": round(median(ours, peak_gib) / peak, 2),
             "losses": [round(loss, 4) for loss in runs[0]["losses"]],
         }
         if "flop" in runs[0]:
-            line["share_of_matmul_rate"] = round(
-                median(runs, lambda r: r["flop"] / r["cpu_s"])
-                / 1e9
-                / rates["matmul_gflop_per_cpu_s"],
-                3,
-            )
+            gflop_per_cpu_s = median(runs, lambda r: r["flop"] / r["cpu_s"]) / 1e9
+            share = gflop_per_cpu_s / rates["matmul_gflop_per_cpu_s"]
+            line["share_of_matmul_rate"] = round(share, 3)
         print("RESULT", json.dumps(line), flush=True)
 
 
@@ -139,7 +144,11 @@ def tokens_per_cpu_s(result: dict) -> float:
     return result["tokens"] / result["cpu_s"]
 
 
-def median(runs: list[dict], what) -> float:
+def peak_gib(result: dict) -> float:
+    return result["peak_gib"]
+
+
+def median(runs: list[dict], what: Callable[[dict], float]) -> float:
     return statistics.median(what(each) for each in runs)
 
 

@@ -1,14 +1,16 @@
-"""Loss curve beside TRL's: python benchmarks/compare_trl.py DATA --trl PYTHON [--steps 20] [--max-seq-len 1024]
+"""Loss curves of this package and of TRL.
 
-DATA is LIMA's train.jsonl; PYTHON that of an environment with TRL (benchmarks/peers/train_trl.py says which). The same
-examples in the same order, seed, hyper-parameters and float32, no packing; the ids must be equal. Exit code 1 unless
-every step's loss is within 1e-4.
+    python benchmarks/compare_trl.py DATA --trl PYTHON [--steps 20] [--max-seq-len 1024]
+
+DATA is LIMA's train.jsonl. PYTHON is that of an environment with TRL: peers/train_trl.py says
+which. The same examples in the same order, seed, hyper-parameters and float32, no packing;
+the ids must be equal. Exit code 1 unless every step's loss is within 1e-4.
 """
 
 import argparse
 import sys
 
-from bench_train import PEERS, ROOT, run, single_turn_rows
+from bench_train import PEERS, ROOT, make_job, run
 from train_worker import prepare, train
 
 TOLERANCE = 1e-4  # nats
@@ -22,23 +24,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--max-seq-len", type=int, default=1024)
     args = parser.parse_args()
-    job = {
-        **{
-            "model": args.model,
-            "dtype": "float32",
-            "steps": args.steps,
-            "pairs": single_turn_rows(args.data)[:120],
-        },
-        **{
-            "r": 16,
-            "alpha": 32,
-            "lr": 2e-4,
-            "seed": 42,
-            "max_seq_len": args.max_seq_len,
-            "examples_per_step": 4,
-        },
-        **{"packing": False, "checkpointing": False},
-    }
+    job = make_job(args)
     model, examples = prepare(job)
     job["ids"] = [example.ids for example in examples]
     theirs = run([args.trl, PEERS / "train_trl.py"], job)
@@ -59,9 +45,8 @@ def main() -> int:
     ]
     for step, difference in enumerate(differences):
         losses = f"{ours['losses'][step]:.6f} | {theirs['losses'][step]:.6f}"
-        print(
-            f"{step + 1} | {losses} | {difference:.1e} | {ours['norms'][step]:.4f} {theirs['norms'][step]:.4f}"
-        )
+        norms = f"{ours['norms'][step]:.4f} {theirs['norms'][step]:.4f}"
+        print(f"{step + 1} | {losses} | {difference:.1e} | {norms}")
     print(f"largest difference {max(differences):.1e}, allowed {TOLERANCE:.0e}")
     return 0 if same_start and same_ids and max(differences) <= TOLERANCE else 1
 

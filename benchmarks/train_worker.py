@@ -1,4 +1,4 @@
-"""What bench_train.py and compare_trl.py run of ours, in a process of its own: train_worker.py JOB.json"""
+"""Trains in a process of its own, for bench_train.py and compare_trl.py: train_worker.py JOB"""
 
 import json
 import resource
@@ -21,7 +21,7 @@ from effchal.prompts import PromptEncoder, Turn
 from effchal.training.layers import prepare_training
 from effchal.training.step import make_optimizer, train_step
 
-OPERATIONS = 14  # that a profile tells
+OPERATIONS = 14  # shown by a profile
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def prepare(job: dict) -> tuple[nn.Module, list[EncodedExample]]:
-    """The model with its adapter, and the job's question and answer pairs, every token after the first a target."""
+    """Model with adapter, and the job's pairs as examples whose every token is a target."""
     cfg = ModelConfig(name=job["model"], dtype=Dtype(job["dtype"]), max_seq_len=job["max_seq_len"])
     encoder = PromptEncoder(load_tokenizer(cfg), compose_config(["prompt=chatml"]).prompt)
     pairs = [
@@ -56,7 +56,7 @@ def prepare(job: dict) -> tuple[nn.Module, list[EncodedExample]]:
 
 
 def train(job: dict, model: nn.Module, examples: list[EncodedExample]) -> dict:
-    """Tokens and seconds of all steps but the first, peak memory of the process, losses, arithmetic of the model."""
+    """Tokens and seconds of all steps but the first, peak memory, losses, operations."""
     cfg = TrainConfig(lr=job["lr"], schedule=Schedule.constant)
     optimizer, per_step = make_optimizer(model, cfg), job["examples_per_step"]
     device = pick_device()
@@ -88,7 +88,7 @@ def train(job: dict, model: nn.Module, examples: list[EncodedExample]) -> dict:
 
 
 def profile(job: dict, model: nn.Module, examples: list[EncodedExample]) -> dict:
-    """The processor's time in a step, after one that is not looked at: share of each operation."""
+    """Processor time of the second step: share of each operation."""
     optimizer, device = make_optimizer(model, TrainConfig(lr=job["lr"])), pick_device()
     micro_batches = [
         mb.to(device)
@@ -104,8 +104,11 @@ def profile(job: dict, model: nn.Module, examples: list[EncodedExample]) -> dict
 
 
 def arithmetic(model: nn.Module, r: int, micro_batch: MicroBatch) -> float:
-    """Floating-point operations that a step cannot do without: frozen products forward and backward to the inputs,
-    LoRA's three, causal attention (half a square; the backward pass five products to the forward's two)."""
+    """Floating-point operations that a step cannot do without.
+
+    Frozen products forward and backward to the inputs, three for each of LoRA's, and causal
+    attention: half a square, five products in the backward pass to the forward's two.
+    """
     layers = [m for m in model.modules() if hasattr(m, "base_layer")]
     frozen = sum(layer.base_layer.weight.numel() for layer in layers)
     adapters = sum(r * sum(layer.base_layer.weight.shape) for layer in layers)

@@ -1,9 +1,7 @@
-"""A bundle: all that serving needs beside the base model, in one folder that proves itself."""
+"""A bundle: one folder with all that serving needs besides the base model, checked by digests."""
 
-import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from effchal import __version__
 from effchal.config import Config, ConfigError, ModelConfig, load_config, save_config
 from effchal.model.load import (
     ModelError,
@@ -22,7 +19,7 @@ from effchal.model.load import (
     load_base_model,
     load_tokenizer,
 )
-from effchal.training.checkpoint import sync_folder
+from effchal.runs import sync_folder, versions
 
 FORMAT = 1
 
@@ -31,25 +28,25 @@ class BundleError(ConfigError):
     """A bundle that is incomplete, changed, or does not fit its base model."""
 
 
-def write_bundle(folder: Path, cfg: Config, model: nn.Module | None, tokenizer: Any) -> None:
-    """Write adapter, tokenizer, config and manifest; `folder` is replaced only when all is there.
+def write_bundle(folder: Path, cfg: Config, model: Any, tokenizer: Any) -> None:
+    """Write adapter, tokenizer, config and manifest. `folder` is replaced once all is on disk.
 
     Args:
-        model: with its adapter, or None for a plain base model (lora=none).
+        model: a peft model, or None for a plain base model (lora=none).
     """
-    parts = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(parts, ignore_errors=True)
-    parts.mkdir(parents=True)
+    partial = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     if model is not None:
-        # No copy of a base head or embedding, and no question to the hub whether one is needed.
+        # save_embedding_layers=False: peft would ask the hub whether to copy the base's head.
         model.save_pretrained(
-            parts / "adapter", safe_serialization=True, save_embedding_layers=False
+            partial / "adapter", safe_serialization=True, save_embedding_layers=False
         )
-    tokenizer.save_pretrained(parts / "tokenizer")
-    save_config(cfg, parts / "config.yaml")
+    tokenizer.save_pretrained(partial / "tokenizer")
+    save_config(cfg, partial / "config.yaml")
     manifest = {
         "format": FORMAT,
-        "files": {str(path.relative_to(parts)): sha256(path) for path in _files(parts)},
+        "files": {str(path.relative_to(partial)): sha256(path) for path in _files(partial)},
         "versions": versions(),
         "base_model": {
             "name": cfg.model.name,
@@ -57,23 +54,21 @@ def write_bundle(folder: Path, cfg: Config, model: nn.Module | None, tokenizer: 
             "fingerprint": base_model_fingerprint(cfg.model),
         },
     }
-    (parts / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-    for path in _files(parts):
-        path.chmod(
-            0o644
-        )  # peft writes weights for their owner alone; a container runs as another user
-    sync_folder(parts)
+    (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    for path in _files(partial):
+        path.chmod(0o644)  # peft writes for the owner alone; a container runs as another user
+    sync_folder(partial)
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
-    parts.rename(folder)
+    partial.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
     sync_folder(folder.parent)
 
 
 def check_bundle(folder: Path) -> dict[str, Any]:
-    """The manifest, after every file was compared with it.
+    """Compare every file with the manifest, and return the manifest.
 
     Raises:
         BundleError: not a bundle, or a file is missing, changed or not listed.
@@ -81,7 +76,8 @@ def check_bundle(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         raise BundleError(
-            f"bundle={folder} has no manifest.json; a run leaves its bundle in outputs/train/<run>/bundle"
+            f"bundle={folder} has no manifest.json; "
+            "a run leaves its bundle in outputs/train/<run>/bundle"
         )
     try:
         manifest = json.loads(path.read_text())
@@ -107,10 +103,10 @@ def check_bundle(folder: Path) -> dict[str, Any]:
 
 
 def base_of_bundle(folder: Path, base_model: str | None) -> ModelConfig:
-    """The base model of a bundle, after both were checked.
+    """The base model of a bundle, after a check of both.
 
     Args:
-        base_model: where the base model lies here, if not where the config says.
+        base_model: folder of the base model on this machine, if not the config's.
 
     Raises:
         BundleError: the bundle is damaged, or `base_model` is another model.
@@ -129,13 +125,14 @@ def base_of_bundle(folder: Path, base_model: str | None) -> ModelConfig:
     if expected and found and found != expected:
         wanted = manifest["base_model"]["name"]
         raise BundleError(
-            f"{base.name} is not the base model of {folder}, which is {wanted}; give base_model=<folder>"
+            f"{base.name} is not the base model of {folder}, which is {wanted}; "
+            "give base_model=<folder>"
         )
     return base
 
 
 def load_bundle_model(folder: Path, base: ModelConfig, device: torch.device) -> nn.Module:
-    """The adapter on its base, of a bundle that base_of_bundle has checked."""
+    """Base model with the bundle's adapter, for inference. Call base_of_bundle first: it checks."""
     model = load_base_model(base, device)
     return load_adapter(model, folder / "adapter") if (folder / "adapter").is_dir() else model
 
@@ -147,16 +144,6 @@ def load_bundle_tokenizer(folder: Path, base: ModelConfig) -> Any:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
-    packages = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers")
-    found = {"effchal": __version__} | {name: importlib.metadata.version(name) for name in packages}
-    for name in ("flash_attn", "liger_kernel"):  # used on a GPU where they are installed
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def _files(folder: Path) -> list[Path]:

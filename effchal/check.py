@@ -1,6 +1,6 @@
-"""Hold a run against a contest's rules: python -m effchal.check [rules=neurips_2023] data_mix=lima_platypus
+"""Check a run against a contest's rules: python -m effchal.check rules=neurips_2023
 
-Takes what effchal.train takes. Exit code 1 where a rule is broken.
+Takes what effchal.train takes. Exit code 1 if a rule is broken.
 """
 
 import sys

@@ -12,7 +12,6 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from effchal.bundle import versions
 from effchal.cli import entry_point, overlay
 from effchal.config import Config, ConfigError, load_config, save_config
 from effchal.evaluation.helm.deployment import model_name, place_data, write_deployment
@@ -36,8 +35,8 @@ from effchal.model_source import (
     identity,
     inference_config,
 )
+from effchal.runs import git_commit, versions
 from effchal.serving.ready import free_port, is_ready
-from effchal.tracking import git_commit
 
 log = logging.getLogger("effchal.helm")
 

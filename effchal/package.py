@@ -1,16 +1,17 @@
-"""Bundle a plain base model, as the control: python -m effchal.package model=smollm2_135m prompt=plain lora=none"""
+"""Bundle a plain base model, as a control: python -m effchal.package prompt=plain lora=none"""
 
 import logging
 from pathlib import Path
 
-from effchal.bundle import write_bundle
 from effchal.cli import entry_point
 from effchal.config import Config, ConfigError
-from effchal.model.load import load_tokenizer
 
 
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
+    from effchal.bundle import write_bundle
+    from effchal.model.load import load_tokenizer
+
     if cfg.lora is not None:
         raise ConfigError(
             "a run writes the bundle of its adapter itself; for the plain base model add lora=none"

@@ -1,7 +1,7 @@
-"""Will a run fit its budget? python -m effchal.plan model=mistral_7b lora.r=64 train.micro_batch_size=4
+"""Will a run fit its budget? python -m effchal.plan model=mistral_7b lora.r=64
 
-Takes what effchal.train takes. Exit code 1 where the run does not fit or breaks rules that are enforced, 2 where the
-config is wrong.
+Takes what effchal.train takes. Exit code 1 if the run does not fit or breaks rules that are
+enforced, 2 if the config is wrong.
 """
 
 import os
@@ -19,30 +19,30 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     from effchal.planning.meta_model import needs_download
 
     if not needs_download(cfg.model):
-        os.environ.setdefault(
-            "HF_HUB_OFFLINE", "1"
-        )  # read when the hub's client is imported, which is later
+        # The hub's client reads it when it is imported, which is later.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from effchal.model.load import gpu_names
-    from effchal.planning.fit import largest_micro_batch, make_plan, planned_machine
+    from effchal.planning.candidates import plan_with_options
+    from effchal.planning.fit import choose_micro_batch
+    from effchal.planning.machine import planned_machine
     from effchal.planning.probe import known_data, probe
     from effchal.planning.report import screen
     from effchal.rules import check_rules, summary
 
     machine = planned_machine(cfg)
     data = known_data(cfg, output_dir)
-    if cfg.train.micro_batch_size == "auto":
-        cfg.train.micro_batch_size = largest_micro_batch(cfg, machine, data)
+    choose_micro_batch(cfg, machine, data)
     if cfg.plan.probe:
         probe(cfg, machine, data, output_dir, job_age_s())
-    plan = make_plan(cfg, machine, data)
+    plan = plan_with_options(cfg, machine, data)
     plan.save(output_dir)
-    told, refused = None, False
+    rules_line, refused = None, False
     if cfg.rules is not None:
         cards = gpu_names() or ([machine.name] if machine.device.type == "cuda" else [])
         findings = check_rules(cfg.rules, cfg.model, cfg.data_mix, cfg.budget, cards)
-        told = summary(cfg.rules, findings)
+        rules_line = summary(cfg.rules, findings)
         refused = cfg.rules.enforce and not all(finding.ok for finding in findings)
-    print(screen(plan, cfg, told))
+    print(screen(plan, cfg, rules_line))
     sys.exit(int(refused or not plan.fits))
 
 

@@ -1,4 +1,4 @@
-"""Conversation -> token ids. Training and serving call the same functions, so they cannot differ."""
+"""Conversation -> token ids, by the same functions in training and in serving."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ class Turn:
 
 
 class Templates(Protocol):
-    """The fields of config.PromptConfig; each of the first three holds one `{content}`."""
+    """The fields of config.PromptConfig. Each of the first three has one `{content}`."""
 
     system: str
     user: str
@@ -27,8 +27,8 @@ class Templates(Protocol):
 class PromptEncoder:
     """Turns conversations into ids with one tokenizer and one set of templates.
 
-    Special tokens count only where a template spells them. The same characters
-    inside a turn are ordinary text: no user can end a turn by typing `<|im_end|>`.
+    Only a template can spell special tokens. Inside a turn the same characters are ordinary
+    text: no user can end a turn by typing `<|im_end|>`.
 
     Args:
         tokenizer: a fast transformers tokenizer with an end-of-sequence token.
@@ -38,7 +38,7 @@ class PromptEncoder:
     def __init__(self, tokenizer: Any, templates: Templates) -> None:
         self.tokenizer, self.templates = tokenizer, templates
         self.eos_id: int = tokenizer.eos_token_id
-        # What the tokenizer itself puts before every text: [1] for Mistral, [] for SmolLM2.
+        # What the tokenizer puts before every text: [1] for Mistral, [] for SmolLM2.
         self.bos_ids: list[int] = [i for i in tokenizer("").input_ids if i != self.eos_id]
         self._special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
         longest_first = sorted(self._special, key=len, reverse=True)
@@ -54,15 +54,12 @@ class PromptEncoder:
         return self._plain.encode(text, add_special_tokens=False).ids if text else []
 
     def raw_ids(self, text: str) -> list[int]:
-        """Ids of a whole prompt that its author spelled: special tokens count, nothing is put before it."""
-        return (
-            self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
-            if text
-            else []
-        )
+        """Ids of a whole prompt as it is spelled: special tokens count, none is added."""
+        backend = self.tokenizer.backend_tokenizer
+        return backend.encode(text, add_special_tokens=False).ids if text else []
 
     def chat_template(self) -> str:
-        """These templates as a Jinja template like those of transformers, for clients that build prompts themselves."""
+        """The templates in Jinja, like a tokenizer's, for clients that build prompts."""
         eos = self.tokenizer.eos_token
         role = "{% elif message['role'] == 'assistant' %}"
         return (
@@ -78,7 +75,7 @@ class PromptEncoder:
         )
 
     def prompt_ids(self, turns: list[Turn]) -> list[int]:
-        """Ids up to where the model answers. The last turn must be the user's.
+        """Ids up to where the model answers.
 
         Raises:
             ValueError: no turn, or the last one is an answer.
@@ -99,16 +96,13 @@ class PromptEncoder:
         ids, is_answer = list(self.bos_ids), [False] * len(self.bos_ids)
         for position, turn in enumerate(turns):
             if turn.role == "assistant":
-                piece = [*self._fill(self.templates.assistant, turn.content), self.eos_id]
+                added = [*self._fill(self.templates.assistant, turn.content), self.eos_id]
             else:
-                before = (
-                    self.templates.after_answer
-                    if position and turns[position - 1].role == "assistant"
-                    else ""
-                )
-                piece = self._fill(before + getattr(self.templates, turn.role), turn.content)
-            ids += piece
-            is_answer += [turn.role == "assistant"] * len(piece)
+                follows = position > 0 and turns[position - 1].role == "assistant"
+                before = self.templates.after_answer if follows else ""
+                added = self._fill(before + getattr(self.templates, turn.role), turn.content)
+            ids += added
+            is_answer += [turn.role == "assistant"] * len(added)
         return ids, is_answer
 
     def _fill(self, template: str, content: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""A contest's rules, held against a config and the machine."""
+"""A contest's rules, checked against a config and the machine."""
 
 import logging
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def check_rules(
     """One finding for each rule.
 
     Args:
-        gpus: names of the cards that the run can use.
+        gpus: names of the GPUs that the run can use.
     """
     return [
         _base_model(rules, model.name),
@@ -52,7 +52,7 @@ def check_rules(
 
 
 def enforce_rules(cfg: Config, gpus: list[str]) -> None:
-    """Say which rules a run breaks, before work is spent on it.
+    """Log which rules a run breaks, before work is spent on it.
 
     Raises:
         ConfigError: rules.enforce=true, and a rule is broken.
@@ -61,10 +61,13 @@ def enforce_rules(cfg: Config, gpus: list[str]) -> None:
         return
     findings = check_rules(cfg.rules, cfg.model, cfg.data_mix, cfg.budget, gpus)
     if not all(finding.ok for finding in findings):
-        told = f"{summary(cfg.rules, findings)}; python -m effchal.check says what would pass, rules=none leaves them out"
+        message = (
+            f"{summary(cfg.rules, findings)}; python -m effchal.check says what would pass, "
+            "rules=none leaves them out"
+        )
         if cfg.rules.enforce:
-            raise ConfigError(told)
-        log.warning(told)
+            raise ConfigError(message)
+        log.warning(message)
 
 
 def summary(rules: RulesConfig, findings: list[Finding]) -> str:
@@ -77,48 +80,45 @@ def summary(rules: RulesConfig, findings: list[Finding]) -> str:
 
 def _base_model(rules: RulesConfig, name: str) -> Finding:
     approved = any(fnmatch(name, pattern) for pattern in rules.base_models)
-    remedy = "model.name=<hub id of an approved family, see conf/rules>; what a local folder holds cannot be told"
+    remedy = (
+        "model.name=<hub id of an approved family, see conf/rules>; "
+        "a local folder does not say what it holds"
+    )
     return Finding("approved base model", f"model.name={name}", approved, remedy)
 
 
 def _not_tuned(rules: RulesConfig, name: str) -> Finding:
-    told = [pattern for pattern in rules.tuned_models if fnmatch(name.lower(), pattern.lower())]
-    found = f"model.name={name}" + (f" is like {told[0]}" if told else "")
-    return Finding("not instruction-tuned", found, not told, "take the base model of that family")
+    like = [pattern for pattern in rules.tuned_models if fnmatch(name.lower(), pattern.lower())]
+    found = f"model.name={name}" + (f" is like {like[0]}" if like else "")
+    return Finding("not instruction-tuned", found, not like, "take the base model of that family")
 
 
 def _one_gpu(rules: RulesConfig, gpus: list[str]) -> Finding:
     allowed = " or ".join(rules.gpus)
     ok = len(gpus) == 1 and any(part in gpus[0] for part in rules.gpus)
-    return Finding(
-        f"one {allowed}",
-        ", ".join(gpus) or "no GPU",
-        ok,
-        "train on such a card, alone (CUDA_VISIBLE_DEVICES)",
-    )
+    remedy = "train on such a card, alone (CUDA_VISIBLE_DEVICES)"
+    return Finding(f"one {allowed}", ", ".join(gpus) or "no GPU", ok, remedy)
 
 
 def _sources(rules: RulesConfig, data_mix: DataMixConfig) -> list[Finding]:
-    """Licence and origin of every source: what is unknown fails, for nobody could defend it."""
+    """Licence and origin of every source. What is unknown fails: nobody could defend it."""
     findings = []
     for name, source in data_mix.sources.items():
         key = f"data_mix.sources.{name}"
-        licensed = source.license != "unknown"
-        findings.append(
-            Finding(
-                f"{name}: open, with a licence",
-                source.license,
-                licensed,
-                f"{key}.license=<its licence>",
-            )
+        is_open = Finding(
+            f"{name}: open, with a licence",
+            source.license,
+            source.license != "unknown",
+            f"{key}.license=<its licence>",
         )
-        permitted = source.origin is Origin.llm and (
-            rules.llm_data or source.llm_license is not None
+        by_llm = source.origin is Origin.llm
+        permitted = by_llm and (rules.llm_data or source.llm_license is not None)
+        by_people = Finding(
+            f"{name}: no LLM wrote it without permission",
+            source.origin.value + (f", llm_license={source.llm_license}" if by_llm else ""),
+            source.origin is Origin.people or permitted,
+            f"{key}.origin=people if no LLM wrote any of it; if one did, =llm and "
+            f"{key}.llm_license=<what allows it>",
         )
-        found = source.origin.value
-        if source.origin is Origin.llm:
-            found += f", llm_license={source.llm_license}"
-        remedy = f"{key}.origin=people if no LLM wrote any of it; if one did, =llm and {key}.llm_license=<what allows it>"
-        ok = source.origin is Origin.people or permitted
-        findings.append(Finding(f"{name}: no LLM wrote it without permission", found, ok, remedy))
+        findings += [is_open, by_people]
     return findings

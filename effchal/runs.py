@@ -1,23 +1,34 @@
-"""One process at a time works on a run folder."""
+"""A run folder: its lock, files written whole, JSON lines that survive a cut, provenance."""
 
 import contextlib
 import fcntl
+import importlib.metadata
+import json
 import os
+import platform
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from effchal import __version__
 from effchal.config import ConfigError
 
-DRY_RUN_PREFIX = ".rehearsal_"  # beginning of the name of a folder that a killed process may leave
+DRY_RUN_PREFIX = ".dry_run_"  # of a temporary folder; a killed process may leave it behind
 
 
 @contextlib.contextmanager
 def run_lock(run_dir: Path) -> Iterator[None]:
-    """Hold the folder until the process ends, however it ends; what a killed one left half-written goes.
+    """Let one process at a time work on a run folder, and remove what a killed one left unfinished.
+
+    The kernel releases the lock when the process ends, however it ends. The package filelock
+    would empty the lock file before it asks for the lock, and so lose the owner's number.
 
     Raises:
-        ConfigError: another process holds it.
+        ConfigError: another process has the lock; the message names its number.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / ".lock").open("a+") as file:
@@ -34,6 +45,85 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         file.flush()
         for folder in run_dir.glob(f"{DRY_RUN_PREFIX}*"):
             shutil.rmtree(folder, ignore_errors=True)
-        for parts in (run_dir / "checkpoint").glob(".step_*"):
-            parts.unlink(missing_ok=True)
+        for partial in (run_dir / "checkpoint").glob(".step_*"):
+            partial.unlink(missing_ok=True)
         yield
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace a file. A reader finds the old content or the new one, never a part of it.
+
+    Raises:
+        OSError: the disk is full, for example; the old content is still there.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def append_json_line(path: Path, record: dict[str, Any]) -> None:
+    """Append a record on a line of its own, even after a line that a kill cut short.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with path.open("ab+") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(record).encode() + b"\n")
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Records of a file without lines that a kill cut short; [] if there is no file."""
+    records = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return records
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """What the last bits of a result depend on: device, git commit, versions of libraries."""
+    return {"device": device_name(device), "git_commit": git_commit(), "versions": versions()}
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout or of the image's build; None for an installed wheel."""
+    if os.environ.get("EFFCHAL_GIT_COMMIT"):
+        return os.environ["EFFCHAL_GIT_COMMIT"]
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that numbers depend on; GPU kernels only where installed."""
+    packages = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers")
+    found = {"effchal": __version__} | {name: importlib.metadata.version(name) for name in packages}
+    for name in ("flash_attn", "liger_kernel"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

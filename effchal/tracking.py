@@ -1,13 +1,10 @@
-"""The record of a run: metrics.jsonl always, wandb when asked, progress on the terminal."""
+"""The record of a run: metrics.jsonl always, wandb if asked for, progress on the terminal."""
 
 import contextlib
 import json
 import logging
-import os
-import platform
 import queue
 import resource
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,26 +14,26 @@ import torch
 
 from effchal.config import TrackConfig
 from effchal.config.choices import WandbMode
+from effchal.runs import append_json_line, read_json_lines, write_atomic
 
 log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Appends one JSON object a record to metrics.jsonl; nothing else can stop or slow a run."""
+    """Appends records to metrics.jsonl, and mirrors them to wandb. No failure stops a run."""
 
     def __init__(
         self, run_dir: Path, cfg: TrackConfig, run_name: str, config: dict[str, Any]
     ) -> None:
-        self._file = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
+        self._path = run_dir / "metrics.jsonl"
         self._mirror = None
         if cfg.wandb is not WandbMode.off:
             self._mirror = _WandbMirror(run_dir, cfg, run_name, config)
 
     def log(self, record: dict[str, Any]) -> None:
-        """One record; it has `step` and the metrics by name, units in the names."""
+        """Keep one record: `step`, and metrics whose names end with their units."""
         try:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+            append_json_line(self._path, record)
         except OSError as error:  # a full disk
             log.warning("metrics.jsonl cannot be written (%s); the run goes on", error)
         if self._mirror:
@@ -47,14 +44,13 @@ class Tracker:
             self._mirror.put(("bundle", folder))
 
     def close(self, wait_s: float) -> None:
-        with contextlib.suppress(OSError):
-            self._file.close()
+        """Wait at most `wait_s` seconds for wandb."""
         if self._mirror:
             self._mirror.close(wait_s)
 
 
 class _WandbMirror:
-    """A thread of its own talks to wandb, so that a slow or dead network is never waited for."""
+    """Talks to wandb from a thread of its own, so that a run never waits for the network."""
 
     def __init__(
         self, run_dir: Path, cfg: TrackConfig, run_name: str, config: dict[str, Any]
@@ -119,32 +115,23 @@ class _WandbMirror:
 
 
 def rewind_metrics(run_dir: Path, step: int) -> float:
-    """Drop the records of steps after `step`, which will be made again.
+    """Drop the records of steps after `step`, which the run will make again.
 
     Returns:
-        The most seconds that any record says were spent: those of a killed process too.
+        The most seconds spent in any record, those of a killed process among them.
     """
     path = run_dir / "metrics.jsonl"
     if not path.is_file():
         return 0.0
-    kept, spent_s = [], 0.0
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line that a kill cut in half
-        spent_s = max(spent_s, record.get("spent_s", 0.0))
-        if record["step"] <= step:
-            kept.append(line + "\n")
-    parts = path.with_suffix(".tmp")
-    parts.write_text("".join(kept), encoding="utf-8")
-    parts.replace(path)
-    return spent_s
+    records = read_json_lines(path)
+    kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
+    write_atomic(path, "".join(kept))
+    return max((record.get("spent_s", 0.0) for record in records), default=0.0)
 
 
 @contextlib.contextmanager
 def progress_bar(total: int, done: int, unit: str) -> Iterator[Any]:
-    """A function advance(done) that moves a bar on a terminal; log lines scroll above it."""
+    """Show a bar on a terminal, with log lines above it. Yields advance(done), which moves it."""
     from rich.console import Console
     from rich.highlighter import NullHighlighter
     from rich.logging import RichHandler
@@ -180,24 +167,7 @@ def progress_bar(total: int, done: int, unit: str) -> Iterator[Any]:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Of the GPU's allocator, or of the whole process on a CPU."""
+    """Peak memory of the GPU's allocator so far, or of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
-
-
-def git_commit() -> str | None:
-    """Of the checkout this package runs from, or as an image's build was told; None for another wheel."""
-    if os.environ.get("EFFCHAL_GIT_COMMIT"):
-        return os.environ["EFFCHAL_GIT_COMMIT"]
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -1,12 +1,13 @@
 """Runs that stall, against their limit: python scripts/check_budget.py [--runs 40]
 
-Each run has a limit of 5 to 60 s, steps that stall at random and saves that are slow, and every other one a machine
-that becomes many times slower in its second half, so that one step takes a third of the limit. It must end inside its
-limit with a valid bundle and its learning rate at the floor. One JSON line at the end; the exit status is 1 if any run
-failed.
+Each run has a limit of 5 to 60 s, steps that stall at random, and slow saves. In every other
+run the machine becomes many times slower in the second half, so that one step takes a third
+of the limit. A run must end inside its limit, with a valid bundle and its learning rate at
+the floor. One JSON line at the end; the exit status is 1 if any run failed.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import random
@@ -14,14 +15,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 
+from effchal import train
 from effchal.bundle import base_of_bundle
 from effchal.cli import compose_config
 from effchal.config import BudgetConfig
-from effchal.training import loop as training
-from effchal.training import step
+from effchal.training import loop, saving, step
 from effchal.training.signals import StopSignals
 
 LEAST_S, MOST_S = 5.0, 60.0
@@ -38,7 +40,7 @@ def slowed(function, draw: random.Random, usual_s: float, chance: float, worst_s
 
 
 def slow_machine(function, from_s: float, sleep_s: float):
-    """`function`, with a sleep before it from then on, where it trains."""
+    """`function`, with a sleep before each training call from `from_s` on."""
     start = time.monotonic()
 
     def slow(*args):
@@ -53,28 +55,26 @@ def one_run(seed: int, folder: Path) -> dict:
     draw = random.Random(seed)
     limit_s = draw.uniform(LEAST_S, MOST_S)
     cfg = compose_config(["model=tiny", "data_mix=quickstart", "rules=none", "train.epochs=1000"])
-    cfg.budget = BudgetConfig(
-        hours=limit_s / 3600, enforce=False
-    )  # what earlier runs say must not refuse it
+    # enforce=False: what earlier runs took must not refuse this one.
+    cfg.budget = BudgetConfig(hours=limit_s / 3600, enforce=False)
     cfg.train.examples_per_step, cfg.train.warmup_steps, cfg.train.packing = 16, 3, False
     cfg.train.validate_every = cfg.train.checkpoint_every = 5
-    real = training.train_step, training.save_checkpoint, training.write_bundle, step.target_loss
     slow_save = draw.uniform(0.0, 0.05) * limit_s
-    training.train_step = slowed(
-        real[0], draw, 0.05, 0.05, 0.1 * limit_s
-    )  # a stall of up to a tenth of the limit
-    training.save_checkpoint = slowed(real[1], draw, slow_save, 0.0, 0.0)
-    training.write_bundle = slowed(real[2], draw, slow_save, 0.0, 0.0)
-    if seed % 2:
-        step.target_loss = slow_machine(real[3], draw.uniform(0.5, 0.9) * limit_s, 0.02 * limit_s)
-    start = time.monotonic()
-    try:
+    stall_s = 0.1 * limit_s
+    with contextlib.ExitStack() as patches:
+
+        def patch(module, name, slow_function):
+            patches.enter_context(mock.patch.object(module, name, slow_function))
+
+        patch(loop, "train_step", slowed(loop.train_step, draw, 0.05, 0.05, stall_s))
+        for name in ("save_checkpoint", "write_bundle"):
+            patch(saving, name, slowed(getattr(saving, name), draw, slow_save, 0.0, 0.0))
+        if seed % 2:
+            from_s = draw.uniform(0.5, 0.9) * limit_s
+            patch(step, "target_loss", slow_machine(step.target_loss, from_s, 0.02 * limit_s))
+        start = time.monotonic()
         with StopSignals() as signals:
-            code = training.run(cfg, folder, signals)
-    finally:
-        training.train_step, training.save_checkpoint, training.write_bundle, step.target_loss = (
-            real
-        )
+            code = train.run(cfg, folder, signals)
     seconds = time.monotonic() - start
     record = json.loads((folder / "run.json").read_text())
     base_of_bundle(folder / "bundle", None)  # raises if a byte is wrong
@@ -103,8 +103,8 @@ def main() -> int:
             print(json.dumps({"seed": seed} | found[-1]), flush=True)
     totals = {key: sum(run[key] for run in found) for key in ("in_time", "annealed", "ended")}
     unused = max(found, key=lambda run: run["unused"])
-    told = {"runs": len(found), **totals, "largest_share_unused": round(unused["unused"], 3)}
-    print("RESULT", json.dumps(told | {"of_a_limit_of_s": round(unused["limit_s"], 1)}))
+    result = {"runs": len(found), **totals, "largest_share_unused": round(unused["unused"], 3)}
+    print("RESULT", json.dumps(result | {"of_a_limit_of_s": round(unused["limit_s"], 1)}))
     return int(any(total < len(found) for total in totals.values()))
 
 

@@ -1,9 +1,12 @@
-"""Kill -9, a full disk and cut checkpoints, against an undisturbed run: python scripts/check_restart.py [--kills 60]
+"""Kill -9, a full disk and cut checkpoints, against an undisturbed run.
 
-Runs of builtin:tiny are killed at random moments, every third time inside a save, and gone on with; now and then the
-newest checkpoint is cut in half before that. Each must end with the weights of the undisturbed run, bit for bit, and
-lose no more than the steps since the last good checkpoint. As root, a run also fills a small disk of its own and goes
-on when there is room. One JSON line at the end; the exit status is 1 if anything was wrong.
+    python scripts/check_restart.py [--kills 60]
+
+Runs of builtin:tiny are killed at random moments, every third time inside a save, and then
+resumed. Sometimes the newest checkpoint is cut in half before that. Each run must end with
+the weights of the undisturbed run, bit for bit, and lose no more than the steps since the
+last good checkpoint. As root, a run also fills a small disk of its own, and is resumed when
+there is space. One JSON line at the end; the exit status is 1 if anything was wrong.
 """
 
 import argparse
@@ -20,9 +23,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from effchal import train
 from effchal.cli import compose_config
-from effchal.runs import run_lock
-from effchal.training import loop as training
+from effchal.runs import read_json_lines, run_lock
+from effchal.training import saving
 from effchal.training.checkpoint import checkpoints
 from effchal.training.signals import StopSignals
 
@@ -36,32 +40,29 @@ def config():
         ["model=tiny", "data_mix=quickstart", "rules=none", "prompt=plain", "train.epochs=50"]
     )
     cfg.train.max_steps, cfg.train.examples_per_step, cfg.train.warmup_steps = STEPS, 4, 3
-    cfg.train.checkpoint_every, cfg.train.validate_every, cfg.budget.periodic_work_share = (
-        1,
-        10,
-        1.0,
-    )
+    cfg.train.checkpoint_every, cfg.train.validate_every = 1, 10
+    cfg.budget.periodic_work_share = 1.0
     cfg.lora.dropout = 0.1  # so that the state of the random numbers matters
     return cfg
 
 
 def start(folder: Path) -> tuple[int, int]:
-    """A process that trains in `folder` or goes on there; its number, and a pipe with a byte for each save."""
+    """Start or resume a run in `folder`. Returns its process and a pipe with a byte per save."""
     reader, writer = os.pipe()
     child = os.fork()
     if child:
         os.close(writer)
         return child, reader
-    save = training.save_checkpoint
+    save = saving.save_checkpoint
 
-    def told(*args, **options):
+    def announced_save(*args, **options):
         os.write(writer, b"s")
         return save(*args, **options)
 
-    training.save_checkpoint = told
+    saving.save_checkpoint = announced_save
     try:
         with run_lock(folder), StopSignals() as signals:
-            code = training.run(config(), folder, signals)
+            code = train.run(config(), folder, signals)
     except OSError:
         code = 3
     os._exit(code)
@@ -79,7 +80,7 @@ def wait(child: int) -> int:
 
 
 def kill(child: int, reader: int, draw: random.Random, in_save: bool) -> int | None:
-    """Kill after a random time, or after a random number of saves; the exit code if it was over before."""
+    """Kill after a random time or number of saves. Returns the exit code if it ended before."""
     if in_save:
         os.set_blocking(reader, True)
         for _ in range(draw.randrange(2, 12)):
@@ -98,16 +99,8 @@ def kill(child: int, reader: int, draw: random.Random, in_save: bool) -> int | N
 
 
 def last_step(folder: Path) -> int:
-    path = folder / "metrics.jsonl"
-    steps = [0]
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if "loss" in record:
-            steps.append(record["step"])
-    return max(steps)
+    records = read_json_lines(folder / "metrics.jsonl")
+    return max((record["step"] for record in records if "loss" in record), default=0)
 
 
 def weights(folder: Path) -> bytes:
@@ -115,7 +108,7 @@ def weights(folder: Path) -> bytes:
 
 
 def check_disk(undisturbed: bytes, folder: Path) -> dict:
-    """A run whose disk is full from some save on; gone on with when there is room."""
+    """A run whose disk is full from some save on; resumed when there is space."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "effchal", str(folder)]
     if os.getuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
@@ -148,7 +141,10 @@ def check_disk(undisturbed: bytes, folder: Path) -> dict:
 def disturbed_run(
     folder: Path, draw: random.Random, most: int, count: Counter, lost: list[int]
 ) -> int:
-    """One run, killed and gone on with until it ends; at most `most` kills over all runs. Its exit code."""
+    """One run, killed and resumed until it ends, by at most `most` kills over all runs.
+
+    Returns its exit code.
+    """
     while True:
         child, reader = start(folder)
         in_save = count["kills"] % 3 == 2

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from effchal.bundle import versions
 from effchal.config import Config, ConfigError, save_config
 from effchal.evaluation.answers import Job, Window, answers, encode
 from effchal.evaluation.results import Record, Records, plot, summarise, table, write_tables
@@ -21,7 +20,8 @@ from effchal.model_source import (
     load_source_tokenizer,
 )
 from effchal.prompts import PromptEncoder
-from effchal.tracking import device_name, git_commit, peak_memory_gib, progress_bar
+from effchal.runs import device_name, git_commit, versions
+from effchal.tracking import peak_memory_gib, progress_bar
 
 POOLED = ("mmlu", "bbq")  # scenarios whose entries are parts, by subject
 log = logging.getLogger("effchal.evaluate")

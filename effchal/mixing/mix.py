@@ -1,4 +1,4 @@
-"""Several sources -> training and validation examples, and the order in which training sees them."""
+"""Several sources -> training and validation examples, and the order of training."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from typing import Any
 
 from effchal.config import DataMixConfig
 from effchal.mixing.sources import DataError, Example, is_local, load_source
+from effchal.runs import write_atomic
 
 
 @dataclass
@@ -22,8 +23,8 @@ class Mix:
     def epoch_order(self, epoch: int) -> list[int]:
         """Indices into `train` in the order of one epoch; the same for the same seed and epoch.
 
-        A weight of 2.5 gives two copies of each example of the source and a third
-        one of a half that is drawn anew each epoch.
+        A weight of 2.5 gives two copies of each example of the source, and a third copy of
+        a half that is drawn anew in each epoch.
         """
         draw = random.Random(f"{self.seed}:{epoch}")
         by_source: dict[str, list[int]] = {}
@@ -43,7 +44,7 @@ def source_of(example: Example) -> str:
 
 
 def load_mix(cfg: DataMixConfig) -> Mix:
-    """Load every source, and hold out a fraction of each one's distinct first prompts.
+    """Load every source, and choose validation examples from each by their first prompts.
 
     Raises:
         DataError: no source, or a source that cannot be used.
@@ -53,20 +54,19 @@ def load_mix(cfg: DataMixConfig) -> Mix:
     mix = Mix([], [], {name: source.weight for name, source in cfg.sources.items()}, cfg.seed)
     loaded = {name: load_source(name, source) for name, source in cfg.sources.items()}
     # By prompt and over all sources at once: the same prompt may stand in two of them.
-    validation_keys = {
-        key for examples in loaded.values() for key in _validation_keys(examples, cfg)
-    }
+    validation_keys = set().union(*(_validation_keys(one, cfg) for one in loaded.values()))
     for name, examples in loaded.items():
+        source = cfg.sources[name]
         validation = [example for example in examples if example.prompt_key in validation_keys]
         mix.validation += validation
         mix.train += [example for example in examples if example.prompt_key not in validation_keys]
         mix.report.append(
             {
                 "source": name,
-                "path": cfg.sources[name].path,
-                "revision": None if is_local(cfg.sources[name]) else cfg.sources[name].revision,
-                "license": cfg.sources[name].license,
-                "weight": cfg.sources[name].weight,
+                "path": source.path,
+                "revision": None if is_local(source) else source.revision,
+                "license": source.license,
+                "weight": source.weight,
                 "examples": len(examples),
                 "validation": len(validation),
                 "multi_turn": sum(len(example.turns) > 2 for example in examples),
@@ -97,22 +97,10 @@ def _digest(examples: list[Example]) -> str:
 
 def write_report(mix: Mix, totals: dict[str, int], folder: Path) -> None:
     """mix.json and mix.md: what went into the run, by source; `totals` counts tokens."""
-    (folder / "mix.json").write_text(
-        json.dumps({"sources": mix.report, "totals": totals}, indent=2) + "\n"
-    )
-    columns = (
-        "source",
-        "path",
-        "revision",
-        "license",
-        "weight",
-        "examples",
-        "validation",
-        "multi_turn",
-    )
+    report = {"sources": mix.report, "totals": totals}
+    write_atomic(folder / "mix.json", json.dumps(report, indent=2) + "\n")
+    columns = [name for name in mix.report[0] if name != "sha256"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += [
-        "| " + " | ".join(str(row[column]) for column in columns) + " |" for row in mix.report
-    ]
+    lines += ["| " + " | ".join(str(row[name]) for name in columns) + " |" for row in mix.report]
     lines += ["", *(f"- {name}: {count:,}" for name, count in totals.items())]
-    (folder / "mix.md").write_text("# Data mix\n\n" + "\n".join(lines) + "\n")
+    write_atomic(folder / "mix.md", "# Data mix\n\n" + "\n".join(lines) + "\n")

@@ -23,12 +23,12 @@ class EncodedExample:
 
 @dataclass
 class MicroBatch:
-    """What one forward pass sees: examples one after the other in one row, without pad."""
+    """Input of one forward pass: examples one after the other in one row, without padding."""
 
     input_ids: Tensor  # (1, T) int64
     position_ids: Tensor  # (1, T) int64; they restart with each example
-    target_positions: Tensor  # (n,) int64: the positions of the row that have something to predict
-    targets: Tensor  # (n,) int64: what they have to predict; already shifted
+    target_positions: Tensor  # (n,) int64: positions of the row that predict a target
+    targets: Tensor  # (n,) int64: the tokens to predict there; already shifted
     lengths: tuple[int, ...]  # tokens of each example
     example_ids: list[str]
 
@@ -52,12 +52,12 @@ def encode_example(
 ) -> EncodedExample | None:
     """Ids and targets of one example, cut after max_seq_len tokens; None if no target is left.
 
-    The end-of-sequence token after an answer is a target. A cut answer has none:
-    the model must not learn to stop there.
+    The end-of-sequence token after an answer is a target. A cut answer has none: the model
+    must not learn to stop there.
     """
     ids, is_answer = encoder.conversation_ids(list(example.turns))
     ids, is_answer, cut = ids[:max_seq_len], is_answer[:max_seq_len], len(ids) > max_seq_len
-    # Shifting here, not in the loss, keeps the last token of one example from predicting the next one.
+    # Shifted here and not in the loss: the last token of an example must not predict the next.
     targets = [
         ids[t + 1] if is_answer[t + 1] or loss_on_prompt else IGNORE_INDEX
         for t in range(len(ids) - 1)
@@ -73,8 +73,8 @@ def pack(
     """Micro-batches that hold all examples once.
 
     Args:
-        micro_batch_size: with packing, a micro-batch has at most this many times max_seq_len tokens, filled first
-            fit, longest first; without, it has this many examples.
+        micro_batch_size: with packing, a micro-batch has at most this many times max_seq_len
+            tokens, filled first fit, longest first. Without, it has this many examples.
     """
     sizes = [len(example.ids) for example in examples]
     rows = first_fit(sizes, max_seq_len, micro_batch_size, packing)
@@ -88,18 +88,17 @@ def first_fit(
     rows: list[list[int]] = []
     free: list[int] = []
     capacity = max_seq_len * micro_batch_size if packing else micro_batch_size
-    for i in sorted(
-        range(len(sizes)), key=lambda i: -sizes[i]
-    ):  # stable: same examples, same micro-batches
+    # A stable sort: same examples, same micro-batches.
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
         size = sizes[i] if packing else 1
-        fits = next((row for row, room in enumerate(free) if room >= size), None)
+        fits = next((row for row, left in enumerate(free) if left >= size), None)
         if fits is None:
             rows.append([])
             free.append(capacity)
             fits = len(rows) - 1
         rows[fits].append(i)
         free[fits] -= size
-    # The largest first: memory that lacks is missed at once.
+    # The largest first: a run that lacks memory fails at once.
     return sorted(rows, key=lambda row: -sum(sizes[i] for i in row))
 
 
@@ -116,12 +115,12 @@ def _micro_batch(examples: list[EncodedExample]) -> MicroBatch:
 
 
 class TrainingOrder:
-    """Which examples each step learns from: a pure function of the mix, so a position is a step number."""
+    """Which examples each step learns from: a pure function of the mix and the step number."""
 
     def __init__(
         self, mix: Mix, encoded: list[EncodedExample], examples_per_step: int, epochs: int
     ) -> None:
-        """`encoded` lies beside mix.train, one for one."""
+        """`encoded` holds the examples of mix.train, in the same order."""
         self._mix, self._encoded = mix, encoded
         self._per_step, self.epochs = examples_per_step, epochs
         self.examples = len(mix.epoch_order(0)) * epochs

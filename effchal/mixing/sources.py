@@ -65,15 +65,13 @@ def load_source(name: str, cfg: DataSourceConfig) -> list[Example]:
 def _check_encodable(turns: list[Turn], place: str) -> None:
     for turn in turns:
         try:
-            turn.content.encode(
-                "utf-8"
-            )  # JSON can spell half a surrogate pair, which is no character
+            turn.content.encode("utf-8")  # JSON can spell half a surrogate pair: no character
         except UnicodeEncodeError as error:
             raise DataError(f"{place}: a turn has half a character ({error.reason})") from error
 
 
 def is_local(cfg: DataSourceConfig) -> bool:
-    """Whether rows come from a file here; its `revision`, if any, is then that of another place."""
+    """Whether rows come from a file on this machine; a `revision` then says nothing about them."""
     path = Path(cfg.path)
     return cfg.path.startswith("builtin:") or path.exists() or path.suffix in _READERS
 
@@ -120,13 +118,10 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, str, Any]]:
                     raise DataError(f"{place}: empty line; remove it")
                 yield number, place, json.loads(text)
             except json.JSONDecodeError as error:
-                half = (
-                    ""
-                    if line.endswith(b"\n")
-                    else ", and the file ends inside it: was it written to the end?"
-                )
+                cut = ", and the file ends inside it: was it written to the end?"
+                cut = "" if line.endswith(b"\n") else cut
                 raise DataError(
-                    f"{place}, column {error.colno}: not JSON ({error.msg}){half}"
+                    f"{place}, column {error.colno}: not JSON ({error.msg}){cut}"
                 ) from error
             except UnicodeDecodeError as error:
                 raise DataError(f"{place}, byte {error.start + 1}: not UTF-8") from error
@@ -180,7 +175,7 @@ def _read_hub(name: str, cfg: DataSourceConfig) -> Iterator[tuple[int, str, Any]
                 cfg.path, cfg.file, repo_type="dataset", revision=cfg.revision
             )
             return _read_file(Path(local), f"source {name}")
-        # One cache a commit: where the hub cannot be reached, the client takes any commit that its cache has.
+        # A cache per commit: without the hub, the client takes any commit that its cache has.
         cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"effchal-{cfg.revision}")
         table = datasets.load_dataset(
             cfg.path, revision=cfg.revision, split=cfg.split, cache_dir=cache
@@ -206,7 +201,8 @@ def _hub_message(name: str, cfg: DataSourceConfig, error: Exception) -> str:
         reason = f"cannot be reached ({type(error).__name__})"
     return (
         f"source {name}: {cfg.path} {reason}. With the rows in a local file: "
-        f"data_mix.sources.{name}.path=<.jsonl, .json or .parquet>. The hub said: {text.strip()[:300]}"
+        f"data_mix.sources.{name}.path=<.jsonl, .json or .parquet>. "
+        f"The hub said: {text.strip()[:300]}"
     )
 
 
@@ -223,20 +219,21 @@ def _text(row: dict[str, Any], field: str, place: str, may_be_empty: bool = Fals
 
 
 def _lima_turns(row: dict[str, Any], place: str) -> list[Turn]:
-    said = row.get("conversations")
+    texts = row.get("conversations")
     field = f"{place}, field 'conversations'"
-    if not isinstance(said, list) or not all(isinstance(text, str) for text in said):
-        raise DataError(f"{field}: expected a list of texts, found {type(said).__name__}")
-    if len(said) < 2 or len(said) % 2:
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{field}: expected a list of texts, found {type(texts).__name__}")
+    if len(texts) < 2 or len(texts) % 2:
         raise DataError(
-            f"{field}: {len(said)} turns; it takes question and answer in turn, ending with an answer"
+            f"{field}: {len(texts)} turns; it takes question and answer in turn, "
+            "ending with an answer"
         )
-    for position, text in enumerate(said):
+    for position, text in enumerate(texts):
         if not text.strip():
             raise DataError(f"{field}: turn {position + 1} is empty")
     return [
         Turn("user" if position % 2 == 0 else "assistant", text)
-        for position, text in enumerate(said)
+        for position, text in enumerate(texts)
     ]
 
 

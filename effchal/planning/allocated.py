@@ -1,23 +1,23 @@
-"""Bytes of the tensors that are alive while code runs, and the most there were."""
+"""Bytes of tensors that are allocated while code runs, and their peak."""
 
 import weakref
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode  # private; checked with torch 2.13
 
 
 class AllocatedBytes(TorchDispatchMode):
-    """Counts every storage that an operation makes, from then until it goes; fake tensors count as real ones.
+    """Counts each storage from the operation that returns it until it is freed.
 
-    What an operation needs inside itself is not seen, only what it returns.
+    Fake tensors count like real ones. Scratch memory inside an operation is not seen.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = 0
+        self.now = 0
         self.peak = 0
-        self.made = 0  # of all, also those that are gone
+        self.made = 0  # freed or not
         self._known: dict[int, weakref.ref] = {}  # by the address of the storage
 
     def __torch_dispatch__(
@@ -29,7 +29,7 @@ class AllocatedBytes(TorchDispatchMode):
 
     def start_peak(self) -> None:
         """Forget the peak so far."""
-        self.peak = self.live
+        self.peak = self.now
 
     def _add(self, result: Any) -> None:
         if isinstance(result, torch.Tensor):
@@ -44,10 +44,10 @@ class AllocatedBytes(TorchDispatchMode):
             return
         size = storage.nbytes()
         self._known[address] = weakref.ref(storage, lambda _: self._drop(address, size))
-        self.live += size
+        self.now += size
         self.made += size
-        self.peak = max(self.peak, self.live)
+        self.peak = max(self.peak, self.now)
 
     def _drop(self, address: int, size: int) -> None:
         del self._known[address]
-        self.live -= size
+        self.now -= size

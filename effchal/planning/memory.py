@@ -2,58 +2,34 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from effchal.config import Config
-from effchal.config.choices import ActivationCheckpointing, Optimizer
+from effchal.config.choices import Optimizer
 from effchal.kernels import loss
 from effchal.mixing.packing import MicroBatch
 from effchal.model.load import pick_dtype
-from effchal.model.structure import backbone, causal_lm, head
+from effchal.model.structure import backbone
 from effchal.planning.allocated import AllocatedBytes
+from effchal.planning.flops import RECOMPUTED, Cost, attention_flops, frozen_weights
 from effchal.planning.meta_model import build_meta_model, shape_config, to_fake
+from effchal.planning.workload import MicroBatchSize
 from effchal.training.layers import prepare_training
 from effchal.training.step import target_loss
 
 PAGED = (Optimizer.paged_adamw, Optimizer.paged_adamw8bit)
 FRAGMENTS = 0.05  # of the peak, on a GPU
-HEAP, HOLES = 80 * 2**20, 1.0  # bytes, and times what a layer makes, on a CPU
-UNPACKED = 0.85  # times 4-bit weights as they are when unpacked: what loading and unpacking them leaves in the heap
-DEPTHS = (2, 4)  # layers
-SMALLEST_8BIT, SMALLEST_PAGED = (
-    4096,
-    100_000,
-)  # elements; bitsandbytes leaves smaller tensors as they are
-# Share of the forward pass that is computed again; gate and up are some half of a layer's weights, and fused layers do
-# not make down's product again.
-AGAIN = {
-    ActivationCheckpointing.none: 0.0,
-    ActivationCheckpointing.selective: 0.5,
-    ActivationCheckpointing.full: 1.0,
-}
-STATE_BLOCK = 256  # of an 8-bit state, one float32 constant each
-
-
-@dataclass(frozen=True)
-class Load:
-    """What one micro-batch of a run brings at most."""
-
-    tokens: int
-    targets: int
-    longest: int  # tokens of its longest example
-    several: bool = True  # a step has more than one
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Floating-point operations of a token."""
-
-    forward: float
-    training: float  # forward, backward, and forward again where activations are recomputed
+# On a CPU, see experiments/planner: bytes of glibc's heap; holes, times what a layer makes;
+# what loading and unpacking 4-bit weights leaves, times their unpacked size.
+HEAP, HOLES, UNPACKED = 80 * 2**20, 1.0, 0.85
+DEPTHS = (2, 4)  # layers of the two models that a deep one is extrapolated from
+SMALLEST_8BIT, SMALLEST_PAGED = 4096, 100_000  # elements; bitsandbytes leaves smaller tensors
+STATE_BLOCK = 256  # elements of an 8-bit state with one float32 constant
 
 
 @dataclass(frozen=True)
@@ -62,10 +38,10 @@ class Memory:
 
     parts: dict[str, int]
     phases: dict[str, int]
-    paged: int  # of the optimizer, which may leave the GPU for the host's memory
+    paged: int  # of the optimizer's state; may leave the GPU for the host's memory
     trainable: int  # parameters
-    made: int  # by one layer in a step, gone again or not
-    unpacked: int  # the 4-bit weights, if they were not
+    made: int  # allocated by one layer in a step, freed or not
+    unpacked: int  # of the 4-bit weights, if they were unpacked
     cost: Cost
 
     @property
@@ -73,159 +49,193 @@ class Memory:
         return max(self.phases.values())
 
 
-def plan_memory(cfg: Config, device: torch.device, load: Load, validation: Load | None) -> Memory:
-    """Memory that a run takes on `device`, from its config.json alone.
+@dataclass(frozen=True)
+class StepBytes:
+    """Bytes of a training step beyond weights, adapter and optimizer."""
 
-    Layers of a model are alike, so a deep one is counted at two depths and drawn out.
+    forward_peak: int
+    loss_peak: int
+    backward_peak: int
+    saved: int  # allocated when the loss begins
+    gradients: int
+    made: int  # allocated in the step, freed or not
+
+
+@dataclass(frozen=True)
+class Counts(StepBytes):
+    """Bytes and operations of a run, each linear in the model's number of layers."""
+
+    weights: int
+    adapter: int
+    optimizer: int
+    paged: int  # of the optimizer
+    validation: int
+    largest_weight: int  # in the file's dtype
+    four_bit: int  # the 4-bit weights, if they were unpacked
+    trainable: int  # parameters
+    forward_flops: int  # of a token, without the adapter
+    attention_flops: int  # of a token, a part of the forward pass
+
+
+def plan_memory(
+    cfg: Config, device: torch.device, largest: MicroBatchSize, validation: MicroBatchSize | None
+) -> Memory:
+    """Memory that a run takes on `device`, by its config.json alone.
+
+    The layers of a model are alike, so a deep model is extrapolated from two depths.
 
     Raises:
-        ModelError: no config.json; RuntimeError and others: an architecture whose code cannot run on fake tensors.
+        ModelError: no config.json.
+        RuntimeError and others: an architecture whose code cannot run on fake tensors.
     """
     layers = shape_config(cfg.model).get_text_config().num_hidden_layers
     if layers <= DEPTHS[1]:
-        counted = _count(cfg, device, load, validation, None)
-        return combine(cfg, load, counted | {"made": counted["made"] // layers})
-    less, more = (_count(cfg, device, load, validation, depth) for depth in DEPTHS)
+        counts = count(cfg, device, largest, validation, None)
+        return combine(cfg, largest, replace(counts, made=counts.made // layers))
+    less, more = (vars(count(cfg, device, largest, validation, depth)) for depth in DEPTHS)
     beyond = (layers - DEPTHS[1]) / (DEPTHS[1] - DEPTHS[0])
-    counted = {name: round(more[name] + beyond * (more[name] - less[name])) for name in more}
+    counts = Counts(**{key: round(more[key] + beyond * (more[key] - less[key])) for key in more})
     made = (more["made"] - less["made"]) // (DEPTHS[1] - DEPTHS[0])
-    return combine(cfg, load, counted | {"unpacked": more["unpacked"], "made": made})
+    return combine(cfg, largest, replace(counts, largest_weight=more["largest_weight"], made=made))
 
 
-def _count(
-    cfg: Config, device: torch.device, load: Load, validation: Load | None, layers: int | None
-) -> dict[str, int]:
-    """Bytes that are alive at the marks of a run, each of them linear in the number of layers; and its operations."""
+def count(
+    cfg: Config,
+    device: torch.device,
+    largest: MicroBatchSize,
+    validation: MicroBatchSize | None,
+    layers: int | None,
+) -> Counts:
+    """Run a training step and a validation of the first `layers` on fake tensors."""
     model = build_meta_model(cfg, device, layers)
-    with FakeTensorMode(), AllocatedBytes() as live, _chunks_of(device):
+    with FakeTensorMode(), AllocatedBytes() as allocated, _chunks_of(device):
         to_fake(model)
-        prepare_training(
-            model.train(), cfg.train.activation_checkpointing, cfg.train.compile, device
-        )
+        keep, compiled = cfg.train.activation_checkpointing, cfg.train.compile
+        prepare_training(model.train(), keep, compiled, device)
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         adapter = sum(parameter.nbytes for parameter in trainable)
-        counted = {"weights": live.live - adapter, "adapter": adapter}
-        counted["optimizer"], counted["paged"] = optimizer_bytes(
-            cfg.train.optimizer, trainable, device
-        )
-        counted |= _training_step(model, live, load)
-        counted["validation"] = _validation(model, live, validation) if validation else 0
-    counted["unpacked"] = largest_unpacked(cfg, device, model)
+        weights = allocated.now - adapter
+        optimizer, paged = optimizer_bytes(cfg.train.optimizer, trainable, device)
+        step = training_step_bytes(model, allocated, largest)
+        validating = validation_peak(model, allocated, validation) if validation else 0
+    linears = [module for module in model.modules() if hasattr(module, "in_features")]
+    sizes = [module.in_features * module.out_features for module in linears]
+    packed = [
+        size
+        for module, size in zip(linears, sizes, strict=True)
+        if type(module).__name__ == "FakeLinear4bit"
+    ]
     itemsize = pick_dtype(cfg.model.dtype, device).itemsize
-    packed = [module for module in model.modules() if type(module).__name__ == "FakeLinear4bit"]
-    counted["four-bit"] = itemsize * sum(
-        module.in_features * module.out_features for module in packed
+    attention = attention_flops(model, largest)
+    return Counts(
+        **vars(step),
+        weights=weights,
+        adapter=adapter,
+        optimizer=optimizer,
+        paged=paged,
+        validation=validating,
+        largest_weight=max(sizes, default=0) * itemsize,
+        four_bit=sum(packed) * itemsize,
+        trainable=sum(parameter.numel() for parameter in trainable),
+        forward_flops=round(2 * frozen_weights(model, largest) + attention),
+        attention_flops=attention,
     )
-    counted["trainable"] = sum(parameter.numel() for parameter in trainable)
-    return counted | operations(model, load)
 
 
-def combine(cfg: Config, load: Load, counted: dict[str, int]) -> Memory:
-    """Phases and parts from what was counted; the peak of a step is where most is alive."""
-    c = counted
-    peak = max(c["forward peak"], c["loss peak"], c["backward peak"])
-    in_loss = peak == c["loss peak"]
-    gradients = c["gradients"] if load.several or peak == c["backward peak"] else 0
-    before = c["gradients"] if load.several else 0
-    saved = c["saved"] - before
-    logits = peak - c["saved"] if in_loss else 0
-    rest = peak - gradients - saved - logits
-    if rest < 0:  # the end of the backward pass: all gradients, activations gone
-        saved, rest = saved + rest, 0
-    kept = c["weights"] + c["adapter"] + c["optimizer"] - c["paged"]
-    parts = {name: c[name] for name in ("weights", "adapter")} | {
-        "optimizer": c["optimizer"] - c["paged"]
-    }
-    parts |= {
+def combine(cfg: Config, largest: MicroBatchSize, c: Counts) -> Memory:
+    """Phases and parts from what was counted. A step's peak is where most is allocated."""
+    peak = max(c.forward_peak, c.loss_peak, c.backward_peak)
+    gradients = c.gradients if largest.several or peak == c.backward_peak else 0
+    saved = c.saved - (c.gradients if largest.several else 0)
+    logits = peak - c.saved if peak == c.loss_peak else 0
+    workspace = peak - gradients - saved - logits
+    if workspace < 0:  # the end of the backward pass: all gradients, activations freed
+        saved, workspace = saved + workspace, 0
+    parts = {
+        "weights": c.weights,
+        "adapter": c.adapter,
+        "optimizer": c.optimizer - c.paged,
         "gradients": gradients,
         "saved activations": saved,
         "logits and loss": logits,
-        "workspace": rest,
+        "workspace": workspace,
     }
-    # Weights are read and quantised one by one: the last one is there in both forms.
+    # Weights are read and quantised one by one; the last one exists in both forms.
+    loading = c.weights + c.largest_weight
     quantised = cfg.model.quantization is not None
-    phases = {"load": c["weights"], "quantise": c["weights"] + c["unpacked"]} if quantised else {}
-    phases |= {} if quantised else {"load": c["weights"] + c["unpacked"]}
+    phases = {"load": c.weights, "quantise": loading} if quantised else {"load": loading}
+    kept = c.weights + c.adapter + c.optimizer - c.paged
     phases |= {
         "training step": kept + peak,
-        "validation": kept + c["validation"],
+        "validation": kept + c.validation,
         "save": kept,
         "package": kept,
     }
-    again = AGAIN[cfg.train.activation_checkpointing] * c["forward flops"]
-    training = 2 * c["forward flops"] + c["attention flops"] + again + 6.0 * c["trainable"]
-    cost = Cost(c["forward flops"] + 2.0 * c["trainable"], training)
-    return Memory(parts, phases, c["paged"], c["trainable"], c["made"], c["four-bit"], cost)
+    again = RECOMPUTED[cfg.train.activation_checkpointing] * c.forward_flops
+    cost = Cost(
+        forward=c.forward_flops + 2.0 * c.trainable,
+        training=2 * c.forward_flops + c.attention_flops + again + 6.0 * c.trainable,
+    )
+    return Memory(parts, phases, c.paged, c.trainable, c.made, c.four_bit, cost)
 
 
-def operations(model: nn.Module, load: Load) -> dict[str, int]:
-    """Floating-point operations of a token in the forward pass, adapter left out."""
-    logits = head(model)
-    frozen = 0.0
-    for name, module in model.named_modules():
-        if (
-            hasattr(module, "in_features")
-            and "lora_" not in name
-            and not hasattr(module, "base_layer")
-        ):
-            share = load.targets / load.tokens if module is logits else 1.0
-            frozen += share * module.in_features * module.out_features
-    shape = causal_lm(model).config.get_text_config()
-    attention = (
-        2 * shape.num_hidden_layers * shape.hidden_size * load.longest
-    )  # half of the positions are seen
-    return {"forward flops": round(2 * frozen + attention), "attention flops": attention}
-
-
-def _training_step(model: nn.Module, live: AllocatedBytes, load: Load) -> dict[str, int]:
-    """Bytes beyond weights, adapter and optimizer: the peaks of a step, and what is saved when its loss begins."""
-    before = live.live
-    marks: dict[str, int] = {}
+def training_step_bytes(
+    model: Any, allocated: AllocatedBytes, largest: MicroBatchSize
+) -> StepBytes:
+    before, made = allocated.now, allocated.made
+    forward_peak = saved = 0
 
     def after_backbone(*_: object) -> None:
-        marks["forward peak"], marks["saved"] = live.peak - before, live.live - before
-        live.start_peak()
+        nonlocal forward_peak, saved
+        forward_peak, saved = allocated.peak - before, allocated.now - before
+        allocated.start_peak()
 
     hook = backbone(model).register_forward_hook(after_backbone)
-    if load.several:  # of the second micro-batch, the gradients of the first are there
+    if largest.several:  # the second micro-batch meets the gradients of the first
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
-    made = live.made
-    live.start_peak()
-    loss_sum = target_loss(model, _micro_batch(load))
-    marks["loss peak"] = live.peak - before
-    live.start_peak()
-    (loss_sum / load.targets).backward()
+        made = allocated.made
+    allocated.start_peak()
+    loss_sum = target_loss(model, micro_batch_of(largest))
+    loss_peak = allocated.peak - before
+    allocated.start_peak()
+    (loss_sum / largest.targets).backward()
     del loss_sum
     hook.remove()
-    marks["made"] = live.made - made
-    return marks | {"backward peak": live.peak - before, "gradients": live.live - before}
+    return StepBytes(
+        forward_peak=forward_peak,
+        loss_peak=loss_peak,
+        backward_peak=allocated.peak - before,
+        saved=saved,
+        gradients=allocated.now - before,
+        made=allocated.made - made,
+    )
 
 
-def _validation(model: nn.Module, live: AllocatedBytes, load: Load) -> int:
-    before = live.live
-    live.start_peak()
+def validation_peak(model: Any, allocated: AllocatedBytes, size: MicroBatchSize) -> int:
+    """Peak bytes of a validation beyond what is there anyway."""
+    before = allocated.now
+    allocated.start_peak()
     model.eval()
     with torch.no_grad():
-        target_loss(model, _micro_batch(load))
+        target_loss(model, micro_batch_of(size))
     model.train()
-    return live.peak - before
+    return allocated.peak - before
 
 
-def _micro_batch(load: Load) -> MicroBatch:
-    lengths = [load.longest] * (load.tokens // load.longest)
-    if load.tokens % load.longest:
-        lengths.append(load.tokens % load.longest)
-    row, targets = (
-        torch.empty(1, load.tokens, dtype=torch.int64),
-        torch.empty(load.targets, dtype=torch.int64),
-    )
+def micro_batch_of(size: MicroBatchSize) -> MicroBatch:
+    """A micro-batch of this size, without data."""
+    lengths = [size.longest] * (size.tokens // size.longest)
+    if size.tokens % size.longest:
+        lengths.append(size.tokens % size.longest)
+    row = torch.empty(1, size.tokens, dtype=torch.int64)
+    targets = torch.empty(size.targets, dtype=torch.int64)
     return MicroBatch(row, row.clone(), targets, targets.clone(), tuple(lengths), [])
 
 
 @contextlib.contextmanager
 def _chunks_of(device: torch.device) -> Iterator[None]:
-    """Chunks of the loss as large as they are on `device`, for tensors that say they lie on a CPU."""
+    """Loss chunks as large as on `device`, for fake tensors that claim to be on a CPU."""
     own = loss.CHUNK_ELEMENTS["cpu"]
     loss.CHUNK_ELEMENTS["cpu"] = loss.CHUNK_ELEMENTS[device.type]
     try:
@@ -234,20 +244,11 @@ def _chunks_of(device: torch.device) -> Iterator[None]:
         loss.CHUNK_ELEMENTS["cpu"] = own
 
 
-def largest_unpacked(cfg: Config, device: torch.device, model: nn.Module) -> int:
-    """The largest tensor in the file's dtype: while weights are loaded or packed, one lies beside what it becomes."""
-    largest = max(
-        (m.in_features * m.out_features for m in model.modules() if hasattr(m, "in_features")),
-        default=0,
-    )
-    return largest * pick_dtype(cfg.model.dtype, device).itemsize
-
-
 def allocator_bytes(memory: Memory, device: torch.device) -> int:
-    """What the allocator holds beyond the tensors that are alive.
+    """What the allocator holds beyond allocated tensors.
 
-    On a GPU a guess, not measured; on a CPU, glibc's heap, whose holes grow with what a layer makes and drops: see
-    experiments/planner.
+    On a GPU this is a guess, not measured. On a CPU it is glibc's heap, whose holes grow
+    with what a layer allocates and frees: see experiments/planner.
     """
     if device.type == "cuda":
         return round(FRAGMENTS * memory.peak)
@@ -257,15 +258,15 @@ def allocator_bytes(memory: Memory, device: torch.device) -> int:
 def optimizer_bytes(
     kind: Optimizer, trainable: list[nn.Parameter], device: torch.device
 ) -> tuple[int, int]:
-    """Of the optimizer's state after its first step; and how much of that is paged."""
+    """Bytes of the optimizer's state after its first step, and how many of them are paged."""
     total = paged = 0
     moments = 1 if kind is Optimizer.lion8bit else 2
     eight_bit = kind in (Optimizer.adamw8bit, Optimizer.paged_adamw8bit, Optimizer.lion8bit)
     for parameter in trainable:
-        size, count = 4 * moments * parameter.numel(), parameter.numel()
-        if eight_bit and count >= SMALLEST_8BIT:
-            size = moments * (count + 4 * -(-count // STATE_BLOCK))
+        size, elements = 4 * moments * parameter.numel(), parameter.numel()
+        if eight_bit and elements >= SMALLEST_8BIT:
+            size = moments * (elements + 4 * -(-elements // STATE_BLOCK))
         total += size
-        if kind in PAGED and device.type == "cuda" and count >= SMALLEST_PAGED:
+        if kind in PAGED and device.type == "cuda" and elements >= SMALLEST_PAGED:
             paged += size
     return total, paged

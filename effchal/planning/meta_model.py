@@ -1,4 +1,4 @@
-"""The model of a config without its weights: the real modules, with tensors that have shapes and no memory."""
+"""The meta model: the real modules of a config's model, with shapes but without memory."""
 
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,16 @@ from effchal.model.load import (
     quiet_libraries,
 )
 
-SHAPES = Path(__file__).parent / "shapes"  # config.json of the hub's models that conf/model names
-NF4_BLOCK, CONSTANTS_BLOCK = 64, 256  # weights to a constant, constants to a constant of theirs
+SHAPES = Path(__file__).parent / "shapes"  # config.json of hub models that conf/model names
+NF4_BLOCK, CONSTANTS_BLOCK = 64, 256  # weights per constant, constants per second-level constant
 
 
-def build_meta_model(cfg: Config, device: torch.device, layers: int | None = None) -> nn.Module:
-    """What load_base_model and add_adapter would give, on the meta device.
+def build_meta_model(cfg: Config, device: torch.device, layers: int | None = None) -> Any:
+    """What load_base_model and add_adapter would return, on the meta device.
 
     Args:
         device: where the run will compute.
-        layers: its first ones alone.
+        layers: keep only the first so many.
     """
     from transformers import AutoModelForCausalLM
 
@@ -47,28 +47,32 @@ def build_meta_model(cfg: Config, device: torch.device, layers: int | None = Non
 
 
 def to_fake(model: nn.Module) -> None:
-    """Meta tensors -> fake ones that say they lie on the CPU; what is shared stays shared. Under FakeTensorMode."""
+    """Turn meta tensors into fake CPU tensors, shared ones into shared ones.
+
+    Call it under FakeTensorMode.
+    """
     made: dict[int, Tensor] = {}
+
+    def fake_of(tensor: Tensor) -> Tensor:
+        if id(tensor) not in made:
+            fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            is_parameter = isinstance(tensor, nn.Parameter)
+            made[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_parameter else fake
+        return made[id(tensor)]
+
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is None:
-                    continue
-                if id(tensor) not in made:
-                    fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-                    made[id(tensor)] = (
-                        nn.Parameter(fake, tensor.requires_grad)
-                        if tensors is module._parameters
-                        else fake
-                    )
-                tensors[name] = made[id(tensor)]
+            named: dict[str, Any] = tensors
+            for name, tensor in named.items():
+                if tensor is not None:
+                    named[name] = fake_of(tensor)
 
 
 def shape_config(cfg: ModelConfig) -> Any:
-    """The model's config.json: shipped, in its folder, or from the hub.
+    """The model's config.json: shipped with this package, in its folder, or from the hub.
 
     Raises:
-        ModelError: none of these.
+        ModelError: it is in none of these places.
     """
     return base_model_config(cfg, shipped_shape(cfg))
 
@@ -83,16 +87,18 @@ def needs_download(cfg: ModelConfig) -> bool:
 
 
 def describe(shape: Any) -> str:
-    """Class and sizes, which tell a model from others in whatever folder it lies."""
+    """Class and sizes of a model, which identify it whatever its folder."""
     text = shape.get_text_config()
     name = (shape.architectures or [shape.model_type])[0]
     mlp = getattr(text, "intermediate_size", None)
-    sizes = f"{text.num_hidden_layers} layers, hidden {text.hidden_size}, MLP {mlp}, vocabulary {text.vocab_size}"
-    return f"{name}, {sizes}"
+    return (
+        f"{name}, {text.num_hidden_layers} layers, hidden {text.hidden_size}, MLP {mlp}, "
+        f"vocabulary {text.vocab_size}"
+    )
 
 
-def pack_weights(model: nn.Module, double_quant: bool) -> None:
-    """Put a stand-in of four bits a weight in the place of every linear layer but the head."""
+def pack_weights(model: Any, double_quant: bool) -> None:
+    """Replace every linear layer but the head by a fake 4-bit one."""
     head = model.get_output_embeddings()
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and module is not head:
@@ -102,7 +108,10 @@ def pack_weights(model: nn.Module, double_quant: bool) -> None:
 
 
 def nf4_bytes(weights: int, double_quant: bool) -> int:
-    """Of packed weights and their constants (float32, or a byte each with constants of their own)."""
+    """Bytes of packed weights and their constants.
+
+    A constant has four bytes. With double quantisation it has one, and second-level constants.
+    """
     constants = -(-weights // NF4_BLOCK)
     if not double_quant:
         return weights // 2 + 4 * constants
@@ -110,7 +119,7 @@ def nf4_bytes(weights: int, double_quant: bool) -> int:
 
 
 def packed_linear(linear: nn.Linear, double_quant: bool) -> nn.Module:
-    """A layer that peft takes for bitsandbytes' own, and that keeps in memory what that one keeps."""
+    """A layer that peft takes for one of bitsandbytes, and that keeps the same bytes."""
     from bitsandbytes.nn import Linear4bit
 
     class FakeLinear4bit(Linear4bit):
@@ -118,8 +127,9 @@ def packed_linear(linear: nn.Linear, double_quant: bool) -> nn.Module:
             nn.Module.__init__(self)
             self.in_features, self.out_features = linear.in_features, linear.out_features
             size = nf4_bytes(linear.weight.numel(), double_quant)
-            self.weight = nn.Parameter(torch.empty(size, dtype=torch.uint8), requires_grad=False)
-            self.weight.compress_statistics, self.weight.quant_type = double_quant, "nf4"
+            weight: Any = nn.Parameter(torch.empty(size, dtype=torch.uint8), requires_grad=False)
+            weight.compress_statistics, weight.quant_type = double_quant, "nf4"  # peft reads them
+            self.weight = weight
             self.bias, self.compute_dtype = linear.bias, linear.weight.dtype
 
         def forward(self, x: Tensor) -> Tensor:
@@ -129,7 +139,7 @@ def packed_linear(linear: nn.Linear, double_quant: bool) -> nn.Module:
 
 
 class FakeMatMul4bit(torch.autograd.Function):
-    """What bitsandbytes' MatMul4Bit does: unpack the weight, multiply, let it go; the same again backward."""
+    """Like MatMul4Bit of bitsandbytes: unpack the weight, multiply, free it; again in backward."""
 
     @staticmethod
     def forward(ctx, x: Tensor, in_features: int, out_features: int, bias: Tensor | None) -> Tensor:

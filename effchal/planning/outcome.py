@@ -1,89 +1,96 @@
-"""A run beside its plan: held before it starts, compared when it is over."""
+"""A run and its plan: enforced before the run starts, compared with it at the end."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from effchal.config import Config
-from effchal.planning.fit import Machine, Plan, enforce_plan, largest_micro_batch, make_plan
-from effchal.planning.history import Pace, Record, keep, kind_of
-from effchal.planning.workload import KnownData
+from effchal.mixing.prepare import PreparedData
+from effchal.model.load import pick_device
+from effchal.planning.candidates import plan_with_options
+from effchal.planning.fit import Plan, choose_micro_batch, enforce_plan, make_plan
+from effchal.planning.history import Record, keep_record, kind_of
+from effchal.planning.machine import Machine, memory_used
+from effchal.training.budget import Pace
+from effchal.training.checkpoint import checkpoints
+from effchal.training.loop import Trainer
 
 FEWEST_STEPS = 5  # timed ones; fewer say little
 
 
-def plan_run(
-    cfg: Config, device: torch.device, data: KnownData, run_dir: Path, resumed: bool
-) -> Plan:
-    """The plan of a run that is about to start, left in its folder; train.micro_batch_size=auto becomes a number.
+def plan_run(cfg: Config, data: PreparedData, run_dir: Path) -> Plan:
+    """The plan of a run that is about to start, left in its folder as plan.json.
 
-    Args:
-        resumed: part of its hours are over, and it will end in time whatever is left to do.
+    train.micro_batch_size=auto becomes a number. A resumed run may be short of hours.
 
     Raises:
         ConfigError: the run cannot fit, and budget.enforce=true.
     """
-    machine = Machine.here(cfg, device)
-    if cfg.train.micro_batch_size == "auto":
-        cfg.train.micro_batch_size = largest_micro_batch(cfg, machine, data)
-    plan = make_plan(cfg, machine, data, options=cfg.budget.enforce)
+    machine = Machine.here(cfg, pick_device())
+    choose_micro_batch(cfg, machine, data)
+    enforce = cfg.budget.enforce
+    plan = (plan_with_options if enforce else make_plan)(cfg, machine, data)
     plan.save(run_dir)
-    enforce_plan(plan, cfg.budget.enforce, resumed)
+    enforce_plan(plan, enforce, resumed=bool(checkpoints(run_dir / "checkpoint")))
     return plan
 
 
-def predicted_and_actual(
-    plan: Plan, pace: Pace, memory: int, spent_s: float, tokens: int
-) -> dict[str, Any]:
-    """For run.json: what the plan said, and what it was; memory in bytes."""
-    h = plan.hours
-    return {
-        "memory_gib": {"predicted": plan.memory_needed / 2**30, "actual": memory / 2**30},
-        "hours": {
-            "predicted": h and [h.low, h.expected, h.high],
-            "actual": spent_s / 3600,
-            "by": h and h.source,
-        },
-        "tokens": {"predicted": plan.workload.tokens, "actual": tokens},
-        "tokens_per_s": pace.tokens_per_s,
-    }
+def keep_outcome(plan: Plan, trainer: Trainer, status: str) -> None:
+    """Write run.json, and a record for later plans unless the run was too short for one."""
+    write_record(plan, trainer, status, trainer.error)
+    pace, costs, tokens = trainer.pace, trainer.clock.costs, trainer.validator.tokens
+    start_s = max(0.0, (trainer.state.first_step_s or 0.0) - costs.get("validation", 0.0))
+    if pace.steps > FEWEST_STEPS:
+        device = trainer.setup.device
+        keep_times("run", trainer.cfg, plan, device, pace, costs, start_s, tokens)
 
 
-def keep_run(
+def keep_times(
+    source: str,
     cfg: Config,
     plan: Plan,
+    device: torch.device,
     pace: Pace,
     costs: dict[str, float],
-    validation_tokens: int,
     start_s: float,
-    memory: int,
+    validation_tokens: int,
 ) -> None:
-    """Leave a record for the plans to come, unless the run was too short to say anything.
+    """Keep what a probe or a run took, for later plans.
 
     Args:
-        costs: seconds of a validation, a checkpoint, a bundle.
-        memory: bytes at the peak.
+        costs: seconds of a validation, a checkpoint and a bundle.
+        start_s: from the start of the process to the first step.
+        validation_tokens: of one validation.
     """
-    if pace.steps <= FEWEST_STEPS or pace.tokens_per_s is None:
+    if pace.tokens_per_s is None:
         return
-    validating = (
-        validation_tokens / costs["validation"]
-        if validation_tokens and costs.get("validation")
-        else None
+    validation_s = costs.get("validation", 0.0)
+    has_speed = validation_tokens > 0 and validation_s > 0
+    record = Record(
+        source=source,
+        kind=kind_of(cfg, plan.device, plan.model),
+        tokens_per_s=pace.tokens_per_s,
+        spread=pace.spread,
+        start_s=start_s,
+        validation_tokens_per_s=validation_tokens / validation_s if has_speed else None,
+        save_s=costs.get("checkpoint", 0.0) + costs.get("bundle", 0.0),
+        memory=memory_used(device),
+        memory_planned=plan.memory_planned,
     )
-    kind = kind_of(cfg, plan.device, plan.model)
-    save_s = costs.get("checkpoint", 0.0) + costs.get("bundle", 0.0)
-    keep(
-        Record(
-            "run",
-            kind,
-            pace.tokens_per_s,
-            pace.spread,
-            start_s,
-            validating,
-            save_s,
-            memory,
-            plan.memory_planned,
-        )
-    )
+    keep_record(record)
+
+
+def write_record(plan: Plan, trainer: Trainer, status: str, error: str | None) -> None:
+    """run.json, with what the plan said and what it came to."""
+    hours, actual = plan.hours, memory_used(trainer.setup.device)
+    comparison = {
+        "memory_gib": {"predicted": plan.memory_needed / 2**30, "actual": actual / 2**30},
+        "hours": {
+            "predicted": hours and [hours.low, hours.expected, hours.high],
+            "actual": trainer.clock.spent_s() / 3600,
+            "by": hours and hours.source,
+        },
+        "tokens": {"predicted": plan.workload.tokens, "actual": trainer.state.tokens},
+        "tokens_per_s": trainer.pace.tokens_per_s,
+    }
+    trainer.saver.write_record(status, error, comparison)

@@ -1,120 +1,99 @@
-"""A few real steps on this device, timed, for the plans to come."""
+"""A few real steps on this machine, timed for later plans."""
 
 import logging
-import tempfile
-import time
 from pathlib import Path
 
 import torch
 
-from effchal.bundle import write_bundle
 from effchal.config import Config, ConfigError
-from effchal.mixing.prepare import pack_for, prepare_data
+from effchal.mixing.prepare import PreparedData, prepare_data
 from effchal.mixing.sources import is_local
-from effchal.model.load import load_tokenizer
-from effchal.planning.fit import Machine, make_plan
-from effchal.planning.history import Pace, Record, keep, kind_of, memory_used
-from effchal.planning.workload import KnownData
-from effchal.prompts import PromptEncoder
-from effchal.training.build import build
-from effchal.training.checkpoint import save_checkpoint
+from effchal.planning.fit import make_plan
+from effchal.planning.machine import Machine
+from effchal.planning.outcome import keep_times
+from effchal.training.budget import Pace, WallClock
+from effchal.training.build import RunState, TrainingSetup, build
+from effchal.training.saving import Saver
 from effchal.training.step import train_step, validation_loss
 
 log = logging.getLogger(__name__)
 VALIDATED = 4  # micro-batches of the validation examples
 
 
-def known_data(cfg: Config, output_dir: Path) -> KnownData | None:
-    """The data of a run; None where it is on a hub that is not asked.
+def known_data(cfg: Config, output_dir: Path) -> PreparedData | None:
+    """The data of a run; None if it is on a hub that is not asked.
 
     Raises:
-        ConfigError: files that are here and cannot be used.
+        ConfigError: files on this machine that cannot be used.
     """
     try:
-        tokenizer = load_tokenizer(cfg.model)
-        order, validation, _ = prepare_data(cfg, PromptEncoder(tokenizer, cfg.prompt), output_dir)
+        return prepare_data(cfg, output_dir)
     except ConfigError as error:
-        if Path(cfg.model.name).is_dir() and all(
-            is_local(source) for source in cfg.data_mix.sources.values()
-        ):
+        sources = cfg.data_mix.sources.values()
+        if Path(cfg.model.name).is_dir() and all(is_local(source) for source in sources):
             raise
         log.debug("the data is not at hand: %s", error)
         return None
-    return KnownData(order, validation)
 
 
 def probe(
-    cfg: Config, machine: Machine, data: KnownData | None, output_dir: Path, age_s: float
+    cfg: Config, machine: Machine, data: PreparedData | None, output_dir: Path, age_s: float
 ) -> None:
-    """Train for some micro-batches, and throw the result away but for its times.
+    """Train for some micro-batches; keep their times, and nothing else of them.
 
     Args:
-        age_s: of this process; what it took to come here counts as the start of a run.
+        age_s: of this process; it counts as the start of a run.
 
     Raises:
-        ConfigError: another device was planned for, or the data is not at hand.
+        ConfigError: another machine was planned for, the data is not at hand, or the run
+            does not fit.
     """
+    data = require_data(machine, data)
+    plan = make_plan(cfg, machine, data)
+    if not plan.memory_fits:
+        raise ConfigError(
+            "plan.probe=true would run out of memory; "
+            "python -m effchal.plan without it says what fits"
+        )
+    clock = WallClock.of(cfg.budget, age_s)
+    setup = build(cfg, data, machine.device)
+    start_s = clock.spent_s()
+    pace = timed_steps(cfg, setup, clock)
+    if pace.tokens_per_s is None:
+        raise ConfigError(
+            f"plan.probe=true needs more than the {setup.steps} steps of this run to time them"
+        )
+    validated, begun_s = setup.validation[:VALIDATED], clock.spent_s()
+    if validated:
+        validation_loss(setup.model, validated)
+    clock.add_cost("validation", clock.spent_s() - begun_s)
+    Saver(cfg, output_dir, setup, RunState(step=pace.steps), clock).dry_run()
+    tokens = sum(micro_batch.tokens for micro_batch in validated)
+    keep_times("probe", cfg, plan, setup.device, pace, clock.costs, start_s, tokens)
+    log.info("probe: %d steps, %.0f tokens/s", pace.steps, pace.tokens_per_s)
+
+
+def require_data(machine: Machine, data: PreparedData | None) -> PreparedData:
+    """The data; ConfigError if it, or the machine, is not here."""
     if machine.device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "plan.probe=true measures this machine, which has no GPU; add plan.device=cpu"
         )
     if data is None:
         raise ConfigError(
-            "plan.probe=true needs the data and the model on this machine; train once, or fetch them"
+            "plan.probe=true needs the data and the model on this machine; "
+            "train once, or fetch them"
         )
-    plan = make_plan(cfg, machine, data, options=False)
-    if not plan.memory_fits:
-        raise ConfigError(
-            "plan.probe=true would run out of memory; python -m effchal.plan without it says what fits"
-        )
-    begun = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".probe_") as folder:
-        job = build(
-            cfg,
-            Path(folder),
-            machine.device,
-            load_tokenizer(cfg.model),
-            data.order,
-            data.validation,
-            "",
-        )
-        start_s = age_s + time.monotonic() - begun
-        pace, done, step = Pace(), 0, 0
-        while step < job.steps and (done < cfg.plan.micro_batches or step < 3):
-            started = time.monotonic()
-            micro_batches = [
-                mb.to(job.device) for mb in pack_for(cfg, job.order.examples_of_step(step))
-            ]
-            stats = train_step(job.model, job.optimizer, micro_batches, cfg.train.max_grad_norm)
-            pace.add(stats.tokens, time.monotonic() - started)
-            done, step = done + len(micro_batches), step + 1
-        if pace.tokens_per_s is None:
-            raise ConfigError(
-                f"plan.probe=true needs more than the {job.steps} steps of this run to time them"
-            )
-        validated = job.validation[:VALIDATED]
-        started = time.monotonic()
-        if validated:
-            validation_loss(job.model, validated)
-        validation_s = time.monotonic() - started
-        started = time.monotonic()
-        save_checkpoint(Path(folder) / "checkpoint", job.model, job.optimizer, {"step": step})
-        write_bundle(Path(folder) / "bundle", cfg, job.model, job.tokenizer)
-        save_s = time.monotonic() - started
-    tokens = sum(micro_batch.tokens for micro_batch in validated)
-    kind = kind_of(cfg, machine.name, plan.model)
-    per_s = tokens / validation_s if validated else None
-    memory = memory_used(machine.device)
-    record = Record(
-        "probe",
-        kind,
-        pace.tokens_per_s,
-        pace.spread,
-        start_s,
-        per_s,
-        save_s,
-        memory,
-        plan.memory_planned,
-    )
-    keep(record)
-    log.info("probe: %d steps, %.0f tokens/s", step, pace.tokens_per_s)
+    return data
+
+
+def timed_steps(cfg: Config, setup: TrainingSetup, clock: WallClock) -> Pace:
+    """Train for plan.micro_batches micro-batches, and for three steps at least."""
+    pace, done = Pace(), 0
+    while pace.steps < setup.steps and (done < cfg.plan.micro_batches or pace.steps < 3):
+        begun_s = clock.spent_s()
+        micro_batches = setup.micro_batches_of(cfg, pace.steps)
+        stats = train_step(setup.model, setup.optimizer, micro_batches, cfg.train.max_grad_norm)
+        pace.add(stats.tokens, clock.spent_s() - begun_s)
+        done += len(micro_batches)
+    return pace

@@ -1,49 +1,42 @@
-"""The plan on one screen."""
+"""The run plan as a screen of text."""
 
 from effchal.config import Config
-from effchal.planning.fit import Plan, gib
-from effchal.planning.hours import Hours
+from effchal.planning.fit import Option, Plan, gib
 
 
 def screen(plan: Plan, cfg: Config, rules: str | None) -> str:
-    lines = [
-        about(plan, cfg),
-        "",
-        *memory_lines(plan),
-        "",
-        *work_lines(plan, cfg),
-        "",
-        verdict(plan),
-    ]
-    for option in plan.options:
-        lines.append(
-            f"  would fit: {' '.join(option.overrides)}   ({gib(option.memory)} GiB{hours_of(option.hours)})"
-        )
+    """The plan as text.
+
+    Args:
+        rules: a line on the rules of a contest, if there are any.
+    """
+    memory, work = memory_lines(plan), work_lines(plan, cfg)
+    lines = [about(plan, cfg), "", *memory, "", *work, "", verdict(plan)]
+    lines += [option_line(option) for option in plan.options]
     if not plan.fits and not plan.options:
         lines.append(
-            "  no change of one key, and no row of them, makes it fit: take a smaller model or a larger budget"
+            "  no override, and no combination of them, makes it fit: "
+            "take a smaller model or a larger budget"
         )
-    if rules:
-        lines.append(rules)
-    return "\n".join(lines)
+    return "\n".join([*lines, *([rules] if rules else [])])
 
 
 def about(plan: Plan, cfg: Config) -> str:
-    train, model = cfg.train, cfg.model
-    kind = (
-        "LoRA"
-        if model.quantization is None
-        else f"{model.quantization.value}{' dq' if model.double_quant else ''}"
-    )
-    lora = "" if cfg.lora is None else f" r {cfg.lora.r} on {len(cfg.lora.target_modules)} modules"
+    train, model, lora = cfg.train, cfg.model, ""
+    kind = "LoRA"
+    if model.quantization is not None:
+        kind = f"{model.quantization.value}{' dq' if model.double_quant else ''}"
+    if cfg.lora is not None:
+        lora = f" r {cfg.lora.r} on {len(cfg.lora.target_modules)} modules"
     rows = f"{train.micro_batch_size} x {model.max_seq_len} tokens"
     return (
-        f"{model.name}: {plan.model}\n{kind}{lora}, {rows}, {train.optimizer.value}, activation checkpointing "
-        f"{train.activation_checkpointing.value}; on {plan.device}"
+        f"{model.name}: {plan.model}\n{kind}{lora}, {rows}, {train.optimizer.value}, "
+        f"activation checkpointing {train.activation_checkpointing.value}; on {plan.device}"
     )
 
 
 def memory_lines(plan: Plan) -> list[str]:
+    """Two columns of GiB: the phases of a run, and the parts of its training step."""
     if plan.memory is None:
         return ["memory  not known: this architecture cannot be planned"]
     left = [(name, gib(size)) for name, size in plan.memory.phases.items()]
@@ -54,22 +47,24 @@ def memory_lines(plan: Plan) -> list[str]:
     for i in range(max(len(left), len(right))):
         first, second = (part[i] if i < len(part) else ("", "") for part in (left, right))
         lines.append(f"{first[0]:<26}{first[1]:>6}    {second[0]:<30}{second[1]:>6}".rstrip())
-    beside = f"{gib(plan.memory_beside)} GiB beside the tensors"
+    more = f"{gib(plan.memory_beside)} GiB beside the tensors"
     if plan.memory_factor != 1.0:
-        beside += f"; earlier runs of this kind took {plan.memory_factor:.2f} times the plan"
-    return [*lines, f"needed: {gib(plan.memory_needed)} GiB, {beside}"]
+        more += f"; earlier runs of this kind took {plan.memory_factor:.2f} times the plan"
+    return [*lines, f"needed: {gib(plan.memory_needed)} GiB, {more}"]
 
 
 def work_lines(plan: Plan, cfg: Config) -> list[str]:
-    work = plan.workload
+    work, train = plan.workload, cfg.train
     if work.steps is None:
         return [
-            "steps, tokens, hours: not known; the data is not at hand and data_mix does not state its size",
+            "steps, tokens, hours: not known; "
+            "the data is not at hand and data_mix does not state its size",
             "  (give train.max_steps, or run where the data set is cached)",
         ]
+    cut = ", cut by train.max_steps" if train.max_steps else ""
     lines = [
-        f"{work.steps:,} steps of {cfg.train.examples_per_step} examples, {work.tokens:,} tokens, by {work.source}"
-        f" ({cfg.train.epochs} epochs{', cut by train.max_steps' if cfg.train.max_steps else ''})"
+        f"{work.steps:,} steps of {train.examples_per_step} examples, {work.tokens:,} tokens, "
+        f"by {work.source} ({train.epochs} epochs{cut})"
     ]
     if plan.hours is None:
         return [*lines, "hours: not known on this device; plan.probe=true measures it"]
@@ -80,17 +75,14 @@ def work_lines(plan: Plan, cfg: Config) -> list[str]:
 def verdict(plan: Plan) -> str:
     parts = []
     if plan.memory is not None:
-        left = plan.memory_limit - plan.memory_needed
-        parts.append(
-            f"memory {gib(plan.memory_needed)} of {gib(plan.memory_limit)} GiB ({gib(left)} left)"
-        )
+        needed, limit = plan.memory_needed, plan.memory_limit
+        parts.append(f"memory {gib(needed)} of {gib(limit)} GiB ({gib(limit - needed)} left)")
     if plan.hours is not None:
-        left = plan.hours_limit - plan.hours.expected
-        parts.append(
-            f"time {plan.hours.expected:.3g} of {plan.hours_limit:.3g} h ({left:.3g} left)"
-        )
+        expected, most = plan.hours.expected, plan.hours_limit
+        parts.append(f"time {expected:.3g} of {most:.3g} h ({most - expected:.3g} left)")
     return f"{'fits' if plan.fits else 'does not fit'}: {', '.join(parts) or 'as far as is known'}"
 
 
-def hours_of(hours: Hours | None) -> str:
-    return "" if hours is None else f", {hours.expected:.3g} h"
+def option_line(option: Option) -> str:
+    hours = "" if option.hours is None else f", {option.hours.expected:.3g} h"
+    return f"  would fit: {' '.join(option.overrides)}   ({gib(option.memory)} GiB{hours})"

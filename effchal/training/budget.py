@@ -1,23 +1,32 @@
-"""Wall-clock guard and learning-rate schedule: end in time, annealed, with all saved; count time across restarts."""
+"""The wall clock of a run, its pace, and the learning-rate schedule that follows both.
+
+The clock ends a run in time, with everything saved, and counts time across restarts.
+"""
 
 import math
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Any
 
+from effchal.config import BudgetConfig
 from effchal.config.choices import Schedule
 
-RESERVE_FACTOR = 2.0  # over the slowest save and validation so far
-UNSEEN_SHARE, UNSEEN_MOST_S = 0.02, 60.0  # of the limit, kept for what was never seen
-LAST_FACTOR = 1.25  # over the same, when it is the end
-DOUBT_FACTOR = 1.5  # over the same, just before it may be
+# Factors over the slowest save and validation so far.
+RESERVE_FACTOR = 2.0  # kept free while steps start
+LAST_FACTOR = 1.25  # kept free by the last step and by work after it
+DOUBT_FACTOR = 1.5  # for the guess, before an update, whether a last step will fit
+# Reserve for what was never measured: a share of the limit, and at most so much.
+UNSEEN_SHARE, UNSEEN_MOST_S = 0.02, 60.0
 
 
 class WallClock:
-    """Seconds spent on a run, earlier processes of the same run included.
+    """Seconds spent on a run, those of its earlier processes among them.
 
-    A step starts only if one as slow as the slowest so far would leave the reserve untouched. The reserve is what
-    checkpoint, bundle and last validation took so far, with a factor; or what the user says.
+    A step starts only if one as slow as the slowest so far leaves the reserve untouched.
+    The reserve is a multiple of what checkpoint, bundle and validation took so far, or
+    what the user sets.
     """
 
     def __init__(
@@ -29,41 +38,56 @@ class WallClock:
     ) -> None:
         self.limit_s = limit_s
         self.spent_before_s = spent_before_s
-        self.costs: dict[str, float] = {}  # the slowest so far, of each thing that the end needs
+        self.costs: dict[str, float] = {}  # slowest so far of each thing that the end needs
         self.slowest_lap_s = 0.0
         self._reserve_s = reserve_s
-        self._side_work_s = 0.0
+        self._periodic_work_s = 0.0
         self._laps: deque[float] = deque(maxlen=9)
-        self._slowest_piece_s = self._piece_start = 0.0
+        self._slowest_micro_batch_s = self._micro_batch_start = 0.0
         self._now = now
         self._start = self._lap_start = now()
+
+    @classmethod
+    def of(cls, budget: BudgetConfig, spent_before_s: float = 0.0) -> "WallClock":
+        """The clock of a budget. `spent_before_s` counts towards it."""
+        minutes = budget.reserve_minutes
+        return cls(budget.hours * 3600, None if minutes is None else minutes * 60, spent_before_s)
 
     def spent_s(self) -> float:
         return self.spent_before_s + self._now() - self._start
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the clock."""
+        return {"costs": dict(self.costs), "spent_s": self.spent_s()}
+
     def reserve_s(self) -> float:
+        """Seconds kept free for the end of the run."""
         if self._reserve_s is not None:
             return self._reserve_s + self.costs.get("validation", 0.0)
         unseen_s = min(UNSEEN_SHARE * self.limit_s, UNSEEN_MOST_S)
         return unseen_s + RESERVE_FACTOR * sum(self.costs.values())
 
-    def cost(self, what: str, seconds: float, periodic: bool = False) -> None:
-        """Something that the end needs took so long; `periodic`: it was done between steps and could have waited."""
+    def add_cost(self, what: str, seconds: float, periodic: bool = False) -> None:
+        """Record how long something took that the end needs as well.
+
+        Args:
+            periodic: it was done between steps, and could have waited.
+        """
         self.costs[what] = max(self.costs.get(what, 0.0), seconds)
         if periodic:
-            self._side_work_s += seconds
+            self._periodic_work_s += seconds
 
     def can_start_step(self) -> bool:
         return self.spent_s() + self.slowest_lap_s + self.reserve_s() < self.limit_s
 
     def can_start_last_step(self) -> bool:
-        """Whether one more step, of the usual length, fits into the reserve: the one that ends the schedule."""
+        """Whether one more step of the usual length fits into the reserve."""
         return self._fits_last_step(self._laps, LAST_FACTOR)
 
     def is_last_step(self) -> bool:
-        """Call before the update of a step: whether neither another step nor a last one will be able to start after it.
+        """Whether no step can start after this one. Call just before the optimizer's update.
 
-        In doubt it says so: a rate that falls a step early costs less than one that never fell.
+        Errs towards True: annealing one step early costs less than never annealing.
         """
         lap_s = self._now() - self._lap_start
         another = self.spent_s() + max(self.slowest_lap_s, lap_s) + self.reserve_s() < self.limit_s
@@ -74,34 +98,40 @@ class WallClock:
         usual_s = laps[len(laps) // 2] if laps else math.inf
         return self.spent_s() + factor * (usual_s + sum(self.costs.values())) < self.limit_s
 
-    def must_cut(self) -> bool:
-        """Call between the pieces of a step: whether one more, as slow as its slowest so far, leaves no time to end.
+    def end_micro_batch(self) -> None:
+        """Call after each micro-batch of a step.
 
-        A step that stalls is cut short so. Where a device works on its own behind the clock, pieces look shorter than
-        they are, and this comes late.
+        Where a device works asynchronously, micro-batches look shorter than they are.
         """
         now = self._now()
-        self._slowest_piece_s = max(self._slowest_piece_s, now - self._piece_start)
-        self._piece_start = now
-        known = "bundle" in self.costs  # not so in the first step
+        took_s = now - self._micro_batch_start
+        self._slowest_micro_batch_s = max(self._slowest_micro_batch_s, took_s)
+        self._micro_batch_start = now
+
+    def must_cut(self) -> bool:
+        """Whether another micro-batch, as slow as this step's slowest, leaves no time to end.
+
+        This cuts a step short that stalls.
+        """
+        known = "bundle" in self.costs  # not before the end of the first step
         end_s = LAST_FACTOR * sum(self.costs.values()) if known else self.reserve_s()
-        return self.spent_s() + self._slowest_piece_s + end_s > self.limit_s
+        return self.spent_s() + self._slowest_micro_batch_s + end_s > self.limit_s
 
     def affords(self, what: str, share: float) -> bool:
-        """Whether there is time for a validation or checkpoint between steps; all together take `share` at most."""
+        """Whether there is time for periodic work now. All of it may take `share` of the time."""
         seconds = self.costs.get(what, 0.0)
         fits = self.spent_s() + seconds + self.slowest_lap_s + self.reserve_s() < self.limit_s
-        return fits and self._side_work_s + seconds <= share * self.spent_s()
+        return fits and self._periodic_work_s + seconds <= share * self.spent_s()
 
     def fits_at_end(self, what: str) -> bool:
         """Whether there is time for one more thing after the last step."""
         return self.spent_s() + LAST_FACTOR * self.costs.get(what, 0.0) < self.limit_s
 
     def progress(self, first_step_s: float) -> float:
-        """How much of the time for steps is over, from 0 to 1; 1 at the latest when no further step can start.
+        """Share of the time for steps that is over, in [0, 1]. It is 1 once no step can start.
 
         Args:
-            first_step_s: what was spent when the first step began.
+            first_step_s: seconds spent when the first step began.
         """
         end_s = self.limit_s - self.reserve_s() - 2 * self.slowest_lap_s
         if end_s <= first_step_s:
@@ -110,14 +140,44 @@ class WallClock:
 
     def start_lap(self) -> None:
         """Call right before a step."""
-        self._lap_start = self._piece_start = self._now()
-        self._slowest_piece_s = 0.0
+        self._lap_start = self._micro_batch_start = self._now()
+        self._slowest_micro_batch_s = 0.0
 
     def lap(self) -> None:
         """Call right after a step."""
         lap_s = self._now() - self._lap_start
         self.slowest_lap_s = max(self.slowest_lap_s, lap_s)
         self._laps.append(lap_s)
+
+
+class Pace:
+    """Tokens per second over steps. The first step is left out: much in it happens only once."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[int, float]] = []  # tokens, seconds
+
+    def add(self, tokens: int, seconds: float) -> None:
+        self._steps.append((tokens, seconds))
+
+    @property
+    def steps(self) -> int:
+        return len(self._steps)
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """None after fewer than two steps."""
+        timed = self._steps[1:]
+        if not timed:
+            return None
+        return sum(tokens for tokens, _ in timed) / sum(seconds for _, seconds in timed)
+
+    @property
+    def spread(self) -> float:
+        """Relative standard error of the mean speed; 0 after fewer than three steps."""
+        speeds = [tokens / seconds for tokens, seconds in self._steps[1:]]
+        if len(speeds) < 2:
+            return 0.0
+        return statistics.stdev(speeds) / len(speeds) ** 0.5 / statistics.mean(speeds)
 
 
 def lr_factor(
@@ -130,9 +190,10 @@ def lr_factor(
 ) -> float:
     """Share of the peak learning rate for step `step` (from 0) of `steps`.
 
-    Linear from 1/warmup_steps to 1 over the warm-up; then down to min_factor (cosine or linear), or level (constant).
-    Time decides where it is further on than the steps, so that the floor is reached however a run ends; where it is
-    not, the factor is a function of the step alone, and a resumed run gives the same bits.
+    It rises linearly from 1/warmup_steps to 1, then falls to min_factor (cosine, linear)
+    or stays (constant). Time decides where it is ahead of the steps, so that every run
+    reaches the floor. Otherwise the factor depends on the step alone, and a resumed run
+    gives the same bits.
     """
     warm = (step + 1) / warmup_steps if step < warmup_steps else 1.0
     if schedule is Schedule.constant:

@@ -1,35 +1,28 @@
-"""What a training run is made of, and its state: built from the config, taken up from a checkpoint."""
+"""What a training run computes with, and its state: built, or restored from a checkpoint."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from effchal.config import Config, ConfigError
 from effchal.decoding.layers import contrast_of
-from effchal.mixing.packing import EncodedExample, MicroBatch, TrainingOrder
-from effchal.mixing.prepare import pack_for, prepare_data
+from effchal.mixing.packing import MicroBatch, TrainingOrder
+from effchal.mixing.prepare import PreparedData, pack_for
 from effchal.mixing.sources import DataError
 from effchal.model.load import (
     add_adapter,
     base_model_fingerprint,
-    limit_gpu_memory,
     load_base_model,
-    load_tokenizer,
     model_shape,
     multiplies_bfloat16,
-    pick_device,
     pick_dtype,
 )
-from effchal.planning.fit import Plan
-from effchal.planning.history import Pace
-from effchal.planning.outcome import plan_run
-from effchal.planning.workload import KnownData
-from effchal.prompts import PromptEncoder
-from effchal.tracking import device_name
+from effchal.runs import device_name
+from effchal.tracking import rewind_metrics
+from effchal.training.budget import WallClock
 from effchal.training.checkpoint import checkpoints, load_checkpoint, trainable_parameters
 from effchal.training.layers import prepare_training
 from effchal.training.step import make_optimizer
@@ -39,7 +32,7 @@ log = logging.getLogger("effchal.train")
 
 @dataclass
 class RunState:
-    """What the loop counts; all of it is in the checkpoint."""
+    """What the loop counts. A checkpoint holds all of it, and the clock's state."""
 
     step: int = 0
     tokens: int = 0
@@ -47,121 +40,117 @@ class RunState:
     train_loss: float | None = None  # of the last step
     validation_loss_before: float | None = None
     validation_loss: float | None = None  # the latest
-    validation_step: int | None = None  # when it was taken
-    best_loss: float | None = None  # the lowest validation loss of a checkpoint, and when
+    validation_step: int | None = None  # when it was measured
+    best_loss: float | None = None  # lowest validation loss of a checkpoint, and its step
     best_step: int | None = None
     lr: float | None = None  # of the last step
     data_sha256: str = ""  # of all examples in their order
-    base_model: str | None = None  # fingerprint of its files
+    base_model: str | None = None  # fingerprint of its files; None: a hub id, which has a revision
     made_with: str = ""  # library and device, which the last bits depend on
-    costs: dict[str, float] = field(
-        default_factory=dict
-    )  # seconds that checkpoint, bundle and validation took
-    first_step_s: float | None = None  # spent when the first step began
-    spent_s: float = 0.0
+    first_step_s: float | None = None  # seconds spent when the first step began
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the present weights have the lowest validation loss and no checkpoint yet."""
+        if self.validation_step != self.step or self.validation_loss is None:
+            return False
+        return self.best_loss is None or self.validation_loss < self.best_loss
+
+    def keep_best(self) -> None:
+        """Call once the present weights are saved as the best ones."""
+        self.best_loss, self.best_step = self.validation_loss, self.step
+
+    def snapshot(self, clock: WallClock) -> dict[str, Any]:
+        return asdict(self) | clock.state()
 
 
 @dataclass
-class Job:
-    """What a run trains with; none of it changes but model and optimizer."""
+class TrainingSetup:
+    """What the steps of a run compute with."""
 
-    cfg: Config
-    run_dir: Path
     device: torch.device
     tokenizer: Any
-    model: nn.Module
+    model: Any  # a peft model of transformers
     optimizer: torch.optim.Optimizer
     order: TrainingOrder
     validation: list[MicroBatch]
     steps: int  # planned
-    data_sha256: str
-    plan: Plan | None = None
-    pace: Pace = field(default_factory=Pace)
+
+    def micro_batches_of(self, cfg: Config, step: int) -> list[MicroBatch]:
+        examples = self.order.examples_of_step(step)
+        return [micro_batch.to(self.device) for micro_batch in pack_for(cfg, examples)]
 
 
-def prepare(cfg: Config, run_dir: Path) -> Job:
-    """Everything that can be wrong with the input comes up here, before the first step."""
-    device = pick_device()
-    limit_gpu_memory(cfg.budget.memory_gib, device)
-    tokenizer = load_tokenizer(cfg.model)
+def check_decoding(cfg: Config) -> None:
+    """Check the decoding that the bundle will carry, before a day is spent on training it.
+
+    Raises:
+        ConfigError: layers that the model lacks.
+    """
     shape = model_shape(cfg.model)
-    contrast_of(
-        cfg.decoding, shape.num_layers, shape.tied
-    )  # the bundle's decoding, checked before a day is spent
-    data = prepare_data(cfg, PromptEncoder(tokenizer, cfg.prompt), run_dir)
-    resumed = bool(checkpoints(run_dir / "checkpoint"))
-    plan = plan_run(cfg, device, KnownData(*data[:2]), run_dir, resumed)
-    job = build(cfg, run_dir, device, tokenizer, *data)
-    job.plan = plan
-    return job
+    contrast_of(cfg.decoding, shape.num_layers, shape.tied)
 
 
-def build(
-    cfg: Config,
-    run_dir: Path,
-    device: torch.device,
-    tokenizer: Any,
-    order: TrainingOrder,
-    validation: list[EncodedExample],
-    data_sha256: str,
-) -> Job:
-    """Model, adapter and optimizer beside data that is there already."""
+def build(cfg: Config, data: PreparedData, device: torch.device) -> TrainingSetup:
+    """Model, adapter and optimizer for data that is already prepared.
+
+    Raises:
+        ConfigError: no adapter to train, or targets that the model lacks.
+    """
+    if cfg.lora is None:
+        raise ConfigError("lora=none leaves nothing to train")
     model = add_adapter(load_base_model(cfg.model, device), cfg.lora, cfg.train.seed)
     fused = prepare_training(model, cfg.train.activation_checkpointing, cfg.train.compile)
     dtype = pick_dtype(cfg.model.dtype, device)
     if not fused and dtype is torch.bfloat16 and not multiplies_bfloat16(device):
         log.warning(
-            "model.dtype=bfloat16: no arithmetic for it on this CPU; unfused layers are a hundred times slower"
+            "model.dtype=bfloat16: this CPU lacks the arithmetic, and is a hundred times slower; "
+            "take model.dtype=float32, or fused layers (lora.dropout=0, no DoRA, no train.compile)"
         )
-        log.warning(
-            "than with model.dtype=float32 (lora.dropout=0, no DoRA, no train.compile: fused, and as fast)"
-        )
-    steps = min(order.steps, cfg.train.max_steps or order.steps)
+    steps = min(data.order.steps, cfg.train.max_steps or data.order.steps)
     if cfg.train.warmup_steps > steps / 5:
-        log.warning(
-            "train.warmup_steps=%d is more than a fifth of the %d steps",
-            cfg.train.warmup_steps,
-            steps,
-        )
+        warmup = cfg.train.warmup_steps
+        log.warning("train.warmup_steps=%d is more than a fifth of the %d steps", warmup, steps)
     trainable = sum(parameter.numel() for parameter in trainable_parameters(model).values())
     layers = "fused" if fused else "the library's"
     log.info("%s on %s | layers: %s", cfg.model.name, device, layers)
     log.info("%s adapter parameters | %d steps", f"{trainable:,}", steps)
-    micro_batches = [micro_batch.to(device) for micro_batch in pack_for(cfg, validation)]
+    validation = [micro_batch.to(device) for micro_batch in pack_for(cfg, data.validation)]
     optimizer = make_optimizer(model, cfg.train)
-    return Job(
-        cfg, run_dir, device, tokenizer, model, optimizer, order, micro_batches, steps, data_sha256
-    )
+    return TrainingSetup(device, data.tokenizer, model, optimizer, data.order, validation, steps)
 
 
-def restore(job: Job) -> RunState:
-    """The state of the newest checkpoint, put into model and optimizer; a fresh one where there is none.
+def restore(
+    cfg: Config, setup: TrainingSetup, data_sha256: str, clock: WallClock, run_dir: Path
+) -> RunState:
+    """Put the newest checkpoint into model, optimizer and clock; a fresh state if there is none.
+
+    The records of later steps are dropped from metrics.jsonl.
 
     Raises:
-        ConfigError: checkpoints that cannot be read, or that were trained on other data.
+        ConfigError: no checkpoint can be read, or they belong to other data or another model.
     """
-    folder = job.run_dir / "checkpoint"
-    there = checkpoints(folder)
-    saved = load_checkpoint(folder, job.model, job.optimizer)
-    if saved is None and there:
+    folder = run_dir / "checkpoint"
+    resumed = bool(checkpoints(folder))
+    saved = load_checkpoint(folder, setup.model, setup.optimizer)
+    if saved is None and resumed:
         raise ConfigError(f"no checkpoint in {folder} can be read; start anew in another folder")
-    here = {
-        "data_sha256": job.data_sha256,
-        "base_model": base_model_fingerprint(job.cfg.model),
-        "made_with": f"torch {torch.__version__} on {device_name(job.device)}",
+    here: dict[str, Any] = {
+        "data_sha256": data_sha256,
+        "base_model": base_model_fingerprint(cfg.model),
+        "made_with": f"torch {torch.__version__} on {device_name(setup.device)}",
     }
-    state = RunState(**(saved or here))
-    if state.data_sha256 != job.data_sha256:
+    saved = saved or here
+    costs, spent_s = saved.pop("costs", {}), saved.pop("spent_s", 0.0)
+    state = RunState(**saved)
+    if state.data_sha256 != data_sha256:
         raise DataError(
-            f"the data mix is not the one that {job.run_dir} was trained on; bring its files back"
+            f"the data mix is not the one that {run_dir} was trained on; bring its files back"
         )
-    if state.base_model not in (
-        None,
-        here["base_model"],
-    ):  # None: a hub model, held by its revision
+    if state.base_model not in (None, here["base_model"]):
         raise ConfigError(
-            f"model.name={job.cfg.model.name} holds another model (fingerprint {here['base_model']}) than "
-            f"{job.run_dir} was trained on ({state.base_model}); bring its files back"
+            f"model.name={cfg.model.name} holds another model (fingerprint {here['base_model']}) "
+            f"than {run_dir} was trained on ({state.base_model}); bring its files back"
         )
     if state.made_with != here["made_with"]:
         log.warning(
@@ -169,4 +158,7 @@ def restore(job: Job) -> RunState:
             state.made_with,
             here["made_with"],
         )
+    clock.costs = costs
+    # A killed process wrote no checkpoint at its end, but its records say how long it lived.
+    clock.spent_before_s += max(spent_s, rewind_metrics(run_dir, state.step))
     return state

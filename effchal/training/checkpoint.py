@@ -11,8 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from effchal.config import ConfigError
+from effchal.runs import sync_folder
+
 log = logging.getLogger(__name__)
 BEST = "best.pt"
+FORMAT = 1
+RENAMED = {  # keys of a state without a format number, which came before 1
+    "heldout_before": "validation_loss_before",
+    "heldout_loss": "validation_loss",
+    "heldout_step": "validation_step",
+}
 
 
 def save_checkpoint(
@@ -22,18 +31,19 @@ def save_checkpoint(
     state: dict[str, Any],
     kept: int = 2,
 ) -> Path:
-    """Write everything that the next step depends on; afterwards drop all but the newest `kept`, and the best.
+    """Write everything that the next step depends on; then drop all but the newest `kept`.
 
     Args:
         state: plain numbers: step, spent_s, and what else the loop counts.
 
     Raises:
-        OSError: the disk is full, for one; the checkpoints that were there still are.
+        OSError: the disk is full, for example; earlier checkpoints are untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{state['step']:07d}.pt"
-    parts = folder / f".{path.name}.{os.getpid()}"
+    partial = folder / f".{path.name}.{os.getpid()}"
     content = {
+        "format": FORMAT,
         "state": state,
         "parameters": trainable_parameters(model),
         "optimizer": optimizer.state_dict(),
@@ -41,16 +51,15 @@ def save_checkpoint(
         "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     try:
-        with parts.open("wb") as file:
+        with partial.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch's word for a write that failed
-        parts.unlink(missing_ok=True)
-        raise OSError(
-            getattr(error, "errno", None) or errno.EIO, f"cannot write {path}: {error}"
-        ) from error
-    parts.replace(path)  # a reader sees the whole file or none
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a failed write
+        partial.unlink(missing_ok=True)
+        number = getattr(error, "errno", None) or errno.EIO
+        raise OSError(number, f"cannot write {path}: {error}") from error
+    partial.replace(path)
     sync_folder(folder)
     for old in checkpoints(folder)[kept:]:
         old.unlink()
@@ -58,7 +67,7 @@ def save_checkpoint(
 
 
 def mark_best(path: Path) -> None:
-    """Keep this checkpoint as the best one, whatever becomes of its own name."""
+    """Keep this checkpoint as the best one, even after its own file is dropped."""
     link = path.with_name(f".{BEST}")
     link.unlink(missing_ok=True)
     os.link(path, link)
@@ -66,31 +75,41 @@ def mark_best(path: Path) -> None:
 
 
 def load_best(folder: Path, model: nn.Module) -> int | None:
-    """Put the best checkpoint's weights into the model; its step, or None where there is none."""
+    """Put the best checkpoint's weights into the model. Returns its step, None if unreadable."""
     content = _read(folder / BEST)
     if content is None:
         return None
-    _put(content["parameters"], model)
+    _copy_into(model, content["parameters"])
     return content["state"]["step"]
 
 
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any] | None:
-    """Put the newest readable checkpoint into model, optimizer and random state; its `state`, or None."""
+    """Put the newest readable checkpoint into model, optimizer and random state.
+
+    Returns:
+        Its `state`, or None if no checkpoint can be read.
+
+    Raises:
+        ConfigError: a newer version of this package wrote it.
+    """
     for path in checkpoints(folder):
         content = _read(path)
         if content is None:
             log.warning("%s cannot be read; trying the one before", path)
-            path.rename(path.with_suffix(".unreadable"))  # or it would be counted among those kept
+            path.rename(path.with_suffix(".unreadable"))  # or it would count as one of those kept
             continue
-        _put(content["parameters"], model)
+        found = content.get("format", 0)
+        if found > FORMAT:
+            raise ConfigError(f"{path} has format {found}; this version reads up to {FORMAT}")
+        _copy_into(model, content["parameters"])
         optimizer.load_state_dict(content["optimizer"])
         torch.set_rng_state(content["rng"])
         if content["rng_cuda"]:
             torch.cuda.set_rng_state_all(content["rng_cuda"])
         log.info("resumed from %s", path)
-        return content["state"]
+        return {RENAMED.get(key, key): value for key, value in content["state"].items()}
     return None
 
 
@@ -101,7 +120,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _put(parameters: dict[str, torch.Tensor], model: nn.Module) -> None:
+def _copy_into(model: nn.Module, parameters: dict[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in trainable_parameters(model).items():
             parameter.copy_(parameters[name])
@@ -117,15 +136,5 @@ def trainable_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoint files, newest first."""
-    return sorted(
-        (p for p in folder.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", p.name)), reverse=True
-    )
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    found = [path for path in folder.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", path.name)]
+    return sorted(found, reverse=True)

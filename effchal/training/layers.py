@@ -1,9 +1,9 @@
-"""Make a model with an adapter ready to train: fused layers where they are known, else the library's own."""
+"""Prepare an adapted model for training: fused layers where they apply, else the library's."""
 
 import functools
+from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from effchal.config import ConfigError
@@ -15,46 +15,40 @@ from effchal.model.structure import backbone, causal_lm, layers_of
 
 
 def prepare_training(
-    model: nn.Module,
+    model: Any,
     keep: ActivationCheckpointing,
     compiled: bool = False,
     device: torch.device | None = None,
 ) -> bool:
-    """Change how the layers of an adapted model compute, not what: dropout, DoRA, 4-bit weights and layers of
-    another shape stay with the library, whose activations are recomputed where `keep` asks for it. bfloat16 weights
-    on a CPU without arithmetic for them are widened where they are used, and states are float32.
+    """Change how the layers of a peft model compute, but not what.
+
+    Layers with dropout, DoRA, 4-bit weights or another shape stay the library's. `keep`
+    says which activations are recomputed. On a CPU without bfloat16 arithmetic, bfloat16
+    weights are upcast at each use, and hidden states are float32.
 
     Args:
         device: where the model will compute, if not where it lies.
 
     Returns:
-        Whether the layers are fused ones, not the library's.
+        Whether the layers are fused.
 
     Raises:
-        ConfigError: selective checkpointing of the library's layers where no MLP is found.
+        ConfigError: selective checkpointing of library layers that have no MLP.
     """
     use_packed_attention(model, compiled)
-    layers = layers_of(model)
-    fused = not compiled and all(fits(layer) for layer in layers)
-    if fused:
-        for layer in layers[:-1]:
-            layer.forward = FusedLayer(layer, keep).forward
-        # The last layer's backward pass comes next but one: keeping its state costs room only while the loss is made.
-        full = keep is ActivationCheckpointing.full
-        layers[-1].forward = FusedLayer(
-            layers[-1], ActivationCheckpointing.none if full else keep
-        ).forward
-        embeddings = backbone(model).get_input_embeddings()
-        if not multiplies_bfloat16(device or embeddings.weight.device):
-            embeddings.register_forward_hook(lambda module, args, states: states.float())
+    layers: Any = layers_of(model)
+    if not compiled and all(fits(layer) for layer in layers):
+        fuse(model, layers, keep, device)
         return True
     if keep is ActivationCheckpointing.full:
-        causal_lm(model).activation_checkpointing_enable()
+        inner: Any = causal_lm(model)
+        inner.activation_checkpointing_enable()
     elif keep is ActivationCheckpointing.selective:
         for layer in layers:
             if not hasattr(layer, "mlp"):
                 raise ConfigError(
-                    f"train.activation_checkpointing=selective finds no MLP in {type(layer).__name__}"
+                    "train.activation_checkpointing=selective finds no MLP in "
+                    f"{type(layer).__name__}"
                 )
             layer.mlp.forward = functools.partial(
                 checkpoint, layer.mlp.forward, use_reentrant=False
@@ -63,3 +57,20 @@ def prepare_training(
         for layer in layers:
             layer.compile(dynamic=True)
     return False
+
+
+def fuse(
+    model: Any, layers: Any, keep: ActivationCheckpointing, device: torch.device | None
+) -> None:
+    """Replace the forward pass of each layer by the fused one."""
+    for layer in layers[:-1]:
+        layer.forward = FusedLayer(layer, keep).forward
+    # The last layer's backward pass follows the loss at once. Keeping its activations costs
+    # memory only while the loss is computed.
+    full = keep is ActivationCheckpointing.full
+    last = FusedLayer(layers[-1], ActivationCheckpointing.none if full else keep)
+    layers[-1].forward = last.forward
+    inner: Any = backbone(model)
+    embeddings = inner.get_input_embeddings()
+    if not multiplies_bfloat16(device or embeddings.weight.device):
+        embeddings.register_forward_hook(lambda module, args, states: states.float())

@@ -8,7 +8,7 @@ log = logging.getLogger("effchal.train")
 
 
 class StopSignals:
-    """SIGTERM and SIGINT end the run after the step in hand; a second SIGINT ends it at once."""
+    """SIGTERM or SIGINT ends the run after the current step; a second SIGINT ends it at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None

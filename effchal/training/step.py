@@ -1,4 +1,4 @@
-"""The training step: loss over target tokens, one update, and what may stop it."""
+"""The training step: loss over target tokens, gradients of all micro-batches, one update."""
 
 import math
 from collections.abc import Callable
@@ -18,14 +18,14 @@ from effchal.model.structure import head
 
 
 class NonFiniteError(FloatingPointError):
-    """Loss or gradient is no number; the weights are those of before the step."""
+    """Loss or gradient is not finite; the weights are those from before the step."""
 
 
 @dataclass
 class StepStats:
     loss: float  # mean nats per target token
     grad_norm: float  # before clipping
-    tokens: int  # pad left out
+    tokens: int  # without padding
     target_tokens: int
 
 
@@ -34,60 +34,65 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     micro_batches: list[MicroBatch],
     max_grad_norm: float,
-    must_end: Callable[[int], bool] | None = None,
+    must_cut: Callable[[], bool] | None = None,
+    before_update: Callable[[bool], None] | None = None,
 ) -> StepStats:
     """One optimizer step. Gradients equal those of one big batch of all micro-batches.
 
     Args:
-        must_end: asked after each micro-batch, with the number of those left; True leaves them out, and the update is
-            that of a batch of those that were done.
+        must_cut: asked after each micro-batch but the last. True leaves out the rest, and
+            the update is that of a batch of those done.
+        before_update: called once, with whether the step was cut.
 
     Raises:
-        NonFiniteError: no update was made; it names the examples.
+        NonFiniteError: no update was made; the message names the examples.
     """
     # Divide by target tokens of the whole step, not per micro-batch: answers differ in
     # length, and a mean of means would weigh short answers more.
-    target_tokens = sum(micro_batch.target_tokens for micro_batch in micro_batches)
+    planned = target_tokens = sum(micro_batch.target_tokens for micro_batch in micro_batches)
     loss_sums = []
     for micro_batch in micro_batches:
         loss_sum = target_loss(model, micro_batch)
-        (loss_sum / target_tokens).backward()
+        (loss_sum / planned).backward()
         loss_sums.append(loss_sum.detach())
-        if must_end is not None and must_end(len(micro_batches) - len(loss_sums)):
+        if len(loss_sums) < len(micro_batches) and must_cut is not None and must_cut():
             break
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if len(loss_sums) < len(micro_batches):
-        micro_batches, planned = micro_batches[: len(loss_sums)], target_tokens
+    was_cut = len(loss_sums) < len(micro_batches)
+    if was_cut:
+        micro_batches = micro_batches[: len(loss_sums)]
         target_tokens = sum(micro_batch.target_tokens for micro_batch in micro_batches)
-        torch._foreach_mul_(
-            [p.grad for p in trainable if p.grad is not None], planned / target_tokens
-        )
+        gradients = [parameter.grad for parameter in trainable if parameter.grad is not None]
+        torch._foreach_mul_(gradients, planned / target_tokens)
     grad_norm = torch.nn.utils.clip_grad_norm_(trainable, max_grad_norm)
+    if before_update is not None:
+        before_update(was_cut)
     *losses, norm = update(optimizer, torch.stack([*loss_sums, grad_norm]))
     optimizer.zero_grad(set_to_none=True)
-    if not all(map(math.isfinite, [*losses, norm])):
-        culprits = [
-            mb for mb, loss in zip(micro_batches, losses, strict=True) if not math.isfinite(loss)
-        ]
-        ids = [
-            example_id
-            for micro_batch in culprits or micro_batches
-            for example_id in micro_batch.example_ids
-        ]
-        what = "loss" if culprits else "gradient"
-        raise NonFiniteError(
-            f"non-finite {what} in the step of examples {', '.join(ids)}; no update was made"
-        )
-    return StepStats(
-        sum(losses) / target_tokens, norm, sum(mb.tokens for mb in micro_batches), target_tokens
+    require_finite(losses, norm, micro_batches)
+    tokens = sum(micro_batch.tokens for micro_batch in micro_batches)
+    return StepStats(sum(losses) / target_tokens, norm, tokens, target_tokens)
+
+
+def require_finite(losses: list[float], norm: float, micro_batches: list[MicroBatch]) -> None:
+    """Raise NonFiniteError, naming the examples, unless losses and gradient norm are finite."""
+    if all(map(math.isfinite, [*losses, norm])):
+        return
+    pairs = zip(micro_batches, losses, strict=True)
+    bad = [micro_batch for micro_batch, loss in pairs if not math.isfinite(loss)]
+    ids = [name for micro_batch in bad or micro_batches for name in micro_batch.example_ids]
+    raise NonFiniteError(
+        f"non-finite {'loss' if bad else 'gradient'} in the step of examples {', '.join(ids)}; "
+        "no update was made"
     )
 
 
-def update(optimizer: torch.optim.Optimizer, outcome: torch.Tensor) -> list[float]:
-    """Update, but not where a number of `outcome` (n,) is not finite; returns its numbers.
+def update(optimizer: Any, outcome: torch.Tensor) -> list[float]:
+    """Update the weights unless a number of `outcome` (n,) is not finite; returns its numbers.
 
-    torch's fused optimizers read on the device whether to leave the weights alone, as they do for GradScaler: all of
-    the step is queued before the host waits for the device. For others it waits before the update.
+    torch's fused optimizers read on the device whether to leave the weights alone, as they
+    do for GradScaler (private API, checked with torch 2.13). So the host queues all of the
+    step before it waits for the device. For other optimizers it waits before the update.
     """
     if getattr(optimizer, "_step_supports_amp_scaling", False):
         optimizer.found_inf = outcome.isfinite().all().logical_not().float()
@@ -100,7 +105,10 @@ def update(optimizer: torch.optim.Optimizer, outcome: torch.Tensor) -> list[floa
 
 
 def target_loss(model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:
-    """Sum of nats over the target tokens of a micro-batch, float32; the head sees only those positions."""
+    """Sum of nats over the target tokens of a micro-batch: a float32 scalar.
+
+    The head computes logits at those positions alone.
+    """
     ids, positions = micro_batch.input_ids, micro_batch.position_ids
     hidden = packed_hidden_states(model, ids, positions, micro_batch.lengths)  # (1, T, D)
     return chunked_loss(
@@ -110,7 +118,7 @@ def target_loss(model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:
 
 @torch.no_grad()
 def validation_loss(model: nn.Module, micro_batches: list[MicroBatch]) -> float:
-    """Mean nats per target token, dropout off."""
+    """Mean nats per target token, without dropout."""
     with evaluation_mode(model):
         total = sum(float(target_loss(model, micro_batch)) for micro_batch in micro_batches)
     return total / sum(micro_batch.target_tokens for micro_batch in micro_batches)

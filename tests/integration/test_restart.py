@@ -16,8 +16,8 @@ from support.training_runs import TINY, adapter, metrics, record, run, same_weig
 from effchal.bundle import check_bundle
 from effchal.config import BudgetConfig, ConfigError, LoraConfig, save_config
 from effchal.config.choices import BundleOf, Optimizer
-from effchal.mixing.sources import DataError
-from effchal.training import loop as train
+from effchal.mixing.sources import BUILTIN_DIR, DataError
+from effchal.training import build, loop
 from effchal.training.checkpoint import checkpoints
 
 
@@ -47,34 +47,21 @@ class Stop:
 @pytest.mark.parametrize("optimizer", [Optimizer.adamw, Optimizer.adamw8bit, Optimizer.lion8bit])
 def test_stop_and_resume_equals_not_stopping(tiny_cfg, tmp_path, optimizer):
     tiny_cfg.train.optimizer = optimizer
-    tiny_cfg.lora = LoraConfig(
-        r=64, dropout=0.2
-    )  # large enough for 8-bit states, and random numbers in each step
+    # Large enough for 8-bit states, and random numbers in each step.
+    tiny_cfg.lora = LoraConfig(r=64, dropout=0.2)
     run(tiny_cfg, tmp_path / "whole")
-    assert train.run(tiny_cfg, tmp_path / "parts", Stop(after_steps=3)) == 128 + signal.SIGTERM
+    assert run(tiny_cfg, tmp_path / "parts", Stop(after_steps=3)) == 128 + signal.SIGTERM
     assert record(tmp_path / "parts")["status"] == "interrupted"
     assert record(tmp_path / "parts")["step"] == 3
     check_bundle(tmp_path / "parts" / "bundle")
     assert run(tiny_cfg, tmp_path / "parts") == 0
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
     whole, parts = record(tmp_path / "whole"), record(tmp_path / "parts")
-    for key in (
-        "step",
-        "tokens",
-        "target_tokens",
-        "train_loss",
-        "validation_loss_before",
-        "validation_loss",
-    ):
+    keys = ("step", "tokens", "target_tokens", "train_loss")
+    for key in (*keys, "validation_loss_before", "validation_loss"):
         assert whole[key] == parts[key]
-    assert [line["step"] for line in metrics(tmp_path / "parts") if "loss" in line] == [
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-    ]
+    steps = [line["step"] for line in metrics(tmp_path / "parts") if "loss" in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
 
 
 def wait_for_checkpoint(process, folder, step):
@@ -102,13 +89,10 @@ def check_killed_and_resumed_equals_not_killed(arguments, kill_after, steps, tmp
     assert killed.returncode == 0, output
     assert "resumed from" in output
     assert same_weights(tmp_path / "whole", tmp_path / "killed")
-    assert (
-        record(tmp_path / "killed")["validation_loss"]
-        == record(tmp_path / "whole")["validation_loss"]
-    )
-    assert [line["step"] for line in metrics(tmp_path / "killed") if "loss" in line] == list(
-        range(1, steps + 1)
-    )
+    whole_record, killed_record = record(tmp_path / "whole"), record(tmp_path / "killed")
+    assert killed_record["validation_loss"] == whole_record["validation_loss"]
+    logged = [line["step"] for line in metrics(tmp_path / "killed") if "loss" in line]
+    assert logged == list(range(1, steps + 1))
 
 
 def test_killed_twice_and_resumed_gives_the_same_bits(tmp_path):
@@ -177,15 +161,11 @@ def test_a_folder_with_a_run_is_not_run_into_by_accident(tiny_cfg, tmp_path):
 
 def test_a_resume_on_other_data_is_refused(tiny_cfg, tmp_path):
     rows = tmp_path / "rows.jsonl"
-    shipped = (
-        (ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl")
-        .read_text()
-        .splitlines(keepends=True)
-    )
+    shipped = (BUILTIN_DIR / "instructions.jsonl").read_text().splitlines(keepends=True)
     rows.write_text("".join(shipped))
     tiny_cfg.data_mix.sources = {"s": tiny_cfg.data_mix.sources["tasks"]}
     tiny_cfg.data_mix.sources["s"].path = str(rows)
-    train.run(tiny_cfg, tmp_path / "run", Stop(after_steps=2))
+    run(tiny_cfg, tmp_path / "run", Stop(after_steps=2))
     rows.write_text("".join(shipped[:40]))
     with pytest.raises(DataError, match="the data mix is not the one that"):
         run(tiny_cfg, tmp_path / "run")
@@ -194,7 +174,7 @@ def test_a_resume_on_other_data_is_refused(tiny_cfg, tmp_path):
 
 
 def test_checkpoints_that_are_all_damaged_are_no_fresh_start(tiny_cfg, tmp_path):
-    train.run(tiny_cfg, tmp_path, Stop(after_steps=3))
+    run(tiny_cfg, tmp_path, Stop(after_steps=3))
     records = (tmp_path / "metrics.jsonl").read_text()
     for path in checkpoints(tmp_path / "checkpoint"):
         path.write_bytes(b"noise")
@@ -203,12 +183,34 @@ def test_checkpoints_that_are_all_damaged_are_no_fresh_start(tiny_cfg, tmp_path)
     assert (tmp_path / "metrics.jsonl").read_text() == records
 
 
+OLD_NAMES = {
+    "validation_loss_before": "heldout_before",
+    "validation_loss": "heldout_loss",
+    "validation_step": "heldout_step",
+}
+
+
+def test_a_run_whose_checkpoint_has_no_format_number_goes_on_exactly(tiny_cfg, tmp_path):
+    run(tiny_cfg, tmp_path / "whole")
+    run(tiny_cfg, tmp_path / "parts", Stop(after_steps=3))
+    newest = checkpoints(tmp_path / "parts" / "checkpoint")[0]
+    content = torch.load(newest, weights_only=True)
+    del content["format"]
+    content["state"] = {OLD_NAMES.get(key, key): v for key, v in content["state"].items()}
+    assert "heldout_step" in content["state"]
+    torch.save(content, newest)
+    assert run(tiny_cfg, tmp_path / "parts") == 0
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+    whole, parts = record(tmp_path / "whole"), record(tmp_path / "parts")
+    assert whole["validation_loss_before"] == parts["validation_loss_before"]
+
+
 def test_seconds_of_a_process_killed_before_its_checkpoint_are_not_forgotten(tiny_cfg, tmp_path):
-    train.run(tiny_cfg, tmp_path, Stop(after_steps=2))
+    run(tiny_cfg, tmp_path, Stop(after_steps=2))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 3, "loss": 1.0, "spent_s": 100.0}) + "\n")
     for _ in range(2):
-        train.run(tiny_cfg, tmp_path, Stop(after_steps=0))
+        run(tiny_cfg, tmp_path, Stop(after_steps=0))
         assert record(tmp_path)["spent_s"] > 100.0
 
 
@@ -235,7 +237,7 @@ def test_a_full_disk_costs_no_more_than_the_steps_since_the_last_checkpoint(
 
     def save(content, file):
         written.append(content)
-        if len(written) > 2:  # the rehearsal and one checkpoint had room
+        if len(written) > 2:  # the dry run and one checkpoint had space
             file.write(b"half of it")
             raise OSError(28, "No space left on device")
         good(content, file)
@@ -245,9 +247,8 @@ def test_a_full_disk_costs_no_more_than_the_steps_since_the_last_checkpoint(
         run(tiny_cfg, tmp_path / "parts")
     assert "no checkpoint at step 4" in caplog.text
     assert record(tmp_path / "parts")["status"] == "failed"
-    assert [path.name for path in (tmp_path / "parts" / "checkpoint").glob("*.pt")] == [
-        "step_0000002.pt"
-    ]
+    kept = [path.name for path in (tmp_path / "parts" / "checkpoint").glob("*.pt")]
+    assert kept == ["step_0000002.pt"]
     monkeypatch.setattr(torch, "save", good)
     assert run(tiny_cfg, tmp_path / "parts") == 0
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
@@ -263,13 +264,11 @@ def test_the_best_checkpoint_is_kept_and_can_be_packaged(tiny_cfg, tmp_path, mon
     tiny_cfg.budget.periodic_work_share = 1.0
     for name, choice in (("last", BundleOf.last), ("best", BundleOf.best)):
         losses_left = iter([4.0, *losses.values()])
-        monkeypatch.setattr(train, "validation_loss", validation_loss)
+        monkeypatch.setattr(loop, "validation_loss", validation_loss)
         tiny_cfg.train.bundle = choice
         assert run(tiny_cfg, tmp_path / name) == 0
-        assert (record(tmp_path / name)["best_step"], record(tmp_path / name)["best_loss"]) == (
-            4,
-            1.0,
-        )
+        done = record(tmp_path / name)
+        assert (done["best_step"], done["best_loss"]) == (4, 1.0)
     assert "train.bundle=best would take those" in caplog.text
     losses_left = iter([4.0, 3.0, 2.0, 1.0])
     assert run(tiny_cfg, tmp_path / "falling") == 0
@@ -283,9 +282,7 @@ def test_the_best_checkpoint_is_kept_and_can_be_packaged(tiny_cfg, tmp_path, mon
 
 
 def test_a_resume_on_another_base_model_is_refused(tiny_cfg, tmp_path, monkeypatch):
-    from effchal.training import build as job
-
-    train.run(tiny_cfg, tmp_path, Stop(after_steps=3))
-    monkeypatch.setattr(job, "base_model_fingerprint", lambda cfg: "0123")
+    run(tiny_cfg, tmp_path, Stop(after_steps=3))
+    monkeypatch.setattr(build, "base_model_fingerprint", lambda cfg: "0123")
     with pytest.raises(ConfigError, match=r"another model \(fingerprint 0123\)"):
         run(tiny_cfg, tmp_path)

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import time
@@ -11,8 +12,8 @@ from support.training_runs import TINY, adapter, metrics, record, run, same_weig
 from effchal.bundle import check_bundle
 from effchal.config import BudgetConfig, ConfigError, DecodingConfig
 from effchal.config.choices import DecodingMethod, Schedule
-from effchal.training import loop as train
-from effchal.training import step
+from effchal.training import loop, step
+from effchal.training.budget import WallClock
 from effchal.training.checkpoint import checkpoints
 
 
@@ -35,9 +36,10 @@ def test_a_run_leaves_what_the_design_says(tiny_cfg, tmp_path):
 
 def test_the_log_has_one_line_a_step_in_the_same_order(tiny_cfg, tmp_path, caplog):
     run(tiny_cfg, tmp_path)
-    pattern = r"step 2/6 \| loss \d\.\d{3} \| lr \d\.\de-\d\d \| grad \d+\.\d\d \| [\d.]+k? tok/s \| [\d.]+min of 1\.0h"
-    import re
-
+    pattern = (
+        r"step 2/6 \| loss \d\.\d{3} \| lr \d\.\de-\d\d \| grad \d+\.\d\d "
+        r"\| [\d.]+k? tok/s \| [\d.]+min of 1\.0h"
+    )
     assert re.search(pattern, caplog.text)
 
 
@@ -66,8 +68,6 @@ def test_the_budget_ends_a_run_in_time_with_a_bundle(tiny_cfg, tmp_path, monkeyp
 def test_a_non_finite_step_fails_the_run_and_keeps_what_was_trained(
     tiny_cfg, tmp_path, monkeypatch
 ):
-    from effchal.training import step
-
     good, calls = step.target_loss, []
 
     def target_loss(model, micro_batch):
@@ -91,7 +91,7 @@ def test_warm_up_of_more_than_a_fifth_is_warned_about(tiny_cfg, tmp_path, caplog
     assert "train.warmup_steps=5 is more than a fifth of the 6 steps" in caplog.text
 
 
-def test_nothing_held_out_is_a_run_without_validation(tiny_cfg, tmp_path):
+def test_no_validation_example_is_a_run_without_validation(tiny_cfg, tmp_path):
     tiny_cfg.data_mix.validation_fraction = 0.0
     assert run(tiny_cfg, tmp_path) == 0
     assert record(tmp_path)["validation_loss"] is None
@@ -123,15 +123,8 @@ def test_bad_input_is_one_line_before_any_work(tmp_path, overrides, message):
 
 
 def test_each_run_of_a_sweep_has_a_budget_of_its_own(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "effchal.train",
-        "-m",
-        *TINY,
-        "train.max_steps=2",
-        "lora.r=4,8",
-    ]
+    command = [sys.executable, "-m", "effchal.train", "-m", *TINY]
+    command += ["train.max_steps=2", "lora.r=4,8"]
     subprocess.run(
         [*command, f"hydra.sweep.dir={tmp_path}"], cwd=ROOT, check=True, capture_output=True
     )
@@ -147,17 +140,14 @@ def test_a_step_that_stalls_ends_the_run_in_time_and_annealed(
     tiny_cfg, tmp_path, monkeypatch, caplog
 ):
     tiny_cfg.budget = BudgetConfig(hours=12 / 3600, enforce=False)
-    tiny_cfg.train.packing, tiny_cfg.train.examples_per_step, tiny_cfg.train.warmup_steps = (
-        False,
-        16,
-        1,
-    )
-    real, begun, done = step.target_loss, time.monotonic(), []
+    train = tiny_cfg.train
+    train.packing, train.examples_per_step, train.warmup_steps = False, 16, 1
+    real, begun, calls = step.target_loss, time.monotonic(), []
 
     def stalling(*args):
         if torch.is_grad_enabled():
-            done.append(args)
-            if len(done) > 16:  # from the second step on, which would take longer than there is
+            calls.append(args)
+            if len(calls) > 16:  # from the second step on, which would take longer than there is
                 time.sleep(1.0)
         return real(*args)
 
@@ -166,32 +156,29 @@ def test_a_step_that_stalls_ends_the_run_in_time_and_annealed(
     assert (
         time.monotonic() - begun < 13
     )  # the whole step takes 16 s; a busy machine may stretch what was measured
-    told = record(tmp_path)
-    assert (told["status"], told["step"]) == ("stopped_by_budget", 2)
-    assert told["lr"] == pytest.approx(tiny_cfg.train.lr * tiny_cfg.train.min_lr_fraction)
+    done = record(tmp_path)
+    assert (done["status"], done["step"]) == ("stopped_by_budget", 2)
+    assert done["lr"] == pytest.approx(tiny_cfg.train.lr * tiny_cfg.train.min_lr_fraction)
     assert "was cut short" in caplog.text
 
 
 def test_a_first_step_cut_short_in_warm_up_keeps_its_rate(tiny_cfg, tmp_path, monkeypatch):
     tiny_cfg.budget.enforce = False
-    tiny_cfg.train.packing, tiny_cfg.train.warmup_steps, tiny_cfg.train.schedule = (
-        False,
-        5,
-        Schedule.constant,
-    )
-    monkeypatch.setattr(train.WallClock, "must_cut", lambda clock: True)
+    train = tiny_cfg.train
+    train.packing, train.warmup_steps, train.schedule = False, 5, Schedule.constant
+    monkeypatch.setattr(WallClock, "must_cut", lambda clock: True)
     assert run(tiny_cfg, tmp_path) == 0
-    told = record(tmp_path)
-    assert (told["status"], told["step"]) == ("stopped_by_budget", 1)
-    assert told["lr"] == pytest.approx(tiny_cfg.train.lr / 5)
+    done = record(tmp_path)
+    assert (done["status"], done["step"]) == ("stopped_by_budget", 1)
+    assert done["lr"] == pytest.approx(tiny_cfg.train.lr / 5)
     check_bundle(tmp_path / "bundle")
 
 
 def test_any_other_end_is_recorded_as_failed(tiny_cfg, tmp_path, monkeypatch):
-    def out_of_memory(*_):
+    def out_of_memory(*_, **__):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(train, "train_step", out_of_memory)
+    monkeypatch.setattr(loop, "train_step", out_of_memory)
     with pytest.raises(MemoryError):
         run(tiny_cfg, tmp_path)
     assert (record(tmp_path)["status"], record(tmp_path)["error"]) == (

@@ -6,14 +6,17 @@ import sys
 
 import torch
 
-from effchal.training import loop as train
-from effchal.training.loop import StopSignals
+from effchal import train
+from effchal.training.signals import StopSignals
 from support.paths import ROOT
 
 
-def run(cfg, folder):
-    with StopSignals() as signals:
+def run(cfg, folder, signals=None):
+    """Train in this process; the exit code."""
+    if signals is not None:
         return train.run(cfg, folder, signals)
+    with StopSignals() as own:
+        return train.run(cfg, folder, own)
 
 
 def record(folder):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from effchal.config import ConfigError
 from effchal.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 
 
@@ -69,6 +70,29 @@ def test_a_write_that_fails_leaves_the_older_one(tmp_path, model, monkeypatch):
     monkeypatch.undo()
     assert [path.name for path in checkpoints(tmp_path)] == ["step_0000001.pt"]
     assert load_checkpoint(tmp_path, model, optimizer) == {"step": 1}
+
+
+def test_a_checkpoint_without_a_format_number_is_read_with_the_names_of_today(tmp_path, model):
+    optimizer = optimizer_of(model)
+    state = {"step": 1, "heldout_before": 3.0, "heldout_loss": 2.0, "heldout_step": 1}
+    path = save_checkpoint(tmp_path, model, optimizer, state)
+    content = torch.load(path, weights_only=True)
+    assert content.pop("format") == 1
+    torch.save(content, path)
+    assert load_checkpoint(tmp_path, model, optimizer) == {
+        "step": 1,
+        "validation_loss_before": 3.0,
+        "validation_loss": 2.0,
+        "validation_step": 1,
+    }
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path, model):
+    path = save_checkpoint(tmp_path, model, optimizer_of(model), {"step": 1})
+    torch.save(torch.load(path, weights_only=True) | {"format": 99}, path)
+    with pytest.raises(ConfigError, match="has format 99; this version reads up to 1"):
+        load_checkpoint(tmp_path, model, optimizer_of(model))
+    assert checkpoints(tmp_path) == [path]
 
 
 def test_no_checkpoint_is_no_state(tmp_path, model):

@@ -37,7 +37,7 @@ def make_model(**lora):
     return model
 
 
-def gradients_of_step(model, micro_batches, cut_short=None):
+def gradients_of_step(model, micro_batches, must_cut=None, before_update=None):
     """The gradients that train_step updates with, caught at the update."""
     caught = []
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -46,7 +46,8 @@ def gradients_of_step(model, micro_batches, cut_short=None):
         def step(self):
             caught.extend(p.grad.clone() for p in parameters)
 
-    stats = train_step(model, Catch(parameters, lr=0.0), micro_batches, 1e9, cut_short)
+    optimizer = Catch(parameters, lr=0.0)
+    stats = train_step(model, optimizer, micro_batches, 1e9, must_cut, before_update)
     return torch.cat([gradient.flatten() for gradient in caught]), stats
 
 
@@ -68,8 +69,9 @@ def test_a_step_cut_short_is_the_step_of_what_was_done(examples):
     model = make_model()
     rows = pack(examples, 1024, 1, packing=False)
     expected, stats = gradients_of_step(model, rows[:3])
-    answers = iter([False, False, True])
-    gradients, cut = gradients_of_step(model, rows, lambda left: next(answers))
+    answers, was_cut = iter([False, False, True]), []
+    gradients, cut = gradients_of_step(model, rows, lambda: next(answers), was_cut.append)
+    assert was_cut == [True]
     assert (gradients - expected).abs().max() < 1e-5 * expected.abs().max()
     assert cut.loss == pytest.approx(stats.loss, abs=1e-5)
     assert (cut.tokens, cut.target_tokens) == (stats.tokens, stats.target_tokens)

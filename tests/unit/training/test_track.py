@@ -3,7 +3,8 @@ import time
 
 from effchal.config import TrackConfig
 from effchal.config.choices import WandbMode
-from effchal.tracking import Tracker, git_commit, rewind_metrics
+from effchal.runs import git_commit
+from effchal.tracking import Tracker, rewind_metrics
 
 
 def records(folder):

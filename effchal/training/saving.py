@@ -1,0 +1,121 @@
+"""What a run saves: a dry run first, checkpoints, the best weights, the bundle, run.json."""
+
+import json
+import logging
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from effchal.bundle import write_bundle
+from effchal.config import Config
+from effchal.config.choices import BundleOf
+from effchal.runs import DRY_RUN_PREFIX, provenance, write_atomic
+from effchal.tracking import peak_memory_gib
+from effchal.training.budget import WallClock
+from effchal.training.build import RunState, TrainingSetup
+from effchal.training.checkpoint import checkpoints, load_best, mark_best, save_checkpoint
+
+log = logging.getLogger("effchal.train")
+
+
+class Saver:
+    """Writes a run's files, and tells the clock how long that takes."""
+
+    def __init__(
+        self, cfg: Config, run_dir: Path, setup: TrainingSetup, state: RunState, clock: WallClock
+    ) -> None:
+        self.cfg, self.run_dir, self.setup = cfg, run_dir, setup
+        self.state, self.clock = state, clock
+        self.bundle = run_dir / "bundle"
+        self.checkpoints = run_dir / "checkpoint"
+
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step`, and its time can be afforded."""
+        wanted = self.state.is_best or step % self.cfg.train.checkpoint_every == 0
+        return wanted and self.clock.affords("checkpoint", self.cfg.budget.periodic_work_share)
+
+    def dry_run(self) -> None:
+        """Save everything into a temporary folder: does it work, and how long does it take?"""
+        with tempfile.TemporaryDirectory(dir=self.run_dir, prefix=DRY_RUN_PREFIX) as folder:
+            started_s = self.clock.spent_s()
+            state = self.state.snapshot(self.clock)
+            model, optimizer = self.setup.model, self.setup.optimizer
+            save_checkpoint(Path(folder) / "checkpoint", model, optimizer, state)
+            saved_s = self.clock.spent_s()
+            write_bundle(Path(folder) / "bundle", self.cfg, model, self.setup.tokenizer)
+            self.clock.add_cost("checkpoint", saved_s - started_s)
+            self.clock.add_cost("bundle", self.clock.spent_s() - saved_s)
+        log.info(
+            "saving takes %.1f s; %.1f s are kept for the end",
+            self.clock.spent_s() - started_s,
+            self.clock.reserve_s(),
+        )
+
+    def checkpoint(self, periodic: bool = False) -> None:
+        """Write a checkpoint; it is also the best one if its validation loss is the lowest.
+
+        Raises:
+            OSError: the disk is full, for example; earlier checkpoints are untouched.
+        """
+        state, model, optimizer = self.state, self.setup.model, self.setup.optimizer
+        snapshot = state.snapshot(self.clock)
+        is_best = state.is_best
+        if is_best:
+            snapshot |= {"best_loss": state.validation_loss, "best_step": state.step}
+        kept = self.cfg.train.keep_checkpoints
+        path = save_checkpoint(self.checkpoints, model, optimizer, snapshot, kept)
+        if is_best:  # not before the file is written
+            mark_best(path)
+            state.keep_best()
+        self.clock.add_cost("checkpoint", self.clock.spent_s() - snapshot["spent_s"], periodic)
+
+    def periodic_checkpoint(self) -> None:
+        """Write a checkpoint between steps. A full disk may have space again later."""
+        try:
+            self.checkpoint(periodic=True)
+        except OSError as error:
+            log.error("no checkpoint at step %d: %s", self.state.step, error)
+
+    def write_bundle(self) -> None:
+        write_bundle(self.bundle, self.cfg, self.setup.model, self.setup.tokenizer)
+
+    def choose_weights(self) -> None:
+        """Put the best weights into the bundle if train.bundle=best; else leave the last ones."""
+        state = self.state
+        if state.is_best:  # the last checkpoint was saved before its loss was known
+            mark_best(checkpoints(self.checkpoints)[0])
+            state.keep_best()
+        if state.best_step in (None, state.step):
+            return
+        best = f"the lowest validation loss, {state.best_loss:.3f}, was at step {state.best_step}"
+        if self.cfg.train.bundle is BundleOf.last:
+            log.info(
+                "%s; the bundle holds the last weights (train.bundle=best would take those)", best
+            )
+        elif load_best(self.checkpoints, self.setup.model) == state.best_step:
+            self.write_bundle()
+            log.info("%s; the bundle holds these weights", best)
+        else:
+            log.warning(
+                "%s, but checkpoint/best.pt cannot be read; the bundle holds the last weights", best
+            )
+
+    def write_record(self, status: str, error: str | None, plan: dict[str, Any]) -> None:
+        """run.json: how the run ended, and what its numbers depend on.
+
+        Args:
+            plan: what was predicted, and what it came to.
+        """
+        record = {
+            "status": status,
+            "error": error,
+            "steps_planned": self.setup.steps,
+            "limit_s": self.clock.limit_s,
+            **asdict(self.state),
+            **self.clock.state(),
+            "peak_memory_gib": peak_memory_gib(self.setup.device),
+            "plan": plan,
+            **provenance(self.setup.device),
+        }
+        write_atomic(self.run_dir / "run.json", json.dumps(record, indent=2) + "\n")

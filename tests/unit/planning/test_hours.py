@@ -1,0 +1,80 @@
+"""Sizes and hours of a run, and the records that they follow from."""
+
+import dataclasses
+
+import pytest
+
+from effchal.cli import compose_config
+from effchal.config import BudgetConfig, Config, TrainConfig
+from effchal.planning.history import Record, keep_record, records_file, records_of
+from effchal.planning.hours import Timing, measured_hours
+from effchal.planning.workload import MicroBatchSize, Workload, stated_workload
+from effchal.training.budget import Pace
+
+GIB = 2**30
+
+
+def test_stated_sizes_count_where_the_data_is_not_at_hand():
+    cfg = compose_config(["model=mistral_7b", "data_mix=lima_platypus"])
+    work = stated_workload(cfg)
+    assert work.steps > 100
+    assert work.tokens > 1e6
+    cfg.train.max_steps = 10
+    assert stated_workload(cfg).steps == 10
+    cfg.data_mix.sources["lima"].tokens = None
+    cfg.train.max_steps = None
+    assert stated_workload(cfg).steps is None
+
+
+def measured(**changes):
+    record = Record(
+        source="run",
+        kind={"a": 1},
+        tokens_per_s=100.0,
+        spread=0.01,
+        start_s=10.0,
+        validation_tokens_per_s=400.0,
+        save_s=1.0,
+        memory=3 * GIB,
+        memory_planned=2 * GIB,
+    )
+    return dataclasses.replace(record, **changes)
+
+
+def test_runs_count_before_probes_and_the_newest_first():
+    keep_record(measured(source="probe", tokens_per_s=50.0))
+    assert [r.tokens_per_s for r in records_of({"a": 1})] == [50.0]
+    for speed in range(100, 107):
+        keep_record(measured(tokens_per_s=float(speed)))
+    keep_record(measured(kind={"a": 2}))
+    with records_file().open("a") as file:
+        file.write('{"source": "run", "ki')  # cut off
+    assert [r.tokens_per_s for r in records_of({"a": 1})] == [106.0, 105.0, 104.0, 103.0, 102.0]
+
+
+def test_hours_add_up():
+    cfg = Config(
+        train=TrainConfig(validate_every=10, checkpoint_every=20),
+        budget=BudgetConfig(periodic_work_share=0.5),
+    )
+    size = MicroBatchSize(100, 50, 100)
+    work = Workload("", 100, 36_000, size, size, validation_tokens=800)
+    hours = measured_hours(cfg, work, [measured()])
+    # start, steps, 9 validations and 4 checkpoints between steps; first and last validation,
+    # dry run and last save
+    assert hours.expected * 3600 == pytest.approx(10 + 360 + 9 * 2 + 4 * 1 + 2 * 2 + 2 * 1)
+    assert hours.low < hours.expected < hours.high
+    cfg.budget.periodic_work_share = 0.01
+    assert Timing(100.0, 10.0, 2.0, 1.0).total_s(cfg, work) == pytest.approx(
+        10 + 360 + 370 / 99 + 4 + 2
+    )
+
+
+def test_pace_leaves_the_first_step_out():
+    pace = Pace()
+    pace.add(10, 100.0)
+    assert pace.tokens_per_s is None
+    pace.add(100, 1.0)
+    pace.add(100, 3.0)
+    assert (pace.tokens_per_s, pace.steps) == (50.0, 3)
+    assert pace.spread > 0.3

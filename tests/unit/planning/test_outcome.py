@@ -1,0 +1,57 @@
+"""A run and its plan: refused before it starts, compared at its end."""
+
+import json
+
+import pytest
+import yaml
+from support.training_runs import record, run
+
+from effchal.config import BudgetConfig, ConfigError, LoraConfig
+from effchal.mixing.prepare import prepare_data
+from effchal.planning.outcome import plan_run
+
+
+def test_a_run_that_cannot_fit_is_refused_before_the_model_is_loaded(
+    tiny_cfg, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        "effchal.planning.machine.psutil.virtual_memory",
+        lambda: type("M", (), {"available": -(2**40)}),
+    )
+    with pytest.raises(ConfigError, match=r"the run does not fit: .* GiB.*budget\.enforce=false"):
+        run(tiny_cfg, tmp_path / "a")
+    assert not (tmp_path / "a" / "checkpoint").exists()
+    tiny_cfg.budget.enforce = False
+    assert run(tiny_cfg, tmp_path / "b") == 0
+
+
+def test_a_run_learns_from_the_ones_before(tiny_cfg, tmp_path):
+    tiny_cfg.train.max_steps, tiny_cfg.train.epochs = 8, 4
+    assert run(tiny_cfg, tmp_path / "a") == 0
+    first = record(tmp_path / "a")["plan"]
+    assert first["hours"]["predicted"] is None
+    assert first["memory_gib"]["actual"] > 0
+    assert run(tiny_cfg, tmp_path / "b") == 0
+    second = record(tmp_path / "b")["plan"]
+    assert second["hours"]["by"].startswith("1 run of this kind")
+    assert second["tokens"]["predicted"] == second["tokens"]["actual"]
+    tiny_cfg.train.max_steps, tiny_cfg.train.epochs = None, 20_000
+    tiny_cfg.budget = BudgetConfig(hours=0.01)
+    with pytest.raises(ConfigError, match=r"would fit: .*train\.max_steps=\d+"):
+        run(tiny_cfg, tmp_path / "c")
+
+
+def test_auto_takes_the_largest_micro_batch_that_fits(tiny_cfg, tmp_path, monkeypatch):
+    tiny_cfg.train.micro_batch_size = "auto"
+    tiny_cfg.model.max_seq_len = 64
+    assert run(tiny_cfg, tmp_path / "a") == 0
+    most = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())["train"]["micro_batch_size"]
+    assert 1 < most <= tiny_cfg.train.examples_per_step
+
+
+def test_a_plan_is_left_beside_the_run(tiny_cfg, tmp_path):
+    tiny_cfg.lora = LoraConfig(r=4)
+    plan = plan_run(tiny_cfg, prepare_data(tiny_cfg, tmp_path), tmp_path)
+    saved = json.loads((tmp_path / "plan.json").read_text())
+    assert saved["memory_needed"] == plan.memory_needed
+    assert saved["workload"]["steps"] == 6
