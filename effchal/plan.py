@@ -22,7 +22,7 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         os.environ.setdefault(
             "HF_HUB_OFFLINE", "1"
         )  # read when the hub's client is imported, which is later
-    from effchal.model.load import gpu_names
+    from effchal.model.device import gpu_names
     from effchal.planning.fit import largest_micro_batch, make_plan, planned_machine
     from effchal.planning.probe import known_data, probe
     from effchal.planning.report import screen

@@ -14,7 +14,7 @@ import torch
 
 from effchal.config import Config, ConfigError
 from effchal.config.choices import ActivationCheckpointing, Optimizer, Quantization
-from effchal.model.load import gpu_names
+from effchal.model.device import gpu_names
 from effchal.planning.history import CONTEXT, kind_of, records_of
 from effchal.planning.hours import Hours, measured_hours, public_hours
 from effchal.planning.memory import Memory, allocator_bytes, plan_memory

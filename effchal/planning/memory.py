@@ -12,7 +12,7 @@ from effchal.config import Config
 from effchal.config.choices import ActivationCheckpointing, Optimizer
 from effchal.kernels import loss
 from effchal.mixing.packing import MicroBatch
-from effchal.model.load import pick_dtype
+from effchal.model.device import pick_dtype
 from effchal.model.structure import backbone, causal_lm, head
 from effchal.planning.allocated import AllocatedBytes
 from effchal.planning.meta_model import build_meta_model, shape_config, to_fake

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from effchal.config import Config, ModelConfig
 from effchal.config.choices import Quantization
+from effchal.model.device import pick_dtype
 from effchal.model.load import (
     add_adapter,
     base_model_config,
     base_model_path,
-    pick_dtype,
     quiet_libraries,
 )
 

@@ -13,16 +13,18 @@ from effchal.decoding.layers import contrast_of
 from effchal.mixing.packing import EncodedExample, MicroBatch, TrainingOrder
 from effchal.mixing.prepare import pack_for, prepare_data
 from effchal.mixing.sources import DataError
-from effchal.model.load import (
-    add_adapter,
-    base_model_fingerprint,
+from effchal.model.device import (
     limit_gpu_memory,
-    load_base_model,
-    load_tokenizer,
-    model_shape,
     multiplies_bfloat16,
     pick_device,
     pick_dtype,
+)
+from effchal.model.load import (
+    add_adapter,
+    base_model_fingerprint,
+    load_base_model,
+    load_tokenizer,
+    model_shape,
 )
 from effchal.planning.fit import Plan
 from effchal.planning.history import Pace

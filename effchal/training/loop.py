@@ -16,7 +16,7 @@ from effchal.cli import job_age_s, overlay
 from effchal.config import Config, ConfigError, load_config, save_config, to_plain
 from effchal.config.choices import BundleOf, Schedule
 from effchal.mixing.prepare import pack_for
-from effchal.model.load import gpu_names
+from effchal.model.device import gpu_names
 from effchal.planning.history import memory_used
 from effchal.planning.outcome import keep_run, predicted_and_actual
 from effchal.rules import enforce_rules
