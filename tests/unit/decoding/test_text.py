@@ -27,7 +27,7 @@ def byte_tokenizer():
 
 @pytest.fixture(scope="module")
 def metaspace_tokenizer():
-    """As SentencePiece does it: a space belongs to the word after it, and decoding drops the first one."""
+    """As in SentencePiece: a space belongs to the next word, and decoding drops the first one."""
     words = [
         "▁",
         "▁Answer",
@@ -80,6 +80,13 @@ def test_a_character_cut_off_at_the_end_is_not_lost(byte_tokenizer):
     texts = TokenTexts(byte_tokenizer)
     joined = "".join(texts.add(token_id) for token_id in ids)
     assert joined + texts.rest() == byte_tokenizer.decode(ids)
+
+
+def test_a_prompt_that_ends_inside_a_character_is_not_part_of_the_answer(byte_tokenizer):
+    """`tokenizers.decoders.DecodeStream` gives out the prompt's last tokens here."""
+    prompt = byte_tokenizer("the prompt 漢").input_ids[:-1]
+    texts = TokenTexts(byte_tokenizer, prompt)
+    assert "prompt" not in "".join(texts.add(i) for i in byte_tokenizer(" and on").input_ids)
 
 
 def test_words_keep_their_spaces(metaspace_tokenizer):

@@ -176,7 +176,7 @@ def test_full_checkpointing_makes_layers_again_and_selective_their_mlps(lora, mo
         def count(name):
             counts[name] += 1
 
-        if lora:  # the library's layers; before, not after: recomputation ends as soon as all that is needed is there
+        if lora:  # the library's layers; before, since recomputation may end within the layer
             layers_of(model)[index].self_attn.register_forward_pre_hook(lambda *_: count("layer"))
             layers_of(model)[index].mlp.gate_proj.register_forward_pre_hook(lambda *_: count("mlp"))
         prepare_training(model, keep)

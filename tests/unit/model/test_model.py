@@ -122,7 +122,7 @@ def test_weights_are_those_of_the_library_in_every_dtype(dtype):
 @needs_smollm2
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_needs_little_more_than_the_weights():
-    command = [sys.executable, str(ROOT / "scripts" / "bench_start.py"), "--load", "float32"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "bench_start.py"), "--load", "float32"]
     measured = json.loads(
         subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     )
@@ -135,8 +135,10 @@ def test_help_and_config_load_no_heavy_library(flags):
     code = (
         "import sys, runpy\n"
         f"sys.argv = ['effchal.train', *{flags}]\n"
-        "try:\n    runpy.run_module('effchal.train', run_name='__main__')\nexcept SystemExit:\n    pass\n"
-        "print([name for name in ('torch', 'transformers', 'peft', 'datasets', 'numpy') if name in sys.modules])"
+        "try:\n    runpy.run_module('effchal.train', run_name='__main__')\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = ('torch', 'transformers', 'peft', 'datasets', 'numpy')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
