@@ -114,13 +114,11 @@ def packed_attention(
             "which attention of packed rows does not support"
         )
     grouped = query.shape[1] != key.shape[1]
-    outputs = []
+    mixed = []
     parts = (tensor.split(segments.lengths, dim=2) for tensor in (query, key, value))
     for q, k, v in zip(*parts, strict=True):
         length = q.shape[2]
-        window = None
-        if sliding_window and length > sliding_window:
-            window = _window_mask(length, sliding_window, q.device)
+        window = _window_mask(length, sliding_window, q.device)
         out = F.scaled_dot_product_attention(
             q,
             k,
@@ -131,12 +129,14 @@ def packed_attention(
             scale=scaling,
             enable_gqa=grouped,
         )
-        outputs.append(out.transpose(1, 2))  # (1, length, H, d)
-    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)), None
+        mixed.append(out.transpose(1, 2))  # (1, length, H, d)
+    return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)), None
 
 
-def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
-    """(length, length) bool: position i sees i - window + 1 .. i."""
+def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """(length, length) bool: position i sees i - window + 1 .. i. None where it sees all before it."""
+    if not window or length <= window:
+        return None
     seen = torch.ones(length, length, dtype=torch.bool, device=device)
     return seen.tril_().triu_(1 - window)
 

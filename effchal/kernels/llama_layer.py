@@ -156,7 +156,7 @@ class LayerFunction(torch.autograd.Function):
         layer: FusedLayer = ctx.layer
         x, cos, sin = ctx.saved_tensors
         done = ctx.done or layer.activations(x, cos, sin, ctx.options, differentiable=True)
-        ctx.done = None  # or it would live until the whole graph goes
+        ctx.done = None  # else it stays in memory as long as the graph
         d_middle, mlp_gradients = mlp_backward(layer, dy, done)
         d_attended, out_gradients = layer.out.backward(
             d_middle, done.attended.detach(), done.low["out"]

@@ -1,4 +1,4 @@
-"""Small random models of every known architecture, and a comparison of ways to run them."""
+"""Small random models of every known architecture, and a comparison of decoding's two paths."""
 
 import torch
 import transformers

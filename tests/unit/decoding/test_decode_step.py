@@ -36,8 +36,8 @@ def test_a_prompt_beside_rows_of_another_cache_changes_neither(name, shared, mon
         tapped.extend([NewTokens(prompt, prompt.add_row(), beginning)], (), torch.tensor([0]))
         return rows, prompt
 
-    def states(*pieces, at):
-        return tapped.extend(list(pieces), taps, torch.tensor(at))
+    def states(*new, at):
+        return tapped.extend(list(new), taps, torch.tensor(at))
 
     rows, prompt = caches()
     together = states(
@@ -184,12 +184,12 @@ def test_weights_laid_together_take_no_memory_and_stay_the_modules_own():
 @pytest.mark.parametrize(
     ("rows", "out"), [(1, 700), (1, 512), (9, 512), (5, 100), (33, 1025), (8, 960), (2, 8000)]
 )
-def test_the_blocked_product_is_a_linear_layer(rows, out):
+def test_the_tiled_product_is_a_linear_layer(rows, out):
     x, weight = torch.randn(rows, 64), torch.randn(out, 64)
-    room = ScratchBuffers()
+    scratch = ScratchBuffers()
     for scale in (1.0, 2.0):  # the second in the memory of the first
         expected = torch.nn.functional.linear(scale * x, weight)
-        assert torch.allclose(TiledLinear(weight, room)(scale * x), expected, atol=1e-4)
+        assert torch.allclose(TiledLinear(weight, scratch)(scale * x), expected, atol=1e-4)
 
 
 def test_the_packed_product_is_a_linear_layer_and_follows_its_weight():
