@@ -1,12 +1,16 @@
-"""Time and memory of decoding, and DoLa against greedy: python benchmarks/bench_decode.py [--peer-python PYTHON]
+"""Time and memory of decoding, DoLa against greedy: bench_decode.py [--peer-python PYTHON]
 
-One JSON line for each measurement. Steps are medians of steps taken in turn, greedy, DoLa, greedy, DoLa, so that a
-drifting machine slows both, on word problems and on tokens that spell nothing: where one token alone is plausible, DoLa
-of many rows saves its premature ones, and how often that is depends on the text (`one_plausible`). So are steps of rows
-that begin alike, what they share attended to once or in each row (WORTH_SHARING rests on it). Answers are whole
-ones, prompt included, the median of three, beside transformers' own generate in each dtype where PYTHON has it (the
-project's own will do). COMMAND (--peer) is another system's bench, whose RESULT lines are printed. The machine must be
-idle: a second busy thread makes every figure several times worse.
+One JSON line for each measurement.
+- Steps: greedy and DoLa in turn, so that a drifting machine slows both; medians. On word problems
+  and on tokens that spell nothing: where one token alone is plausible, DoLa of many rows saves its
+  premature ones, and how often that happens depends on the text (`one_plausible`).
+- Steps of rows that begin alike: what they share attended to once or in each row. WORTH_SHARING
+  rests on it.
+- Whole answers, prompt included, the median of three, and those of transformers' own generate in
+  each dtype where PYTHON has it (the project's own will do).
+- COMMAND (--peer) is another system's bench, whose RESULT lines are printed.
+
+The machine must be idle: a second busy thread makes every figure several times worse.
 """
 
 import argparse
@@ -28,13 +32,14 @@ from bench_serve import word_problem
 from machine import median_s, rates
 from torch import nn
 
-import effchal.decoding.fused_forward
+import effchal.kernels.shared_prefix
 from effchal.config import ModelConfig
 from effchal.config.choices import Dtype
+from effchal.decoding.contrast import Contrast, Dola, Greedy
 from effchal.decoding.engine import Engine
-from effchal.decoding.layers import Dola
 from effchal.decoding.sampling import SamplingParams
-from effchal.model.load import load_base_model, load_tokenizer, pick_device
+from effchal.model.device import pick_device
+from effchal.model.load import load_base_model, load_tokenizer
 from effchal.model.structure import head
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +73,7 @@ def main() -> None:
     for batch in (1, 8):
         answers(args, loaded, batch)
     report("smollm2_135m", loaded, layer_sets_times(loaded))
-    if Engine(*loaded).model.can_share:
+    if Engine(*loaded).model.shares_prefix:
         for rows, shared in ((2, 700), (8, 150), (4, 700), (16, 150), (8, 700), (16, 700)):
             report("smollm2_135m", loaded, sharing_times(loaded, rows, shared))
     for batch in (1, 8):
@@ -128,7 +133,7 @@ def start(loaded: Loaded, prompts: list[list[int]], with_dola: bool) -> Engine:
     engine = Engine(*loaded)
     engine._ends = set()
     params = SamplingParams(
-        max_new_tokens=10 * NEW_TOKENS, contrast=dola(engine) if with_dola else None
+        max_new_tokens=10 * NEW_TOKENS, contrast=dola(engine) if with_dola else Greedy()
     )
     for prompt in prompts:
         engine.start(prompt, [params])
@@ -149,13 +154,9 @@ def step_times(loaded: Loaded, prompts: list[list[int]], machine: dict) -> dict:
     weights = sum(
         parameter.numel() * parameter.element_size() for parameter in loaded[0].parameters()
     )
-    if (
-        engines["greedy"].model.dtype is not loaded[0].dtype
-    ):  # the head of bfloat16 weights is read in float32
-        weights += 2 * head(loaded[0]).weight.numel()
     # The least that a step can take: every weight read once.
     reading_s = weights / (machine["copy_gb_per_s"] * 1e9)
-    layers = [token.layer for row in engines["dola"].rows for token in row.branches[0].tokens]
+    layers = [token.layer for row in engines["dola"].rows for token in row.sequences[0].tokens]
     return {
         "one_plausible": round(layers.count(None) / len(layers), 2),
         "greedy_ms": round(1000 * median["greedy"], 2),
@@ -184,12 +185,8 @@ def answers(args: argparse.Namespace, loaded: Loaded, batch: int) -> None:
     job = json.dumps({"prompts": prompts, "new_tokens": NEW_TOKENS, "runs": RUNS})
     best = 0.0
     for dtype in ("float32", "bfloat16"):
-        command = [
-            args.peer_python,
-            str(ROOT / "benchmarks" / "peers" / "generate.py"),
-            args.model,
-            dtype,
-        ]
+        peer = ROOT / "benchmarks" / "peers" / "generate.py"
+        command = [args.peer_python, str(peer), args.model, dtype]
         output = subprocess.run(
             command, input=job, capture_output=True, text=True, check=True
         ).stdout
@@ -209,7 +206,7 @@ def layer_sets_times(loaded: Loaded) -> dict:
     engine = Engine(*loaded)
     layers = dola(engine).layers
     prompt = [1000 + i for i in range(400)]
-    sets = {
+    sets: dict[str, list[Contrast]] = {
         "one": [Dola(layers)],
         "eight": [Dola(layers), *[Dola((layer,)) for layer in layers[:7]]],
     }
@@ -217,10 +214,8 @@ def layer_sets_times(loaded: Loaded) -> dict:
     for _ in range(9):
         for name, contrasts in sets.items():
             begun = time.perf_counter()
-            engine.start(
-                prompt,
-                [SamplingParams(max_new_tokens=1, contrast=contrast) for contrast in contrasts],
-            )
+            params = [SamplingParams(max_new_tokens=1, contrast=each) for each in contrasts]
+            engine.start(prompt, params)
             times[name].append(time.perf_counter() - begun)
     ratio = statistics.median([b / a for a, b in zip(times["one"], times["eight"], strict=True)])
     return {"one_token_after": len(prompt), "eight_sets_over_one": round(ratio, 3)}
@@ -228,17 +223,17 @@ def layer_sets_times(loaded: Loaded) -> dict:
 
 @torch.inference_mode()
 def sharing_times(loaded: Loaded, rows: int, shared: int) -> dict:
-    """Steps of rows that begin with the same tokens: these attended to once a step (WORTH_SHARING), and in each row."""
+    """Steps of rows that begin with the same tokens, attended to once a step and in each row."""
     engine = start(
         loaded,
         [[1000 + i for i in range(shared)] + prompt for prompt in spelling_nothing(rows)],
         False,
     )
     times: dict[bool, list[float]] = {True: [], False: []}
-    with unittest.mock.patch.object(effchal.decoding.fused_forward, "WORTH_SHARING", 0):
+    with unittest.mock.patch.object(effchal.kernels.shared_prefix, "WORTH_SHARING", 0):
         for _ in range(NEW_TOKENS // 2):
             for share in times:
-                engine.model.can_share = share
+                engine.model._fused.shares_prefix = share
                 begun = time.perf_counter()
                 engine.step()
                 times[share].append(time.perf_counter() - begun)
@@ -246,8 +241,10 @@ def sharing_times(loaded: Loaded, rows: int, shared: int) -> dict:
     ratio = statistics.median(
         [a / b for a, b in zip(times[True][2:], times[False][2:], strict=True)]
     )
-    result = {"rows": rows, "shared_tokens": shared, "columns_saved": shared * (rows - 1)}
-    return result | {
+    return {
+        "rows": rows,
+        "shared_tokens": shared,
+        "columns_saved": shared * (rows - 1),
         "once_ms": round(1000 * once, 1),
         "each_ms": round(1000 * each, 1),
         "once_over_each": round(ratio, 3),
@@ -258,17 +255,8 @@ def peaks(args: argparse.Namespace, batch: int) -> dict:
     """Peak resident memory of a process that only decodes, after loading; median of three."""
     found = {}
     for method in ("greedy", "dola"):
-        command = [
-            sys.executable,
-            __file__,
-            "--model",
-            args.model,
-            "--dtype",
-            args.dtype,
-            "--peak",
-            method,
-            str(batch),
-        ]
+        command = [sys.executable, __file__, "--model", args.model, "--dtype", args.dtype]
+        command += ["--peak", method, str(batch)]
         runs = [
             subprocess.run(command, capture_output=True, text=True, check=True).stdout
             for _ in range(3)
@@ -291,7 +279,7 @@ def print_peak(path: str, dtype: str, method: str, batch: int) -> None:
 
 
 def like_mistral(folder: Path) -> None:
-    """Random weights in Mistral-7B's proportions: a quarter of its width, so a sixteenth of its layers' size."""
+    """Random weights in Mistral-7B's proportions: a quarter of its width."""
     from transformers import MistralConfig, MistralForCausalLM
 
     config = MistralConfig(

@@ -31,7 +31,8 @@ from safetensors import safe_open
 
 from effchal.config import ModelConfig
 from effchal.config.choices import Dtype
-from effchal.model.load import load_tokenizer, multiplies_bfloat16, pick_device, pick_dtype
+from effchal.model.device import multiplies_bfloat16, pick_device, pick_dtype
+from effchal.model.load import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOLLM2 = ROOT / "outputs" / "models" / "smollm2_135m"

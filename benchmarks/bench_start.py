@@ -1,8 +1,8 @@
-"""Seconds to the first word, and memory to load a model: python benchmarks/bench_start.py [--repeats 5]
+"""Seconds to the first word, and memory to load a model: bench_start.py [--repeats 5]
 
-One JSON line for each: the wall clock of a command that computes nothing, and of a plan, median; and what loading
-SmolLM2-135M adds to a process that has its libraries already, at its peak and after, against the bytes of the weights
-it computes with, and how near its time is to that of one copy.
+One JSON line for each: the wall clock of a command that computes nothing, and of a plan, median.
+Then what loading SmolLM2-135M adds to a process that has its libraries already, at its peak and
+after, against the bytes of the weights it computes with, and its time against that of one copy.
 """
 
 import argparse
@@ -48,12 +48,10 @@ def main() -> None:
             for _ in range(3)
         ]
         result = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        copied = (
-            result["read_mib"] + result["weights_mib"]
-        )  # in bfloat16 the file is mapped, and nothing is moved
-        share = (
-            copied * 2**20 / 1e9 / copy_gb_per_s / result["load_s"] if dtype == "float32" else None
-        )
+        share = None  # in bfloat16 the file is mapped, and nothing is copied
+        if dtype == "float32":
+            copied_gb = (result["read_mib"] + result["weights_mib"]) * 2**20 / 1e9
+            share = copied_gb / copy_gb_per_s / result["load_s"]
         print(
             "RESULT",
             json.dumps({"dtype": dtype, **result, "share_of_copy_rate": share and round(share, 3)}),
@@ -78,7 +76,7 @@ def seconds(command: list[str]) -> float:
 
 
 def load(name: str, dtype: str) -> dict:
-    """MiB that loading adds to the process; file pages are those of the mapped weights, which the system may drop."""
+    """MiB that loading adds to the process; the system may drop pages of the mapped file."""
     import torch
 
     from effchal.config import ModelConfig
@@ -86,9 +84,8 @@ def load(name: str, dtype: str) -> dict:
     from effchal.model.load import load_base_model
 
     cfg = ModelConfig(name=name, dtype=Dtype(dtype))
-    load_base_model(
-        ModelConfig(name="builtin:tiny", dtype=Dtype(dtype)), torch.device("cpu")
-    )  # libraries are there now
+    tiny = ModelConfig(name="builtin:tiny", dtype=Dtype(dtype))
+    load_base_model(tiny, torch.device("cpu"))  # so that libraries are loaded
     before = status()
     Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
     begun = time.perf_counter()

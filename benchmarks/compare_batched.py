@@ -1,16 +1,15 @@
-"""Answers in a batch against the same alone: python benchmarks/compare_batched.py [--dtype bfloat16 [--round]]
+"""Answers in a batch against the same alone: compare_batched.py [--dtype bfloat16]
 
-Prompts are the instructions that ship with the project, every other one behind the same examples, so that lengths
-differ; with --few-shot all of them, so that a step attends to the examples once for all rows. One JSON line a decoding:
-how many answers are the same, how many part at a tie (the two likeliest tokens closer than --tie, or two layers as
-compare_dola.py has it), how many elsewhere. Then the exit status is 1, unless states are bfloat16: on a device with
-arithmetic for it or, slowly, with --round.
+Prompts are the instructions that ship with the project, every other one after the same examples, so
+that lengths differ; with --few-shot all of them, so that a step attends to the examples once for
+all rows. One JSON line a decoding: how many answers are the same, how many differ first at a tie
+(the two best tokens closer than --tie, or two layers as in compare_dola.py), how many elsewhere.
+Then the exit status is 1, unless states are bfloat16.
 """
 
 import argparse
 import json
 import sys
-import unittest.mock
 from collections import Counter
 from pathlib import Path
 
@@ -19,11 +18,13 @@ from compare_dola import TIED_LAYERS, margins
 
 from effchal.config import ModelConfig
 from effchal.config.choices import Dtype
+from effchal.decoding.contrast import Contrast, Dola, Greedy, Sled
 from effchal.decoding.engine import Engine
-from effchal.decoding.layers import Contrast, Dola, Sled, candidate_layers
+from effchal.decoding.layers import candidate_layers
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.sequence import Completion
-from effchal.model.load import load_base_model, load_tokenizer, pick_device
+from effchal.model.device import pick_device
+from effchal.model.load import load_base_model, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,26 +33,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=str(ROOT / "outputs" / "models" / "smollm2_135m"))
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument(
-        "--round", action="store_true", help="compute as if this CPU had arithmetic for bfloat16"
-    )
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--few-shot", action="store_true")
     parser.add_argument("--tie", type=float, default=1e-4, help="nats")
     args = parser.parse_args()
-    if args.round and args.dtype == "float32":
-        parser.error("--round is for --dtype bfloat16")
     cfg = ModelConfig(name=args.model, dtype=Dtype(args.dtype))
-    able = {"avx512_bf16": True} if args.round else torch.cpu.get_capabilities()
-    with unittest.mock.patch("torch.cpu.get_capabilities", return_value=able):
-        engine = Engine(load_base_model(cfg, pick_device()), load_tokenizer(cfg))
+    engine = Engine(load_base_model(cfg, pick_device()), load_tokenizer(cfg))
     exact = engine.model.dtype is torch.float32
     prompts = make_prompts(engine, args.prompts, args.few_shot)
     high = candidate_layers("high", engine.model.num_layers, engine.model.tied)
     found = {}
-    for name, contrast in {"greedy": None, "dola": Dola(high), "sled": Sled(high)}.items():
+    contrasts: list[Contrast] = [Greedy(), Dola(high), Sled(high)]
+    for contrast in contrasts:
+        name = type(contrast).__name__.lower()
         found[name] = compare(engine, prompts, contrast, args)
         setting = {"decoding": name, "dtype": args.dtype, "rounds": not exact, "rows": args.rows}
         print("RESULT", json.dumps(setting | found[name]), flush=True)
@@ -60,13 +56,13 @@ def main() -> None:
 
 def make_prompts(engine: Engine, count: int, few_shot: bool) -> list[list[int]]:
     lines = (
-        (ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl")
+        (ROOT / "effchal" / "mixing" / "quickstart" / "instructions.jsonl")
         .read_text(encoding="utf-8")
         .splitlines()
     )
     rows = [json.loads(line) for line in lines]
     examples = "".join(f"Q: {row['instruction']}\nA: {row['output']}\n\n" for row in rows[-5:])
-    engine.hold_prefix(engine.tokenizer(examples).input_ids)  # long prompts are slow with --round
+    engine.hold_prefix(engine.tokenizer(examples).input_ids)
     asked = [f"Q: {row['instruction']}\nA:" for row in rows[:count]]
     return [
         engine.tokenizer(examples * (few_shot or i % 2) + text).input_ids
@@ -93,9 +89,8 @@ def compare(
         if first is None:
             counts["same"] += 1
         else:
-            gaps = [
-                gap(each, first) for each in (alone, together) if first < len(each.tokens)
-            ]  # else it had ended
+            both = [each for each in (alone, together) if first < len(each.tokens)]  # not ended
+            gaps = [gap(each, first) for each in both]
             tie = min(gaps) < args.tie
             if isinstance(contrast, Dola) and not tie:
                 chosen = (alone.ids[first], together.ids[first])
@@ -110,7 +105,7 @@ def compare(
 
 
 def gap(completion: Completion, at: int) -> float:
-    """Nats between the two likeliest tokens."""
+    """Nats between the two most probable tokens."""
     first, second = list(completion.tokens[at].top_logprobs.values())[:2]
     return first - second
 

@@ -1,8 +1,9 @@
-"""Our DoLa against transformers' own, token by token: python benchmarks/compare_dola.py --peer-python <python>
+"""Our DoLa against transformers' own, token by token: compare_dola.py --peer-python <python>
 
-Batch 1, selector official, relative_top 0.1, float32, greedy, the same layers. Prompts are the instructions that ship
-with the project. A difference counts as a tie where, at the first token that differs, our scores of the two tokens or
-our divergences of the two best layers are closer than rounding can tell. <python>: see benchmarks/peers/dola.py.
+Batch 1, selector official, relative_top 0.1, float32, greedy, the same layers. Prompts are the
+instructions that ship with the project. A difference counts as a tie where, at the first token that
+differs, our scores of the two tokens or our divergences of the two best layers are closer than
+rounding can tell. <python>: see benchmarks/peers/dola.py.
 """
 
 import argparse
@@ -15,13 +16,16 @@ import torch
 
 from effchal.config import ModelConfig
 from effchal.config.choices import Dtype
+from effchal.decoding.contrast import Dola, taps_of
 from effchal.decoding.engine import Engine
-from effchal.decoding.layers import Dola, LayerLogits, taps_of
+from effchal.decoding.layer_logits import LayerLogits
 from effchal.decoding.sampling import SamplingParams
-from effchal.model.load import load_base_model, load_tokenizer, pick_device
+from effchal.model.device import pick_device
+from effchal.model.load import load_base_model, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
-TIE = 1e-2  # nats between scores: early logits reach hundreds, where float32 steps by 3e-5 and 30 layers add up
+# Nats between scores: early logits reach hundreds, where float32 steps by 3e-5.
+TIE = 1e-2
 TIED_LAYERS = 1e-3  # of the divergence, relative
 
 
@@ -37,7 +41,7 @@ def main() -> None:
     engine = Engine(load_base_model(cfg, pick_device()), load_tokenizer(cfg))
     engine._ends = set()  # as in the peer: every answer has all its tokens
     lines = (
-        (ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl")
+        (ROOT / "effchal" / "mixing" / "quickstart" / "instructions.jsonl")
         .read_text(encoding="utf-8")
         .splitlines()
     )
@@ -80,21 +84,16 @@ def main() -> None:
 def margins(
     engine: Engine, ids: list[int], contrast: Dola, ours: int, theirs: int
 ) -> tuple[float, float]:
-    """Distance of our scores of two tokens, and of the two largest divergences, relative to the largest.
+    """Distance of our scores of two tokens, and relative distance of the two largest divergences.
 
-    Jensen-Shannon divergences crowd below ln 2, so with jsd it is relative to what the largest lacks of that.
+    Jensen-Shannon divergences crowd below ln 2, so with jsd it is relative to what the largest
+    lacks of that.
     """
     taps = taps_of([contrast])
-    states = engine.model.states(
-        torch.tensor([ids]),
-        torch.arange(len(ids))[None],
-        None,
-        None,
-        taps,
-        torch.tensor([len(ids) - 1]),
-    )
+    positions, last = torch.arange(len(ids))[None], torch.tensor([len(ids) - 1])
+    states = engine.model.states(torch.tensor([ids]), positions, None, None, taps, last)
     logits: LayerLogits = engine.model.logits(states, taps)
-    scores, _ = logits.scores(contrast, torch.tensor([0]))
+    scores, _ = contrast.scores(logits, torch.tensor([0]))
     best, second = logits.divergence(contrast.selector)[:, 0].topk(2).values.tolist()
     scale = math.log(2) - best if contrast.selector == "jsd" else best
     return abs(float(scores[0, ours] - scores[0, theirs])), (best - second) / scale

@@ -1,9 +1,10 @@
-"""How often selectors of DoLa's layer disagree on real text: python benchmarks/layer_selection.py [--model FOLDER]
+"""How often selectors of DoLa's layer disagree on real text: layer_selection.py [--model FOLDER]
 
-For every position of the questions and answers that ship with the project: the layer that Jensen-Shannon divergence
-picks, the one that the published code's formula picks, and the one that either picks for a whole batch by the mean over
-its rows, as published code and transformers do. Then how often the likeliest token after the contrast differs.
-Writes experiments/layer_selection/results.csv.
+For every position of the questions and answers that ship with the project: the layer that
+Jensen-Shannon divergence picks, the one that the published code's formula picks, and the one that
+either picks for a whole batch by the mean over its rows, as published code and transformers do.
+Then how often the best token after the contrast differs. Writes
+experiments/layer_selection/results.csv.
 """
 
 import argparse
@@ -17,9 +18,12 @@ from torch import Tensor
 
 from effchal.config import ModelConfig
 from effchal.config.choices import Dtype
+from effchal.decoding.contrast import Dola, taps_of
 from effchal.decoding.engine import Engine
-from effchal.decoding.layers import Dola, LayerLogits, candidate_layers, taps_of
-from effchal.model.load import load_base_model, load_tokenizer, pick_device
+from effchal.decoding.layer_logits import LayerLogits
+from effchal.decoding.layers import candidate_layers
+from effchal.model.device import pick_device
+from effchal.model.load import load_base_model, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 8  # texts that decode side by side
@@ -33,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     cfg = ModelConfig(name=args.model, dtype=Dtype.float32)
     engine = Engine(load_base_model(cfg, pick_device()), load_tokenizer(cfg))
-    file = ROOT / "effchal" / "data" / "quickstart" / "instructions.jsonl"
+    file = ROOT / "effchal" / "mixing" / "quickstart" / "instructions.jsonl"
     rows = [
         json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[: args.texts]
     ]
@@ -79,26 +83,23 @@ def compare(
 def each(
     engine: Engine, ids: list[int], layers: tuple[int, ...], exit_norm: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Of one text: the likeliest token after contrasting each layer, (T, K); divergences by selector, (T, K) each."""
+    """Of one text: the best token after contrasting each layer, and divergences by selector.
+
+    Returns:
+        (T, K) token ids, and (T, K) for each selector.
+    """
     contrast = Dola(layers, exit_norm=exit_norm)
     taps = taps_of([contrast])
     best, divergence = [], {"jsd": [], "official": []}
     with torch.inference_mode():
-        states = engine.model.states(
-            torch.tensor([ids]),
-            torch.arange(len(ids))[None],
-            None,
-            None,
-            taps,
-            torch.arange(len(ids)),
-        )
+        every = torch.arange(len(ids))
+        states = engine.model.states(torch.tensor([ids]), every[None], None, None, taps, every)
         for part in states.split(POSITIONS_AT_ONCE, dim=1):
             logits: LayerLogits = engine.model.logits(part, taps)
             at = torch.arange(part.shape[1])
             single = [Dola((layer,), exit_norm=exit_norm) for layer in layers]
-            best.append(
-                torch.stack([logits.scores(one, at)[0].argmax(-1) for one in single], dim=-1)
-            )
+            tokens = [one.scores(logits, at)[0].argmax(-1) for one in single]
+            best.append(torch.stack(tokens, dim=-1))
             for selector, found in divergence.items():
                 found.append(logits.divergence(selector).T)
     return torch.cat(best), {selector: torch.cat(found) for selector, found in divergence.items()}

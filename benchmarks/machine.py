@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from effchal.model.load import pick_device
+from effchal.model.device import pick_device
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ from effchal.config.choices import ActivationCheckpointing, Dtype, Schedule
 from effchal.kernels.attention import use_packed_attention
 from effchal.mixing.packing import EncodedExample, MicroBatch, encode_example, pack
 from effchal.mixing.sources import Example
-from effchal.model.load import add_adapter, load_base_model, load_tokenizer, pick_device
+from effchal.model.device import pick_device
+from effchal.model.load import add_adapter, load_base_model, load_tokenizer
 from effchal.model.structure import head
 from effchal.prompts import PromptEncoder, Turn
 from effchal.training.layers import prepare_training

@@ -12,7 +12,7 @@ from effchal.config import Config, ConfigError
 
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
-    from effchal.model.load import gpu_names
+    from effchal.model.device import gpu_names
     from effchal.rules import check_rules, summary
 
     if cfg.rules is None:

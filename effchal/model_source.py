@@ -89,7 +89,8 @@ def load_source_tokenizer(subject: ModelSource) -> Any:
 def load_engine(subject: ModelSource) -> "Engine":
     from effchal.bundle import load_bundle_model
     from effchal.decoding.engine import Engine
-    from effchal.model.load import load_base_model, pick_device
+    from effchal.model.device import pick_device
+    from effchal.model.load import load_base_model
 
     if subject.bundle is None:
         model = load_base_model(subject.base, pick_device())

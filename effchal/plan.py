@@ -21,7 +21,7 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     if not needs_download(cfg.model):
         # The hub's client reads it when it is imported, which is later.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from effchal.model.load import gpu_names
+    from effchal.model.device import gpu_names
     from effchal.planning.candidates import plan_with_options
     from effchal.planning.fit import choose_micro_batch
     from effchal.planning.machine import planned_machine

@@ -30,7 +30,7 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
         ConfigError: the folder holds a run already, a frozen key was changed, there is
             nothing to train, or an enforced rule is broken.
     """
-    from effchal.model.load import gpu_names
+    from effchal.model.device import gpu_names
     from effchal.rules import enforce_rules
     from effchal.training.checkpoint import checkpoints
 

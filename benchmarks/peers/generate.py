@@ -1,4 +1,4 @@
-"""transformers' own greedy generate, for bench_decode.py: generate.py MODEL DTYPE < job.json > RESULT line
+"""transformers' own greedy generate, for bench_decode.py: generate.py MODEL DTYPE < job.json
 
 Any environment with torch and transformers; the project's own will do.
 """

@@ -3,20 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
-REPLACEMENT = (
-    "\N{REPLACEMENT CHARACTER}"  # what a decoder gives for bytes that are no whole character yet
-)
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what bytes decode to that are no whole character yet
 
 
 class TokenTexts:
     """The text that each token adds to the ones before it; joined, they are the decoded whole.
 
-    Decoding ids one by one would drop the spaces of SentencePiece and break
-    characters whose bytes lie in several tokens. A token that only begins a
-    character adds "", and the one that completes it adds the character.
+    Decoding ids one by one would drop the spaces of SentencePiece and break characters whose bytes
+    lie in several tokens. A token that only begins a character adds "", and the one that completes
+    it adds the character. `tokenizers.decoders.DecodeStream` (0.23) does not do it: after a prompt
+    that ends inside a character it gives out the prompt's tail, and some bytes make it raise.
     """
 
-    WINDOW = 8  # tokens of context that settle spaces and characters
+    WINDOW = 8  # tokens of context, enough for spaces and characters
 
     def __init__(self, tokenizer: Any, context: Sequence[int] = ()) -> None:
         """`context`: ids before the first token, e.g. the prompt; none at the start of a text."""
@@ -70,6 +69,6 @@ def stop_begun(text: str, stops: Sequence[str]) -> int:
 
 def end_of_first_line(text: str) -> int | None:
     """Index of the first line break after some text, or None."""
-    blank = len(text) - len(text.lstrip())
-    index = text.find("\n", blank)
+    start = len(text) - len(text.lstrip())
+    index = text.find("\n", start)
     return index if index >= 0 else None

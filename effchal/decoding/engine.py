@@ -1,44 +1,30 @@
-"""Many prompts at once on one model: prefill, and decode steps over rows of any length."""
+"""Many prompts at once on one model: begin, prefill, step, choose tokens."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from effchal.decoding.contrast import penalise_repetition
+from effchal.decoding.contrast import Contrast, taps_of
 from effchal.decoding.kv_cache import RowCache
-from effchal.decoding.layers import NO_LAYER, Contrast, LayerLogits, Tap, layer_or_none, taps_of
+from effchal.decoding.layer_logits import NO_LAYER, LayerLogits, Tap
 from effchal.decoding.prefix_cache import PrefixCache, common_beginning
-from effchal.decoding.sampling import SamplingParams, sample
-from effchal.decoding.sequence import Branch, Completion, Echo, likeliest, spell
+from effchal.decoding.sampling import SamplingParams, most_probable, sample
+from effchal.decoding.sequence import (
+    Completion,
+    Prefill,
+    Row,
+    Sequence,
+    TokenScore,
+    by_text,
+    layer_or_none,
+    penalised_logprobs,
+)
 from effchal.decoding.taps import NewTokens, TappedModel
 
-PREFILL_AT_ONCE = 1024  # prompt tokens in one forward pass
-
-
-@dataclass
-class Row:
-    """One row of the cache and the branches that still agree on its tokens."""
-
-    branches: list[Branch]
-    prompt_ids: list[int]
-    next_id: int = -1  # chosen, not yet seen by the model
-
-
-@dataclass
-class Prefill:
-    """A prompt on its way through the model."""
-
-    prompt_ids: list[int]
-    branches: list[Branch]
-    reused_tokens: int  # whose keys and values were known already
-
-    @property
-    def echoes(self) -> list[Echo]:
-        return [branch.echo for branch in self.branches if branch.echo is not None]
+PROMPT_CHUNK = 1024  # prompt tokens in one forward pass
 
 
 class Engine:
@@ -51,7 +37,7 @@ class Engine:
         ends = self.model.config.eos_token_id
         self._ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
         self.prefix_cache = PrefixCache(math.inf)
-        # How often DoLa chose each layer, counted where the choice was made.
+        # How often a contrast chose each layer, counted on the device that chose.
         self.layer_counts = torch.zeros(
             self.model.num_layers, dtype=torch.int64, device=self.model.device
         )
@@ -60,27 +46,26 @@ class Engine:
     def clear(self) -> None:
         """Forget all rows, e.g. after an error in the middle of a step."""
         self.rows: list[Row] = []
-        self.model.forget()
-        self.cache, self._prompt_cache = RowCache(), RowCache()  # what they held may be no number
+        self.model.reset()
+        self.cache = RowCache()  # a new one: the old one's content may be NaN
+
+    # Whole answers
 
     def complete(self, prompt_ids: list[int], params: SamplingParams) -> Completion:
         """Answer one prompt; see generate."""
         return next(self.generate([prompt_ids], [[params]], 1))[0]
 
     def generate(
-        self,
-        prompts: Sequence[list[int]],
-        variants: Sequence[Sequence[SamplingParams]],
-        rows_at_once: int,
+        self, prompts: list[list[int]], variants: list[list[SamplingParams]], rows_at_once: int
     ) -> Iterator[list[Completion]]:
-        """Answer many prompts, each in one or more ways, in their order.
+        """Answer many prompts, each under one or more settings, in their order.
 
-        The ways of one prompt share its prefill, and the cache until their tokens differ. A row's tokens do not
-        depend on its neighbours.
+        The answers to one prompt share its prefill, and the cache until their tokens differ. A
+        row's tokens do not depend on its neighbours.
 
         Args:
             prompts: at least one id each.
-            variants: beside prompts; the ways to answer each.
+            variants: for each prompt, the settings of its answers.
             rows_at_once: prompts that decode together.
 
         Raises:
@@ -88,251 +73,221 @@ class Engine:
         """
         try:
             for first in range(0, len(prompts), rows_at_once):
-                together = slice(first, first + rows_at_once)
-                started = [
-                    self.start(*each)
-                    for each in zip(prompts[together], variants[together], strict=True)
-                ]
+                here = slice(first, first + rows_at_once)
+                pairs = zip(prompts[here], variants[here], strict=True)
+                started = [self.start(ids, params) for ids, params in pairs]
                 while self.rows:
                     self.step()
-                for branches in started:
-                    yield [branch.completion() for branch in branches]
+                for sequences in started:
+                    yield [each.completion() for each in sequences]
         finally:
             self.clear()
 
-    @torch.inference_mode()
+    def start(self, prompt_ids: list[int], variants: Iterable[SamplingParams]) -> list[Sequence]:
+        """Prefill a prompt and choose each answer's first token; the others come with the steps."""
+        return self._read_whole(prompt_ids, variants).sequences
+
     def hold_prefix(self, ids: list[int]) -> None:
-        """Keep the cache of ids that many prompts begin with (few-shot examples); replaces what was kept before."""
+        """Keep the cache of ids that many prompts begin with (few-shot examples), and no other."""
         self.prefix_cache.clear()
-        prefill = self.begin(ids, ())
-        while not self.prefill(prefill, PREFILL_AT_ONCE):
-            pass
-        self.keep_prefix(prefill)
+        self.keep_prefix(self._read_whole(ids, ()))
 
-    def start(self, prompt_ids: list[int], variants: Sequence[SamplingParams]) -> list[Branch]:
-        """Prefill a prompt and choose the first token of each branch; unfinished ones join the next step."""
+    def _read_whole(self, prompt_ids: list[int], variants: Iterable[SamplingParams]) -> Prefill:
         prefill = self.begin(prompt_ids, variants)
-        while not self.prefill(prefill, PREFILL_AT_ONCE):
+        while not self.prefill(prefill, PROMPT_CHUNK):
             pass
-        return prefill.branches
+        return prefill
+
+    # Prompts
 
     @torch.inference_mode()
-    def begin(self, prompt_ids: list[int], variants: Sequence[SamplingParams]) -> Prefill:
-        """A prompt to prefill, one at a time; what the prefix store knows of it is there already."""
-        branches = [Branch(self.tokenizer, prompt_ids, params, self.model) for params in variants]
-        cache = self._prompt_cache
-        if cache.lengths:
-            cache.drop(0)
-        cache.add_row()
-        prefill = Prefill(prompt_ids, branches, 0)
+    def begin(self, prompt_ids: list[int], variants: Iterable[SamplingParams]) -> Prefill:
+        """A prompt to prefill; its cache has what the prefix cache knows of it already."""
+        sequences = [Sequence(self.tokenizer, prompt_ids, each, self.model) for each in variants]
+        prefill = Prefill(prompt_ids, sequences)
+        prefill.cache.resize(1, len(prompt_ids))
+        prefill.cache.add_row()
         if not prefill.echoes:  # an echo needs the states of every position
             known = self.prefix_cache.longest(prompt_ids)
             if known:
-                cache.put(0, known)
-                prefill.reused_tokens = cache.lengths[0]
+                prefill.cache.fill(0, known)
+                prefill.reused_tokens = prefill.cache.lengths[0]
         return prefill
 
     @torch.inference_mode()
     def prefill(self, prefill: Prefill, tokens: int) -> bool:
-        """Run the next tokens of a prompt through the model; after the last, its branches join the next step.
+        """Run the next tokens of a prompt through the model.
+
+        After the last, its answers have their first token and join the next step.
 
         Returns:
             whether the prompt is through.
         """
-        chunk = self._next_of(prefill, tokens)
+        chunk = prefill.chunk(tokens, self.model.device)
         length = chunk.ids.shape[1]
-        taps = taps_of([branch.params.contrast for branch in prefill.branches])
+        taps = taps_of(each.params.contrast for each in prefill.sequences)
         at = torch.arange(0 if prefill.echoes else length - 1, length, device=self.model.device)
-        try:
-            states = self.model.extend([chunk], taps, at)  # (K + 1, len(at), D)
-            for echo in prefill.echoes:
-                echo.feed(states, taps)
-        except BaseException:
-            self._prompt_cache = RowCache()
-            raise
-        if not self._is_through(prefill):
+        states = self.model.extend([chunk], taps, at)  # (K + 1, len(at), D)
+        for echo in prefill.echoes:
+            echo.feed(states, taps)
+        if prefill.left:
             return False
-        number = self._join(prefill)
-        if number is not None:
-            self._advance([number], states[:, -1:], taps)
-            self._forget_errors(prefill)
+        if self._join(prefill):
+            self._advance([len(self.rows) - 1], states[:, -1:], taps)
         return True
 
-    def _next_of(self, prefill: Prefill, tokens: int) -> NewTokens:
-        start = self._prompt_cache.lengths[0]
-        ids = torch.tensor([prefill.prompt_ids[start : start + tokens]], device=self.model.device)
-        return NewTokens(self._prompt_cache, 0, ids)
-
-    def _is_through(self, prefill: Prefill) -> bool:
-        return self._prompt_cache.lengths[0] == len(prefill.prompt_ids)
-
-    def _join(self, prefill: Prefill) -> int | None:
-        """A row for a prompt that is through; its number, or None where no branch wants one."""
-        live = [branch for branch in prefill.branches if not branch.done]
-        if not live:
-            return None
-        number = self.cache.add_row()
-        self.cache.copy_row(number, self._prompt_cache, 0)
-        self.rows.append(Row(live, prefill.prompt_ids))
-        return number
-
-    def _forget_errors(self, prefill: Prefill) -> None:
-        if any(branch.error for branch in prefill.branches):
-            self._prompt_cache = RowCache()
+    def _join(self, prefill: Prefill) -> bool:
+        """Add a row for a prompt that is through; False where no sequence wants one."""
+        unfinished = [each for each in prefill.sequences if not each.done]
+        if unfinished:
+            self.cache.copy_row(self.cache.add_row(), prefill.cache, 0)
+            self.rows.append(Row(unfinished, prefill.prompt_ids))
+        return bool(unfinished)
 
     def keep_prefix(self, prefill: Prefill) -> None:
-        """Keep what the last prompt begins with for the next ones."""
-        self.prefix_cache.insert(prefill.prompt_ids, self._prompt_cache, 0)
+        """Keep what a prompt that is through begins with for the next ones."""
+        self.prefix_cache.insert(prefill.prompt_ids, prefill.cache, 0)
+
+    # Steps
 
     @torch.inference_mode()
     def step(self) -> None:
         """One more token for every row."""
-        ids = self._next_ids()
-        taps = taps_of([branch.params.contrast for row in self.rows for branch in row.branches])
+        taps = taps_of(self._contrasts())
         at = torch.arange(len(self.rows), device=self.model.device)
-        self._advance(list(range(len(self.rows))), self.model.extend([ids], taps, at), taps)
+        states = self.model.extend([self._next_ids()], taps, at)
+        self._advance(list(range(len(self.rows))), states, taps)
 
-    def can_read_beside(self, prefill: Prefill, tokens: int) -> bool:
+    def can_prefill_in_step(self, prefill: Prefill, tokens: int) -> bool:
         """Whether `step_and_prefill` takes this prompt."""
-        left = len(prefill.prompt_ids) - self._prompt_cache.lengths[0]
-        few = self.model.are_few(len(self.rows) + min(tokens, left))
+        few = self.model.fits_together(len(self.rows) + min(tokens, prefill.left))
         return few and bool(self.rows) and not prefill.echoes
 
     @torch.inference_mode()
     def step_and_prefill(self, prefill: Prefill, tokens: int) -> bool:
-        """One more token for every row and the prompt's next tokens, in the same products; needs `can_read_beside`.
+        """One more token for every row and the prompt's next tokens, in the same products.
 
-        After an error, `clear`.
+        Needs `can_prefill_in_step`. After an error, `clear`.
 
         Returns:
-            whether the prompt is through; its branches then have their first token.
+            whether the prompt is through; its sequences then have their first token.
         """
-        count, chunk = len(self.rows), self._next_of(prefill, tokens)
-        branches = [branch for row in self.rows for branch in row.branches]
-        taps = taps_of([branch.params.contrast for branch in (*branches, *prefill.branches)])
+        count, chunk = len(self.rows), prefill.chunk(tokens, self.model.device)
+        contrasts = [*self._contrasts(), *(each.params.contrast for each in prefill.sequences)]
+        taps = taps_of(contrasts)
         at = torch.arange(count + 1, device=self.model.device)
         at[-1] += chunk.ids.shape[1] - 1
         states = self.model.extend([self._next_ids(), chunk], taps, at)  # (K + 1, rows + 1, D)
-        through = self._is_through(prefill)
-        joined = through and self._join(prefill) is not None
-        self._advance(list(range(count + joined)), states[:, : count + joined], taps)
-        if joined:
-            self._forget_errors(prefill)
+        through = not prefill.left
+        if through and self._join(prefill):
+            count += 1
+        self._advance(list(range(count)), states[:, :count], taps)
         return through
 
+    def _contrasts(self) -> list[Contrast]:
+        return [each.params.contrast for row in self.rows for each in row.sequences]
+
     def _next_ids(self) -> NewTokens:
-        """Of every row, (rows, 1)."""
+        """The next ids of every row, (rows, 1)."""
         ids = torch.tensor([[row.next_id] for row in self.rows], device=self.model.device)
-        several = self.model.can_share and len(self.rows) > 1
-        return NewTokens(
-            self.cache,
-            0,
-            ids,
-            common_beginning([row.prompt_ids for row in self.rows]) if several else 0,
-        )
+        shared = 0
+        if self.model.shares_prefix:
+            shared = common_beginning([row.prompt_ids for row in self.rows])
+        return NewTokens(self.cache, 0, ids, shared)
 
     @torch.inference_mode()
     def drop_finished(self) -> None:
-        """Free the rows of branches that were ended from outside."""
+        """Free the rows of sequences that were ended from outside."""
         for number in reversed(range(len(self.rows))):
-            if any(branch.done for branch in self.rows[number].branches):
+            if any(each.done for each in self.rows[number].sequences):
                 self._regroup(number)
 
+    # Tokens
+
     def _advance(self, numbers: list[int], states: Tensor, taps: tuple[Tap, ...]) -> None:
-        """Choose the next token of every branch of some rows, split rows whose branches disagree, drop finished ones.
+        """Choose the next token of every sequence of some rows, then regroup the rows.
 
         Args:
-            states: (K + 1, rows, D), of the tapped layers at one position for each of the rows, in their order.
+            numbers: of the rows.
+            states: (K + 1, rows, D), of the tapped layers at one position for each of them.
         """
-        # Rows that want the same layers share a head product; nobody pays for layers of another row.
+        # Rows that want the same layers share a head product; none pays for another's layers.
         by_taps: dict[tuple[Tap, ...], list[int]] = {}
         for position, number in enumerate(numbers):
-            wanted = taps_of([branch.params.contrast for branch in self.rows[number].branches])
+            wanted = taps_of(each.params.contrast for each in self.rows[number].sequences)
             by_taps.setdefault(wanted, []).append(position)
         for wanted, positions in by_taps.items():
             part = states
             if wanted != taps or len(by_taps) > 1:
                 kept = [*(taps.index(tap) for tap in wanted), -1]
                 part = states[kept][:, positions]
-            branches = [
-                branch for position in positions for branch in self.rows[numbers[position]].branches
-            ]
-            contrasts = [branch.params.contrast for branch in branches]
+            rows = [self.rows[numbers[position]] for position in positions]
+            contrasts = [each.params.contrast for row in rows for each in row.sequences]
             for some, logits in self.model.logits_to_choose(part, wanted, contrasts):
-                self._choose_all([numbers[positions[i]] for i in some], logits)
-        for number in reversed(
-            numbers
-        ):  # from the last, so that dropping moves only rows that are done with
+                self._choose_all([rows[i] for i in some], logits)
+        # From the last, so that dropping a row moves only rows that are regrouped already.
+        for number in reversed(numbers):
             self._regroup(number)
 
-    def _choose_all(self, numbers: list[int], logits: LayerLogits) -> None:
-        """The next token of every branch of some rows.
+    def _choose_all(self, rows: list[Row], logits: LayerLogits) -> None:
+        """The next token of every sequence of some rows.
 
         Args:
-            logits: at one position for each of the rows, in their order.
+            logits: at one position for each of the rows.
         """
-        jobs: dict[Contrast, list[tuple[int, Branch]]] = {}
-        for position, number in enumerate(numbers):
-            for branch in self.rows[number].branches:
-                jobs.setdefault(branch.params.contrast, []).append((position, branch))
-        for contrast, group in jobs.items():
-            self._choose(contrast, group, logits)
+        groups: dict[Contrast, list[tuple[int, Sequence]]] = {}
+        for position, row in enumerate(rows):
+            for each in row.sequences:
+                groups.setdefault(each.params.contrast, []).append((position, each))
+        for contrast, group in groups.items():
+            at = torch.tensor([position for position, _ in group], device=self.model.device)
+            self._choose(contrast, [each for _, each in group], logits, at)
 
     def _choose(
-        self, contrast: Contrast, group: list[tuple[int, Branch]], logits: LayerLogits
+        self, contrast: Contrast, sequences: list[Sequence], logits: LayerLogits, at: Tensor
     ) -> None:
-        """The next token of branches that share a contrast."""
-        at = torch.tensor([position for position, _ in group], device=self.model.device)
-        if contrast is None and all(branch.seen is None for _, branch in group):
-            logprobs, layers = logits.log_p[at], torch.full_like(at, NO_LAYER)  # (R, V), (R,)
-        else:
-            scores, layers = logits.scores(contrast, at)  # (R, V), (R,)
-            for i, (_, branch) in enumerate(group):
-                if branch.seen is not None:
-                    scores[i] = penalise_repetition(
-                        scores[i], branch.seen, branch.params.repetition_penalty
-                    )
-            logprobs = scores.log_softmax(-1)
+        """The next token of R sequences that share a contrast; at: (R,) of their logits."""
+        logprobs, layers = penalised_logprobs(contrast, sequences, logits, at)  # (R, V), (R,)
         chosen = logprobs.argmax(-1)  # (R,)
-        for i, (_, branch) in enumerate(group):
-            if not branch.params.is_greedy:
+        for i, each in enumerate(sequences):
+            if not each.params.is_greedy:
                 try:
-                    chosen[i] = sample(logprobs[i], branch.params, branch.generator)
+                    chosen[i] = sample(logprobs[i], each.params, each.generator)
                 except FloatingPointError as error:
-                    branch.fail(error)
+                    each.fail(error)
         self.layer_counts.index_add_(0, layers.clamp_min(0), (layers != NO_LAYER).long())
-        values = torch.stack(
-            [logprobs.gather(1, chosen[:, None])[:, 0], logits.log_p[at, chosen], chosen, layers]
-        )
+        own, base = logprobs.gather(1, chosen[:, None])[:, 0], logits.log_p[at, chosen]
         # float64 holds ids and float32 values alike: one transfer a step.
-        for i, (logprob, base_logprob, token_id, layer) in enumerate(values.double().T.tolist()):
-            branch = group[i][1]
+        values = torch.stack([own, base, chosen, layers]).double().T.tolist()
+        for i, (each, found) in enumerate(zip(sequences, values, strict=True)):
+            logprob, base_logprob, token_id, layer = found
             if not math.isfinite(logprob):
-                branch.fail(FloatingPointError("the model's logits are not finite"))
-            if branch.done:
+                each.fail(FloatingPointError("the model's logits are not finite"))
+            if each.done:
                 continue
             if int(token_id) in self._ends:
-                branch.ids.append(int(token_id))
-                branch.end("stop")
+                each.ids.append(int(token_id))
+                each.end("stop")
                 continue
-            top = spell(likeliest(logprobs[i][None], branch.params.alternatives)[0], branch.texts)
-            branch.add(int(token_id), logprob, base_logprob, top, layer_or_none(layer))
+            best = most_probable(logprobs[i][None], each.params.alternatives)[0]
+            top = by_text(best, each.texts)
+            token = TokenScore("", logprob, base_logprob, top, layer_or_none(layer))
+            each.add(int(token_id), token)
 
     def _regroup(self, number: int) -> None:
-        """Branches of a row that chose different tokens go on in rows of their own; a row without any is dropped."""
-        by_token: dict[int, list[Branch]] = {}
-        for branch in self.rows[number].branches:
-            if not branch.done:
-                by_token.setdefault(branch.ids[-1], []).append(branch)
+        """Give each chosen token of a row a row of its own; drop a row that nobody wants."""
+        row = self.rows[number]
+        by_token: dict[int, list[Sequence]] = {}
+        for each in row.sequences:
+            if not each.done:
+                by_token.setdefault(each.ids[-1], []).append(each)
         if not by_token:
-            if any(branch.error for branch in self.rows[number].branches):
+            if any(each.error for each in row.sequences):
                 self.cache.wipe(number)
-            last = self.cache.drop(number)
-            self.rows[number] = self.rows[last]
+            self.rows[number] = self.rows[self.cache.drop(number)]
             self.rows.pop()
             return
-        (token_id, stay), *leave = by_token.items()
-        self.rows[number].branches, self.rows[number].next_id = stay, token_id
-        for token_id, branches in leave:
+        (row.next_id, row.sequences), *others = by_token.items()
+        for token_id, sequences in others:
             self.cache.fork(number)
-            self.rows.append(Row(branches, self.rows[number].prompt_ids, token_id))
+            self.rows.append(Row(sequences, row.prompt_ids, token_id))

@@ -9,7 +9,7 @@ GROW = 64  # tokens; capacity is a multiple
 
 
 class RowCache:
-    """What attention has seen, for up to `rows` rows; row r holds tokens 0..lengths[r]-1.
+    """Keys and values of several rows; row r holds tokens 0..lengths[r]-1.
 
     The backbone calls `update` in each layer. Before it runs, `extend` says which rows get
     how many tokens; afterwards, `commit` makes them part of the rows.
@@ -19,11 +19,26 @@ class RowCache:
         self.lengths: list[int] = []
         self._keys: list[Tensor] = []  # a layer each: (rows, heads, capacity, head size)
         self._values: list[Tensor] = []
-        self._rows = self._capacity = 0
+        self._rows = self._tokens = 0  # that there is memory for
         self._first = self._count = self._new = self._total = 0
-        self._even = True  # the rows being extended are equally long
+        self._equal_lengths = True  # of the rows being extended
         self._starts: Tensor | None = None  # else: where each row's one new token goes
         self._numbers: Tensor | None = None
+
+    @property
+    def capacity(self) -> tuple[int, int]:
+        """Rows, and tokens of each, that there is memory for."""
+        return self._rows, self._tokens
+
+    def resize(self, rows: int, tokens: int) -> None:
+        """Exactly this capacity; it must hold what is there."""
+        self._rows, self._tokens = rows, tokens
+        longest = max(self.lengths, default=0)
+        for layers in (self._keys, self._values):
+            for layer, old in enumerate(layers):
+                held = min(len(self.lengths), len(old))  # a row just added has no memory yet
+                layers[layer] = self._allocate(old)
+                layers[layer][:held, :, :longest] = old[:held, :, :longest]
 
     def add_row(self) -> int:
         """A new, empty row; the last one."""
@@ -32,35 +47,47 @@ class RowCache:
 
     def fork(self, row: int) -> int:
         """A new row with the content of `row`."""
-        new = self.add_row()
-        self._reserve(len(self.lengths), self.lengths[row])
+        new, length = self.add_row(), self.lengths[row]
+        self._reserve(len(self.lengths), length)
         for part in (*self._keys, *self._values):
-            part[new, :, : self.lengths[row]] = part[row, :, : self.lengths[row]]
-        self.lengths[new] = self.lengths[row]
+            part[new, :, :length] = part[row, :, :length]
+        self.lengths[new] = length
         return new
 
     def drop(self, row: int) -> int:
         """Free a row: the last one moves into its place. Returns the number that this row had."""
         last = len(self.lengths) - 1
         if row != last:
+            length = self.lengths[last]
             for part in (*self._keys, *self._values):
-                part[row, :, : self.lengths[last]] = part[last, :, : self.lengths[last]]
-            self.lengths[row] = self.lengths[last]
+                part[row, :, :length] = part[last, :, :length]
+            self.lengths[row] = length
         self.lengths.pop()
         return last
 
     def wipe(self, row: int) -> None:
-        """Overwrite what a row held: what is no number would spoil a sum even where it is masked."""
+        """Overwrite a row's content: a NaN would spoil a sum even where it is masked."""
         for part in (*self._keys, *self._values):
             part[row] = 0.0
 
-    def piece(self, row: int, start: int, end: int) -> list[Tensor]:
+    def block(self, row: int, start: int, end: int) -> list[Tensor]:
         """Copies of a row's keys and values, (heads, end - start, size) each, layer after layer."""
         pairs = zip(self._keys, self._values, strict=True)
         return [part[row, :, start:end].clone() for pair in pairs for part in pair]
 
+    def fill(self, row: int, blocks: list[list[Tensor]]) -> None:
+        """Fill an empty row with what `block` gave, one after the other."""
+        length = sum(block[0].shape[1] for block in blocks)
+        self._reserve(len(self.lengths), length)
+        for layer in range(len(blocks[0]) // 2):
+            self._make_layer(layer, blocks[0][2 * layer][None], blocks[0][2 * layer + 1][None])
+            for i, part in enumerate((self._keys[layer], self._values[layer])):
+                tensors = [block[2 * layer + i] for block in blocks]
+                torch.cat(tensors, dim=1, out=part[row, :, :length])
+        self.lengths[row] = length
+
     def copy_row(self, row: int, other: "RowCache", other_row: int) -> None:
-        """Fill an empty row with what a row of another cache holds."""
+        """Fill an empty row with the content of another cache's row."""
         length = other.lengths[other_row]
         self._reserve(len(self.lengths), length)
         for layer, parts in enumerate(zip(other._keys, other._values, strict=True)):
@@ -69,42 +96,21 @@ class RowCache:
                 mine[row, :, :length] = part[other_row, :, :length]
         self.lengths[row] = length
 
-    def put(self, row: int, pieces: list[list[Tensor]]) -> None:
-        """Fill an empty row with what `piece` gave, one after the other."""
-        length = sum(piece[0].shape[1] for piece in pieces)
-        self._reserve(len(self.lengths), length)
-        for layer in range(len(pieces[0]) // 2):
-            self._make_layer(layer, pieces[0][2 * layer][None], pieces[0][2 * layer + 1][None])
-            for i, part in enumerate((self._keys[layer], self._values[layer])):
-                torch.cat(
-                    [piece[2 * layer + i] for piece in pieces], dim=1, out=part[row, :, :length]
-                )
-        self.lengths[row] = length
-
-    @property
-    def room(self) -> tuple[int, int]:
-        """Rows and tokens a row that there is memory for."""
-        return self._rows, self._capacity
-
-    def resize(self, rows: int, tokens: int) -> None:
-        """Exactly so much memory; no less than what is held."""
-        self._rows, self._capacity = rows, tokens
-        longest = max(self.lengths, default=0)
-        for parts in (self._keys, self._values):
-            for layer, part in enumerate(parts):
-                held = min(len(self.lengths), len(part))  # a row just added has no memory yet
-                parts[layer] = self._room(part)
-                parts[layer][:held, :, :longest] = part[:held, :, :longest]
-
     def extend(self, first: int, count: int, new: int, device: torch.device) -> Tensor:
-        """Prepare for `new` tokens in each of `count` rows from `first` on; their position_ids, (count, new)."""
+        """Prepare for `new` tokens in each of `count` rows from `first` on.
+
+        Rows of different lengths take one token at a time.
+
+        Returns:
+            their position_ids, (count, new).
+        """
         self._first, self._count, self._new = first, count, new
         lengths = self.lengths[first : first + count]
         self._total = max(lengths) + new
         self._reserve(len(self.lengths), self._total)
         self._starts = torch.tensor(lengths, device=device)
         self._numbers = torch.arange(count, device=device)
-        self._even = min(lengths) == max(lengths)
+        self._equal_lengths = min(lengths) == max(lengths)
         return self._starts[:, None] + torch.arange(new, device=device)
 
     def commit(self) -> None:
@@ -118,42 +124,41 @@ class RowCache:
     def update(
         self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Called by attention: (count, heads, new, size) come in, (count, heads, total, size) go out."""
+        """Called by attention: (count, heads, new, size) in, (count, heads, total, size) out."""
         self._make_layer(layer, keys, values)
-        return self._put(self._keys, layer, keys), self._put(self._values, layer, values)
+        return self._put(self._keys[layer], keys), self._put(self._values[layer], values)
 
     def get_seq_length(self, layer: int = 0) -> int:
         return max(self.lengths, default=0)
 
     def _make_layer(self, layer: int, keys: Tensor, values: Tensor) -> None:
         if layer == len(self._keys):
-            self._keys.append(self._room(keys))
-            self._values.append(self._room(values))
+            self._keys.append(self._allocate(keys))
+            self._values.append(self._allocate(values))
 
-    def _room(self, like: Tensor) -> Tensor:
-        # Zeros: attention multiplies what it masks by 0, and 0 times garbage may be no number.
-        return like.new_zeros(self._rows, like.shape[1], self._capacity, like.shape[3])
+    def _allocate(self, like: Tensor) -> Tensor:
+        # Zeros: attention multiplies what it masks by 0, and 0 times garbage may be NaN.
+        return like.new_zeros(self._rows, like.shape[1], self._tokens, like.shape[3])
 
-    def _put(self, parts: list[Tensor], layer: int, new: Tensor) -> Tensor:
-        view = parts[layer][self._first : self._first + self._count, :, : self._total]
-        if self._even:
+    def _put(self, part: Tensor, new: Tensor) -> Tensor:
+        view = part[self._first : self._first + self._count, :, : self._total]
+        if self._equal_lengths:
             view[:, :, self.lengths[self._first] :] = new
         else:
             view[self._numbers, :, self._starts] = new[:, :, 0]
         return view
 
     def _reserve(self, rows: int, tokens: int) -> None:
-        """ScratchBuffers for at least so much, grown by halves, so that growing costs little over a long answer."""
-        more_rows = max(rows, self._rows * 3 // 2) if rows > self._rows else self._rows
-        more_tokens = (
-            max(tokens, self._capacity * 3 // 2) if tokens > self._capacity else self._capacity
-        )
-        if (more_rows, more_tokens) != self.room:
+        """At least this capacity, grown by halves, so that a long answer grows it seldom."""
+        has_rows, has_tokens = self.capacity
+        more_rows = max(rows, has_rows * 3 // 2) if rows > has_rows else has_rows
+        more_tokens = max(tokens, has_tokens * 3 // 2) if tokens > has_tokens else has_tokens
+        if (more_rows, more_tokens) != self.capacity:
             self.resize(more_rows, -(-more_tokens // GROW) * GROW)
 
 
 def bytes_per_token(config: Any, itemsize: int) -> int:
-    """What one token of one row takes: a key and a value in every layer.
+    """Bytes of one token of one row: a key and a value in every layer.
 
     Args:
         config: text config of the model.
@@ -165,7 +170,7 @@ def bytes_per_token(config: Any, itemsize: int) -> int:
 
 
 def attention_mask(config: Any, visible: Tensor, position_ids: Tensor, columns: Tensor) -> Any:
-    """What a transformers backbone takes as attention_mask, for causal and sliding-window layers.
+    """A transformers backbone's attention_mask, for causal and sliding-window layers.
 
     Args:
         config: text config of the model.

@@ -1,4 +1,4 @@
-"""Caches of what prompts begin with (few-shot examples, a chat so far), kept for the next prompt."""
+"""Keys and values of what prompts begin with (examples, a chat so far), kept for the next one."""
 
 import bisect
 from collections import OrderedDict
@@ -10,48 +10,53 @@ from torch import Tensor
 from effchal.decoding.kv_cache import RowCache
 
 BLOCK = 32  # tokens that are kept and forgotten together
+ROOT = 0  # number of the parent of blocks that a prompt begins with
+Key = tuple[int, tuple[int, ...]]  # number of the parent block, and own ids
 
 
 @dataclass
-class Block:
+class KVBlock:
     number: int
-    piece: list[Tensor]  # keys and values of its tokens, as RowCache.piece gives them
+    tensors: list[Tensor]  # keys and values of its tokens, as RowCache.block gives them
     size_bytes: int
 
 
 class PrefixCache:
-    """TiledLinear of ids with their keys and values, each below the block before it; the longest unused leave first.
+    """A tree of blocks of ids with their keys and values; the least recently used leave first.
 
-    A block is known by its parent's number and its own ids, so equal prefixes of different prompts are stored once.
+    A block is known by its parent's number and its own ids, so equal prefixes of different prompts
+    are stored once.
 
     Args:
-        limit_bytes: what all pieces may take together.
+        limit_bytes: of all blocks together.
     """
 
     def __init__(self, limit_bytes: float) -> None:
         self.limit_bytes, self.size_bytes = limit_bytes, 0
-        # The least recently used first. A parent was always used no earlier than its children, so the first is a leaf.
-        self._blocks: OrderedDict[tuple[int, tuple[int, ...]], Block] = OrderedDict()
-        self._next_number = 1  # 0 is the root
+        # Least recently used first: a leaf, as a parent is used no earlier than its children.
+        self._blocks: OrderedDict[Key, KVBlock] = OrderedDict()
+        self._next_number = ROOT + 1
 
     def longest(self, ids: list[int]) -> list[list[Tensor]]:
-        """Pieces of the longest known beginning of `ids`, one after the other; at least one id is left over.
+        """Blocks of the longest known prefix of `ids`, in order; at least one id is left over.
 
-        The last piece may be the beginning of a block.
+        The last one may be the beginning of a stored block.
         """
         path = self._path(ids[:-1])
+        blocks = [self._blocks[key].tensors for key in path]
         parent, rest = self._last(path), ids[len(path) * BLOCK : -1]
         children = [key for key in self._blocks if key[0] == parent]
-        nearest = max(
-            children, key=lambda key: common_beginning([rest, list(key[1])]), default=None
-        )
-        more = common_beginning([rest, list(nearest[1])]) if nearest else 0
-        pieces = [self._blocks[key].piece for key in path]
-        if more:
-            pieces.append([part[:, :more] for part in self._blocks[nearest].piece])
-        for key in [nearest] * bool(more) + path[::-1]:
+        if children:
+            shared, nearest = max(
+                ((common_beginning([rest, list(key[1])]), key) for key in children),
+                key=lambda pair: pair[0],
+            )
+            if shared:
+                blocks.append([part[:, :shared] for part in self._blocks[nearest].tensors])
+                self._blocks.move_to_end(nearest)
+        for key in reversed(path):
             self._blocks.move_to_end(key)
-        return pieces
+        return blocks
 
     def insert(self, ids: list[int], cache: RowCache, row: int) -> None:
         """Keep the whole blocks of `ids`, which a row of a cache begins with."""
@@ -60,10 +65,10 @@ class PrefixCache:
         path = self._path(ids)
         parent = self._last(path)
         for start in range(len(path) * BLOCK, len(ids) - BLOCK + 1, BLOCK):
-            piece = cache.piece(row, start, start + BLOCK)
-            size_bytes = sum(part.nbytes for part in piece)
+            tensors = cache.block(row, start, start + BLOCK)
+            size_bytes = sum(part.nbytes for part in tensors)
             key = (parent, tuple(ids[start : start + BLOCK]))
-            self._blocks[key] = Block(self._next_number, piece, size_bytes)
+            self._blocks[key] = KVBlock(self._next_number, tensors, size_bytes)
             parent, self._next_number = self._next_number, self._next_number + 1
             self.size_bytes += size_bytes
             path.append(key)
@@ -76,12 +81,14 @@ class PrefixCache:
         self._blocks.clear()
         self.size_bytes = 0
 
-    def _last(self, path: list[tuple[int, tuple[int, ...]]]) -> int:
+    def _last(self, path: list[Key]) -> int:
         """Number of the block that a path ends with."""
-        return self._blocks[path[-1]].number if path else 0
+        return self._blocks[path[-1]].number if path else ROOT
 
-    def _path(self, ids: list[int]) -> list[tuple[int, tuple[int, ...]]]:
-        path, parent = [], 0
+    def _path(self, ids: list[int]) -> list[Key]:
+        """Keys of the known whole blocks that `ids` begin with."""
+        path: list[Key] = []
+        parent = ROOT
         for start in range(0, len(ids) - BLOCK + 1, BLOCK):
             key = (parent, tuple(ids[start : start + BLOCK]))
             if key not in self._blocks:

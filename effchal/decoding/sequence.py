@@ -1,17 +1,17 @@
-"""One completion in the making: its tokens, their text, its stops."""
+"""A prompt on its way through the model, and completions in the making: tokens, text, stops."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from effchal.decoding.contrast import DROPPED_WHEN_SCORING
+from effchal.decoding.contrast import DROPPED_WHEN_SCORING, Contrast, Greedy, next_logprobs
 from effchal.decoding.detokenize import TokenTexts, end_of_first_line, find_stop, stop_begun
-from effchal.decoding.layers import Tap, layer_or_none
-from effchal.decoding.sampling import SamplingParams
-from effchal.decoding.taps import TappedModel
+from effchal.decoding.kv_cache import RowCache
+from effchal.decoding.layer_logits import NO_LAYER, LayerLogits, Tap
+from effchal.decoding.sampling import SamplingParams, most_probable, penalise_repetition
+from effchal.decoding.taps import NewTokens, TappedModel
 
 SCORED_AT_ONCE = 64  # positions whose logits are in memory together
 
@@ -20,17 +20,15 @@ SCORED_AT_ONCE = 64  # positions whose logits are in memory together
 class TokenScore:
     """One token of the answer.
 
-    `logprob` and `top_logprobs` are of the distribution decoded from: after contrast and repetition penalty, full
-    vocabulary, temperature 1. `base_logprob` is the mature layer's own.
+    `logprob` and `top_logprobs` are of the distribution decoded from: after contrast and repetition
+    penalty, full vocabulary, temperature 1. `base_logprob` is the mature layer's own.
     """
 
     text: str
     logprob: float
     base_logprob: float
     top_logprobs: dict[str, float] = field(default_factory=dict)
-    layer: int | None = (
-        None  # DoLa: the one that this position was contrasted with, if it had a choice of tokens
-    )
+    layer: int | None = None  # that a contrast chose, where there was a choice of tokens
 
 
 @dataclass
@@ -45,67 +43,69 @@ class Completion:
 
 
 class Echo:
-    """The prompt's own tokens with their log-probabilities, taken in as its states come out of the prefill."""
+    """The prompt's own tokens with their log-probabilities, scored while it is prefilled."""
 
     def __init__(
-        self, tokenizer: Any, prompt_ids: list[int], params: SamplingParams, model: TappedModel
+        self,
+        tokenizer: Any,
+        prompt_ids: list[int],
+        start: int,
+        params: SamplingParams,
+        model: TappedModel,
     ) -> None:
-        self._ids, self._params, self._model = prompt_ids, params, model
+        """start: position of the first token reported."""
+        self._ids, self._start, self._model = prompt_ids, start, model
+        self._contrast = params.contrast if params.contrast_prompt else Greedy()
+        self._alternatives = params.alternatives
         self._texts = TokenTexts(tokenizer)
         self._position = 0  # of the next state
         # HELM expects 0.0 of the first token, which nothing predicts.
-        self.tokens = [TokenScore(self._texts.add(prompt_ids[params.echo_from]), 0.0, 0.0)]
+        self.tokens = [TokenScore(self._texts.add(prompt_ids[start]), 0.0, 0.0)]
 
     def feed(self, states: Tensor, taps: tuple[Tap, ...]) -> None:
         """states: (K + 1, T, D), of the prompt's next T positions."""
-        start = self._position
+        first = self._position
         self._position += states.shape[1]
-        begin = max(self._params.echo_from, start)
-        end = min(
-            self._position, len(self._ids) - 1
-        )  # the last position predicts no token of the prompt
+        begin = max(self._start, first)
+        end = min(self._position, len(self._ids) - 1)  # the last one predicts no prompt token
         for at in range(begin, end, SCORED_AT_ONCE):
-            here = slice(at, min(at + SCORED_AT_ONCE, end))
-            self._score(
-                states[:, here.start - start : here.stop - start],
-                self._ids[at + 1 : here.stop + 1],
-                taps,
-            )
+            stop = min(at + SCORED_AT_ONCE, end)
+            self._score(states[:, at - first : stop - first], self._ids[at + 1 : stop + 1], taps)
         if self._position == len(self._ids):
             self.tokens[-1].text += self._texts.rest()
 
     def _score(self, states: Tensor, targets: list[int], taps: tuple[Tap, ...]) -> None:
         logits = self._model.logits(states, taps)
-        contrast = self._params.contrast if self._params.contrast_prompt else None
-        scores, layers = logits.scores(contrast, torch.arange(len(targets), device=states.device))
-        logprobs = logits.log_p if contrast is None else scores.log_softmax(-1)
+        at = torch.arange(len(targets), device=states.device)
+        logprobs, layers = next_logprobs(self._contrast, logits, at)
         if not torch.isfinite(logprobs.amax(-1)).all():
             raise FloatingPointError("the model's logits are not finite")
         wanted = torch.tensor(targets, device=states.device)[:, None]
-        asked = logprobs.gather(1, wanted)[:, 0].clamp_min(DROPPED_WHEN_SCORING).tolist()
-        plain = logits.log_p.gather(1, wanted)[:, 0].tolist()
-        likely, won = likeliest(logprobs, self._params.alternatives), layers.tolist()
-        for i, token_id in enumerate(targets):
-            top = spell(likely[i], self._texts)
-            layer = layer_or_none(won[i])
-            self.tokens.append(
-                TokenScore(self._texts.add(token_id), asked[i], plain[i], top, layer)
-            )
+        found = logprobs.gather(1, wanted)[:, 0].clamp_min(DROPPED_WHEN_SCORING).tolist()
+        base = logits.log_p.gather(1, wanted)[:, 0].tolist()
+        best = most_probable(logprobs, self._alternatives)
+        for i, (token_id, layer) in enumerate(zip(targets, layers.tolist(), strict=True)):
+            top = by_text(best[i], self._texts)
+            text = self._texts.add(token_id)
+            self.tokens.append(TokenScore(text, found[i], base[i], top, layer_or_none(layer)))
 
 
-class Branch:
-    """State of one completion. Several branches of one prompt share a row of the cache until their tokens differ."""
+class Sequence:
+    """State of one completion. Those of one prompt share a cache row until their tokens differ."""
 
     def __init__(
         self, tokenizer: Any, prompt_ids: list[int], params: SamplingParams, model: TappedModel
     ) -> None:
         self.params = params
-        self.echo = None if params.echo_from is None else Echo(tokenizer, prompt_ids, params, model)
+        self.echo: Echo | None = None
+        if params.echo_from is not None:
+            self.echo = Echo(tokenizer, prompt_ids, params.echo_from, params, model)
         self.texts = TokenTexts(tokenizer, prompt_ids)
         self.generator = torch.Generator(model.device)
-        self.generator.manual_seed(
-            params.seed
-        ) if params.seed is not None else self.generator.seed()
+        if params.seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(params.seed)
         self.seen: Tensor | None = None  # (V,) bool, where a penalty needs it
         if params.repetition_penalty != 1:
             self.seen = torch.zeros(model.vocabulary, dtype=torch.bool, device=model.device)
@@ -120,15 +120,14 @@ class Branch:
     def done(self) -> bool:
         return bool(self.finish_reason)
 
-    def add(
-        self, token_id: int, logprob: float, plain: float, top: dict[str, float], layer: int | None
-    ) -> None:
-        """Take the next token; ends the branch at a stop sequence or at its last token."""
+    def add(self, token_id: int, token: TokenScore) -> None:
+        """Append a token and set its text; ends at a stop sequence or at the last token allowed."""
         self.ids.append(token_id)
         if self.seen is not None:
             self.seen[token_id] = True
-        self.tokens.append(TokenScore(self.texts.add(token_id), logprob, plain, top, layer))
-        searched, self._text = len(self._text), self._text + self.tokens[-1].text
+        token.text = self.texts.add(token_id)
+        self.tokens.append(token)
+        searched, self._text = len(self._text), self._text + token.text
         cut = find_stop(self._text, self.params.stops, searched)
         if cut is None and self.params.first_line:
             cut = end_of_first_line(self._text)
@@ -144,50 +143,91 @@ class Branch:
             self.tokens[-1].text += self.texts.rest()
 
     def fail(self, error: Exception) -> None:
-        """End this branch alone; its neighbours go on."""
+        """End this sequence alone; its neighbours go on."""
         self.finish_reason, self.error = "error", error
 
-    def settled(self) -> int:
-        """Tokens at the front that neither a stop sequence nor a character's missing bytes can change any more."""
+    def stable_tokens(self) -> int:
+        """Tokens that neither a stop sequence nor a character's missing bytes can still change."""
         count = len(self.tokens)
         if self.done:
             return count
-        held = stop_begun(self._text, self.params.stops)
-        while count and (held > 0 or not self.tokens[count - 1].text):
+        unsure = stop_begun(self._text, self.params.stops)
+        while count and (unsure > 0 or not self.tokens[count - 1].text):
             count -= 1
-            held -= len(self.tokens[count].text)
+            unsure -= len(self.tokens[count].text)
         return count
 
     def completion(self) -> Completion:
         if self.error is not None:
             raise self.error
-        return Completion(
-            (self.echo.tokens if self.echo else []) + self.tokens, self.finish_reason, self.ids
-        )
+        echoed = self.echo.tokens if self.echo else []
+        return Completion(echoed + self.tokens, self.finish_reason, self.ids)
 
 
-def likeliest(logprobs: Tensor, count: int) -> list[list[tuple[int, float]]]:
-    """The likeliest ids of each row of (rows, V) log-probabilities, those left out that a contrast dropped."""
-    if count == 0:
-        return [[]] * len(logprobs)
-    values, ids = logprobs.topk(min(count, logprobs.shape[-1]))
-    pairs = zip(ids.tolist(), values.tolist(), strict=True)
-    return [[pair for pair in zip(*row, strict=True) if pair[1] > -math.inf] for row in pairs]
+@dataclass
+class Row:
+    """One row of the cache and the sequences that still agree on its tokens."""
+
+    sequences: list[Sequence]
+    prompt_ids: list[int]
+    next_id: int = -1  # chosen, not yet seen by the model
 
 
-def spell(likely: list[tuple[int, float]], texts: TokenTexts) -> dict[str, float]:
-    """Log-probabilities by text."""
+@dataclass
+class Prefill:
+    """A prompt on its way through the model, with the cache of its own that it fills."""
+
+    prompt_ids: list[int]
+    sequences: list[Sequence]
+    cache: RowCache = field(default_factory=RowCache)  # of one row
+    reused_tokens: int = 0  # whose keys and values were known already
+
+    @property
+    def echoes(self) -> list[Echo]:
+        return [each.echo for each in self.sequences if each.echo is not None]
+
+    @property
+    def left(self) -> int:
+        """Tokens that the model has not seen yet."""
+        return len(self.prompt_ids) - self.cache.lengths[0]
+
+    def chunk(self, tokens: int, device: torch.device) -> NewTokens:
+        """The next tokens, at most so many."""
+        start = self.cache.lengths[0]
+        ids = torch.tensor([self.prompt_ids[start : start + tokens]], device=device)
+        return NewTokens(self.cache, 0, ids)
+
+
+def penalised_logprobs(
+    contrast: Contrast, sequences: list[Sequence], logits: LayerLogits, at: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(R, V) log-probabilities after contrast and repetition penalty, and (R,) layers."""
+    if all(each.seen is None for each in sequences):
+        return next_logprobs(contrast, logits, at)
+    scores, layers = contrast.scores(logits, at)
+    for i, each in enumerate(sequences):
+        if each.seen is not None:
+            penalty = each.params.repetition_penalty
+            scores[i] = penalise_repetition(scores[i], each.seen, penalty)
+    return scores.log_softmax(-1), layers
+
+
+def layer_or_none(layer: float) -> int | None:
+    return None if layer == NO_LAYER else int(layer)
+
+
+def by_text(best: list[tuple[int, float]], texts: TokenTexts) -> dict[str, float]:
+    """Log-probabilities of next tokens by text; of ids with the same text the best counts."""
     top: dict[str, float] = {}
-    for token_id, value in likely:
-        top.setdefault(
-            texts.peek(token_id), value
-        )  # two ids may spell the same; the likelier counts
+    for token_id, value in best:
+        top.setdefault(texts.peek(token_id), value)
     return top
 
 
 def cut_tokens(tokens: list[TokenScore], length: int) -> list[TokenScore]:
     """The tokens that spell the first `length` characters; the last one's text is cut, too."""
-    kept, start = [], 0
+    kept: list[TokenScore] = []
+    start = 0
     for token in tokens:
         if start >= length:
             break

@@ -1,31 +1,29 @@
-"""The model as decoding sees it: ids in, states of chosen layers at chosen positions, a head product for all."""
+"""The model as decoding sees it: ids -> states of chosen layers at chosen positions -> logits."""
 
 import contextlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from effchal.decoding.fused_forward import Part, decode_step
+from effchal.decoding.contrast import Contrast
 from effchal.decoding.kv_cache import RowCache, attention_mask
-from effchal.decoding.layers import Contrast, LayerLogits, Tap, may_leave_one_token, without_choice
-from effchal.kernels.cpu_linear import FEW_ROWS, PackedLinear
-from effchal.kernels.upcast import widen_where_used
-from effchal.model.structure import backbone, causal_lm, final_norm, head, layers_of
+from effchal.decoding.layer_logits import LayerLogits, Tap
+from effchal.kernels.cpu_linear import head_product
+from effchal.kernels.fused_forward import Chunk, fused_forward
+from effchal.kernels.premature_rows import PrematureRows
+from effchal.model.device import multiplies_bfloat16
+from effchal.model.structure import attention_name, backbone, causal_lm, final_norm, head, layers_of
 
-FEW_TOKENS = 128  # up to which a step goes without the library's layers; where blocks of weights are faster, FEW_ROWS
-# Premature rows from which a head product takes a CPU arithmetic rather than reading, so that fewer rows are faster.
-# A GPU gets there at some hundred rows, and two products would read the head twice.
-MANY_ROWS = 32
-WORTH_ASKING = 0.45  # of the positions must have no choice, for few rows to be worth a second reading of the head
-MEMORY = 0.9  # weight of what was before, in the share of positions without a choice
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class NewTokens:
-    """What rows first, first + 1, ... of a cache get next."""
+    """Next tokens of rows first, first + 1, ... of a cache."""
 
     cache: RowCache
     first: int
@@ -40,77 +38,78 @@ class TappedModel:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        config = causal_lm(model).config.get_text_config()
-        if causal_lm(model).config._attn_implementation != "sdpa":
-            causal_lm(model).set_attn_implementation(
-                "sdpa"
-            )  # flash attention takes no mask of ours
+        whole = causal_lm(model)
+        if attention_name(whole.config) != "sdpa":
+            whole.set_attn_implementation("sdpa")  # flash attention takes no mask of ours
+        self.config: Any = whole.config.get_text_config()
         self.device = next(model.parameters()).device
-        self.num_layers: int = config.num_hidden_layers
-        self.tied: bool = bool(config.tie_word_embeddings)
-        self.max_positions: int = config.max_position_embeddings
-        self.config = config
-        self.backbone, self._head = backbone(model), head(model)
-        self._layers, self._norm = layers_of(model), final_norm(model)
-        own = next(
-            p.dtype for p in model.parameters() if p.is_floating_point()
-        )  # NF4 packs weights in uint8
-        self.dtype = (
-            torch.float32 if widen_where_used(model) else own
-        )  # of states, and so of the cache
-        self.vocabulary: int = config.vocab_size
-        self._without_choice = (
-            0.0  # share of the last positions where DoLa had one token to choose from
-        )
-        self._packed = PackedLinear(self._head.weight) if PackedLinear.suits(self._head) else None
-        self._step = decode_step(self.backbone, self._layers, self._norm, config)
-        # Whether `extend` makes use of what rows share: where it was measured to be faster.
-        self.can_share = (
-            self._step is not None and self.device.type == "cpu" and self.dtype == torch.float32
-        )
-        self._few = FEW_ROWS if self.can_share else FEW_TOKENS
+        # Of states, and so of the cache; NF4 packs weights in uint8.
+        self.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+        if self.dtype is torch.bfloat16 and not multiplies_bfloat16(self.device):
+            log.warning(
+                "model.dtype=bfloat16: no arithmetic for it on this CPU, so decoding is many "
+                "times slower than with model.dtype=auto, which takes float32 here"
+            )
+        self.num_layers: int = self.config.num_hidden_layers
+        self.tied: bool = bool(self.config.tie_word_embeddings)
+        self.max_positions: int = self.config.max_position_embeddings
+        self.vocabulary: int = self.config.vocab_size
+        self.backbone, self._layers = backbone(model), layers_of(model)
+        self._norm, self._head = final_norm(model), head(model)
+        self.head = head_product(self._head)  # (rows, D) -> (rows, V)
+        self._fused = fused_forward(self.backbone, self._layers, self._norm, self.config)
+        self._premature_rows = PrematureRows(self.device)
 
-    def are_few(self, tokens: int) -> bool:
-        """Whether so many new tokens, of any caches, can go through the model in one call of `extend`."""
-        return self._step is not None and tokens <= self._few
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether `extend` makes use of what rows share."""
+        return self._fused is not None and self._fused.shares_prefix
 
-    def extend(self, pieces: list[NewTokens], taps: tuple[Tap, ...], at: Tensor) -> Tensor:
+    def fits_together(self, tokens: int) -> bool:
+        """Whether so many new tokens of several caches can go through one call of `extend`."""
+        return self._fused is not None and tokens <= self._fused.max_tokens
+
+    def extend(self, new: list[NewTokens], taps: tuple[Tap, ...], at: Tensor) -> Tensor:
         """Give rows their next tokens; the tapped states, see `states`.
 
         Args:
-            pieces: one; or several, each of a cache of its own, where all their tokens are few.
-            at: (P,) int64, positions among the new tokens, one piece after the other and row by row.
+            new: one; or several, each of a cache of its own, where they fit together.
+            at: (P,) int64, positions among the new tokens, in order and row by row.
         """
-        one_each = self._step is not None and all(piece.ids.shape[1] == 1 for piece in pieces)
-        few = one_each or self.are_few(sum(piece.ids.numel() for piece in pieces))
-        parts = [self._part(piece, few) for piece in pieces]
-        if few:
-            states = self._short_step(parts, taps, at)
+        one_each = all(each.ids.shape[1] == 1 for each in new)
+        few = self.fits_together(sum(each.ids.numel() for each in new))
+        use_fused = self._fused is not None and (one_each or few)
+        chunks = [self._chunk(each, use_fused) for each in new]
+        if use_fused:
+            states = self._fused_states(chunks, taps, at)
         else:
-            (part,) = parts
-            states = self.states(part.ids, part.position_ids, part.cache, part.mask, taps, at)
-        for part in parts:
-            part.cache.commit()
+            (chunk,) = chunks
+            states = self.states(chunk.ids, chunk.position_ids, new[0].cache, chunk.mask, taps, at)
+        for each in new:
+            each.cache.commit()
         return states
 
-    def _part(self, new: NewTokens, few: bool) -> Part:
-        position_ids = new.cache.extend(new.first, *new.ids.shape, self.device)  # (rows, new)
+    def _chunk(self, new: NewTokens, use_fused: bool) -> Chunk:
+        rows, count = new.ids.shape
+        position_ids = new.cache.extend(new.first, rows, count, self.device)  # (rows, new)
         columns = torch.arange(new.cache.total(), device=self.device)[None]  # (1, C)
         visible = (columns[:, None] <= position_ids[:, :, None])[:, None]  # (rows, 1, new, C)
         mask = attention_mask(self.config, visible, position_ids, columns)
-        all_seen = new.ids.shape[1] == 1 and mask is visible  # every row sees all that it has
-        even = len(set(new.cache.lengths[new.first : new.first + len(new.ids)])) == 1
-        if few and all_seen and even:
+        sees_all_it_has = count == 1 and mask is visible
+        lengths = new.cache.lengths[new.first : new.first + rows]
+        if use_fused and sees_all_it_has and len(set(lengths)) == 1:
             mask = None
-        return Part(new.ids, position_ids, new.cache, mask, new.shared if all_seen else 0)
+        shared = new.shared if sees_all_it_has else 0
+        return Chunk(new.ids, position_ids, new.cache, mask, shared)
 
-    def _short_step(self, parts: list[Part], taps: tuple[Tap, ...], at: Tensor) -> Tensor:
-        """What `states` gives, without the library's layers."""
+    def _fused_states(self, chunks: list[Chunk], taps: tuple[Tap, ...], at: Tensor) -> Tensor:
+        """What `states` gives, by the fused forward."""
+        assert self._fused is not None
         states = self._norm.weight.new_empty(len(taps) + 1, len(at), self.config.hidden_size)
         kept: dict[int, list[Tensor]] = {}
         for row, (layer, _) in enumerate(taps):
             kept.setdefault(layer, []).append(states[row])
-        states[-1] = self._step(parts, at, kept)
+        states[-1] = self._fused(chunks, at, kept)
         return self._exit_norm(states, taps)
 
     def states(
@@ -127,7 +126,7 @@ class TappedModel:
         Args:
             ids, position_ids: (B, T) int64.
             cache: what attention reads and extends, or None.
-            mask: what the backbone takes as attention_mask.
+            mask: the backbone's attention_mask.
             taps: K layers below the mature one.
             at: (P,) int64, positions of the flattened (B * T).
 
@@ -162,55 +161,41 @@ class TappedModel:
         return LayerLogits(logits[-1], logits[:-1], taps)
 
     def logits_to_choose(
-        self, states: Tensor, taps: tuple[Tap, ...], contrasts: list[Contrast]
+        self, states: Tensor, taps: tuple[Tap, ...], contrasts: Sequence[Contrast]
     ) -> list[tuple[list[int], LayerLogits]]:
-        """Positions with their logits; premature rows are left out where all contrasts leave one token alone.
+        """Positions with their logits; premature ones are left out where no contrast needs them.
 
         Args:
             states: (K + 1, P, D).
-            contrasts: that the next token is chosen by, at any of the positions.
+            contrasts: that choose the next token, at any of the positions.
         """
-        everywhere = list(range(states.shape[1]))
-        if (
-            self.device.type != "cpu"
-            or not taps
-            or not all(may_leave_one_token(each) for each in contrasts)
-        ):
-            return [(everywhere, self.logits(states, taps))]
-        if len(taps) * len(everywhere) < MANY_ROWS and self._without_choice < WORTH_ASKING:
+        positions, skipping = list(range(states.shape[1])), self._premature_rows
+        lone_share = min((each.lone_share for each in contrasts), default=0.0)
+        rows = len(taps) * len(positions)
+        if not skipping.may_skip(rows, lone_share):
+            return [(positions, self.logits(states, taps))]
+        if not skipping.mature_first(rows):
             logits = self.logits(states, taps)
-            self._count(without_choice(logits.log_p, contrasts))
-            return [(everywhere, logits)]
+            skipping.lone(logits.log_p, lone_share)
+            return [(positions, logits)]
         mature = self.head(states[-1])
-        alone = self._count(without_choice(mature, contrasts))
-        sure, open_ = ([i for i in everywhere if alone[i] is wanted] for wanted in (True, False))
+        lone = skipping.lone(mature, lone_share)
+        sure = [i for i in positions if lone[i]]
+        open_ = [i for i in positions if not lone[i]]
         parts = [(sure, LayerLogits(mature[sure], None, taps))] if sure else []
         if open_:
-            early = self.head(states[:-1, open_].flatten(0, 1)).unflatten(
-                0, (len(taps), len(open_))
-            )
+            early = self.head(states[:-1, open_].flatten(0, 1))
+            early = early.unflatten(0, (len(taps), len(open_)))
             parts.append((open_, LayerLogits(mature[open_], early, taps)))
         return parts
 
-    def forget(self) -> None:
-        """As if nothing had been decoded: what comes next is then the same to the bit, whatever was before."""
-        self._without_choice = 0.0
-
-    def _count(self, alone: Tensor) -> list[bool]:
-        """Remember how often there is no choice; it decides what is computed first, so no more than rounding."""
-        found = alone.tolist()
-        self._without_choice = MEMORY * self._without_choice + (1 - MEMORY) * sum(found) / len(
-            found
-        )
-        return found
-
-    def head(self, states: Tensor) -> Tensor:
-        """(rows, D) -> (rows, V)."""
-        return self._packed(states) if self._packed else self._head(states)
+    def reset(self) -> None:
+        """As if nothing had been decoded, so that the next answer has the same bits."""
+        self._premature_rows.reset()
 
     @contextlib.contextmanager
     def _tapped(self, taps: tuple[Tap, ...], at: Tensor, kept: list[Tensor]) -> Iterator[None]:
-        """Hooks that copy the input of tapped layers into one buffer, which has a last row for the mature state."""
+        """Hooks that copy the inputs of tapped layers into one buffer; its last row stays free."""
 
         def copy_into(rows: list[int]):
             def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:

@@ -173,7 +173,7 @@ def generate_group(
 
 
 def wants_length_control(job: Job) -> bool:
-    return job.cfg.sweep.controls and any(variant.contrast is not None for variant in job.variants)
+    return job.cfg.sweep.controls and any(variant.contrast.layers for variant in job.variants)
 
 
 def longest_by_letter(scenario: Scenario, instance: Instance, baseline: str) -> dict[str, Any]:

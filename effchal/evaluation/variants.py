@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 from effchal.config import Config, ConfigError
 from effchal.config.choices import DecodingMethod
-from effchal.decoding.layers import Contrast, contrast_of
+from effchal.decoding.contrast import Contrast, Greedy
+from effchal.decoding.layers import contrast_of
 from effchal.model.load import ModelShape
 
 BASELINE = "greedy"
@@ -53,11 +54,13 @@ def variants_of(cfg: Config, shape: ModelShape) -> list[Variant]:
             found += with_penalty(
                 Variant(f"{decoding.method.value} {label(layers)}", contrast), penalty, controls
             )
-        found = with_penalty(Variant(BASELINE, None), penalty if controls else 1.0, True) + found
+        found = (
+            with_penalty(Variant(BASELINE, Greedy()), penalty if controls else 1.0, True) + found
+        )
     elif decoding.method is DecodingMethod.sample:
-        found = [Variant("sample", None, penalty, decoding.temperature, decoding.top_p)]
+        found = [Variant("sample", Greedy(), penalty, decoding.temperature, decoding.top_p)]
     else:
-        found = with_penalty(Variant(BASELINE, None), penalty, controls)
+        found = with_penalty(Variant(BASELINE, Greedy()), penalty, controls)
     return list({variant.name: variant for variant in found}.values())
 
 
@@ -79,6 +82,6 @@ def for_choices(variants: list[Variant]) -> dict[Contrast, str]:
     """Contrast -> name: the scores of given continuations know neither penalty nor temperature."""
     named: dict[Contrast, str] = {}
     for variant in variants:
-        name = BASELINE if variant.contrast is None else variant.name.partition(", penalty")[0]
+        name = BASELINE if variant.contrast == Greedy() else variant.name.partition(", penalty")[0]
         named.setdefault(variant.contrast, name)
     return named

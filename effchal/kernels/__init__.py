@@ -1,1 +1,1 @@
-"""Code that exists for speed. Each module names its plain twin in the tests and the hardware that it pays on."""
+"""Code that exists for speed alone. README.md: what each module buys, where, and its plain twin."""

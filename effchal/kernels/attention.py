@@ -1,4 +1,4 @@
-"""Attention of packed examples: each sees itself alone, and no (T, T) mask is built."""
+"""Attention of packed examples: each sees only itself, and no (T, T) mask is built."""
 
 import itertools
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effchal.model.structure import backbone, causal_lm
+from effchal.model.structure import attention_name, backbone, causal_lm
 
 SEGMENTS = "effchal_segments"  # our name among transformers' attention functions
 FLASH = "flash_attention_2"
@@ -17,29 +17,26 @@ FLASH = "flash_attention_2"
 
 @dataclass(frozen=True)
 class DocumentLengths:
-    """Lengths of the examples that lie one after the other in a row."""
+    """Lengths of the examples that a row holds one after the other."""
 
     lengths: tuple[int, ...]
 
 
 def packed_hidden_states(
-    model: nn.Module,
-    input_ids: Tensor,
-    position_ids: Tensor,
-    lengths: tuple[int, ...] | None = None,
+    model: Any, input_ids: Tensor, position_ids: Tensor, lengths: tuple[int, ...] | None = None
 ) -> Tensor:
     """(1, T, D) hidden states of a row of examples, none of which sees another.
 
     Args:
         input_ids, position_ids: (1, T) int64; positions restart with each example.
-        lengths: of the examples; None reads them from position_ids, and waits for the device.
+        lengths: of the examples; None reads them from position_ids, which waits for the device.
     """
     segments = DocumentLengths(lengths or lengths_of(position_ids))
     function = use_packed_attention(model)
     options: dict[str, Any] = {"segments": segments} if function == SEGMENTS else {}
     if function == FLASH:
         options = _variable_length_options(segments, input_ids.device)
-    # No mask and no cache: an all-ones mask or the default cache would make examples see each other, silently.
+    # No mask and no cache: an all-ones mask or the default cache would let examples see each other.
     output = backbone(model)(
         input_ids=input_ids, position_ids=position_ids, use_cache=False, **options
     )
@@ -56,31 +53,32 @@ def lengths_of(position_ids: Tensor) -> tuple[int, ...]:
     return tuple(end - start for start, end in itertools.pairwise(starts))
 
 
-def use_packed_attention(model: nn.Module, compiled: bool = False) -> str:
-    """Make the model attend by segments, and say by which function: ours, flash attention, or its own.
+def use_packed_attention(model: Any, compiled: bool = False) -> str:
+    """Make the model attend within examples; returns the name of its attention function now.
 
-    A model with masks beyond windows keeps its own: sdpa under a dense mask, which transformers makes from
-    position_ids. Decoding sets the model back to sdpa.
+    It is ours, or flash attention. A model with masks beyond windows keeps its own: sdpa under a
+    dense mask, which transformers makes from position_ids. Decoding sets the model back to sdpa.
 
     Args:
-        compiled: torch.compile leaves our function alone; lengths differ each step, and would be compiled anew.
+        compiled: torch.compile leaves our function out. Lengths differ each step, so it would be
+            compiled again each time.
     """
     config = causal_lm(model).config
-    if config._attn_implementation == "sdpa" and _masks_are_windows(config.get_text_config()):
+    if attention_name(config) == "sdpa" and _masks_are_windows(config.get_text_config()):
         from transformers import AttentionInterface
 
         AttentionInterface.register(
             SEGMENTS, torch.compiler.disable(packed_attention) if compiled else packed_attention
         )
         causal_lm(model).set_attn_implementation(SEGMENTS)
-    return config._attn_implementation
+    return attention_name(config)
 
 
 def attention_function(config: Any) -> Callable:
-    """The function that the model's layers call."""
+    """The attention function that the model's layers call."""
     from transformers import AttentionInterface
 
-    return AttentionInterface()[config._attn_implementation]
+    return AttentionInterface()[attention_name(config)]
 
 
 def packed_attention(
@@ -95,7 +93,7 @@ def packed_attention(
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each segment, by transformers' protocol for attention functions.
+    """Causal attention within each example, by transformers' protocol for attention functions.
 
     Args:
         query: (1, H, T, d); key and value: (1, KV heads, T, d).
@@ -108,34 +106,37 @@ def packed_attention(
         raise RuntimeError(
             "this model was prepared for packed rows; call it through packed_hidden_states"
         )
-    odd = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
-    if odd or not getattr(module, "is_causal", True):
+    extras = ("softcap", "s_aux", "position_bias")
+    unknown = [name for name in extras if options.get(name) is not None]
+    if unknown or not getattr(module, "is_causal", True):
         raise RuntimeError(
-            f"{type(module).__name__} wants attention that segments do not know ({odd or 'not causal'})"
+            f"{type(module).__name__} needs {unknown or 'attention that is not causal'}, "
+            "which attention of packed rows does not support"
         )
     grouped = query.shape[1] != key.shape[1]
-    outputs = []
+    mixed = []
     parts = (tensor.split(segments.lengths, dim=2) for tensor in (query, key, value))
     for q, k, v in zip(*parts, strict=True):
         length = q.shape[2]
-        window = (
-            _window_mask(length, sliding_window, q.device)
-            if sliding_window and length > sliding_window
-            else None
-        )
+        window = _window_mask(length, sliding_window, q.device)
         out = F.scaled_dot_product_attention(
-            *(q, k, v, window),
+            q,
+            k,
+            v,
+            window,
             dropout_p=dropout,
             is_causal=window is None,
             scale=scaling,
             enable_gqa=grouped,
         )
-        outputs.append(out.transpose(1, 2))  # (1, length, H, d)
-    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)), None
+        mixed.append(out.transpose(1, 2))  # (1, length, H, d)
+    return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)), None
 
 
-def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
-    """(length, length) bool: position i sees i - window + 1 .. i."""
+def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """(length, length) bool: position i sees i - window + 1 .. i. None where it sees all before it."""
+    if not window or length <= window:
+        return None
     seen = torch.ones(length, length, dtype=torch.bool, device=device)
     return seen.tril_().triu_(1 - window)
 
@@ -149,7 +150,7 @@ def _masks_are_windows(config: Any) -> bool:
 
 
 def _variable_length_options(segments: DocumentLengths, device: torch.device) -> dict[str, Any]:
-    """transformers' names for what the variable-length kernel wants; without them each layer would work it out."""
+    """Arguments of the variable-length kernel, which each layer would compute otherwise."""
     ends = torch.tensor((0, *segments.lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
     ends = ends.to(device, non_blocking=True)
     longest = max(segments.lengths)

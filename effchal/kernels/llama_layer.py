@@ -1,10 +1,10 @@
-"""A decoder layer of Llama's shape as one function, forward and backward by hand, for training LoRA on frozen weights.
+"""A decoder layer of Llama's shape as one function, forward and backward by hand, to train LoRA.
 
-No gradient of a frozen weight is computed, and what is cheap to make again (norms, the product of gate and up, the
-attention's own state where asked) is not kept.
+Base weights are frozen, so they get no gradient. What is cheap to recompute (norms, the product of
+gate and up, the attention's own state where asked) is not kept.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,16 +13,21 @@ from torch import Tensor, nn
 
 from effchal.config.choices import ActivationCheckpointing
 from effchal.kernels.attention import attention_function
-from effchal.kernels.lora_linear import JoinedLinear, is_plain
+from effchal.kernels.lora_linear import FusedLinear, is_plain
 
 KNOWN = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
 PROJECTIONS = (
-    *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
-    *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
 )
 
 
-def fits(layer: nn.Module) -> bool:
+def fits(layer: Any) -> bool:
     """Whether FusedLayer computes what this layer would."""
     return (
         type(layer).__name__ in KNOWN
@@ -34,21 +39,22 @@ def fits(layer: nn.Module) -> bool:
 
 @dataclass
 class Activations:
-    """What the backward pass needs beside the layer's input x. T positions, D hidden."""
+    """What the backward pass needs besides the layer's input x. T positions, D hidden."""
 
     scale_1: Tensor  # (T, 1) of the first norm
-    qkv: Tensor  # (T, heads, head size), turned
+    qkv: Tensor  # (T, heads, head size), rotated
     attended: Tensor  # (T, heads x head size), with the graph of the attention behind it
     middle: Tensor  # (T, D): x and the attention's output
     scale_2: Tensor  # (T, 1) of the second norm
     gate_up: Tensor | None = None  # (T, 2 x MLP size)
-    low: dict[str, Tensor | None] | None = None  # x A^T by projection
+    low: dict[str, Tensor | None] = field(default_factory=dict)  # x A^T by projection
 
 
 class FusedLayer:
     """Takes a layer's place: `layer.forward = FusedLayer(layer, keep).forward`."""
 
-    def __init__(self, layer: nn.Module, keep: ActivationCheckpointing) -> None:
+    def __init__(self, layer: Any, keep: ActivationCheckpointing) -> None:
+        """layer: the library's decoder layer."""
         self.keep = keep
         self.attention = layer.self_attn
         self.window = getattr(layer.self_attn, "sliding_window", None)  # Qwen2
@@ -56,15 +62,12 @@ class FusedLayer:
             self.window = layer.self_attn.config.sliding_window
         self.norm_1, self.norm_2 = layer.input_layernorm, layer.post_attention_layernorm
         projections = [layer.get_submodule(name) for name in PROJECTIONS]
-        self.qkv, self.out = JoinedLinear(projections[:3]), JoinedLinear(projections[3:4])
-        self.gate_up, self.down = JoinedLinear(projections[4:6]), JoinedLinear(projections[6:])
+        self.qkv, self.out = FusedLinear(projections[:3]), FusedLinear(projections[3:4])
+        self.gate_up, self.down = FusedLinear(projections[4:6]), FusedLinear(projections[6:])
 
     def parameters(self) -> list[nn.Parameter]:
-        return [
-            p
-            for joined in (self.qkv, self.out, self.gate_up, self.down)
-            for p in joined.parameters()
-        ]
+        fused = (self.qkv, self.out, self.gate_up, self.down)
+        return [parameter for each in fused for parameter in each.parameters()]
 
     def forward(
         self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **options: Any
@@ -75,7 +78,8 @@ class FusedLayer:
             or options.pop("past_key_values", None) is not None
         ):
             raise RuntimeError(
-                "a model prepared for training takes no mask and no cache; call packed_hidden_states"
+                "a model prepared for training takes no mask and no cache; "
+                "call packed_hidden_states"
             )
         x = hidden_states.flatten(0, 1)  # (T, D)
         half = self.attention.head_dim // 2  # the other half of cosines and sines is the same
@@ -115,11 +119,13 @@ class FusedLayer:
         options = {"scaling": self.attention.scaling, "sliding_window": self.window} | options
         return function(self.attention, q, k, v, None, **options)[0][0].flatten(1)
 
-    def add_gate_up(self, done: Activations) -> None:
+    def add_gate_up(self, done: Activations) -> Tensor:
         normed = apply_norm(done.middle, done.scale_2, self.norm_2)
         done.gate_up, done.low["gate_up"] = self.gate_up.forward(normed)
+        return done.gate_up
 
     def output(self, done: Activations) -> Tensor:
+        assert done.gate_up is not None
         gate, up = done.gate_up.chunk(2, dim=-1)
         y, done.low["down"] = self.down.forward(F.silu(gate).mul_(up), residual=done.middle)
         return y
@@ -150,15 +156,14 @@ class LayerFunction(torch.autograd.Function):
         layer: FusedLayer = ctx.layer
         x, cos, sin = ctx.saved_tensors
         done = ctx.done or layer.activations(x, cos, sin, ctx.options, differentiable=True)
-        ctx.done = None  # or it would live until the whole graph goes
-        if done.gate_up is None:
-            layer.add_gate_up(done)
+        ctx.done = None  # else it stays in memory as long as the graph
         d_middle, mlp_gradients = mlp_backward(layer, dy, done)
         d_attended, out_gradients = layer.out.backward(
             d_middle, done.attended.detach(), done.low["out"]
         )
         want_dx = ctx.needs_input_grad[2]
-        dx, qkv_gradients = None, []
+        dx: Tensor | None = None
+        qkv_gradients: list[Tensor] = []
         if want_dx or layer.qkv.adapters:
             (d_qkv,) = torch.autograd.grad(done.attended, done.qkv, d_attended)
             apply_rotary_(layer._queries_and_keys(d_qkv), cos, -sin)
@@ -166,51 +171,54 @@ class LayerFunction(torch.autograd.Function):
             dx, qkv_gradients = layer.qkv.backward(
                 d_qkv.flatten(1), normed, done.low["qkv"], want_dx
             )
-        if want_dx:
+        if dx is not None:
             dx = rms_norm_backward(dx, x, done.scale_1, layer.norm_1).add_(d_middle)
         return None, None, dx, None, None, *qkv_gradients, *out_gradients, *mlp_gradients
 
 
 def mlp_backward(layer: FusedLayer, dy: Tensor, done: Activations) -> tuple[Tensor, list[Tensor]]:
-    """Gradient of `middle`, the way past the MLP included, and those of the MLP's adapters."""
-    gate, up = done.gate_up.chunk(2, dim=-1)
+    """Gradient of `middle`, the residual's included, and those of the MLP's adapters."""
+    gate_up = layer.add_gate_up(done) if done.gate_up is None else done.gate_up
+    gate, up = gate_up.chunk(2, dim=-1)
     activated = F.silu(gate)
     d_product, down_gradients = layer.down.backward(dy, activated * up, done.low.get("down"))
-    d_gate_up = torch.empty_like(done.gate_up)
+    assert d_product is not None
+    d_gate_up = torch.empty_like(gate_up)
     d_gate, d_up = d_gate_up.chunk(2, dim=-1)
     torch.mul(d_product, activated, out=d_up)
     torch.ops.aten.silu_backward.grad_input(d_product.mul_(up), gate, grad_input=d_gate)
     normed = apply_norm(done.middle, done.scale_2, layer.norm_2)
     d_normed, gate_up_gradients = layer.gate_up.backward(d_gate_up, normed, done.low["gate_up"])
+    assert d_normed is not None
     d_middle = rms_norm_backward(d_normed, done.middle, done.scale_2, layer.norm_2).add_(dy)
     return d_middle, [*gate_up_gradients, *down_gradients]
 
 
-def norm_scale(x: Tensor, norm: nn.Module) -> Tensor:
+def norm_scale(x: Tensor, norm: Any) -> Tensor:
     """(T, 1) float32: 1 / root mean square of x."""
     norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     return norms.square_().div_(x.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
 
 
-def apply_norm(x: Tensor, scale: Tensor, norm: nn.Module) -> Tensor:
+def apply_norm(x: Tensor, scale: Tensor, norm: Any) -> Tensor:
     return (x.float() * scale).to(x.dtype).mul_(norm.weight)
 
 
-def rms_norm(x: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
+def rms_norm(x: Tensor, norm: Any) -> tuple[Tensor, Tensor]:
     scale = norm_scale(x, norm)
     return apply_norm(x, scale, norm), scale
 
 
-def rms_norm_backward(dy: Tensor, x: Tensor, scale: Tensor, norm: nn.Module) -> Tensor:
+def rms_norm_backward(dy: Tensor, x: Tensor, scale: Tensor, norm: Any) -> Tensor:
     """Gradient of x; overwrites dy."""
-    dy, wide = dy.mul_(norm.weight).float(), x.float()
-    along = torch.linalg.vecdot(dy, wide)[:, None].mul_(scale.pow(3)).div_(x.shape[-1])
-    return dy.mul_(scale).addcmul_(wide, along, value=-1).to(x.dtype)
+    dy, upcast = dy.mul_(norm.weight).float(), x.float()
+    along = torch.linalg.vecdot(dy, upcast)[:, None].mul_(scale.pow(3)).div_(x.shape[-1])
+    return dy.mul_(scale).addcmul_(upcast, along, value=-1).to(x.dtype)
 
 
 def apply_rotary_(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
     """Rotary position embedding in place: (T, heads, head size) by (T, 1, head size / 2) angles."""
     first, second = heads.chunk(2, dim=-1)
-    turned = (first * cos).addcmul_(second, sin, value=-1)
+    rotated = (first * cos).addcmul_(second, sin, value=-1)
     second.mul_(cos).addcmul_(first, sin)
-    first.copy_(turned)
+    first.copy_(rotated)

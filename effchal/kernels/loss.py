@@ -1,42 +1,38 @@
-"""Cross-entropy of the target positions, a chunk at a time: logits of all of them never exist together."""
+"""Cross-entropy of the target positions, chunk by chunk: the logits of all never exist together."""
 
 import functools
 import importlib.util
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effchal.kernels.lora_linear import JoinedLinear, is_plain
+from effchal.kernels.lora_linear import FusedLinear, is_plain
 
-CHUNK_ELEMENTS = {
-    "cpu": 2**22 + 2**21,
-    "cuda": 2**27,
-}  # logits of a chunk; on a CPU they stay in its cache
+# Logits of a chunk; on a CPU they stay in its cache.
+CHUNK_ELEMENTS = {"cpu": 2**22 + 2**21, "cuda": 2**27}
 
 
-def chunked_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Sum of nats, float32 and without a dimension.
+def chunked_loss(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Sum of nats, a float32 scalar.
 
-    Gradients are made in the forward pass, where a chunk's logits are at hand, and scaled in the backward pass.
+    Gradients are computed in the forward pass, where a chunk's logits exist, and scaled in the
+    backward pass.
 
     Args:
-        head: hidden states -> logits; frozen, or frozen under an adapter.
+        head: module of hidden states -> logits; frozen, or frozen under an adapter.
         hidden: (n, D) of the target positions.
         targets: (n,) int64.
     """
-    if (
-        hidden.is_cuda
-        and is_frozen_product(head)
-        and head.weight.dtype == hidden.dtype
-        and has_fused_loss()
-    ):
+    plain = is_frozen_product(head) and head.weight.dtype == hidden.dtype
+    if hidden.is_cuda and plain and has_fused_loss():
         return fused_loss(head.weight, hidden, targets)
     parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
     return ChunkedLoss.apply(head, torch.is_grad_enabled(), hidden, targets, *parameters)
 
 
-def is_frozen_product(head: nn.Module) -> bool:
+def is_frozen_product(head: Any) -> bool:
     return type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
 
 
@@ -47,8 +43,11 @@ def has_fused_loss() -> bool:
 
 
 def fused_loss(weight: Tensor, hidden: Tensor, targets: Tensor) -> Tensor:
-    """`chunked_loss` under a frozen (V, D) head by Liger's kernel: gradients take the place of a chunk's logits, which
-    take about the room of `hidden`. It waits for the device: 0.8.5 counts targets, and looks whether it must scale."""
+    """`chunked_loss` under a frozen (V, D) head by Liger's kernel.
+
+    Gradients take the place of a chunk's logits, which take about the memory of `hidden`. It waits
+    for the device: version 0.8.5 counts targets, and checks whether it must scale.
+    """
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
     return liger_fused_linear_cross_entropy(hidden, weight, targets, reduction="sum")
@@ -57,31 +56,22 @@ def fused_loss(weight: Tensor, hidden: Tensor, targets: Tensor) -> Tensor:
 class ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx,
-        head: nn.Module,
-        with_gradients: bool,
-        hidden: Tensor,
-        targets: Tensor,
-        *parameters: Tensor,
+        ctx, head: Any, with_gradients: bool, hidden: Tensor, targets: Tensor, *parameters: Tensor
     ):
         with_gradients = with_gradients and any(ctx.needs_input_grad)
         plain = is_frozen_product(head)
         loss = torch.zeros((), device=hidden.device)
-        ctx.gradients = (
-            [torch.zeros_like(tensor) for tensor in (hidden, *parameters)]
-            if with_gradients
-            else None
-        )
+        ctx.gradients = None
+        if with_gradients:
+            ctx.gradients = [torch.zeros_like(tensor) for tensor in (hidden, *parameters)]
         d_hidden = ctx.gradients[0] if with_gradients else hidden
         rows = max(1, CHUNK_ELEMENTS.get(hidden.device.type, 2**27) // head.weight.shape[0])
-        # Where states are wider (see fast.prepare_training), one wide copy of the head serves all chunks.
-        weight = (
-            head.weight.to(torch.promote_types(head.weight.dtype, hidden.dtype)) if plain else None
-        )
-        for x, y, dx in zip(
-            hidden.split(rows), targets.split(rows), d_hidden.split(rows), strict=True
-        ):
-            if plain:
+        # Where states are float32 over bf16 weights, one upcast copy of the head serves all chunks.
+        dtype = torch.promote_types(head.weight.dtype, hidden.dtype)
+        weight = head.weight.to(dtype) if plain else None
+        chunks = hidden.split(rows), targets.split(rows), d_hidden.split(rows)
+        for x, y, dx in zip(*chunks, strict=True):
+            if weight is not None:
                 loss += frozen_chunk(weight, x, y, dx if with_gradients else None)
             elif with_gradients:
                 loss += trainable_chunk(head, x, y, parameters, [dx, *ctx.gradients[1:]])
@@ -97,9 +87,9 @@ class ChunkedLoss(torch.autograd.Function):
 
 
 def frozen_chunk(weight: Tensor, x: Tensor, targets: Tensor, dx: Tensor | None) -> Tensor:
-    """Sum of nats of a chunk under a frozen (V, D) head; its gradient of x is written to dx.
+    """Sum of nats of a chunk under a frozen (V, D) head; writes the gradient of x to dx.
 
-    Logits lie (V, n): with the tall weight on the left, a CPU multiplies at nearly twice the rate.
+    Logits are (V, n): with the tall weight on the left, a CPU multiplies at nearly twice the rate.
     """
     logits = (weight @ x.T).float()  # (V, n)
     at_target = targets[None]
@@ -115,13 +105,9 @@ def frozen_chunk(weight: Tensor, x: Tensor, targets: Tensor, dx: Tensor | None) 
 
 
 def trainable_chunk(
-    head: nn.Module,
-    x: Tensor,
-    targets: Tensor,
-    parameters: tuple[Tensor, ...],
-    gradients: list[Tensor],
+    head: Any, x: Tensor, targets: Tensor, parameters: tuple[Tensor, ...], gradients: list[Tensor]
 ) -> Tensor:
-    """Sum of nats of a chunk under any head; gradients of x and of `parameters` are added to `gradients`."""
+    """Sum of nats of a chunk under any head; adds gradients of x and parameters to `gradients`."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         loss = F.cross_entropy(logits_of(head, x), targets, reduction="sum")
@@ -131,8 +117,8 @@ def trainable_chunk(
     return loss.detach()
 
 
-def logits_of(head: nn.Module, x: Tensor) -> Tensor:
-    """Float32 logits; states may be wider than the head's weights, see fast.prepare_training."""
+def logits_of(head: Any, x: Tensor) -> Tensor:
+    """Float32 logits; states may be float32 over bf16 weights, see training/layers.py."""
     if x.dtype == torch.float32 and head.weight.dtype == torch.bfloat16:
-        return JoinedLinear([head]).forward(x)[0] if is_plain(head) else head(x.bfloat16()).float()
+        return FusedLinear([head]).forward(x)[0] if is_plain(head) else head(x.bfloat16()).float()
     return head(x).float()

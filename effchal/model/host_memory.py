@@ -1,4 +1,4 @@
-"""Memory that nobody needs any more goes back to the system: pages of a mapped weights file, holes in the heap."""
+"""Return memory to the system: pages of a mapped weights file, holes in the heap."""
 
 import ctypes
 import mmap
@@ -10,10 +10,9 @@ PAGEOUT = 21  # Linux's MADV_PAGEOUT: no data can be lost; without effect elsewh
 
 
 def release_pages(tensor: Tensor) -> None:
-    """Say that the whole pages under a CPU tensor are not needed."""
-    if (
-        sys.platform != "linux" or tensor.device.type != "cpu" or type(tensor) is not Tensor
-    ):  # a fake one has no pages
+    """Tell the system that the whole pages under a CPU tensor are not needed."""
+    is_real = type(tensor) is Tensor  # a fake one has no pages
+    if sys.platform != "linux" or tensor.device.type != "cpu" or not is_real:
         return
     first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     size = tensor.data_ptr() + tensor.nbytes - first
@@ -22,7 +21,7 @@ def release_pages(tensor: Tensor) -> None:
 
 
 def trim_heap() -> None:
-    """Give back the free pages inside glibc's heaps, which it keeps; without effect elsewhere."""
+    """Return the free pages inside glibc's heaps, which it keeps; without effect elsewhere."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

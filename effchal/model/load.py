@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from effchal.config import ConfigError, LoraConfig, ModelConfig
-from effchal.config.choices import Attention, Dtype, Quantization
+from effchal.config.choices import Attention, Quantization
+from effchal.model.device import pick_dtype
 from effchal.model.host_memory import release_pages
 from effchal.model.tiny import TINY, tiny_folder
 
@@ -23,37 +24,6 @@ log = logging.getLogger(__name__)
 
 class ModelError(ConfigError):
     """A model that cannot be loaded. The message names model.name and the remedy."""
-
-
-def pick_device() -> torch.device:
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-
-
-def gpu_names() -> list[str]:
-    """Of the cards that this process may use."""
-    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-
-
-def limit_gpu_memory(memory_gib: float | None, device: torch.device) -> None:
-    """Hold this process to memory_gib of a larger card, so that a run that passes here passes there."""
-    if memory_gib is not None and device.type == "cuda":
-        total_gib = torch.cuda.get_device_properties(device).total_memory / 2**30
-        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_gib / total_gib), device)
-
-
-def pick_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    """What dtype=auto means here: bfloat16, but on a CPU without arithmetic for it float32."""
-    if dtype is not Dtype.auto:
-        return getattr(torch, dtype.value)
-    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
-
-
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether there is arithmetic for bfloat16; a CPU without multiplies a hundred times slower than in float32."""
-    capable = torch.cpu.get_capabilities()
-    return device.type != "cpu" or any(
-        capable.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")
-    )
 
 
 def pick_attention(cfg: ModelConfig, device: torch.device) -> str:
@@ -70,8 +40,8 @@ def pick_attention(cfg: ModelConfig, device: torch.device) -> str:
     )
     if cfg.attention is Attention.flash_attention_2 and not can:
         raise ModelError(
-            "model.attention=flash_attention_2 needs the package flash_attn, an Ampere card or newer and "
-            "model.dtype=bfloat16; use model.attention=auto"
+            "model.attention=flash_attention_2 needs the package flash_attn, an Ampere card or "
+            "newer and model.dtype=bfloat16; use model.attention=auto"
         )
     return "sdpa" if cfg.attention is Attention.sdpa or not can else "flash_attention_2"
 
@@ -88,32 +58,29 @@ def base_model_path(cfg: ModelConfig) -> str:
         return cfg.name
     looks_local = cfg.name.startswith((".", "/", "~")) or cfg.name.count("/") != 1
     if looks_local:
-        hint = (
-            "run `python scripts/fetch.py smollm2_135m`"
-            if cfg.name.endswith("smollm2_135m")
-            else "check the path"
-        )
+        hint = "check the path"
+        if cfg.name.endswith("smollm2_135m"):
+            hint = "run `python scripts/fetch.py smollm2_135m`"
         raise ModelError(
-            f"model.name: no folder {cfg.name} (from {Path.cwd()}); {hint}, or give model.name=<folder>"
+            f"model.name: no folder {cfg.name} (from {Path.cwd()}); {hint}, "
+            "or give model.name=<folder>"
         )
     if cfg.revision is None:
         raise ModelError(
-            f"model.name={cfg.name} is a hub id and needs model.revision=<commit>, to be reproducible"
+            f"model.name={cfg.name} is a hub id and needs model.revision=<commit>, "
+            "to be reproducible"
         )
     return cfg.name
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' own bars and remarks out of a log that has to be read."""
+    """Keep the libraries' own progress bars and remarks out of the log."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # it remarks on a CPU kernel that it lacks
-    warnings.filterwarnings(
-        "ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning
-    )  # peft's
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it lacks a CPU kernel
+    peft_message = ".*is_gradient_checkpointing.*"
+    warnings.filterwarnings("ignore", message=peft_message, category=FutureWarning)
 
 
 @contextlib.contextmanager
@@ -124,18 +91,15 @@ def _loading(cfg: ModelConfig):
         raise ModelError(
             f"model.name={cfg.name}: may not read {error.filename}; chmod -R a+rX {cfg.name}"
         ) from error
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # transformers' word for missing, gated, unreachable, malformed
+    except (OSError, ValueError) as error:  # transformers': missing, gated, unreachable, malformed
         raise ModelError(
-            f"cannot load model.name={cfg.name} at revision {cfg.revision}: {str(error).strip()[:400]} "
-            f"(with the files in a local folder: model.name=<folder>)"
+            f"cannot load model.name={cfg.name} at revision {cfg.revision}: "
+            f"{str(error).strip()[:400]} (with the files in a local folder: model.name=<folder>)"
         ) from error
 
 
 def load_tokenizer(cfg: ModelConfig) -> Any:
-    """The fast tokenizer, with a pad token set. Built from tokenizer.json, never from tokenizer.model.
+    """The fast tokenizer, with a pad token; from tokenizer.json, never from tokenizer.model.
 
     Raises:
         ModelError: no tokenizer.json, or no end-of-sequence token.
@@ -164,7 +128,8 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
     quiet_libraries()
     dtype = pick_dtype(cfg.dtype, device)
     path, attention = base_model_path(cfg), pick_attention(cfg, device)
-    # On a CPU the file is mapped, not read: converted here, tensor by tensor, it is never in memory as a whole.
+    # On a CPU the file is mapped, not read. Converted here, tensor by tensor, it is never in memory
+    # as a whole.
     convert_here = device.type == "cpu" and cfg.quantization is None
     options: dict[str, Any] = {}
     if cfg.quantization is Quantization.nf4:
@@ -193,7 +158,8 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(text_config, name, None) not in (None, 1.0):
             raise ModelError(
-                f"model.name={cfg.name} changes its logits after the head ({name}); not supported yet"
+                f"model.name={cfg.name} changes its logits after the head ({name}); "
+                "not supported yet"
             )
     model.requires_grad_(False)
     if convert_here:
@@ -202,7 +168,7 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
 
 
 def _convert(model: nn.Module, dtype: torch.dtype) -> None:
-    """Weights to dtype, one after the other; pages of the mapped file are given back at once."""
+    """Convert weights one after the other and release each one's pages of the mapped file."""
     for parameter in model.parameters():
         if parameter.dtype != dtype and parameter.is_floating_point():
             mapped, parameter.data = parameter.data, parameter.data.to(dtype)
@@ -211,10 +177,10 @@ def _convert(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def base_model_fingerprint(cfg: ModelConfig) -> str | None:
-    """Digest that tells one local base model from another; None for a hub id, whose revision does.
+    """Digest that identifies a local base model; None for a hub id, which its revision identifies.
 
-    Config, file sizes and both ends of each weight file: milliseconds where a
-    full digest of 14 GB would take a minute.
+    It covers the config, file sizes and both ends of each weight file: milliseconds, where a full
+    digest of 14 GB would take a minute.
     """
     folder = Path(base_model_path(cfg))
     if not folder.is_dir():
@@ -238,15 +204,12 @@ def add_adapter(model: nn.Module, lora: LoraConfig, seed: int) -> nn.Module:
     """
     import peft
 
-    lasts = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-    }
-    unknown = [name for name in lora.target_modules if name not in lasts]
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    known = {name.rpartition(".")[2] for name in linear}
+    unknown = [name for name in lora.target_modules if name not in known]
     if unknown:
         raise ConfigError(
-            f"lora.target_modules has {unknown}; this model's linear layers are {sorted(lasts)}"
+            f"lora.target_modules has {unknown}; this model's linear layers are {sorted(known)}"
         )
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
@@ -270,12 +233,12 @@ def load_adapter(model: nn.Module, folder: Path) -> nn.Module:
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off for a while, in the middle of training."""
+    """Turn dropout off for a while, in the middle of training."""
     model.eval()
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
-            # In evaluation mode on a CPU, bitsandbytes repacks 4-bit weights for good into a form
-            # that passes no gradient, without a word.
+            # In evaluation mode on a CPU, bitsandbytes silently repacks 4-bit weights for good into
+            # a form that passes no gradient.
             module.train()
     yield
     model.train()
@@ -283,7 +246,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What config.json says, before any weight is read."""
+    """What config.json says of a model, known before any weight is read."""
 
     num_layers: int
     tied: bool  # the head is the embedding matrix

@@ -1,26 +1,33 @@
-"""The parts of a transformers model, adapter or not: backbone, head, layers, final norm."""
+"""The parts of a transformers model, adapter or not: backbone, head, layers, final norm.
+
+They are typed Any: what is read of them is the library's, by name. Private names of torch and
+transformers that concern a model's structure stand here; checked with torch 2.13.0 and
+transformers 5.23.0.
+"""
+
+from typing import Any
 
 from torch import nn
 
 from effchal.config import ConfigError
 
 
-def causal_lm(model: nn.Module) -> nn.Module:
+def causal_lm(model: Any) -> Any:
     """The transformers model inside, adapter layers included."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def backbone(model: nn.Module) -> nn.Module:
+def backbone(model: Any) -> Any:
     """All but the head: input ids -> hidden states after the final norm."""
     return causal_lm(model).base_model
 
 
-def head(model: nn.Module) -> nn.Module:
+def head(model: Any) -> Any:
     """Hidden states -> logits."""
     return causal_lm(model).get_output_embeddings()
 
 
-def layers_of(model: nn.Module) -> nn.ModuleList:
+def layers_of(model: Any) -> nn.ModuleList:
     """The decoder layers; the input of layer i is hidden_states[i].
 
     Raises:
@@ -35,7 +42,7 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
     )
 
 
-def final_norm(model: nn.Module) -> nn.Module:
+def final_norm(model: Any) -> Any:
     """What the backbone puts between its last layer and the head.
 
     Raises:
@@ -47,3 +54,21 @@ def final_norm(model: nn.Module) -> nn.Module:
     raise ConfigError(
         f"{type(backbone(model)).__name__} has no final norm that is known; decoding cannot tap it"
     )
+
+
+def attention_name(config: Any) -> str:
+    """transformers' name of the attention function that a model's layers call."""
+    return config._attn_implementation
+
+
+def has_foreign_hooks(module: nn.Module) -> bool:
+    """Whether somebody wants to be called when a part of the model runs.
+
+    transformers' own hooks wait for a caller that asks for hidden states, and stay once one did.
+    """
+    hooks = [
+        hook
+        for part in module.modules()
+        for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+    ]
+    return any(not hook.__module__.startswith("transformers.") for hook in hooks)

@@ -1,4 +1,4 @@
-"""builtin:tiny: two Llama layers of random weights and a byte tokenizer, made on the spot, for tests."""
+"""builtin:tiny: two Llama layers of random weights and a byte tokenizer, made for tests."""
 
 import contextlib
 import os

@@ -6,7 +6,7 @@ import psutil
 import torch
 
 from effchal.config import Config, ConfigError
-from effchal.model.load import gpu_names
+from effchal.model.device import gpu_names
 from effchal.runs import device_name
 from effchal.tracking import peak_memory_gib
 

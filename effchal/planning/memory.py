@@ -13,7 +13,7 @@ from effchal.config import Config
 from effchal.config.choices import Optimizer
 from effchal.kernels import loss
 from effchal.mixing.packing import MicroBatch
-from effchal.model.load import pick_dtype
+from effchal.model.device import pick_dtype
 from effchal.model.structure import backbone
 from effchal.planning.allocated import AllocatedBytes
 from effchal.planning.flops import RECOMPUTED, Cost, attention_flops, frozen_weights

@@ -8,13 +8,8 @@ from torch import Tensor, nn
 
 from effchal.config import Config, ModelConfig
 from effchal.config.choices import Quantization
-from effchal.model.load import (
-    add_adapter,
-    base_model_config,
-    base_model_path,
-    pick_dtype,
-    quiet_libraries,
-)
+from effchal.model.device import pick_dtype
+from effchal.model.load import add_adapter, base_model_config, base_model_path, quiet_libraries
 
 SHAPES = Path(__file__).parent / "shapes"  # config.json of hub models that conf/model names
 NF4_BLOCK, CONSTANTS_BLOCK = 64, 256  # weights per constant, constants per second-level constant

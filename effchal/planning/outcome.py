@@ -6,7 +6,7 @@ import torch
 
 from effchal.config import Config
 from effchal.mixing.prepare import PreparedData
-from effchal.model.load import pick_device
+from effchal.model.device import pick_device
 from effchal.planning.candidates import plan_with_options
 from effchal.planning.fit import Plan, choose_micro_batch, enforce_plan, make_plan
 from effchal.planning.history import Record, keep_record, kind_of

@@ -7,18 +7,18 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import psutil
 import torch
 
 from effchal.config import ServeConfig
-from effchal.decoding.engine import Engine, Prefill
+from effchal.decoding.engine import Engine
 from effchal.decoding.kv_cache import bytes_per_token
 from effchal.decoding.prefix_cache import PrefixCache
 from effchal.decoding.sampling import SamplingParams
-from effchal.decoding.sequence import Branch, Completion, TokenScore
+from effchal.decoding.sequence import Completion, Prefill, Sequence, TokenScore
 from effchal.model.host_memory import trim_heap
 from effchal.serving.metrics import Metrics
 
@@ -36,7 +36,7 @@ class Job:
     """A prompt and the ways to answer it, from the request's thread to the engine's and back."""
 
     prompt_ids: list[int]
-    variants: Sequence[SamplingParams]
+    variants: list[SamplingParams]
     streams: bool = False
     cancelled: bool = False
     error: Exception | None = None
@@ -71,7 +71,7 @@ class Scheduler:
         engine.prefix_cache = PrefixCache(cfg.prefix_gib * GIB)
         self._waiting: deque[Job] = deque()
         self._reading: tuple[Job, Prefill] | None = None
-        self._running: dict[Job, list[Branch]] = {}
+        self._running: dict[Job, list[Sequence]] = {}
         self._wake = threading.Condition()
         self._stopped = False
         self._trimmed = time.monotonic()
@@ -142,7 +142,7 @@ class Scheduler:
             self._begin_next()
         tokens, beside = self._cfg.prefill_tokens, False
         if self._reading is not None:
-            beside = self._engine.can_read_beside(self._reading[1], tokens)
+            beside = self._engine.can_prefill_in_step(self._reading[1], tokens)
             if not beside:
                 self._read_on()
         if self._engine.rows:
@@ -205,7 +205,7 @@ class Scheduler:
     def _reserve(self, job: Job) -> None:
         """Memory for all that the rows may come to hold, within the bound."""
         rows, tokens = self._need(job)
-        had_rows, had_tokens = self._engine.cache.room
+        had_rows, had_tokens = self._engine.cache.capacity
         if rows <= had_rows and tokens <= had_tokens:
             return
         wanted = max(rows, had_rows), max(tokens, had_tokens)
@@ -228,11 +228,11 @@ class Scheduler:
         job, prefill = self._reading
         self._reading = None
         self._metrics.first_token_s.observe(time.perf_counter() - job.submitted)
-        if not any(branch.error for branch in prefill.branches):
+        if not any(branch.error for branch in prefill.sequences):
             self._engine.keep_prefix(prefill)
-        self._running[job] = prefill.branches
+        self._running[job] = prefill.sequences
 
-    def _report(self, job: Job, branches: list[Branch]) -> None:
+    def _report(self, job: Job, branches: list[Sequence]) -> None:
         """Stream what is settled; hand over what is done."""
         if job.streams:
             if not job.told:
@@ -241,7 +241,7 @@ class Scheduler:
                     if branch.echo:
                         job.updates.put((i, branch.echo.tokens))
             for i, branch in enumerate(branches):
-                settled = branch.settled()
+                settled = branch.stable_tokens()
                 if settled > job.told[i]:
                     job.updates.put((i, branch.tokens[job.told[i] : settled]))
                     job.told[i] = settled
@@ -250,7 +250,7 @@ class Scheduler:
                 job, next((branch.error for branch in branches if branch.error), None), branches
             )
 
-    def _finish(self, job: Job, error: Exception | None, branches: Sequence[Branch] = ()) -> None:
+    def _finish(self, job: Job, error: Exception | None, branches: Iterable[Sequence] = ()) -> None:
         with self._wake:
             self._running.pop(job, None)
         job.error = error

@@ -12,14 +12,8 @@ from effchal.decoding.layers import contrast_of
 from effchal.mixing.packing import MicroBatch, TrainingOrder
 from effchal.mixing.prepare import PreparedData, pack_for
 from effchal.mixing.sources import DataError
-from effchal.model.load import (
-    add_adapter,
-    base_model_fingerprint,
-    load_base_model,
-    model_shape,
-    multiplies_bfloat16,
-    pick_dtype,
-)
+from effchal.model.device import multiplies_bfloat16, pick_dtype
+from effchal.model.load import add_adapter, base_model_fingerprint, load_base_model, model_shape
 from effchal.runs import device_name
 from effchal.tracking import rewind_metrics
 from effchal.training.budget import WallClock

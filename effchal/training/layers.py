@@ -10,7 +10,7 @@ from effchal.config import ConfigError
 from effchal.config.choices import ActivationCheckpointing
 from effchal.kernels.attention import use_packed_attention
 from effchal.kernels.llama_layer import FusedLayer, fits
-from effchal.model.load import multiplies_bfloat16
+from effchal.model.device import multiplies_bfloat16
 from effchal.model.structure import backbone, causal_lm, layers_of
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from effchal.config import Config, save_config, to_plain
 from effchal.config.choices import Schedule
 from effchal.mixing.prepare import PreparedData
-from effchal.model.load import limit_gpu_memory, pick_device
+from effchal.model.device import limit_gpu_memory, pick_device
 from effchal.tracking import Tracker, progress_bar
 from effchal.training.budget import Pace, WallClock, lr_factor
 from effchal.training.build import RunState, TrainingSetup, build, restore

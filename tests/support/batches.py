@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from effchal.decoding.layers import Dola, Sled
+from effchal.decoding.contrast import Dola, Sled
 from effchal.decoding.sampling import SamplingParams
 
 GREEDY = SamplingParams(max_new_tokens=12)

@@ -1,4 +1,4 @@
-"""Small random models of every known architecture, and a comparison of ways to run them."""
+"""Small random models of every known architecture, and a comparison of decoding's two paths."""
 
 import torch
 import transformers
@@ -58,7 +58,7 @@ def random_model(name, changes, dtype=torch.float32):
 
 @torch.inference_mode()
 def decoded_states(tapped, lengths, steps=6, shared=0):
-    """States (K + 1, steps * rows + 2, D) of rows that begin with prompts of some lengths, the same up to `shared`."""
+    """States (K + 1, steps * rows + 2, D) of rows after prompts that are equal up to `shared`."""
     cache, taps = RowCache(), tuple(tap for tap in TAPS if tap[0] < tapped.num_layers)
     generator = torch.Generator().manual_seed(1)
     beginning = torch.randint(tapped.vocabulary, (1, shared), generator=generator)
@@ -79,8 +79,8 @@ def decoded_states(tapped, lengths, steps=6, shared=0):
 def check_paths_agree(model, tolerance=2e-5):
     for lengths in ([5], [3, 3], [2, 9, 5]):
         tapped = TappedModel(model)
-        assert tapped._step is not None
+        assert tapped._fused is not None
         fast = decoded_states(tapped, lengths)
-        tapped._step = None
+        tapped._fused = None
         slow = decoded_states(tapped, lengths)
         assert (fast - slow).norm() <= tolerance * slow.norm()

@@ -1,11 +1,12 @@
-"""Decoding written plainly: the reference for the engine and the scorer."""
+"""Decoding written plainly, the reference for engine and scorer, and what compares with it."""
 
 import torch
 
 from effchal.config import ModelConfig
 from effchal.config.choices import Dtype
-from effchal.decoding.contrast import dola_scores, sled_logits
-from effchal.decoding.layers import Dola, Sled
+from effchal.decoding.contrast import Dola, Greedy, Sled
+from effchal.decoding.layer_logits import LayerLogits
+from effchal.decoding.sampling import SamplingParams
 
 CPU = torch.device("cpu")
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
@@ -19,7 +20,7 @@ TEXTS = [
 
 def contrasts(engine):
     layers = tuple(range(0, engine.model.num_layers, 2 if engine.model.num_layers > 2 else 1))
-    return [None, Dola(layers), Dola(layers, selector="official", exit_norm=True), Sled(layers)]
+    return [Greedy(), Dola(layers), Dola(layers, selector="official", exit_norm=True), Sled(layers)]
 
 
 def prompts(engine):
@@ -35,16 +36,48 @@ def all_states(engine, ids):
     return torch.stack([state[0] for state in out.hidden_states])
 
 
+def scores_of(contrast, mature, premature):
+    """Scores and layers that a contrast of layers 0, 1, ... gives at each of B positions.
+
+    mature: (B, V); premature: (K, B, V), left as they are.
+    """
+    taps = tuple((layer, contrast.exit_norm) for layer in contrast.layers)
+    logits = LayerLogits(mature, premature.clone(), taps)
+    return contrast.scores(logits, torch.arange(len(mature)))
+
+
 def slow_scores(engine, ids, contrast):
     """Next-token scores after ids, by a plain forward pass and the formulas on logits."""
     states = all_states(engine, ids)[:, -1]
-    early = states[list(contrast.layers)] if contrast else states[:0]
-    if contrast and contrast.exit_norm:
+    early = states[list(contrast.layers)]
+    if contrast.exit_norm:
         early = engine.model._norm(early)
     with torch.inference_mode():
         mature, premature = engine.model._head(states[-1:]), engine.model._head(early)[:, None]
-    if contrast is None:
+    if contrast == Greedy():
         return mature[0].log_softmax(-1)
-    if isinstance(contrast, Sled):
-        return sled_logits(mature, premature, contrast.rate, contrast.top_k)[0]
-    return dola_scores(mature, premature, contrast.relative_top, selector=contrast.selector)[0][0]
+    return scores_of(contrast, mature, premature)[0][0]
+
+
+def params(contrast, **more):
+    return SamplingParams(max_new_tokens=12, contrast=contrast, alternatives=2, **more)
+
+
+def answers(engine, prompts, variants, rows):
+    """Completions by prompt, then by variant."""
+    return list(engine.generate(prompts, [variants] * len(prompts), rows))
+
+
+def check_same(found, expected):
+    """The same tokens, but for a tie: two best tokens closer than rounding can tell."""
+    for i, (a, b) in enumerate(zip(found.ids, expected.ids, strict=False)):
+        if a != b:
+            for completion in (found, expected):
+                first, second = list(completion.tokens[i].top_logprobs.values())[:2]
+                assert first - second < 1e-4, (found.text, expected.text)
+            return
+    assert (found.ids, found.text, found.finish_reason) == (
+        expected.ids,
+        expected.text,
+        expected.finish_reason,
+    )

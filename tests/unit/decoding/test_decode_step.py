@@ -7,10 +7,12 @@ from support.random_models import CPU, MODELS, TAPS, check_paths_agree, decoded_
 
 from effchal.config import LoraConfig, ModelConfig
 from effchal.config.choices import Dtype, Quantization
-from effchal.decoding.fused_forward import KNOWN, attention_with_shared_columns
 from effchal.decoding.kv_cache import RowCache
 from effchal.decoding.taps import NewTokens, TappedModel
-from effchal.kernels.cpu_linear import FusedLinear, PackedLinear, ScratchBuffers, TiledLinear, fused
+from effchal.kernels.cpu_linear import PackedLinear, ScratchBuffers, TiledLinear
+from effchal.kernels.fused_forward import KNOWN
+from effchal.kernels.lora_linear import decoding_linear, side_by_side
+from effchal.kernels.shared_prefix import attention_with_shared_prefix
 from effchal.model.load import add_adapter, load_base_model
 
 
@@ -18,7 +20,7 @@ from effchal.model.load import add_adapter, load_base_model
 @pytest.mark.parametrize("name", MODELS)
 @torch.inference_mode()
 def test_a_prompt_beside_rows_of_another_cache_changes_neither(name, shared, monkeypatch):
-    monkeypatch.setattr("effchal.decoding.fused_forward.WORTH_SHARING", 7)
+    monkeypatch.setattr("effchal.kernels.shared_prefix.WORTH_SHARING", 7)
     tapped = TappedModel(random_model(*MODELS[name]))
     taps = tuple(tap for tap in TAPS if tap[0] < tapped.num_layers)
     draw = torch.Generator().manual_seed(2)
@@ -34,8 +36,8 @@ def test_a_prompt_beside_rows_of_another_cache_changes_neither(name, shared, mon
         tapped.extend([NewTokens(prompt, prompt.add_row(), beginning)], (), torch.tensor([0]))
         return rows, prompt
 
-    def states(*pieces, at):
-        return tapped.extend(list(pieces), taps, torch.tensor(at))
+    def states(*new, at):
+        return tapped.extend(list(new), taps, torch.tensor(at))
 
     rows, prompt = caches()
     together = states(
@@ -44,7 +46,7 @@ def test_a_prompt_beside_rows_of_another_cache_changes_neither(name, shared, mon
     number = rows.add_row()
     rows.copy_row(number, prompt, 0)
     after = states(NewTokens(rows, 0, torch.tensor([[1], [2], [3]])), at=[0, 1, 2])
-    tapped._step = None  # the library's own layers
+    tapped._fused = None  # the library's own layers
     rows, prompt = caches()
     apart = torch.cat(
         [
@@ -53,7 +55,7 @@ def test_a_prompt_beside_rows_of_another_cache_changes_neither(name, shared, mon
         ],
         1,
     )
-    rows.put(rows.add_row(), [prompt.piece(0, 0, 27)])
+    rows.fill(rows.add_row(), [prompt.block(0, 0, 27)])
     expected = states(NewTokens(rows, 0, torch.tensor([[1], [2], [3]])), at=[0, 1, 2])
     for found, wanted in ((together, apart), (after, expected)):
         assert (found - wanted).norm() <= 2e-5 * wanted.norm()
@@ -70,10 +72,10 @@ def test_what_rows_share_is_read_once_with_the_same_result(name, monkeypatch):
 
     def counted(*args):
         calls.append(args)
-        return attention_with_shared_columns(*args)
+        return attention_with_shared_prefix(*args)
 
-    monkeypatch.setattr("effchal.decoding.fused_forward.attention_with_shared_columns", counted)
-    monkeypatch.setattr("effchal.decoding.fused_forward.WORTH_SHARING", 14)
+    monkeypatch.setattr("effchal.kernels.fused_forward.attention_with_shared_prefix", counted)
+    monkeypatch.setattr("effchal.kernels.shared_prefix.WORTH_SHARING", 14)
     for lengths in ([9, 9, 9], [8, 12, 7]):
         tapped = TappedModel(random_model(*MODELS[name]))
         fast = decoded_states(tapped, lengths, shared=7)
@@ -82,7 +84,7 @@ def test_what_rows_share_is_read_once_with_the_same_result(name, monkeypatch):
         )  # of six; where a window hides columns, nothing is shared
         window = MODELS[name][1].get("sliding_window")
         assert steps == (6 if window is None else max(0, min(6, window - max(lengths))))
-        tapped._step = None
+        tapped._fused = None
         slow = decoded_states(tapped, lengths, shared=7)
         assert (fast - slow).norm() <= 2e-5 * slow.norm()
         calls.clear()
@@ -108,9 +110,10 @@ def test_one_token_in_each_of_many_rows(monkeypatch):
     expected = decoded_states(TappedModel(model), lengths)
     monkeypatch.setattr("effchal.kernels.cpu_linear.FEW_ROWS", 2)
     tapped = TappedModel(model)
-    tapped._few = 2
-    step = tapped._step
-    tapped._step = lambda *args: taken.append(1) or step(*args)
+    tapped._fused.max_tokens = 2
+    layer = tapped._fused._layers[0]
+    norm = layer.norm
+    layer.norm = lambda x: taken.append(1) or norm(x)
     found = decoded_states(tapped, lengths)
     assert len(taken) == 6  # prompts and the tail are longer than two tokens
     assert (found - expected).norm() <= 2e-5 * expected.norm()
@@ -150,14 +153,14 @@ def test_layers_that_are_not_known_are_left_to_the_model():
     model = random_model("Gemma", {"head_dim": 16})
     assert type(model.model.layers[0]).__name__ not in KNOWN
     tapped = TappedModel(model)
-    assert tapped._step is None
+    assert tapped._fused is None
     assert torch.isfinite(decoded_states(tapped, [3, 4])).all()
 
 
 def test_a_hooked_backbone_is_left_to_the_model():
     model = random_model("Llama", {})
     model.model(input_ids=torch.tensor([[1]]), output_hidden_states=True)  # leaves hooks of its own
-    assert TappedModel(model)._step is not None
+    assert TappedModel(model)._fused is not None
     seen = []
     model.model.layers[1].register_forward_pre_hook(lambda *_: seen.append(1))
     decoded_states(TappedModel(model), [3], steps=2)
@@ -169,10 +172,10 @@ def test_weights_laid_together_take_no_memory_and_stay_the_modules_own():
     x = torch.randn(3, 64)
     with torch.inference_mode():
         expected = torch.cat([layer(x) for layer in layers], dim=-1)
-        joint = FusedLinear(layers, ScratchBuffers())
+        joint = decoding_linear(layers, ScratchBuffers())
         assert torch.allclose(joint(x), expected, atol=1e-5)
         assert torch.equal(torch.cat([layer(x) for layer in layers], dim=-1), expected)
-        whole = fused([layer.weight for layer in layers])
+        whole = side_by_side([layer.weight for layer in layers])
         assert whole.data_ptr() == layers[0].weight.data_ptr()  # again: no new memory
         layers[1].weight.data.zero_()
         assert not whole[96:128].any()
@@ -181,12 +184,12 @@ def test_weights_laid_together_take_no_memory_and_stay_the_modules_own():
 @pytest.mark.parametrize(
     ("rows", "out"), [(1, 700), (1, 512), (9, 512), (5, 100), (33, 1025), (8, 960), (2, 8000)]
 )
-def test_the_blocked_product_is_a_linear_layer(rows, out):
+def test_the_tiled_product_is_a_linear_layer(rows, out):
     x, weight = torch.randn(rows, 64), torch.randn(out, 64)
-    room = ScratchBuffers()
+    scratch = ScratchBuffers()
     for scale in (1.0, 2.0):  # the second in the memory of the first
         expected = torch.nn.functional.linear(scale * x, weight)
-        assert torch.allclose(TiledLinear(weight, room)(scale * x), expected, atol=1e-4)
+        assert torch.allclose(TiledLinear(weight, scratch)(scale * x), expected, atol=1e-4)
 
 
 def test_the_packed_product_is_a_linear_layer_and_follows_its_weight():

@@ -8,7 +8,7 @@ from support.paths import needs_smollm2
 
 from effchal.decoding.engine import Engine
 from effchal.decoding.kv_cache import bytes_per_token
-from effchal.decoding.layers import LayerLogits
+from effchal.decoding.layer_logits import LayerLogits
 from effchal.decoding.sampling import SamplingParams, sample
 from effchal.decoding.sequence import TokenScore, cut_tokens
 
@@ -180,7 +180,7 @@ def test_top_p_of_a_large_vocabulary_is_that_of_the_sorted_whole(spread, top_p):
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 def test_a_draw_does_not_hang_on_the_rounding_of_other_tokens(top_p):
-    """One likely token in front of 40,000 unlikely ones; its last digits move where all of theirs would begin."""
+    """One probable token and 40,000 others: its last digits move where theirs would begin."""
     logits = torch.zeros(40_001)
     logits[0] = math.log(40_000)
     params = SamplingParams(max_new_tokens=1, temperature=1.0, top_p=top_p)
@@ -221,7 +221,7 @@ def test_logits_that_are_no_numbers_are_an_error(tiny_engine, temperature, monke
 def test_bytes_per_token_are_those_of_the_cache(tiny_engine):
     tiny_engine.start(list(range(5, 15)), [SamplingParams(max_new_tokens=5)])
     parts = [*tiny_engine.cache._keys, *tiny_engine.cache._values]
-    rows, tokens = tiny_engine.cache.room
+    rows, tokens = tiny_engine.cache.capacity
     assert sum(part.nbytes for part in parts) == rows * tokens * bytes_per_token(
         tiny_engine.model.config, 4
     )

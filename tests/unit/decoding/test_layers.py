@@ -6,7 +6,8 @@ from support.slow_decoding import CPU, TINY
 
 from effchal.config import ConfigError, DecodingConfig, ModelConfig
 from effchal.config.choices import DecodingMethod, Selector
-from effchal.decoding.layers import Dola, Sled, candidate_layers, contrast_of, taps_of
+from effchal.decoding.contrast import Dola, Greedy, Sled, taps_of
+from effchal.decoding.layers import candidate_layers, contrast_of
 from effchal.decoding.taps import TappedModel
 from effchal.model.load import load_base_model, model_shape
 from effchal.model.structure import causal_lm, head
@@ -40,7 +41,7 @@ def dola(**keys):
 
 
 def test_layers_of_a_config_are_checked_against_the_model():
-    assert contrast_of(DecodingConfig(), 30, True) is None
+    assert contrast_of(DecodingConfig(), 30, True) == Greedy()
     assert contrast_of(dola(premature_layers="high"), 30, True) == Dola(tuple(range(16, 30, 2)))
     assert (
         contrast_of(dola(premature_layers=[3], selector=Selector.static), 30, True).selector
@@ -59,7 +60,7 @@ def test_layers_of_a_config_are_checked_against_the_model():
 
 
 def test_taps_are_the_union():
-    assert taps_of([None, Dola((3, 1)), Sled((3,), exit_norm=True), Dola((1,))]) == (
+    assert taps_of([Greedy(), Dola((3, 1)), Sled((3,), exit_norm=True), Dola((1,))]) == (
         (1, False),
         (3, False),
         (3, True),

@@ -25,7 +25,7 @@ def test_the_prefix_store_keeps_to_its_bound_and_forgets_the_longest_unused(tiny
         tiny_engine.keep_prefix(prefill)
 
     def known(prompt):
-        return [piece[0].shape[1] for piece in store.longest(prompt)]
+        return [block[0].shape[1] for block in store.longest(prompt)]
 
     assert known([*old, 1]) == known([*new, 1]) == [BLOCK, BLOCK]
     assert known(new) == [BLOCK, BLOCK - 1]  # one id at least is left to read

@@ -5,8 +5,7 @@ import torch
 from support.slow_decoding import contrasts, prompts, slow_scores
 
 from effchal.decoding import score
-from effchal.decoding.contrast import DROPPED_WHEN_SCORING
-from effchal.decoding.layers import Dola, Sled
+from effchal.decoding.contrast import DROPPED_WHEN_SCORING, Dola, Sled
 from effchal.decoding.score import Scorer
 
 
@@ -46,7 +45,7 @@ def test_many_contrasts_at_once_score_as_each_alone_and_in_any_chunk(engine, mon
     scorer = Scorer(engine.model)
     together = scorer.score(prompt, continuations, chosen, prefix_tokens=2)
     monkeypatch.setitem(score.LOGIT_BYTES, "cpu", 1)
-    monkeypatch.setattr("effchal.decoding.score.PREFILL_AT_ONCE", 3)
+    monkeypatch.setattr("effchal.decoding.score.PROMPT_CHUNK", 3)
     monkeypatch.setattr("effchal.decoding.score.SCORED_AT_ONCE", 4)
     assert score.split(continuations, 4) == [continuations[:2], continuations[2:]]
     assert score.split(continuations, 1) == [[ids] for ids in continuations]

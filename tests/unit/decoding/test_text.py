@@ -27,7 +27,7 @@ def byte_tokenizer():
 
 @pytest.fixture(scope="module")
 def metaspace_tokenizer():
-    """As SentencePiece does it: a space belongs to the word after it, and decoding drops the first one."""
+    """As in SentencePiece: a space belongs to the next word, and decoding drops the first one."""
     words = [
         "▁",
         "▁Answer",
@@ -46,21 +46,21 @@ def metaspace_tokenizer():
         models.BPE({word: i for i, word in enumerate(words)}, [], byte_fallback=True)
     )
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    pieces = [
+    parts = [
         decoders.Replace("▁", " "),
         decoders.ByteFallback(),
         decoders.Fuse(),
         decoders.Strip(" ", 1, 0),
     ]
-    backend.decoder = decoders.Sequence(pieces)
+    backend.decoder = decoders.Sequence(parts)
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_pieces_join_to_the_whole(byte_tokenizer, text):
+def test_parts_join_to_the_whole(byte_tokenizer, text):
     texts = TokenTexts(byte_tokenizer)
-    pieces = [texts.add(token_id) for token_id in byte_tokenizer(text).input_ids]
-    assert "".join(pieces) == text
+    parts = [texts.add(token_id) for token_id in byte_tokenizer(text).input_ids]
+    assert "".join(parts) == text
     assert texts.rest() == ""
 
 
@@ -82,6 +82,13 @@ def test_a_character_cut_off_at_the_end_is_not_lost(byte_tokenizer):
     assert joined + texts.rest() == byte_tokenizer.decode(ids)
 
 
+def test_a_prompt_that_ends_inside_a_character_is_not_part_of_the_answer(byte_tokenizer):
+    """`tokenizers.decoders.DecodeStream` gives out the prompt's last tokens here."""
+    prompt = byte_tokenizer("the prompt 漢").input_ids[:-1]
+    texts = TokenTexts(byte_tokenizer, prompt)
+    assert "prompt" not in "".join(texts.add(i) for i in byte_tokenizer(" and on").input_ids)
+
+
 def test_words_keep_their_spaces(metaspace_tokenizer):
     ids = metaspace_tokenizer.get_vocab()
     prompt = [ids["▁Answer"], ids[":"]]
@@ -100,7 +107,7 @@ def test_special_tokens_add_nothing(byte_tokenizer):
 
 
 @needs_smollm2
-def test_pieces_join_to_the_whole_on_the_real_tokenizer():
+def test_parts_join_to_the_whole_on_the_real_tokenizer():
     tokenizer = load_tokenizer(ModelConfig(name=str(SMOLLM2)))
     draw = random.Random(0)
     for text in [*TEXTS, *("".join(draw.choices("".join(TEXTS), k=40)) for _ in range(50))]:
@@ -113,7 +120,7 @@ def test_pieces_join_to_the_whole_on_the_real_tokenizer():
         )
 
 
-def test_the_earliest_stop_wins_also_across_pieces():
+def test_the_earliest_stop_wins_also_across_parts():
     assert find_stop("one two", ["two", "one"], 0) == 0
     assert find_stop("abc###def", ["###"], 0) == 3
     assert find_stop("abc###", ["###"], 5) == 3  # "##" was searched before, the third "#" came now

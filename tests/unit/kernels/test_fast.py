@@ -110,16 +110,16 @@ def loss_and_gradients(model):
 @pytest.mark.parametrize("keep", list(ActivationCheckpointing))
 @pytest.mark.parametrize("able", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_bfloat16_weights_are_widened_where_the_cpu_has_no_arithmetic_for_them(
+def test_bfloat16_weights_are_upcast_where_the_cpu_has_no_arithmetic_for_them(
     shape, able, keep, monkeypatch
 ):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
-    narrow, wide = with_frozen_weights_in_bfloat16(shape)
-    for model in (narrow, wide):
+    in_bf16, in_float32 = with_frozen_weights_in_bfloat16(shape)
+    for model in (in_bf16, in_float32):
         prepare_training(model, keep)
-    expected = loss_and_gradients(wide)
-    assert packed(narrow).dtype == (torch.bfloat16 if able else torch.float32)
-    found = loss_and_gradients(narrow)
+    expected = loss_and_gradients(in_float32)
+    assert packed(in_bf16).dtype == (torch.bfloat16 if able else torch.float32)
+    found = loss_and_gradients(in_bf16)
     if able:
         assert (
             abs(found[0] - expected[0]) <= 1e-2 * expected[0]
@@ -130,20 +130,20 @@ def test_bfloat16_weights_are_widened_where_the_cpu_has_no_arithmetic_for_them(
 
 def with_frozen_weights_in_bfloat16(shape, **lora):
     """A model whose adapters stay float32, and one with the same numbers all in float32."""
-    narrow, wide = make(shape, **lora), make(shape, **lora)
-    for name, parameter in narrow.named_parameters():
+    in_bf16, in_float32 = make(shape, **lora), make(shape, **lora)
+    for name, parameter in in_bf16.named_parameters():
         if "lora_" not in name:
             parameter.data = parameter.data.bfloat16()
-            wide.get_parameter(name).data = parameter.data.float()
-    return narrow, wide
+            in_float32.get_parameter(name).data = parameter.data.float()
+    return in_bf16, in_float32
 
 
-def test_a_head_with_an_adapter_is_widened_too(monkeypatch):
+def test_a_head_with_an_adapter_is_upcast_too(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
-    narrow, wide = with_frozen_weights_in_bfloat16("llama", target_modules=[*ALL, "lm_head"])
-    for model in (narrow, wide):
+    in_bf16, in_float32 = with_frozen_weights_in_bfloat16("llama", target_modules=[*ALL, "lm_head"])
+    for model in (in_bf16, in_float32):
         prepare_training(model, ActivationCheckpointing.none)
-    assert_close(loss_and_gradients(narrow), loss_and_gradients(wide), tolerance=1e-5)
+    assert_close(loss_and_gradients(in_bf16), loss_and_gradients(in_float32), tolerance=1e-5)
 
 
 @pytest.mark.parametrize("keep", list(ActivationCheckpointing))
@@ -176,7 +176,7 @@ def test_full_checkpointing_makes_layers_again_and_selective_their_mlps(lora, mo
         def count(name):
             counts[name] += 1
 
-        if lora:  # the library's layers; before, not after: recomputation ends as soon as all that is needed is there
+        if lora:  # the library's layers; before, since recomputation may end within the layer
             layers_of(model)[index].self_attn.register_forward_pre_hook(lambda *_: count("layer"))
             layers_of(model)[index].mlp.gate_proj.register_forward_pre_hook(lambda *_: count("mlp"))
         prepare_training(model, keep)

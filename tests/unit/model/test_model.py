@@ -135,8 +135,10 @@ def test_help_and_config_load_no_heavy_library(flags):
     code = (
         "import sys, runpy\n"
         f"sys.argv = ['effchal.train', *{flags}]\n"
-        "try:\n    runpy.run_module('effchal.train', run_name='__main__')\nexcept SystemExit:\n    pass\n"
-        "print([name for name in ('torch', 'transformers', 'peft', 'datasets', 'numpy') if name in sys.modules])"
+        "try:\n    runpy.run_module('effchal.train', run_name='__main__')\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = ('torch', 'transformers', 'peft', 'datasets', 'numpy')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -147,14 +149,14 @@ def test_help_and_config_load_no_heavy_library(flags):
 
 def test_help_tells_the_purpose_the_choices_and_the_values_with_what_was_typed():
     command = [sys.executable, "-m", "effchal.train", "--help", "model=tiny", "lora.r=3"]
-    told = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    shown = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     for each in (
         "Train one adapter",
         "  lora: all_linear, attention, none\n",
         "name: builtin:tiny\n",
         "  r: 3\n",
     ):
-        assert each in told
+        assert each in shown
     wrong = subprocess.run([*command, "lora.R=3"], cwd=ROOT, capture_output=True, text=True)
     assert (wrong.returncode, wrong.stderr.startswith("error: unknown key lora.R")) == (2, True)
 

@@ -7,8 +7,8 @@ import torch
 from support.batches import GREEDY, WAYS, answers, check_same, ids, watched
 from support.paths import needs_smollm2
 
+from effchal.decoding.contrast import Dola
 from effchal.decoding.engine import Engine
-from effchal.decoding.layers import Dola
 from effchal.decoding.prefix_cache import BLOCK
 from effchal.decoding.sampling import SamplingParams
 from effchal.serving.scheduler import Job
@@ -18,7 +18,7 @@ from effchal.serving.scheduler import Job
     "few", [0, 128]
 )  # tokens that may go through the model beside those of other rows
 def test_rows_that_come_and_go_answer_as_each_alone(few, start, tiny_engine, monkeypatch):
-    monkeypatch.setattr(tiny_engine.model, "_few", few)
+    monkeypatch.setattr(tiny_engine.model._fused, "max_tokens", few)
     beside = watched(tiny_engine, "step_and_prefill", monkeypatch)
     prompts = [ids(3 + 37 * i % 150, seed=i) for i in range(24)]
     ways = [[WAYS[i % len(WAYS)]] if i % 5 else [WAYS[0], WAYS[1], WAYS[3]] for i in range(24)]
@@ -79,7 +79,7 @@ def test_a_long_prompt_is_read_between_the_steps_of_others(
     watch("step")
     watch("prefill")
     watch("step_and_prefill")
-    monkeypatch.setattr(tiny_engine.model, "_few", 128 if together else 0)
+    monkeypatch.setattr(tiny_engine.model._fused, "max_tokens", 128 if together else 0)
     scheduler = start(prefill_tokens=16, prefix_gib=0)
     short = Job(ids(4), [SamplingParams(max_new_tokens=200)])
     scheduler.submit([short])
@@ -118,7 +118,7 @@ def test_memory_stays_within_the_bound_and_what_does_not_fit_waits(start, tiny_e
     assert all(len(completions) == 1 for completions in found)
     assert sizes
     assert all(rows * tokens <= 500 for rows, tokens in sizes)
-    rows, tokens = tiny_engine.cache.room
+    rows, tokens = tiny_engine.cache.capacity
     assert rows * tokens <= 500
 
 

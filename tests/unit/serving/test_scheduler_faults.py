@@ -74,7 +74,7 @@ def test_a_row_that_is_no_number_fails_alone(start, tiny_engine, monkeypatch, te
 
     def spoil(states, taps):
         result = logits(states, taps)
-        live = [branch for row in tiny_engine.rows for branch in row.branches]
+        live = [branch for row in tiny_engine.rows for branch in row.sequences]
         for position, branch in enumerate(live):
             if branch.params is poisoned and len(branch.ids) == 3 and len(live) == states.shape[1]:
                 result.log_p[position] = float("nan")

@@ -9,7 +9,7 @@ from effchal.cli import compose_config
 from effchal.config import Config, ConfigError, DecodingConfig, ModelConfig, PromptConfig
 from effchal.config import ServeConfig as Serve
 from effchal.config.choices import DecodingMethod, Dtype
-from effchal.decoding.layers import Dola
+from effchal.decoding.contrast import Dola
 from effchal.model_source import inference_config
 from effchal.serving.app import make_app
 from effchal.serving.helm_types import ProcessRequest

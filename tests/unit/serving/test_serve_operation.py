@@ -38,7 +38,9 @@ def test_a_server_tells_at_its_start_of_memory_that_may_not_do(
 ):
     left = types.SimpleNamespace(available=int(left_gib * scheduler_module.GIB))
     monkeypatch.setattr(scheduler_module.psutil, "virtual_memory", lambda: left)
-    scheduler_module.Scheduler(tiny_engine, ServeConfig(cache_gib=0.01, prefix_gib=1.0), Metrics()).stop()
+    scheduler_module.Scheduler(
+        tiny_engine, ServeConfig(cache_gib=0.01, prefix_gib=1.0), Metrics()
+    ).stop()
     assert ("keys and values may take 1.0 GiB" in caplog.text) == warns
 
 
