@@ -1,4 +1,4 @@
-"""The main job through the commands that a person types: train, serve with gunicorn, ask, stop; and a wheel."""
+"""The commands that a person types: train, serve with gunicorn, ask, stop; and a wheel."""
 
 import json
 import os
