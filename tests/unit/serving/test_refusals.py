@@ -8,8 +8,8 @@ import pytest
 from support.http_client import helm_body
 
 from effchal.cli import compose_config
-from effchal.config import ConfigError
-from effchal.model_source import inference_config
+from effchal.config import ConfigError, save_config
+from effchal.model_source import bundle_folder, inference_config
 from effchal.serving.app import make_app
 from effchal.serving.service import Service
 
@@ -181,3 +181,16 @@ def test_nothing_to_serve_is_said():
         ConfigError, match=r"no nowhere/manifest\.json and no nowhere/bundle/manifest\.json"
     ):
         inference_config(compose_config(["bundle=nowhere"]), ["bundle=nowhere"], {"serve"})
+
+
+def test_a_run_folder_stands_for_the_bundle_in_it(serving_cfg, tmp_path):
+    bundle = tmp_path / "bundle"
+    with pytest.raises(ConfigError, match="neither a bundle nor a run folder"):
+        bundle_folder(tmp_path)
+    bundle.mkdir()
+    (bundle / "manifest.json").write_text("{}")
+    save_config(serving_cfg, bundle / "config.yaml")
+    for given in (tmp_path, bundle):
+        typed = [f"bundle='{given}'", "serve.max_rows=2"]
+        cfg = inference_config(compose_config(typed), typed, {"serve"})
+        assert (cfg.bundle, cfg.serve.max_rows, cfg.prompt) == (str(bundle), 2, serving_cfg.prompt)
