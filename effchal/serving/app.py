@@ -30,29 +30,33 @@ log = logging.getLogger(__name__)
 
 
 def health(service: Service) -> Response:
+    """The process lives."""
     return jsonify(status="ok")
 
 
 def ready(service: Service) -> Response:
+    """The model answers."""
     service.loaded()
     return jsonify(status="ready")
 
 
 def metrics(service: Service) -> Response:
+    """Prometheus text."""
     return Response(service.metrics.text(), mimetype="text/plain; version=0.0.4; charset=utf-8")
 
 
 def openapi(service: Service) -> Response:
+    """This document."""
     return jsonify(openapi_document(ROUTES))
 
 
 ROUTES = [
     *HELM_ROUTES,
     *OPENAI_ROUTES,
-    Route("/health", health, "The process lives"),
-    Route("/ready", ready, "The model answers"),
-    Route("/metrics", metrics, "Prometheus text"),
-    Route("/openapi.json", openapi, "This document"),
+    Route("/health", health),
+    Route("/ready", ready),
+    Route("/metrics", metrics),
+    Route("/openapi.json", openapi),
 ]
 
 

@@ -1,21 +1,14 @@
 """HELM's routes: POST /process, /tokenize, /decode."""
 
 from effchal.prompts import Turn
+from effchal.serving import helm_types as types
 from effchal.serving.access import log_answer, log_fields
-from effchal.serving.helm_types import (
-    DecodeRequest,
-    DecodeResponse,
-    ProcessRequest,
-    ProcessResponse,
-    Token,
-    TokenizeRequest,
-    TokenizeResponse,
-)
 from effchal.serving.routes import Route, elapsed_s, hung_up
 from effchal.serving.service import RequestError, Service
 
 
-def process(service: Service, body: ProcessRequest) -> ProcessResponse:
+def process(service: Service, body: types.ProcessRequest) -> types.ProcessResponse:
+    """Answer a prompt in the template, for HELM."""
     encoder = service.loaded().encoder
     if body.echo_prompt:  # a whole text to score: no template
         ids = encoder.bos_ids + encoder.text_ids(body.prompt)
@@ -33,13 +26,13 @@ def process(service: Service, body: ProcessRequest) -> ProcessResponse:
     )
     ((completion,),) = service.wait(service.submit([ids], [params]), body.deadline_s, hung_up())
     tokens = [
-        Token(
+        types.Token(
             text=t.text, logprob=t.logprob, base_logprob=t.base_logprob, top_logprob=t.top_logprobs
         )
         for t in completion.tokens
     ]
     log_answer(log_fields(), service, len(ids), [completion], body.prompt)
-    return ProcessResponse(
+    return types.ProcessResponse(
         text=completion.text,
         tokens=tokens,
         logprob=sum(token.logprob for token in tokens),
@@ -47,7 +40,8 @@ def process(service: Service, body: ProcessRequest) -> ProcessResponse:
     )
 
 
-def tokenize(service: Service, body: TokenizeRequest) -> TokenizeResponse:
+def tokenize(service: Service, body: types.TokenizeRequest) -> types.TokenizeResponse:
+    """Text to token ids."""
     model = service.loaded()
     if body.text is not None and body.prompt is None:
         ids = model.encoder.text_ids(body.text)
@@ -59,7 +53,7 @@ def tokenize(service: Service, body: TokenizeRequest) -> TokenizeResponse:
         ids = model.encoder.bos_ids + ids
     if body.truncation and body.max_length is not None:
         ids = ids[: body.max_length]
-    return TokenizeResponse(
+    return types.TokenizeResponse(
         tokens=ids,
         count=len(ids),
         max_model_len=model.engine.max_positions,
@@ -67,17 +61,14 @@ def tokenize(service: Service, body: TokenizeRequest) -> TokenizeResponse:
     )
 
 
-def decode(service: Service, body: DecodeRequest) -> DecodeResponse:
+def decode(service: Service, body: types.DecodeRequest) -> types.DecodeResponse:
+    """Token ids to text, special tokens skipped."""
     model = service.loaded()
     model.check_ids(body.tokens, "tokens")
     text = model.engine.tokenizer.decode(
         body.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
-    return DecodeResponse(text=text, request_time=elapsed_s())
+    return types.DecodeResponse(text=text, request_time=elapsed_s())
 
 
-HELM_ROUTES = [
-    Route("/process", process, "Answer a prompt, for HELM", ProcessRequest, ProcessResponse),
-    Route("/tokenize", tokenize, "Text to token ids", TokenizeRequest, TokenizeResponse),
-    Route("/decode", decode, "Ids to text, special tokens skipped", DecodeRequest, DecodeResponse),
-]
+HELM_ROUTES = [Route("/process", process), Route("/tokenize", tokenize), Route("/decode", decode)]

@@ -6,28 +6,28 @@ from typing import TYPE_CHECKING
 from flask import Response
 
 from effchal.prompts import Turn
+from effchal.serving import openai_types as types
 from effchal.serving.access import log_answer, log_fields
-from effchal.serving.helm_types import ApiModel, DecodeRequest, DetokenizeResponse
-from effchal.serving.openai_types import (
-    ChatChunk,
-    ChatRequest,
-    ChatResponse,
-    CompletionRequest,
-    CompletionResponse,
-    Model,
-    Models,
-    OpenAIRequest,
-    TokenizerInfo,
-)
+from effchal.serving.helm_types import DecodeRequest, DetokenizeResponse
 from effchal.serving.routes import Route, hung_up
 from effchal.serving.service import RequestError, Service
-from effchal.serving.streaming import ChatWriter, CompletionWriter, event_stream, usage_of
+from effchal.serving.streaming import (
+    Answer,
+    ChatWriter,
+    CompletionWriter,
+    Writer,
+    event_stream,
+    usage_of,
+)
 
 if TYPE_CHECKING:
     from effchal.decoding.sampling import SamplingParams
 
 
-def completions(service: Service, body: CompletionRequest) -> ApiModel | Response:
+def completions(
+    service: Service, body: types.CompletionRequest
+) -> types.CompletionResponse | Response:
+    """Continue prompts."""
     prompts, echo_from = encode_prompts(service, body)
     params = service.sampling_params(
         body,
@@ -40,7 +40,8 @@ def completions(service: Service, body: CompletionRequest) -> ApiModel | Respons
     return _answer(service, body, prompts, params, CompletionWriter(service, body))
 
 
-def chat(service: Service, body: ChatRequest) -> ApiModel | Response:
+def chat(service: Service, body: types.ChatRequest) -> types.ChatResponse | Response:
+    """Answer a conversation."""
     turns = [
         Turn("system" if message.role == "developer" else message.role, message.text)
         for message in body.messages
@@ -54,11 +55,11 @@ def chat(service: Service, body: ChatRequest) -> ApiModel | Response:
 
 def _answer(
     service: Service,
-    body: OpenAIRequest,
+    body: types.OpenAIRequest,
     prompts: list[list[int]],
     params: "SamplingParams",
-    writer: CompletionWriter | ChatWriter,
-) -> ApiModel | Response:
+    writer: Writer[Answer],
+) -> Answer | Response:
     """The answer to all prompts, or a stream of its parts."""
     variants = n_samples(params, body.n)
     if body.stream:
@@ -72,7 +73,9 @@ def _answer(
     return writer.whole(answers, usage_of(prompt_tokens, answers))
 
 
-def encode_prompts(service: Service, body: CompletionRequest) -> tuple[list[list[int]], int | None]:
+def encode_prompts(
+    service: Service, body: types.CompletionRequest
+) -> tuple[list[list[int]], int | None]:
     """Ids of every prompt, and the first position to echo, or None.
 
     Token ids are used as they are. Text is encoded with the special tokens that it spells.
@@ -108,15 +111,19 @@ def n_samples(params: "SamplingParams", n: int) -> list["SamplingParams"]:
     return [replace(params, seed=(params.seed + i) % 2**63) for i in range(n)]
 
 
-def models(service: Service) -> Models:
+def models(service: Service) -> types.Models:
+    """The one model."""
     longest = service.loaded().engine.max_positions
-    return Models(data=[Model(id=service.name, created=service.created, max_model_len=longest)])
+    return types.Models(
+        data=[types.Model(id=service.name, created=service.created, max_model_len=longest)]
+    )
 
 
-def tokenizer_info(service: Service) -> TokenizerInfo:
+def tokenizer_info(service: Service) -> types.TokenizerInfo:
+    """Special tokens and chat template."""
     model = service.loaded()
     tokenizer = model.engine.tokenizer
-    return TokenizerInfo(
+    return types.TokenizerInfo(
         eos_token=tokenizer.eos_token,
         bos_token=tokenizer.decode(model.encoder.bos_ids) or None,
         pad_token=tokenizer.pad_token,
@@ -125,6 +132,7 @@ def tokenizer_info(service: Service) -> TokenizerInfo:
 
 
 def detokenize(service: Service, body: DecodeRequest) -> DetokenizeResponse:
+    """Token ids to text, special tokens kept."""
     model = service.loaded()
     model.check_ids(body.tokens, "tokens")
     text = model.engine.tokenizer.decode(body.tokens, clean_up_tokenization_spaces=False)
@@ -132,31 +140,9 @@ def detokenize(service: Service, body: DecodeRequest) -> DetokenizeResponse:
 
 
 OPENAI_ROUTES = [
-    Route(
-        "/v1/completions",
-        completions,
-        "Continue prompts",
-        CompletionRequest,
-        CompletionResponse,
-        event=CompletionResponse,
-    ),
-    Route(
-        "/v1/chat/completions",
-        chat,
-        "Answer a conversation",
-        ChatRequest,
-        ChatResponse,
-        event=ChatChunk,
-    ),
-    Route(
-        "/detokenize",
-        detokenize,
-        "Ids to text, special tokens kept",
-        DecodeRequest,
-        DetokenizeResponse,
-    ),
-    Route("/v1/models", models, "The one model", answer=Models),
-    Route(
-        "/tokenizer_info", tokenizer_info, "Special tokens and chat template", answer=TokenizerInfo
-    ),
+    Route("/v1/completions", completions, event=types.CompletionResponse),
+    Route("/v1/chat/completions", chat, event=types.ChatChunk),
+    Route("/detokenize", detokenize),
+    Route("/v1/models", models),
+    Route("/tokenizer_info", tokenizer_info),
 ]

@@ -5,8 +5,8 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from functools import cached_property, partial
+from typing import TypeVar, get_args, get_type_hints
 
 from flask import Flask, Response, g, jsonify, request
 
@@ -14,25 +14,37 @@ from effchal.serving.helm_types import ApiModel
 from effchal.serving.service import RequestError, Service
 
 Body = TypeVar("Body", bound=ApiModel)
+Handler = Callable[..., ApiModel | Response]
 
 
 @dataclass(frozen=True)
 class Route:
     """A route, for the app and for its OpenAPI document.
 
-    `handler` takes the service and, if the route has a `body`, the parsed body.
+    Its handler takes the service and, for a POST, the parsed body. As with FastAPI, the types
+    of body and answer are the handler's annotations, and the summary is its docstring.
     """
 
     path: str
-    handler: Callable[..., ApiModel | Response]
-    summary: str
-    body: type[ApiModel] | None = None
-    answer: type[ApiModel] | None = None
+    handler: Handler
     event: type[ApiModel] | None = None  # the data of each event, if body.stream is true
+
+    @cached_property
+    def body(self) -> type[ApiModel] | None:
+        return get_type_hints(self.handler).get("body")
+
+    @cached_property
+    def answer(self) -> type[ApiModel] | None:
+        hint = get_type_hints(self.handler)["return"]
+        return next((kind for kind in get_args(hint) or [hint] if kind is not Response), None)
 
     @property
     def method(self) -> str:
         return "GET" if self.body is None else "POST"
+
+    @property
+    def summary(self) -> str:
+        return (self.handler.__doc__ or "").rstrip(".")
 
 
 def add_routes(app: Flask, service: Service, routes: Sequence[Route]) -> None:

@@ -10,7 +10,6 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import psutil
@@ -21,7 +20,8 @@ from effchal.decoding.engine import Engine, Prefill
 from effchal.decoding.kv_cache import bytes_per_token
 from effchal.decoding.prefix_cache import PrefixCache
 from effchal.decoding.sampling import SamplingParams
-from effchal.decoding.sequence import Branch, Completion, TokenScore
+from effchal.decoding.sequence import Branch as Sequence
+from effchal.decoding.sequence import Completion, TokenScore
 from effchal.model.host_memory import trim_heap
 from effchal.serving.metrics import Metrics
 
@@ -43,7 +43,7 @@ class QueuedPrompt:
     """
 
     prompt_ids: list[int]
-    variants: Sequence[SamplingParams]
+    variants: list[SamplingParams]
     streams: bool = False
     cancelled: bool = False
     error: Exception | None = None
@@ -86,7 +86,7 @@ class Scheduler:
         engine.prefix_cache = PrefixCache(cfg.prefix_gib * GIB)
         self._waiting: deque[QueuedPrompt] = deque()
         self._prefilling: Prefilling | None = None
-        self._running: dict[QueuedPrompt, list[Branch]] = {}
+        self._running: dict[QueuedPrompt, list[Sequence]] = {}
         metrics.waiting.set_function(lambda: len(self._waiting))
         self._wake = threading.Condition()
         self._stopped = False
@@ -168,8 +168,8 @@ class Scheduler:
             elif self._engine.step_and_prefill(current.prefill, chunk):
                 self._start_decoding(current)
             self._metrics.step_s.observe(time.perf_counter() - start)
-        for prompt, branches in list(self._running.items()):
-            self._report(prompt, branches)
+        for prompt, sequences in list(self._running.items()):
+            self._report(prompt, sequences)
         if time.monotonic() > self._trimmed + TRIM_EVERY_S:
             trim_heap()
             self._trimmed = time.monotonic()
@@ -178,8 +178,8 @@ class Scheduler:
         with self._wake:
             gone = [prompt for prompt in (*self._waiting, *self._begun()) if prompt.cancelled]
         for prompt in gone:
-            for branch in self._running.get(prompt, ()):
-                branch.end("cancelled")
+            for sequence in self._running.get(prompt, ()):
+                sequence.end("cancelled")
         self._engine.drop_finished()
         for prompt in gone:
             self._finish(prompt)
@@ -233,29 +233,29 @@ class Scheduler:
 
     def _start_decoding(self, current: Prefilling) -> None:
         """The prompt is prefilled and its sequences have their first token."""
-        prompt, branches = current.prompt, current.prefill.branches
+        prompt, sequences = current.prompt, current.prefill.branches
         self._metrics.first_token_s.observe(time.perf_counter() - prompt.submitted)
-        if not any(branch.error for branch in branches):
+        if not any(sequence.error for sequence in sequences):
             self._engine.keep_prefix(current.prefill)
         with self._wake:
             self._prefilling = None
-            self._running[prompt] = branches
-        for i, branch in enumerate(branches):
-            if prompt.streams and branch.echo:
-                prompt.updates.put((i, branch.echo.tokens))
+            self._running[prompt] = sequences
+        for i, sequence in enumerate(sequences):
+            if prompt.streams and sequence.echo:
+                prompt.updates.put((i, sequence.echo.tokens))
 
-    def _report(self, prompt: QueuedPrompt, branches: list[Branch]) -> None:
+    def _report(self, prompt: QueuedPrompt, sequences: list[Sequence]) -> None:
         """Stream the stable tokens, and finish the prompt when all its sequences are done."""
-        for i, branch in enumerate(branches if prompt.streams else ()):
-            stable = branch.settled()
+        for i, sequence in enumerate(sequences if prompt.streams else ()):
+            stable = sequence.settled()
             if stable > prompt.streamed[i]:
-                prompt.updates.put((i, branch.tokens[prompt.streamed[i] : stable]))
+                prompt.updates.put((i, sequence.tokens[prompt.streamed[i] : stable]))
                 prompt.streamed[i] = stable
-        if all(branch.done for branch in branches):
-            prompt.error = next((branch.error for branch in branches if branch.error), None)
+        if all(sequence.done for sequence in sequences):
+            prompt.error = next((sequence.error for sequence in sequences if sequence.error), None)
             if prompt.error is None:
-                prompt.completions = [branch.completion() for branch in branches]
-                self._metrics.new_tokens.inc(sum(len(branch.ids) for branch in branches))
+                prompt.completions = [sequence.completion() for sequence in sequences]
+                self._metrics.new_tokens.inc(sum(len(sequence.ids) for sequence in sequences))
             self._finish(prompt)
 
     def _begun(self) -> list[QueuedPrompt]:

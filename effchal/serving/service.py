@@ -87,14 +87,10 @@ class Service:
         Raises:
             RequestError: 413, longer than serve.max_prompt_tokens.
         """
-        limit = self.cfg.serve.max_prompt_tokens
-        if len(ids) > limit:
-            raise RequestError(
-                413,
-                f"the prompt has {len(ids)} tokens; this server takes {limit} "
-                "(serve.max_prompt_tokens)",
-                "prompt",
-            )
+        length, limit = len(ids), self.cfg.serve.max_prompt_tokens
+        if length > limit:
+            too_long = f"{length} tokens; this server takes {limit} (serve.max_prompt_tokens)"
+            raise RequestError(413, f"the prompt has {too_long}", "prompt")
         return ids or [self.loaded().encoder.eos_id]
 
     def sampling_params(
@@ -155,12 +151,8 @@ class Service:
         if not body.decoding:
             return self.cfg.decoding
         if not self.cfg.serve.allow_decoding_override:
-            raise RequestError(
-                400,
-                "this server decodes as its bundle says; "
-                "serve.allow_decoding_override=true would change that",
-                "decoding",
-            )
+            message = "a request may change this only if serve.allow_decoding_override=true"
+            raise RequestError(400, message, "decoding")
         try:
             return change_decoding(self.cfg.decoding, body.decoding)
         except ConfigError as error:
@@ -192,22 +184,16 @@ class Service:
         length, longest, rows = len(prompt.prompt_ids), prompt.max_tokens, prompt.rows
         # Past its last trained position a model answers with nonsense, not with an error.
         if longest > model.engine.max_positions:
-            raise RequestError(
-                413,
-                f"{length} prompt tokens and {longest - length} new ones; "
-                f"this model holds {model.engine.max_positions}",
-                "max_new_tokens",
-            )
+            tokens = f"{length} prompt tokens and {longest - length} new ones"
+            message = f"{tokens}; this model holds {model.engine.max_positions}"
+            raise RequestError(413, message, "max_new_tokens")
         if rows > most_rows:
             message = f"{rows} answers; this server gives {most_rows} (serve.max_rows)"
             raise RequestError(400, message, "n")
         capacity = model.scheduler.cache_tokens
         if rows * longest > capacity:
-            raise RequestError(
-                413,
-                f"{rows} x {longest} tokens, but the cache holds {capacity} (serve.cache_gib)",
-                "max_new_tokens",
-            )
+            message = f"{rows} x {longest} tokens; the cache holds {capacity} (serve.cache_gib)"
+            raise RequestError(413, message, "max_new_tokens")
 
     def wait(
         self, prompts: list["QueuedPrompt"], deadline_s: float | None, hung_up: Callable[[], bool]
@@ -245,10 +231,10 @@ class Service:
                 update = prompt.updates.get(timeout=wait_s)
             except queue.Empty:
                 self._check_still_wanted(end, hung_up)
-                continue
-            if update is None:
-                break
-            yield update
+            else:
+                if update is None:
+                    break
+                yield update
         if prompt.error is not None:
             raise prompt.error
 
@@ -258,9 +244,8 @@ class Service:
 
     def _check_still_wanted(self, end: float, hung_up: Callable[[], bool]) -> None:
         if time.monotonic() >= end:
-            raise RequestError(
-                504, "no answer within the deadline (deadline_s, serve.deadline_s)", "deadline_s"
-            )
+            message = "no answer within the deadline (deadline_s, serve.deadline_s)"
+            raise RequestError(504, message, "deadline_s")
         if hung_up():
             raise ClientGone
         self.loaded()

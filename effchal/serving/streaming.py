@@ -2,31 +2,13 @@
 
 import uuid
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from flask import Response
 
+from effchal.serving import openai_types as types
 from effchal.serving.access import error_of, log_answer, log_fields
 from effchal.serving.helm_types import ApiModel
-from effchal.serving.openai_types import (
-    ChatChoice,
-    ChatChunk,
-    ChatChunkChoice,
-    ChatLogprob,
-    ChatLogprobs,
-    ChatMessage,
-    ChatRequest,
-    ChatResponse,
-    CompletionChoice,
-    CompletionRequest,
-    CompletionResponse,
-    Delta,
-    FinishReason,
-    Logprobs,
-    OpenAIRequest,
-    TopLogprob,
-    Usage,
-)
 from effchal.serving.routes import hung_up
 from effchal.serving.service import ClientGone, Service
 
@@ -34,24 +16,38 @@ if TYPE_CHECKING:
     from effchal.decoding.sampling import SamplingParams
     from effchal.decoding.sequence import Completion, TokenScore
 
-Reason = FinishReason | None  # None: more comes
+Reason = types.FinishReason | None  # None: more comes
+Answer = TypeVar("Answer", bound=ApiModel, covariant=True)
+
+
+class Writer(Protocol[Answer]):
+    """Turns completions into the answers of one route, whole or in chunks."""
+
+    prompt: object  # as the client wrote it, for the access log
+
+    def whole(self, completions: "list[Completion]", usage: types.Usage) -> Answer: ...
+    def first_chunk(self, index: int) -> ApiModel | None: ...
+    def chunk(self, index: int, tokens: "list[TokenScore]", reason: Reason) -> ApiModel: ...
+    def usage_chunk(self, usage: types.Usage) -> ApiModel: ...
 
 
 class CompletionWriter:
     """Answers of POST /v1/completions."""
 
-    def __init__(self, service: Service, body: CompletionRequest) -> None:
-        self.prompt: object = body.prompt  # for the access log
+    def __init__(self, service: Service, body: types.CompletionRequest) -> None:
+        self.prompt: object = body.prompt
         self._head = answer_head(service, "cmpl")
         self._logprobs, self._echo = body.logprobs is not None, body.echo
         self._offsets = [0] * body.n  # characters streamed so far, by choice
 
-    def whole(self, completions: "list[Completion]", usage: Usage) -> ApiModel:
+    def whole(
+        self, completions: "list[Completion]", usage: types.Usage
+    ) -> types.CompletionResponse:
         choices = [
             self._choice(index, completion.tokens, finish_reason(completion), 0)
             for index, completion in enumerate(completions)
         ]
-        return CompletionResponse(**self._head, choices=choices, usage=usage)
+        return types.CompletionResponse(**self._head, choices=choices, usage=usage)
 
     def first_chunk(self, index: int) -> ApiModel | None:
         return None
@@ -59,62 +55,68 @@ class CompletionWriter:
     def chunk(self, index: int, tokens: "list[TokenScore]", reason: Reason) -> ApiModel:
         choice = self._choice(index, tokens, reason, self._offsets[index])
         self._offsets[index] += len(choice.text)
-        return CompletionResponse(**self._head, choices=[choice])
+        return types.CompletionResponse(**self._head, choices=[choice])
 
-    def usage_chunk(self, usage: Usage) -> ApiModel:
-        return CompletionResponse(**self._head, choices=[], usage=usage)
+    def usage_chunk(self, usage: types.Usage) -> ApiModel:
+        return types.CompletionResponse(**self._head, choices=[], usage=usage)
 
     def _choice(
         self, index: int, tokens: "list[TokenScore]", reason: Reason, offset: int
-    ) -> CompletionChoice:
+    ) -> types.CompletionChoice:
         text = "".join(token.text for token in tokens)
         logprobs = completion_logprobs(tokens, self._echo, offset) if self._logprobs else None
-        return CompletionChoice(index=index, text=text, finish_reason=reason, logprobs=logprobs)
+        return types.CompletionChoice(
+            index=index, text=text, finish_reason=reason, logprobs=logprobs
+        )
 
 
 class ChatWriter:
     """Answers of POST /v1/chat/completions."""
 
-    def __init__(self, service: Service, body: ChatRequest) -> None:
+    def __init__(self, service: Service, body: types.ChatRequest) -> None:
         self.prompt: object = [message.model_dump() for message in body.messages]
         self._head, self._logprobs = answer_head(service, "chatcmpl"), body.logprobs
 
-    def whole(self, completions: "list[Completion]", usage: Usage) -> ApiModel:
+    def whole(self, completions: "list[Completion]", usage: types.Usage) -> types.ChatResponse:
         choices = [
-            ChatChoice(
+            types.ChatChoice(
                 index=index,
-                message=ChatMessage(content=completion.text),
+                message=types.ChatMessage(content=completion.text),
                 finish_reason=finish_reason(completion),
                 logprobs=chat_logprobs(completion.tokens) if self._logprobs else None,
             )
             for index, completion in enumerate(completions)
         ]
-        return ChatResponse(**self._head, choices=choices, usage=usage)
+        return types.ChatResponse(**self._head, choices=choices, usage=usage)
 
     def first_chunk(self, index: int) -> ApiModel | None:
-        return self._chunk(index, Delta(role="assistant", content=""), None, None)
+        return self._chunk(index, types.Delta(role="assistant", content=""), None, None)
 
     def chunk(self, index: int, tokens: "list[TokenScore]", reason: Reason) -> ApiModel:
         text = "".join(token.text for token in tokens)
         logprobs = chat_logprobs(tokens) if self._logprobs else None
-        return self._chunk(index, Delta(content=text) if tokens else Delta(), reason, logprobs)
+        return self._chunk(
+            index, types.Delta(content=text) if tokens else types.Delta(), reason, logprobs
+        )
 
-    def usage_chunk(self, usage: Usage) -> ApiModel:
-        return ChatChunk(**self._head, choices=[], usage=usage)
+    def usage_chunk(self, usage: types.Usage) -> ApiModel:
+        return types.ChatChunk(**self._head, choices=[], usage=usage)
 
     def _chunk(
-        self, index: int, delta: Delta, reason: Reason, logprobs: ChatLogprobs | None
+        self, index: int, delta: types.Delta, reason: Reason, logprobs: types.ChatLogprobs | None
     ) -> ApiModel:
-        choice = ChatChunkChoice(index=index, delta=delta, finish_reason=reason, logprobs=logprobs)
-        return ChatChunk(**self._head, choices=[choice])
+        choice = types.ChatChunkChoice(
+            index=index, delta=delta, finish_reason=reason, logprobs=logprobs
+        )
+        return types.ChatChunk(**self._head, choices=[choice])
 
 
 def event_stream(
     service: Service,
-    body: OpenAIRequest,
+    body: types.OpenAIRequest,
     ids: list[int],
     variants: "list[SamplingParams]",
-    writer: CompletionWriter | ChatWriter,
+    writer: Writer[ApiModel],
 ) -> Response:
     """Server-sent events: chunks as tokens become stable, then [DONE].
 
@@ -162,18 +164,18 @@ def answer_head(service: Service, kind: str) -> dict[str, Any]:
     return {"id": f"{kind}-{uuid.uuid4().hex}", "created": service.created, "model": service.name}
 
 
-def finish_reason(completion: "Completion") -> FinishReason:
+def finish_reason(completion: "Completion") -> types.FinishReason:
     return "stop" if completion.finish_reason == "stop" else "length"
 
 
-def usage_of(prompt_tokens: int, completions: "list[Completion]") -> Usage:
+def usage_of(prompt_tokens: int, completions: "list[Completion]") -> types.Usage:
     new = sum(len(completion.ids) for completion in completions)
-    return Usage(
+    return types.Usage(
         prompt_tokens=prompt_tokens, completion_tokens=new, total_tokens=prompt_tokens + new
     )
 
 
-def completion_logprobs(tokens: "list[TokenScore]", echo: bool, offset: int) -> Logprobs:
+def completion_logprobs(tokens: "list[TokenScore]", echo: bool, offset: int) -> types.Logprobs:
     """Log-probabilities in the form of OpenAI's first API.
 
     lm-eval calls an answer greedy where a token's value equals the best one exactly.
@@ -190,7 +192,7 @@ def completion_logprobs(tokens: "list[TokenScore]", echo: bool, offset: int) -> 
     for token in tokens:
         offsets.append(offset)
         offset += len(token.text)
-    return Logprobs(
+    return types.Logprobs(
         tokens=[token.text for token in tokens],
         token_logprobs=values,
         top_logprobs=top,
@@ -199,15 +201,15 @@ def completion_logprobs(tokens: "list[TokenScore]", echo: bool, offset: int) -> 
     )
 
 
-def chat_logprobs(tokens: "list[TokenScore]") -> ChatLogprobs:
+def chat_logprobs(tokens: "list[TokenScore]") -> types.ChatLogprobs:
     content = []
     for token in tokens:
         top = [
-            TopLogprob(token=text, logprob=value, bytes=list(text.encode()))
+            types.TopLogprob(token=text, logprob=value, bytes=list(text.encode()))
             for text, value in token.top_logprobs.items()
         ]
         content.append(
-            ChatLogprob(
+            types.ChatLogprob(
                 token=token.text,
                 logprob=token.logprob,
                 bytes=list(token.text.encode()),
@@ -215,4 +217,4 @@ def chat_logprobs(tokens: "list[TokenScore]") -> ChatLogprobs:
                 top_logprobs=top,
             )
         )
-    return ChatLogprobs(content=content)
+    return types.ChatLogprobs(content=content)

@@ -1,4 +1,4 @@
-"""A server of ours in a process of its own."""
+"""A server in a process of its own."""
 
 import subprocess
 import time

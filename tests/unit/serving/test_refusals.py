@@ -13,26 +13,30 @@ from effchal.model_source import bundle_folder, inference_config
 from effchal.serving.app import make_app
 from effchal.serving.service import Service
 
+WRONG_PROCESS = [
+    ({}, "prompt"),
+    ({"prompt": 5}, "prompt"),
+    ({"prompt": None}, "prompt"),
+    ({"prompt": "\ud800"}, "prompt"),
+    (helm_body(max_new_tokens=-1), "max_new_tokens"),
+    (helm_body(max_new_tokens="8"), "max_new_tokens"),
+    (helm_body(max_new_tokens=51), "max_new_tokens"),
+    (helm_body(temperature=-0.1), "temperature"),
+    (helm_body(temperature="hot"), "temperature"),
+    (helm_body(top_p=0), "top_p"),
+    (helm_body(top_p=1.5), "top_p"),
+    (helm_body(stop_sequences="###"), "stop_sequences"),
+    (helm_body(stop_sequences=[5]), "stop_sequences.0"),
+    (helm_body(echo_prompt="yes"), "echo_prompt"),
+    (helm_body(num_return_sequences=0), "num_return_sequences"),
+    (helm_body(seed=2**63), "seed"),
+]
+
 
 @pytest.mark.parametrize(
     ("path", "body", "field"),
     [
-        ("/process", {}, "prompt"),
-        ("/process", {"prompt": 5}, "prompt"),
-        ("/process", {"prompt": None}, "prompt"),
-        ("/process", {"prompt": "\ud800"}, "prompt"),
-        ("/process", helm_body(max_new_tokens=-1), "max_new_tokens"),
-        ("/process", helm_body(max_new_tokens="8"), "max_new_tokens"),
-        ("/process", helm_body(max_new_tokens=51), "max_new_tokens"),
-        ("/process", helm_body(temperature=-0.1), "temperature"),
-        ("/process", helm_body(temperature="hot"), "temperature"),
-        ("/process", helm_body(top_p=0), "top_p"),
-        ("/process", helm_body(top_p=1.5), "top_p"),
-        ("/process", helm_body(stop_sequences="###"), "stop_sequences"),
-        ("/process", helm_body(stop_sequences=[5]), "stop_sequences.0"),
-        ("/process", helm_body(echo_prompt="yes"), "echo_prompt"),
-        ("/process", helm_body(num_return_sequences=0), "num_return_sequences"),
-        ("/process", helm_body(seed=2**63), "seed"),
+        *[("/process", body, field) for body, field in WRONG_PROCESS],
         ("/tokenize", {}, "text"),
         ("/tokenize", {"text": ["a"]}, "text"),
         ("/tokenize", {"text": "a", "truncation": True, "max_length": -1}, "max_length"),
@@ -52,23 +56,11 @@ def test_wrong_types_and_values_are_400_with_the_field(client, path, body, field
 
 
 NESTED, LONG = b"[" * 100_000, b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}"
+NOT_A_NUMBER = [b'{"prompt": NaN}', b'{"prompt": "x", "top_p": NaN}']
+NO_OBJECTS = [b"", b"{", b"[]", b"5", b'"x"', b"\xff", NESTED, LONG, *NOT_A_NUMBER]
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"5",
-        b'"x"',
-        b"\xff",
-        b'{"prompt": NaN}',
-        b'{"prompt": "x", "top_p": NaN}',
-        NESTED,
-        LONG,
-    ],
-)
+@pytest.mark.parametrize("data", NO_OBJECTS)
 def test_a_body_that_is_no_json_object_is_400(client, data):
     response = client.post("/process", data=data)
     assert response.status_code == 400
@@ -86,10 +78,8 @@ def test_an_answer_that_would_run_past_the_models_positions_is_413(client, servi
     service.cfg.serve.max_prompt_tokens = service.cfg.serve.max_new_tokens = 10_000
     response = client.post("/process", json=helm_body(max_new_tokens=8190))
     assert response.status_code == 413
-    assert (
-        "11 prompt tokens and 8190 new ones; this model holds 8192"
-        in response.get_json()["error"]["message"]
-    )
+    message = response.get_json()["error"]["message"]
+    assert "11 prompt tokens and 8190 new ones; this model holds 8192" in message
 
 
 def test_a_huge_body_is_413_and_an_unknown_path_404_and_both_are_json(client):
@@ -98,10 +88,8 @@ def test_a_huge_body_is_413_and_an_unknown_path_404_and_both_are_json(client):
     assert response.status_code == 404
     assert response.get_json()["error"]["message"]
     wrong_method = client.get("/process")
-    assert (wrong_method.status_code, set(wrong_method.headers["Allow"].split(", "))) == (
-        405,
-        {"POST", "OPTIONS"},
-    )
+    assert wrong_method.status_code == 405
+    assert set(wrong_method.headers["Allow"].split(", ")) == {"POST", "OPTIONS"}
 
 
 def test_before_the_model_is_there_the_process_lives_but_is_not_ready(serving_cfg):

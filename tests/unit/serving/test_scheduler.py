@@ -14,12 +14,11 @@ from effchal.decoding.sampling import SamplingParams
 from effchal.serving.scheduler import QueuedPrompt
 
 
-@pytest.mark.parametrize(
-    "few", [0, 128]
-)  # tokens that may go through the model beside those of other rows
+# Tokens of a prompt that may go through the model in the step of other rows.
+@pytest.mark.parametrize("few", [0, 128])
 def test_rows_that_come_and_go_answer_as_each_alone(few, start, tiny_engine, monkeypatch):
     monkeypatch.setattr(tiny_engine.model, "_few", few)
-    beside = watched(tiny_engine, "step_and_prefill", monkeypatch)
+    together = watched(tiny_engine, "step_and_prefill", monkeypatch)
     prompts = [ids(3 + 37 * i % 150, seed=i) for i in range(24)]
     several = [VARIANTS[0], VARIANTS[1], VARIANTS[3]]
     variants = [[VARIANTS[i % len(VARIANTS)]] if i % 5 else several for i in range(24)]
@@ -30,7 +29,7 @@ def test_rows_that_come_and_go_answer_as_each_alone(few, start, tiny_engine, mon
     for completion, expected in zip(itertools.chain(*found), itertools.chain(*alone), strict=True):
         check_same(completion, expected)
     assert not tiny_engine.rows
-    assert bool(beside) == bool(few)
+    assert bool(together) == bool(few)
 
 
 def test_several_samples_of_one_prompt_share_its_prefill(start, tiny_engine):
@@ -101,10 +100,10 @@ def test_a_shared_beginning_is_read_once_and_changes_nothing(start, tiny_engine)
     for prompt, expected in zip(prompts, alone, strict=True):
         ((completion,),) = answers(scheduler, [QueuedPrompt(prompt, [GREEDY])])
         check_same(completion, expected)
-    told = scheduler._metrics.registry.get_sample_value
+    sample = scheduler._metrics.registry.get_sample_value
     reused = 2 * len(shared)  # the last five tokens are a part of a block
-    assert told("effchal_prompt_tokens_total", {"how": "reused"}) == reused
-    assert told("effchal_prompt_tokens_total", {"how": "read"}) == 3 * len(prompts[0]) - reused
+    assert sample("effchal_prompt_tokens_total", {"how": "reused"}) == reused
+    assert sample("effchal_prompt_tokens_total", {"how": "read"}) == 3 * len(prompts[0]) - reused
 
 
 def test_memory_stays_within_the_bound_and_what_does_not_fit_waits(start, tiny_engine):
@@ -123,22 +122,19 @@ def test_memory_stays_within_the_bound_and_what_does_not_fit_waits(start, tiny_e
     assert rows * tokens <= 500
 
 
-def test_streams_tell_what_no_stop_can_take_back(start, tiny_engine):
+def test_streams_send_only_what_no_stop_can_take_back(start, tiny_engine):
     whole = tiny_engine.complete(ids(9), SamplingParams(max_new_tokens=30))
     stop = whole.text[7:10]
     params = SamplingParams(max_new_tokens=30, stops=(stop + "x", stop, "z" * 50))
     expected = tiny_engine.complete(ids(9), params)
     queued = QueuedPrompt(ids(9), [params], streams=True)
     answers(start(), [queued])
-    told = []
+    streamed = []
     while (update := queued.updates.get(timeout=1)) is not None:
-        told += update[1]
-    assert (
-        "".join(token.text for token in told)
-        == expected.text
-        == whole.text[: whole.text.index(stop)]
-    )
-    assert told == expected.tokens
+        streamed += update[1]
+    assert "".join(token.text for token in streamed) == expected.text
+    assert expected.text == whole.text[: whole.text.index(stop)]
+    assert streamed == expected.tokens
 
 
 def test_holes_in_the_heap_are_given_back_while_serving(start, monkeypatch):

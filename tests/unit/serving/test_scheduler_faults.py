@@ -1,4 +1,4 @@
-"""Rows that fail, are cancelled or find no room, and those beside them."""
+"""Prompts that fail, are cancelled or find the queue full, and their neighbours."""
 
 import dataclasses
 import threading
@@ -26,9 +26,9 @@ def test_a_prompt_that_ends_or_fails_beside_others_does_so_alone(
     expected = tiny_engine.complete(ids(4), *endless)
     extend = tiny_engine.model.extend
 
-    def spoil_second(pieces, taps, at):
-        states = extend(pieces, taps, at)
-        if len(pieces) > 1 and pieces[1].ids[0].tolist() == prompts[2]:
+    def spoil_second(chunks, taps, at):
+        states = extend(chunks, taps, at)
+        if len(chunks) > 1 and chunks[1].ids[0].tolist() == prompts[2]:
             states[:, -1] = torch.nan
         return states
 
@@ -57,10 +57,8 @@ def test_a_failure_beside_others_fails_these_and_not_the_next(start, tiny_engine
     expected = tiny_engine.complete(ids(5), GREEDY)
     monkeypatch.setattr(tiny_engine, "step_and_prefill", fail)
     scheduler = start()
-    queued = [
-        QueuedPrompt(ids(4), [SamplingParams(max_new_tokens=200)]),
-        QueuedPrompt(ids(9), [GREEDY]),
-    ]
+    long = SamplingParams(max_new_tokens=200)
+    queued = [QueuedPrompt(ids(4), [long]), QueuedPrompt(ids(9), [GREEDY])]
     scheduler.submit(queued)
     for prompt in queued:
         assert prompt.finished.wait(60)
@@ -77,19 +75,17 @@ def test_a_row_that_is_no_number_fails_alone(start, tiny_engine, monkeypatch, te
 
     def spoil(states, taps):
         result = logits(states, taps)
-        live = [branch for row in tiny_engine.rows for branch in row.branches]
-        for position, branch in enumerate(live):
-            if branch.params is poisoned and len(branch.ids) == 3 and len(live) == states.shape[1]:
+        running = [branch for row in tiny_engine.rows for branch in row.branches]
+        for position, branch in enumerate(running):
+            whole = len(running) == states.shape[1]
+            if branch.params is poisoned and len(branch.ids) == 3 and whole:
                 result.log_p[position] = float("nan")
         return result
 
     scheduler = start()
     monkeypatch.setattr(tiny_engine.model, "logits", spoil)
-    queued = [
-        QueuedPrompt(ids(30), [GREEDY]),
-        QueuedPrompt(ids(31), [poisoned]),
-        QueuedPrompt(ids(30), [GREEDY]),
-    ]
+    prompts = (ids(30), GREEDY), (ids(31), poisoned), (ids(30), GREEDY)
+    queued = [QueuedPrompt(prompt_ids, [params]) for prompt_ids, params in prompts]
     scheduler.submit(queued)
     assert all(prompt.finished.wait(60) for prompt in queued)
     assert isinstance(queued[1].error, FloatingPointError)
@@ -111,15 +107,9 @@ def test_a_cancelled_prompt_leaves_the_batch_and_the_queue(start, tiny_engine):
     assert running.finished.wait(10)
     assert waiting.finished.wait(10)
     assert not tiny_engine.rows
-    check_same(
-        answers(scheduler, [QueuedPrompt(ids(5), [GREEDY])])[0][0],
-        tiny_engine_alone(scheduler, tiny_engine),
-    )
-
-
-def tiny_engine_alone(scheduler, engine):
+    ((completion,),) = answers(scheduler, [QueuedPrompt(ids(5), [GREEDY])])
     scheduler.stop()
-    return engine.complete(ids(5), GREEDY)
+    check_same(completion, tiny_engine.complete(ids(5), GREEDY))
 
 
 def test_a_full_queue_refuses_and_a_failing_engine_fails_only_what_it_holds(
@@ -149,15 +139,8 @@ def test_a_cancelled_row_leaves_the_others_alone(start, tiny_engine):
     tiny_engine.clear()  # caches are made anew, and not made larger below
     long = SamplingParams(max_new_tokens=200)
     scheduler = start()
-    answers(
-        scheduler,
-        [
-            QueuedPrompt(
-                ids(9),
-                [SamplingParams(max_new_tokens=200, temperature=1.0, seed=i) for i in range(2)],
-            )
-        ],
-    )
+    sampled = [SamplingParams(max_new_tokens=200, temperature=1.0, seed=i) for i in range(2)]
+    answers(scheduler, [QueuedPrompt(ids(9), sampled)])
     first, second = QueuedPrompt(ids(4), [long]), QueuedPrompt(ids(4), [long])
     scheduler.submit([first, second])
     while len(tiny_engine.rows) < 2:

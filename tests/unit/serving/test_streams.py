@@ -14,34 +14,21 @@ def events(response):
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_streamed_chat_adds_up_to_the_whole_one(client, n):
-    body = {
-        "messages": TALK,
-        "max_tokens": 20,
-        "n": n,
-        "temperature": 1.0,
-        "seed": 4,
-        "logprobs": True,
-    }
+    body = {"messages": TALK, "max_tokens": 20, "n": n, "temperature": 1.0, "seed": 4}
+    body["logprobs"] = True
     whole = post(client, "/v1/chat/completions", body)
     options = {"stream": True, "stream_options": {"include_usage": True}}
     chunks = events(client.post("/v1/chat/completions", json=body | options))
     assert chunks.pop()["usage"] == whole["usage"]
     for choice in whole["choices"]:
-        mine = [
-            chunk["choices"][0]
-            for chunk in chunks
-            if chunk["choices"][0]["index"] == choice["index"]
-        ]
+        parts = [chunk["choices"][0] for chunk in chunks]
+        mine = [part for part in parts if part["index"] == choice["index"]]
         assert mine[0]["delta"]["role"] == "assistant"
-        assert (
-            "".join(part["delta"]["content"] or "" for part in mine) == choice["message"]["content"]
-        )
-        streamed = [
-            token for part in mine if part["logprobs"] for token in part["logprobs"]["content"]
-        ]
-        assert [token["token"] for token in streamed] == [
-            token["token"] for token in choice["logprobs"]["content"]
-        ]
+        text = "".join(part["delta"]["content"] or "" for part in mine)
+        assert text == choice["message"]["content"]
+        logprobs = [part["logprobs"]["content"] for part in mine if part["logprobs"]]
+        streamed = [token["token"] for tokens in logprobs for token in tokens]
+        assert streamed == [token["token"] for token in choice["logprobs"]["content"]]
         assert [part["finish_reason"] for part in mine][-1] == choice["finish_reason"]
         assert not any(part["finish_reason"] for part in mine[:-1])
 
@@ -49,10 +36,8 @@ def test_a_streamed_chat_adds_up_to_the_whole_one(client, n):
 def test_a_streamed_completion_adds_up_to_the_whole_one(client):
     body = {"prompt": "a b c", "max_tokens": 12, "logprobs": 2, "echo": True, "stop": ["qq"]}
     whole = post(client, "/v1/completions", body)["choices"][0]
-    parts = [
-        chunk["choices"][0]
-        for chunk in events(client.post("/v1/completions", json=body | {"stream": True}))
-    ]
+    chunks = events(client.post("/v1/completions", json=body | {"stream": True}))
+    parts = [chunk["choices"][0] for chunk in chunks]
     assert "".join(part["text"] for part in parts) == whole["text"]
     for key in ("tokens", "text_offset", "token_logprobs", "top_logprobs"):
         streamed = [value for part in parts for value in part["logprobs"][key]]
