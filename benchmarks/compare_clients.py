@@ -1,12 +1,14 @@
 """Our server against HELM's own HuggingFaceClient, completion by completion.
 
-python -m effchal.helm model=smollm2_135m prompt=plain lora=none model.dtype=float32 decoding=greedy ...
+python -m effchal.helm model=smollm2_135m prompt=plain lora=none model.dtype=float32 ...
 python benchmarks/compare_clients.py outputs/helm/<its folder>
 
-The second command has HELM run the same entries on the same model inside its own process, into <folder>/huggingface,
-where a second start goes on. It prints one RESULT line an entry, after a DIFFERS line for every completion that
-differs: what follows the text in common, and the three likeliest tokens there with their log-probabilities.
-HELM's client generates to the last allowed token where its stop, tokenized alone, is not what the model says (GSM8K).
+The second command has HELM run the same entries on the same model inside its own process,
+into <folder>/huggingface, where a second start goes on. It prints one RESULT line an entry.
+Before it comes a DIFFERS line for every completion that differs: the texts after the common
+beginning, and the three most likely tokens there with their log-probabilities. HELM's client
+generates to the last allowed token where its stop, tokenized alone, is not what the model
+says (GSM8K).
 """
 
 import json
@@ -30,41 +32,31 @@ def main() -> None:
     ours = Path(sys.argv[1])
     theirs = ours / "huggingface"
     cfg = load_config(ours / "config.yaml")
-    subject = check_model_source(cfg)
-    if subject.bundle is not None:
-        sys.exit(
-            f"error: {ours} is a run of a bundle; HELM's client knows no adapters, so give one of a base model"
-        )
+    source = check_model_source(cfg)
+    if source.bundle is not None:
+        sys.exit(f"error: {ours} evaluated a bundle; HELM's client needs a base model's run")
     scores = json.loads((ours / "scores.json").read_text(encoding="utf-8"))
-    run_theirs(cfg, subject, theirs)
+    run_theirs(cfg, source, theirs)
     log = (theirs / HELM_LOG).read_text(encoding="utf-8", errors="replace")
-    explain, results = Explainer(cfg, subject), []
+    our_name = scores["model"]["name"].replace("/", "_")
+    explain, results = Explainer(cfg, source), []
     for each in scores["runs"]:
-        name = each["name"].replace(
-            scores["model"]["name"].replace("/", "_"), NAME.replace("/", "_")
-        )
+        name = each["name"].replace(our_name, NAME.replace("/", "_"))
         if read_run(run_folder(theirs, name)) is None:
             sys.exit(f"error: {name}: {error_of(log, name)}")
-        results.append(
-            compare(
-                each["entry"], run_folder(ours, each["name"]), run_folder(theirs, name), explain
-            )
-        )
+        folders = run_folder(ours, each["name"]), run_folder(theirs, name)
+        results.append(compare(each["entry"], folders[0], folders[1], explain))
         print("RESULT", json.dumps(results[-1]), flush=True)
     total, same = (sum(result[key] for result in results) for key in ("completions", "same_text"))
-    print(
-        "RESULT",
-        json.dumps(
-            {"entry": "all", "completions": total, "same_text": same, "share": same / total}
-        ),
-    )
+    result = {"entry": "all", "completions": total, "same_text": same, "share": same / total}
+    print("RESULT", json.dumps(result))
 
 
-def run_theirs(cfg: Config, subject: ModelSource, folder: Path) -> None:
-    """HELM with its HuggingFaceClient on the base model of `cfg`; entries that are complete are skipped."""
+def run_theirs(cfg: Config, source: ModelSource, folder: Path) -> None:
+    """Run HELM's HuggingFaceClient on the base model of `cfg`; complete entries are skipped."""
     folder.mkdir(exist_ok=True)
-    tokenizer = load_source_tokenizer(subject)
-    source = {"pretrained_model_name_or_path": str(Path(base_model_path(subject.base)).absolute())}
+    tokenizer = load_source_tokenizer(source)
+    weights = {"pretrained_model_name_or_path": str(Path(base_model_path(source.base)).absolute())}
     model = {
         "torch_dtype": f"torch.{cfg.model.dtype.value}",
         "device": "cpu",
@@ -73,15 +65,15 @@ def run_theirs(cfg: Config, subject: ModelSource, folder: Path) -> None:
     write_prod_env(
         folder / "prod_env",
         name=NAME,
-        description=subject.base.name,
-        max_sequence_length=max_sequence_length(cfg, subject),
+        description=source.base.name,
+        max_sequence_length=max_sequence_length(cfg, source),
         client={
             "class_name": "helm.clients.huggingface_client.HuggingFaceClient",
-            "args": source | model,
+            "args": weights | model,
         },
         tokenizer={
             "class_name": "helm.tokenizers.huggingface_tokenizer.HuggingFaceTokenizer",
-            "args": source,
+            "args": weights,
         },
         end_of_text=tokenizer.eos_token,  # their client cuts its text there
     )
@@ -91,7 +83,7 @@ def run_theirs(cfg: Config, subject: ModelSource, folder: Path) -> None:
 
 
 def compare(entry: str, ours: Path, theirs: Path, explain: "Explainer") -> dict:
-    """Counts of one entry; what differs is printed."""
+    """Counts of one entry. Completions that differ are printed."""
     pairs = list(zip(states(ours), states(theirs), strict=True))
     same = 0
     for our, their in pairs:
@@ -112,11 +104,11 @@ def compare(entry: str, ours: Path, theirs: Path, explain: "Explainer") -> dict:
 
 
 class Explainer:
-    """Where two completions part, and how near the likeliest tokens are to each other there."""
+    """Where two completions part, and how close the most likely tokens are there."""
 
-    def __init__(self, cfg: Config, subject: ModelSource) -> None:
-        self.subject, self.model = subject, None
-        self.encoder = PromptEncoder(load_source_tokenizer(subject), cfg.prompt)
+    def __init__(self, cfg: Config, source: ModelSource) -> None:
+        self.source, self.model = source, None
+        self.encoder = PromptEncoder(load_source_tokenizer(source), cfg.prompt)
 
     def __call__(self, prompt: str, ours: str, theirs: str) -> dict:
         ids = [self.encoder.text_ids(text) for text in (ours, theirs)]
@@ -124,21 +116,16 @@ class Explainer:
             (i for i, (a, b) in enumerate(zip(*ids, strict=False)) if a != b), min(map(len, ids))
         )
         if self.model is None:  # needed only where something differs
-            self.model = load_base_model(self.subject.base, torch.device("cpu"))
+            self.model = load_base_model(self.source.base, torch.device("cpu"))
         before = self.encoder.prompt_ids([Turn("user", prompt)]) + ids[0][:common]
         with torch.inference_mode():
             logits = self.model(torch.tensor([before])).logits[0, -1].float()
         best = logits.log_softmax(-1).topk(3)
         decode = self.encoder.tokenizer.decode
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        likeliest = {decode([i]): round(value, 6) for i, value in pairs}
+        top = {decode([i]): round(value, 6) for i, value in pairs}
         after = [decode(found[common : common + 12]) for found in ids]
-        return {
-            "after_tokens": common,
-            "ours": after[0],
-            "theirs": after[1],
-            "likeliest": likeliest,
-        }
+        return {"after_tokens": common, "ours": after[0], "theirs": after[1], "likeliest": top}
 
 
 def states(folder: Path) -> list[dict]:

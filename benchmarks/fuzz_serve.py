@@ -1,8 +1,10 @@
-"""Malformed bodies on every route: python benchmarks/fuzz_serve.py --st <its environment>/bin/st [--examples 500]
+"""Malformed bodies on every route: python benchmarks/fuzz_serve.py --st <its environment>/bin/st
 
-Schemathesis (pip install schemathesis, in an environment of its own) reads the /openapi.json of a server of the tiny
-model and sends what breaks it, and methods that no route has (405). It fails where another answer is undocumented in
-status, type or shape; this script, where one is 500. One RESULT line: answers by status, by the server's own count.
+Schemathesis (pip install schemathesis, in an environment of its own) reads the /openapi.json
+of a server of the tiny model. It sends bodies that break the document, and methods that no
+route has (405). It fails where an answer's status, type or shape is not documented. This
+script also fails where an answer is a 500. The RESULT line counts answers by status, as the
+server counts them.
 """
 
 import argparse
@@ -11,13 +13,12 @@ import re
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from collections import Counter
-from pathlib import Path
 
-from effchal.serving.ready import free_port, wait_ready
+from server_process import ServerProcess
 
-ROOT = Path(__file__).resolve().parents[1]
+from effchal.serving.ready import free_port
+
 CHECKS = [
     "status_code_conformance",
     "content_type_conformance",
@@ -33,48 +34,21 @@ def main() -> None:
     parser.add_argument("--mode", choices=["negative", "positive", "all"], default="negative")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
+    server = ServerProcess("tiny", free_port(), "serve.allow_decoding_override=true")
+    command = [args.st, "run", f"{server.url}/openapi.json", "--checks", ",".join(CHECKS)]
+    command += ["--mode", args.mode, "-n", str(args.examples), "--seed", str(args.seed)]
+    command += ["--continue-on-failure", "--no-shrink", "--no-color"]
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *(sys.executable, "-m", "effchal.serve", "model=tiny", "prompt=plain", "lora=none"),
-            *(
-                f"serve.port={port}",
-                f"hydra.run.dir={folder}",
-                "serve.allow_decoding_override=true",
-            ),
-        ]
-        server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-        try:
-            if trouble := wait_ready(url, 120, lambda: server.poll() is None):
-                sys.exit(f"error: {trouble}")
-            options = ["--checks", ",".join(CHECKS), "--mode", args.mode, "-n", str(args.examples)]
-            options += [
-                "--seed",
-                str(args.seed),
-                "--continue-on-failure",
-                "--no-shrink",
-                "--no-color",
-            ]
-            conforms = (
-                subprocess.run(
-                    [args.st, "run", f"{url}/openapi.json", *options], cwd=folder
-                ).returncode
-                == 0
-            )
-            told = answers(url)
-        finally:
-            server.terminate()
-            stopped = server.wait(timeout=60)
-    print("RESULT", json.dumps({"answers": told, "conforms": conforms, "exit": stopped}))
-    sys.exit(not conforms or "500" in told or stopped != 0)
+        conforms = subprocess.run(command, cwd=folder).returncode == 0
+    counts = answers_by_status(server.get("/metrics"))
+    stopped = server.stop()
+    print("RESULT", json.dumps({"answers": counts, "conforms": conforms, "exit": stopped}))
+    sys.exit(not conforms or "500" in counts or stopped != 0)
 
 
-def answers(url: str) -> dict[str, int]:
-    """By status, /metrics and its like aside."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
-        text = response.read().decode()
-    found = re.findall(r'effchal_requests_total\{path="(.*?)",status="(\d+)"\} ([\d.e+]+)', text)
+def answers_by_status(metrics: str) -> dict[str, int]:
+    """Counts of GET /metrics, without those of /ready and /metrics."""
+    found = re.findall(r'effchal_requests_total\{path="(.*?)",status="(\d+)"\} ([\d.e+]+)', metrics)
     counts: Counter[str] = Counter()
     for path, status, count in found:
         if path not in ("/ready", "/metrics"):

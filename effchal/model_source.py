@@ -1,15 +1,16 @@
-"""What is served or evaluated: a bundle, or the plain base model; checked first, loaded afterwards."""
+"""The model that is served or evaluated: a bundle, or the plain base model.
 
-from dataclasses import dataclass
+It is checked first and loaded afterwards, so that mistakes show before weights are read.
+"""
+
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effchal.cli import overlay
 from effchal.config import Config, ConfigError, ModelConfig, load_config
 
-if (
-    TYPE_CHECKING
-):  # torch comes with them; a server's master process should stay small and fork cleanly
+if TYPE_CHECKING:  # torch comes with them, and a server's master process must stay small
     from effchal.decoding.engine import Engine
     from effchal.model.load import ModelShape
 
@@ -23,11 +24,29 @@ class ModelSource:
     shape: "ModelShape"
 
 
-def inference_config(cfg: Config, overrides: list[str], free: set[str]) -> Config:
-    """The bundle's own config with typed decoding.* and `free` keys on top, or `cfg` with lora=none.
+def bundle_folder(path: str | Path) -> Path:
+    """The bundle at `path`, which is its folder or the folder of the run that wrote it.
 
     Raises:
-        ConfigError: a bad bundle, an override of what the bundle froze, or no model at all.
+        ConfigError: no bundle in either place.
+    """
+    for folder in (Path(path), Path(path) / "bundle"):
+        if (folder / "manifest.json").is_file():
+            return folder
+    raise ConfigError(
+        f"bundle={path} is neither a bundle nor a run folder with a finished bundle: "
+        f"no {path}/manifest.json and no {path}/bundle/manifest.json"
+    )
+
+
+def inference_config(cfg: Config, overrides: list[str], free: set[str]) -> Config:
+    """The bundle's own config with the typed decoding.* and `free` keys on top.
+
+    Without a bundle it is `cfg`, which then must say lora=none. The result's `bundle` is the
+    bundle's own folder, also where `cfg.bundle` is a run folder.
+
+    Raises:
+        ConfigError: no bundle there, an override of what it froze, or no model at all.
     """
     if cfg.bundle is None:
         if cfg.lora is not None:
@@ -35,14 +54,14 @@ def inference_config(cfg: Config, overrides: list[str], free: set[str]) -> Confi
                 "no model: give bundle=<folder>, or lora=none for the plain base model"
             )
         return cfg
+    folder = bundle_folder(cfg.bundle)
     allowed = {"decoding", "bundle", "base_model"} | free
-    return overlay(
-        load_config(Path(cfg.bundle) / "config.yaml"), cfg, overrides, allowed, cfg.bundle
-    )
+    frozen = load_config(folder / "config.yaml")
+    return replace(overlay(frozen, cfg, overrides, allowed, str(folder)), bundle=str(folder))
 
 
 def check_model_source(cfg: Config) -> ModelSource:
-    """What can be wrong with a bundle or a base model, before any weight is read.
+    """Check the bundle or the base model before any weight is read.
 
     Raises:
         ConfigError: a damaged bundle, a base model that is missing or another one.
@@ -50,26 +69,27 @@ def check_model_source(cfg: Config) -> ModelSource:
     from effchal.bundle import base_of_bundle
     from effchal.model.load import model_shape
 
-    bundle = None if cfg.bundle is None else Path(cfg.bundle)
+    bundle = None if cfg.bundle is None else bundle_folder(cfg.bundle)
     base = cfg.model if bundle is None else base_of_bundle(bundle, cfg.base_model)
     return ModelSource(bundle, base, model_shape(base))
 
 
-def identity(subject: ModelSource) -> dict[str, Any]:
-    """Plain values that tell one bundle or base model from another, to be kept with what was measured of it."""
+def identity(source: ModelSource) -> dict[str, Any]:
+    """Plain values that tell one model from another, to keep with what was measured of it."""
     from effchal.bundle import base_model_fingerprint, sha256
 
-    manifest = None if subject.bundle is None else sha256(subject.bundle / "manifest.json")
-    bundle = {
-        "bundle": None if subject.bundle is None else str(subject.bundle),
-        "manifest_sha256": manifest,
+    bundle = source.bundle
+    return {
+        "bundle": None if bundle is None else str(bundle),
+        "manifest_sha256": None if bundle is None else sha256(bundle / "manifest.json"),
+        "base_model": source.base.name,
+        "revision": source.base.revision,
+        "fingerprint": base_model_fingerprint(source.base),
     }
-    base = {"base_model": subject.base.name, "revision": subject.base.revision}
-    return bundle | base | {"fingerprint": base_model_fingerprint(subject.base)}
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], run_dir: Path) -> None:
-    """Raises ConfigError where a resumed run would go on with another model."""
+    """Raises ConfigError if a resumed run would go on with another model."""
     changed = [key for key in now if now[key] != before.get(key)]
     if changed:
         raise ConfigError(
@@ -77,23 +97,26 @@ def check_same(before: dict[str, Any], now: dict[str, Any], run_dir: Path) -> No
         )
 
 
-def load_source_tokenizer(subject: ModelSource) -> Any:
+def load_source_tokenizer(source: ModelSource) -> Any:
+    """A fast transformers tokenizer."""
     from effchal.bundle import load_bundle_tokenizer
     from effchal.model.load import load_tokenizer
 
-    if subject.bundle is None:
-        return load_tokenizer(subject.base)
-    return load_bundle_tokenizer(subject.bundle, subject.base)
+    if source.bundle is None:
+        return load_tokenizer(source.base)
+    return load_bundle_tokenizer(source.bundle, source.base)
 
 
-def load_engine(subject: ModelSource) -> "Engine":
+def load_engine(source: ModelSource) -> "Engine":
+    """Load the weights onto this machine's best device."""
     from effchal.bundle import load_bundle_model
     from effchal.decoding.engine import Engine
     from effchal.model.device import pick_device
     from effchal.model.load import load_base_model
 
-    if subject.bundle is None:
-        model = load_base_model(subject.base, pick_device())
+    device = pick_device()
+    if source.bundle is None:
+        model = load_base_model(source.base, device)
     else:
-        model = load_bundle_model(subject.bundle, subject.base, pick_device())
-    return Engine(model, load_source_tokenizer(subject))
+        model = load_bundle_model(source.bundle, source.base, device)
+    return Engine(model, load_source_tokenizer(source))

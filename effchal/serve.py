@@ -1,4 +1,4 @@
-"""Serve a bundle: python -m effchal.serve bundle=outputs/train/<run>/bundle serve.port=8080"""
+"""Serve a bundle: effchal serve outputs/train/<run> serve.port=8080"""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from effchal.serving.app import create_app, exit_worker, start_app
 
 __all__ = ["create_app"]
 
-SPARE_THREADS = 16  # so that /tokenize and /health never wait behind completions
+SPARE_THREADS = 16  # for /tokenize and /health, which must not wait behind completions
 
 
 class Server(BaseApplication):
@@ -28,9 +28,9 @@ class Server(BaseApplication):
             "workers": 1,
             "worker_class": "gthread",  # the sync worker kills long requests
             "threads": serve.max_waiting + SPARE_THREADS,
-            "timeout": 0,  # a generation may take long; a client that gives up is its own clock
+            "timeout": 0,  # a generation may take long; serve.deadline_s is its limit
             "graceful_timeout": serve.drain_s,
-            "control_socket_disable": True,  # nobody asked for a second way in
+            "control_socket_disable": True,  # one way in is enough
             "preload_app": False,  # torch must start after the fork
         }
         for key, value in settings.items():

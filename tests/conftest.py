@@ -1,4 +1,4 @@
-"""What several test modules need: the real small model, real data, a tiny config and a tiny engine."""
+"""Fixtures of several test modules: the real small model, a tiny config, engine and server."""
 
 import logging
 import os
@@ -92,20 +92,25 @@ def engine(request, tiny_engine):
 
 
 @pytest.fixture
-def service(tiny_engine):
-    from effchal.serving.service import Service
-
-    cfg = Config(
+def serving_cfg() -> Config:
+    return Config(
         model=ModelConfig(name="builtin:tiny", dtype=Dtype.float32),
         prompt=PromptConfig(user="Q: {content}\nA:", after_answer="\n"),
         lora=None,
         decoding=DecodingConfig(max_new_tokens=5),
         serve=ServeConfig(max_prompt_tokens=200, max_new_tokens=50, max_rows=4),
     )
-    service = Service(cfg, "tiny")
+
+
+@pytest.fixture
+def service(serving_cfg, tiny_engine):
+    from effchal.serving.service import Service
+
+    service = Service(serving_cfg, "tiny")
     service.set_ready(tiny_engine)
+    model = service.loaded()
     yield service
-    service.scheduler.stop()
+    model.scheduler.stop()
     tiny_engine.clear()
 
 

@@ -1,4 +1,4 @@
-"""lm-eval's client against our server, beside lm-eval's own model: the same log-likelihoods?
+"""Compare log-likelihoods of lm-eval's client on our server with those of lm-eval's own model.
 
 Runs in an environment of its own (pip install torch "lm-eval[api,hf]"), never the project's:
     python -m effchal.serve model=smollm2_135m prompt=plain lora=none model.dtype=float32 &
@@ -17,7 +17,7 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 
 def requests_of(path: str, count: int) -> list[Instance]:
-    """Questions with a right and a wrong answer, each pair of texts a request."""
+    """One request for each question with its best answer, and one with a wrong answer."""
     pairs = []
     with open(path, encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -47,12 +47,9 @@ def main() -> None:
     expected = own.loglikelihood(requests)
     difference = max(abs(a[0] - b[0]) for a, b in zip(theirs, expected, strict=True))
     flags = sum(a[1] == b[1] for a, b in zip(theirs, expected, strict=True))
-    told = {
-        "requests": len(requests),
-        "largest_difference": difference,
-        "equal_greedy_flags": flags,
-    }
-    print("RESULT " + json.dumps(told | {"greedy": sum(flag for _, flag in expected)}))
+    result = {"requests": len(requests), "largest_difference": difference}
+    result |= {"equal_greedy_flags": flags, "greedy": sum(flag for _, flag in expected)}
+    print("RESULT " + json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The openai client against our server: completions, chat, streams, log-probabilities; raises at the first surprise.
+"""The openai client against our server: completions, chat, streams, log-probabilities.
+
+It raises at the first unexpected answer.
 
 Runs in an environment of its own (pip install openai):
     <its python> benchmarks/peers/openai_client.py http://127.0.0.1:8080
@@ -20,18 +22,18 @@ assert len(whole.choices[0].logprobs.top_logprobs[0]) == 2
 assert whole.usage.completion_tokens == 12
 print("completion:", repr(text))
 
-pieces = client.completions.create(
+chunks = client.completions.create(
     model=model, prompt="The capital of France is", max_tokens=12, temperature=0, stream=True
 )
-pieces = [piece.choices[0].text for piece in pieces if piece.choices]
-assert "".join(pieces) == text
-assert len(pieces) > 6
-print("streamed completion:", len(pieces), "pieces")
+chunks = [chunk.choices[0].text for chunk in chunks if chunk.choices]
+assert "".join(chunks) == text
+assert len(chunks) > 6
+print("streamed completion:", len(chunks), "chunks")
 
-several = client.completions.create(
+samples = client.completions.create(
     model=model, prompt=["a", "b"], n=2, max_tokens=4, temperature=1.0, seed=1
 )
-assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
+assert [choice.index for choice in samples.choices] == [0, 1, 2, 3]
 
 stop = text[len(text) // 2 :][:3]
 cut = client.completions.create(

@@ -1,4 +1,4 @@
-"""Around every route: who may ask, what is counted and logged, and how errors look."""
+"""Around every route: the bearer token, the request counters, the access log, JSON errors."""
 
 import hmac
 import json
@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, g, jsonify, request
 from pydantic import ValidationError
@@ -19,14 +19,14 @@ from effchal.serving.service import RETRY_AFTER_S, ClientGone, RequestError, Ser
 if TYPE_CHECKING:
     from effchal.decoding.sequence import Completion
 
-OPEN = {"/health", "/ready"}  # asked by whoever starts containers
+NO_TOKEN_NEEDED = {"/health", "/ready"}  # container managers ask for them
 CLOSED_BY_CLIENT = 499  # nginx's number
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("effchal.access")
 
 
 def guard(app: Flask, service: Service) -> None:
-    """Check the bearer token of EFFCHAL_TOKEN, if it is set; count and log each request when its answer is out."""
+    """Check the bearer token of EFFCHAL_TOKEN, if set; count and log each finished request."""
     token = os.environ.get("EFFCHAL_TOKEN", "")
     if not access_log.handlers:
         access_log.addHandler(logging.StreamHandler(sys.stdout))
@@ -34,21 +34,18 @@ def guard(app: Flask, service: Service) -> None:
         access_log.propagate = False
 
     @app.before_request
-    def check_token():
+    def check_token() -> None:
         g.start = time.perf_counter()
+        if not token or request.path in NO_TOKEN_NEEDED:
+            return
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if (
-            token
-            and request.path not in OPEN
-            and not hmac.compare_digest(given.encode(), token.encode())
-        ):
-            raise RequestError(
-                401, "this server wants Authorization: Bearer <token>", "Authorization"
-            )
+        if not hmac.compare_digest(given.encode(), token.encode()):
+            message = "this server wants Authorization: Bearer <token>"
+            raise RequestError(401, message, "Authorization")
 
     @app.after_request
     def count_and_log(response: Response) -> Response:
-        # A route's pattern, not its path: a scanner must not fill the metrics with names of its own.
+        # The route's pattern, not the path: a scanner must not fill the metrics with names.
         path = request.url_rule.rule if request.url_rule else "other"
         head = {
             "path": path,
@@ -56,42 +53,44 @@ def guard(app: Flask, service: Service) -> None:
             "status": response.status_code,
             "client": request.remote_addr,
         }
-        start, what = g.get("start", time.perf_counter()), told()
+        start, fields = g.get("start", time.perf_counter()), log_fields()
 
         def finish() -> None:
             seconds = time.perf_counter() - start
             service.metrics.requests.labels(path, str(response.status_code)).inc()
             service.metrics.request_s.labels(path).observe(seconds)
             now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-            access_log.info(json.dumps({"time": now, **head, "seconds": round(seconds, 4), **what}))
+            line = {"time": now, **head, "seconds": round(seconds, 4), **fields}
+            access_log.info(json.dumps(line))
 
         response.call_on_close(finish)
         return response
 
 
-def told() -> dict:
-    """What the access log will say of this request beside the usual; a route that streams goes on writing into it."""
-    return g.setdefault("told", {})
+def log_fields() -> dict[str, Any]:
+    """This request's own fields in the access log. A stream adds to them until it ends."""
+    return g.setdefault("log_fields", {})
 
 
-def note(
-    what: dict,
+def log_answer(
+    fields: dict[str, Any],
     service: Service,
     prompt_tokens: int,
     completions: "Sequence[Completion]",
     prompt: object,
 ) -> None:
-    """Tell the access log of an answer, by `told()`; text only where serve.log_prompts=true."""
-    what["prompt_tokens"] = prompt_tokens
-    what["new_tokens"] = sum(len(completion.ids) for completion in completions)
-    what["finish_reasons"] = [completion.finish_reason for completion in completions]
+    """Add an answer to the access log's `fields`; its text only if serve.log_prompts=true."""
+    fields["prompt_tokens"] = prompt_tokens
+    fields["new_tokens"] = sum(len(completion.ids) for completion in completions)
+    fields["finish_reasons"] = [completion.finish_reason for completion in completions]
     if service.cfg.serve.log_prompts:
-        what["prompt"], what["answers"] = prompt, [completion.text for completion in completions]
+        fields["prompt"] = prompt
+        fields["answers"] = [completion.text for completion in completions]
 
 
 def error_of(error: Exception) -> tuple[ErrorResponse, int, dict[str, str]]:
-    """Body, status and headers for an error; only our own faults are 500."""
-    field, headers = None, {}
+    """Body, status and headers for an error. Only our own faults are 500."""
+    field, headers, status = None, {}, 500
     match error:
         case RequestError():
             status, message, field = error.status, error.message, error.field
@@ -101,14 +100,13 @@ def error_of(error: Exception) -> tuple[ErrorResponse, int, dict[str, str]]:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             field = ".".join(str(part) for part in first["loc"]) or "body"
             status, message = 400, f"{field}: {first['msg']}"
-        case HTTPException():
-            headers = {
-                name: value for name, value in error.get_headers() if name != "Content-Type"
-            }  # Allow of a 405
-            status, message = error.code, error.description or error.name
+        case HTTPException(code=int(code)):
+            status, message = code, error.description or error.name
+            # Such as Allow of a 405.
+            headers = {name: text for name, text in error.get_headers() if name != "Content-Type"}
         case _:
             log.error("request failed", exc_info=error)
-            status, message = 500, f"internal error: {type(error).__name__}"
+            message = f"internal error: {type(error).__name__}"
     if status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     kind = "invalid_request_error" if status < 500 else "server_error"
@@ -116,9 +114,9 @@ def error_of(error: Exception) -> tuple[ErrorResponse, int, dict[str, str]]:
 
 
 def register_errors(app: Flask) -> None:
-    """Every error is JSON."""
+    """Answer every error as JSON."""
 
     @app.errorhandler(Exception)
-    def refused(error: Exception):
+    def refuse(error: Exception) -> tuple[Response, int, dict[str, str]]:
         body, status, headers = error_of(error)
         return jsonify(body.model_dump()), status, headers

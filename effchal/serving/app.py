@@ -1,8 +1,9 @@
 """HTTP server for HELM's client, lm-eval and OpenAI clients.
 
-EFFCHAL_BUNDLE=outputs/train/<run>/bundle gunicorn --threads 80 'effchal.serve:create_app()'
+EFFCHAL_BUNDLE=outputs/train/<run> gunicorn --threads 80 'effchal.serve:create_app()'
 
-This file: the app, HELM's routes POST /process, /tokenize, /decode, and GET /health, /ready, /metrics, /openapi.json.
+HELM's routes are in helm.py, OpenAI's in openai.py; here are the app and the routes for
+whoever runs it: GET /health, /ready, /metrics, /openapi.json.
 """
 
 import logging
@@ -17,24 +18,46 @@ from flask import Flask, Response, jsonify
 from effchal.cli import compose_config
 from effchal.config import Config, ConfigError
 from effchal.model_source import check_model_source, inference_config, load_engine
-from effchal.prompts import Turn
-from effchal.serving.access import guard, note, register_errors, told
-from effchal.serving.helm_types import (
-    DecodeRequest,
-    DecodeResponse,
-    ProcessRequest,
-    ProcessResponse,
-    Token,
-    TokenizeRequest,
-    TokenizeResponse,
-)
-from effchal.serving.openai import openai_routes
+from effchal.serving.access import guard, register_errors
+from effchal.serving.helm import HELM_ROUTES
+from effchal.serving.openai import OPENAI_ROUTES
 from effchal.serving.openapi import openapi_document
-from effchal.serving.request import hung_up, parse, reply
-from effchal.serving.service import RequestError, Service
+from effchal.serving.routes import Route, add_routes
+from effchal.serving.service import Service
 
 BODY_LIMIT_BYTES = 8 << 20
 log = logging.getLogger(__name__)
+
+
+def health(service: Service) -> Response:
+    """The process lives."""
+    return jsonify(status="ok")
+
+
+def ready(service: Service) -> Response:
+    """The model answers."""
+    service.loaded()
+    return jsonify(status="ready")
+
+
+def metrics(service: Service) -> Response:
+    """Prometheus text."""
+    return Response(service.metrics.text(), mimetype="text/plain; version=0.0.4; charset=utf-8")
+
+
+def openapi(service: Service) -> Response:
+    """This document."""
+    return jsonify(openapi_document(ROUTES))
+
+
+ROUTES = [
+    *HELM_ROUTES,
+    *OPENAI_ROUTES,
+    Route("/health", health),
+    Route("/ready", ready),
+    Route("/metrics", metrics),
+    Route("/openapi.json", openapi),
+]
 
 
 def make_app(service: Service) -> Flask:
@@ -42,111 +65,23 @@ def make_app(service: Service) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT_BYTES
     guard(app, service)
     register_errors(app)
-    app.register_blueprint(openai_routes(service))
-
-    @app.post("/process")
-    def process():
-        start = time.perf_counter()
-        service.require_ready()
-        body = parse(ProcessRequest)
-        encoder = service.encoder
-        if body.echo_prompt:  # a whole text to score: no template
-            ids = encoder.bos_ids + encoder.text_ids(body.prompt)
-        else:
-            ids = encoder.prompt_ids([Turn("user", body.prompt)])
-        ids = service.check_prompt(ids)
-        # The beginning-of-sequence token is no part of the client's text.
-        echo_from = len(encoder.bos_ids) if body.echo_prompt and body.prompt else None
-        stops, alternatives = body.stop_sequences, body.top_k_per_token
-        params = service.sampling_params(
-            body, body.max_new_tokens, stops, alternatives, echo_from, "max_new_tokens"
-        )
-        ((completion,),) = service.wait(service.submit([ids], [params]), body.deadline_s, hung_up())
-        tokens = [
-            Token(
-                text=t.text,
-                logprob=t.logprob,
-                base_logprob=t.base_logprob,
-                top_logprob=t.top_logprobs,
-            )
-            for t in completion.tokens
-        ]
-        note(told(), service, len(ids), [completion], body.prompt)
-        return reply(
-            ProcessResponse(
-                text=completion.text,
-                tokens=tokens,
-                logprob=sum(token.logprob for token in tokens),
-                request_time=time.perf_counter() - start,
-            )
-        )
-
-    @app.post("/tokenize")
-    def tokenize():
-        start = time.perf_counter()
-        service.require_ready()
-        body = parse(TokenizeRequest)
-        if (body.text is None) == (body.prompt is None):
-            raise RequestError(400, "give text, or prompt", "text")
-        encoder = service.encoder
-        ids = encoder.text_ids(body.text) if body.prompt is None else encoder.raw_ids(body.prompt)
-        if body.add_special_tokens:
-            ids = encoder.bos_ids + ids
-        if body.truncation and body.max_length is not None:
-            ids = ids[: body.max_length]
-        longest = service.engine.max_positions
-        seconds = time.perf_counter() - start
-        return reply(
-            TokenizeResponse(
-                tokens=ids, count=len(ids), max_model_len=longest, request_time=seconds
-            )
-        )
-
-    @app.post("/decode")
-    def decode():
-        start = time.perf_counter()
-        service.require_ready()
-        ids = parse(DecodeRequest).tokens
-        service.check_ids(ids, "tokens")
-        text = service.engine.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return reply(DecodeResponse(text=text, request_time=time.perf_counter() - start))
-
-    @app.get("/health")
-    def health():
-        return jsonify(status="ok")
-
-    @app.get("/ready")
-    def ready():
-        service.require_ready()
-        return jsonify(status="ready")
-
-    @app.get("/metrics")
-    def metrics():
-        return Response(service.metrics.text(), mimetype="text/plain; version=0.0.4; charset=utf-8")
-
-    @app.get("/openapi.json")
-    def openapi():
-        return jsonify(openapi_document())
-
+    add_routes(app, service, ROUTES)
     return app
 
 
 def start_app(cfg: Config, on_failure: Callable[[], None]) -> Flask:
     """The app at once, the model in the background: /health answers while /ready still says 503."""
-    service = Service(cfg, name_of(cfg))
+    service = Service(cfg, model_name(cfg))
 
     def load() -> None:
         from effchal.decoding.layers import contrast_of
 
         try:
             start = time.perf_counter()
-            subject = check_model_source(cfg)
-            contrast_of(
-                cfg.decoding, subject.shape.num_layers, subject.shape.tied
-            )  # before weights are read
-            service.set_ready(load_engine(subject))
+            source = check_model_source(cfg)
+            # Fails on wrong layers before the weights are read.
+            contrast_of(cfg.decoding, source.shape.num_layers, source.shape.tied)
+            service.set_ready(load_engine(source))
             log.info("ready after %.1f s", time.perf_counter() - start)
         except Exception as error:
             log.critical("cannot load the model: %s", error)
@@ -156,13 +91,15 @@ def start_app(cfg: Config, on_failure: Callable[[], None]) -> Flask:
     return make_app(service)
 
 
-def name_of(cfg: Config) -> str:
-    """What clients see as the model's name: the run's, or the base model's."""
+def model_name(cfg: Config) -> str:
+    """The model's name for clients: the run's, or the base model's."""
     return cfg.name if cfg.bundle is not None else Path(cfg.model.name).name
 
 
 def create_app(*overrides: str) -> Flask:
-    """For gunicorn: the bundle named by EFFCHAL_BUNDLE, e.g. create_app("decoding=sample").
+    """The app for gunicorn, e.g. `create_app("decoding=sample")`.
+
+    EFFCHAL_BUNDLE names the folder of a bundle or of a run.
 
     Raises:
         ConfigError: no bundle, or an override of what the bundle froze.
@@ -176,7 +113,7 @@ def create_app(*overrides: str) -> Flask:
 
 
 def exit_worker() -> None:
-    """End this worker so that gunicorn's master stops, too, rather than start another that fails alike."""
+    """End this worker so that gunicorn's master ends, too, instead of starting another one."""
     from gunicorn.arbiter import Arbiter
 
     os._exit(Arbiter.APP_LOAD_ERROR)

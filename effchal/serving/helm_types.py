@@ -1,17 +1,17 @@
-"""ApiModel types of HELM's HTTPModelClient and HTTPModelTokenizer (helm/clients/http_model_client.py, 0.5.16).
+"""Bodies and answers of HELM's HTTPModelClient and HTTPModelTokenizer, as of HELM 0.5.16.
 
-The tokenizer's routes serve lm-eval's client, too; see openai_types for the others.
+Source: helm/clients/http_model_client.py. lm-eval's client uses the tokenizer routes, too;
+the other types are in openai_types.
 """
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, computed_field
 
 
 def _encodable(text: str) -> str:
-    text.encode(
-        "utf-8"
-    )  # JSON can spell half a surrogate pair, which is no character; a ValueError
+    # JSON can spell half a surrogate pair, which is no character. encode raises a ValueError.
+    text.encode("utf-8")
     return text
 
 
@@ -25,24 +25,27 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 class ApiModel(BaseModel):
-    """Types are not converted ("5" is no number); keys that we do not know are ignored: clients add some."""
+    """A body or an answer.
+
+    Types are not converted: "5" is no number. Unknown keys are ignored, because clients
+    add some.
+    """
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
 
 class SamplingRequest(ApiModel):
-    """What every request for an answer may say. None means: as decoding.* of the bundle says."""
+    """The sampling settings that every route takes. Where one is None, decoding.* counts."""
 
     temperature: Temperature | None = None
     top_p: Probability | None = None
-    top_k: Annotated[int, Field(ge=1)] | None = None  # sample among k; of the 2023 sample server
+    # Sample among the k most likely; a key of the 2023 sample server.
+    top_k: Annotated[int, Field(ge=1)] | None = None
     seed: Seed | None = None
-    deadline_s: Annotated[float, Field(gt=0)] | None = (
-        None  # give up after so long; serve.deadline_s at most
-    )
-    decoding: dict[str, Any] | None = (
-        None  # keys of decoding.*, where serve.allow_decoding_override=true
-    )
+    # Give up after so many seconds; serve.deadline_s is the upper limit.
+    deadline_s: Annotated[float, Field(gt=0)] | None = None
+    # Keys of decoding.*; needs serve.allow_decoding_override=true.
+    decoding: dict[str, Any] | None = None
 
 
 class ProcessRequest(SamplingRequest):
@@ -50,12 +53,12 @@ class ProcessRequest(SamplingRequest):
 
     prompt: Text  # the one key without a default
     max_new_tokens: Annotated[int, Field(ge=0)] | None = None
-    top_k_per_token: Annotated[int, Field(ge=0, le=100)] = (
-        0  # alternatives reported; samples nothing
-    )
+    # Number of alternatives to report; it does not affect sampling.
+    top_k_per_token: Annotated[int, Field(ge=0, le=100)] = 0
+    # Accepted, but one completion is returned: HELM reads no second.
     num_return_sequences: Annotated[int, Field(ge=1)] = Field(
         default=1, validation_alias=AliasChoices("num_return_sequences", "num_samples")
-    )  # one is returned: HELM reads no second
+    )
     echo_prompt: bool = False
     stop_sequences: Stops = []
 
@@ -63,8 +66,8 @@ class ProcessRequest(SamplingRequest):
 class TokenizeRequest(ApiModel):
     """Body of POST /tokenize.
 
-    `text` (HELM) and `content` are ordinary text. `prompt`, of vLLM's server and lm-eval's client, is a whole
-    prompt: special tokens that it spells count as such.
+    `text` (HELM) and `content` are ordinary text. `prompt` (vLLM's server, lm-eval's client)
+    is a whole prompt: special tokens that it spells count as such.
     """
 
     text: Text | None = Field(default=None, validation_alias=AliasChoices("text", "content"))
@@ -84,10 +87,22 @@ class DecodeRequest(ApiModel):
     tokens: list[TokenId]
 
 
-class Token(ApiModel):
+class BaseLogprob(ApiModel):
+    base_logprob: float  # of the model alone: no contrast, no penalty
+
+    # Deprecated in 0.2: the earlier name of base_logprob, kept for one release.
+    @computed_field(  # type: ignore[prop-decorator]  # mypy 1.x knows no decorated properties
+        description="Deprecated: use base_logprob, which has the same value.",
+        json_schema_extra={"deprecated": True},
+    )
+    @property
+    def plain_logprob(self) -> float:
+        return self.base_logprob
+
+
+class Token(BaseLogprob):
     text: str
     logprob: float  # of the distribution decoded from
-    base_logprob: float  # of the model alone: no contrast, no penalty
     top_logprob: dict[str, float]
 
 
@@ -117,7 +132,7 @@ class DetokenizeResponse(ApiModel):
 class Error(ApiModel):
     message: str
     field: str | None
-    type: str = "invalid_request_error"  # clients of OpenAI's look for it
+    type: str = "invalid_request_error"  # OpenAI's clients look for it
 
 
 class ErrorResponse(ApiModel):

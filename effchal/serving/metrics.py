@@ -1,6 +1,7 @@
-"""What GET /metrics tells, in Prometheus' text format."""
+"""What GET /metrics reports, in Prometheus' text format."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily
@@ -12,32 +13,33 @@ ROWS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """One registry for each server, so that two in one process do not mix.
+    """Counters and histograms of one server.
+
+    Each server has a registry of its own, so that two in one process do not mix.
 
     Args:
-        layer_counts: how often DoLa chose each layer where it had a choice of tokens; asked at every scrape.
+        layer_counts: how often DoLa chose each layer; called at every scrape.
     """
 
     def __init__(self, layer_counts: Callable[[], list[int]] = list) -> None:
         self.registry = CollectorRegistry()
-        here = {"registry": self.registry, "namespace": "effchal"}
-        self.requests = Counter("requests", "Answered requests", ["path", "status"], **here)
-        self.request_s = Histogram(
-            "request_seconds", "From request to answer", ["path"], buckets=LATENCY_S, **here
+        counter = partial(Counter, namespace="effchal", registry=self.registry)
+        histogram = partial(Histogram, namespace="effchal", registry=self.registry)
+        self.requests = counter("requests", "Answered requests", ["path", "status"])
+        self.request_s = histogram(
+            "request_seconds", "From request to answer", ["path"], buckets=LATENCY_S
         )
-        self.first_token_s = Histogram(
-            "first_token_seconds", "From submission to first token", buckets=LATENCY_S, **here
+        self.first_token_s = histogram(
+            "first_token_seconds", "From submission to first token", buckets=LATENCY_S
         )
-        told = "One token for every row, and what of a prompt is read beside"
-        self.step_s = Histogram("decode_step_seconds", told, buckets=STEP_S, **here)
-        self.rows = Histogram("batch_rows", "Rows in a decode step", buckets=ROWS, **here)
-        self.waiting = Gauge("queue_depth", "Prompts that wait for the engine", **here)
-        self.prompt_tokens = Counter(
-            "prompt_tokens", "Prompt tokens, read or reused from a prefix", ["how"], **here
-        )
-        self.new_tokens = Counter(
-            "generated_tokens", "Generated tokens; its rate is tokens/s", **here
-        )
+        step = "One decode step of every row, and the prompt chunk that went with it"
+        self.step_s = histogram("decode_step_seconds", step, buckets=STEP_S)
+        self.rows = histogram("batch_rows", "Rows in a decode step", buckets=ROWS)
+        waiting = "Prompts that wait for the engine"
+        self.waiting = Gauge("queue_depth", waiting, namespace="effchal", registry=self.registry)
+        read = "Prompt tokens, read or reused from the prefix cache"
+        self.prompt_tokens = counter("prompt_tokens", read, ["how"])
+        self.new_tokens = counter("generated_tokens", "Generated tokens; their rate is tokens/s")
         self.registry.register(LayerCounts(layer_counts))
 
     def text(self) -> bytes:
@@ -50,10 +52,10 @@ class LayerCounts(Collector):
     def __init__(self, layer_counts: Callable[[], list[int]]) -> None:
         self._layer_counts = layer_counts
 
-    def collect(self):
+    def collect(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily(
             "effchal_dola_layer",
-            "Tokens that a layer was contrasted at, more than one plausible",
+            "Tokens for which DoLa chose this layer, where more than one token was plausible",
             labels=["layer"],
         )
         for layer, count in enumerate(self._layer_counts()):

@@ -1,14 +1,24 @@
-"""ApiModel types of OpenAI's completions and chat completions, as the openai client and lm-eval use them.
+"""Bodies and answers of OpenAI's completions and chat completions.
 
-Keys that we do not know are ignored; known ones that we cannot honour are refused, rather than answered wrongly.
+As the openai client and lm-eval use them. Unknown keys are ignored. Known keys that this
+server cannot honour are refused rather than answered wrongly.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, computed_field, field_validator, model_validator
 
-from effchal.serving.helm_types import ApiModel, SamplingRequest, Stop, Stops, Text, TokenId
+from effchal.serving.helm_types import (
+    ApiModel,
+    BaseLogprob,
+    SamplingRequest,
+    Stop,
+    Stops,
+    Text,
+    TokenId,
+)
 
+FinishReason = Literal["stop", "length"]
 Count = Annotated[int, Field(ge=1, le=128)]
 Alternatives = Annotated[int, Field(ge=0, le=20)]
 Ids = Annotated[list[TokenId], Field(min_length=1)]
@@ -48,7 +58,7 @@ class OpenAIRequest(SamplingRequest):
 
 
 class CompletionRequest(OpenAIRequest):
-    """Body of POST /v1/completions. The prompt is taken as it is, without template."""
+    """Body of POST /v1/completions. The prompt is used as it is, without a template."""
 
     prompt: (
         Text
@@ -60,6 +70,12 @@ class CompletionRequest(OpenAIRequest):
     echo: bool = False
     logprobs: Alternatives | None = None
     best_of: Count | None = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt: text, or token ids."""
+        prompt: Any = self.prompt
+        return [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
 
     @model_validator(mode="after")
     def _best_of_nothing(self) -> "CompletionRequest":
@@ -87,7 +103,7 @@ class Message(ApiModel):
 
 
 class ChatRequest(OpenAIRequest):
-    """Body of POST /v1/chat/completions. The conversation goes into the template of the training."""
+    """Body of POST /v1/chat/completions. The conversation goes into the training's template."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=0)] | None = None
@@ -118,19 +134,31 @@ class Usage(ApiModel):
 
 
 class Logprobs(ApiModel):
-    """Of the distribution decoded from; `base_logprobs` are the model's own, without contrast and penalty."""
+    """Log-probabilities of the distribution decoded from, token by token.
+
+    `base_logprobs` are of the model alone, without contrast and penalty.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float | None]  # none for the first token of an echoed prompt
+    token_logprobs: list[float | None]  # None for the first token of an echoed prompt
     top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
     base_logprobs: list[float | None]
+
+    # Deprecated in 0.2: the earlier name of base_logprobs, kept for one release.
+    @computed_field(  # type: ignore[prop-decorator]  # mypy 1.x knows no decorated properties
+        description="Deprecated: use base_logprobs, which has the same values.",
+        json_schema_extra={"deprecated": True},
+    )
+    @property
+    def plain_logprobs(self) -> list[float | None]:
+        return self.base_logprobs
 
 
 class CompletionChoice(ApiModel):
     index: int
     text: str
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: FinishReason | None
     logprobs: Logprobs | None
 
 
@@ -149,8 +177,7 @@ class TopLogprob(ApiModel):
     bytes: list[int]
 
 
-class ChatLogprob(TopLogprob):
-    base_logprob: float
+class ChatLogprob(TopLogprob, BaseLogprob):
     top_logprobs: list[TopLogprob]
 
 
@@ -166,7 +193,7 @@ class ChatMessage(ApiModel):
 class ChatChoice(ApiModel):
     index: int
     message: ChatMessage
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     logprobs: ChatLogprobs | None
 
 
@@ -187,7 +214,7 @@ class Delta(ApiModel):
 class ChatChunkChoice(ApiModel):
     index: int
     delta: Delta
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: FinishReason | None
     logprobs: ChatLogprobs | None
 
 

@@ -1,52 +1,15 @@
-"""GET /openapi.json: the routes and their wire types."""
+"""GET /openapi.json: the routes and the types of their bodies and answers."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-import effchal.serving.helm_types as protocol
-import effchal.serving.openai_types as openai_types
 from effchal import __version__
+from effchal.serving.helm_types import ErrorResponse
+from effchal.serving.routes import Route
 
-ANSWERS: dict[str, tuple[type[BaseModel], type[BaseModel], str]] = {
-    "/process": (
-        protocol.ProcessRequest,
-        protocol.ProcessResponse,
-        "HELM: answer a prompt in the template",
-    ),
-    "/tokenize": (protocol.TokenizeRequest, protocol.TokenizeResponse, "Text to token ids"),
-    "/decode": (
-        protocol.DecodeRequest,
-        protocol.DecodeResponse,
-        "HELM: token ids to text, special tokens skipped",
-    ),
-    "/detokenize": (
-        protocol.DecodeRequest,
-        protocol.DetokenizeResponse,
-        "Token ids to text, special tokens kept",
-    ),
-    "/v1/completions": (
-        openai_types.CompletionRequest,
-        openai_types.CompletionResponse,
-        "Continue prompts",
-    ),
-    "/v1/chat/completions": (
-        openai_types.ChatRequest,
-        openai_types.ChatResponse,
-        "Answer a conversation",
-    ),
-}
-STREAMED: dict[str, type[BaseModel]] = {  # what an event's data is, where stream is true
-    "/v1/completions": openai_types.CompletionResponse,
-    "/v1/chat/completions": openai_types.ChatChunk,
-}
-TOLD: dict[str, tuple[type[BaseModel] | None, str]] = {
-    "/v1/models": (openai_types.Models, "The one model"),
-    "/tokenizer_info": (openai_types.TokenizerInfo, "Special tokens and chat template"),
-    "/health": (None, "The process lives"),
-    "/ready": (None, "The model answers"),
-    "/metrics": (None, "Prometheus text"),
-    "/openapi.json": (None, "This document"),
-}
 REFUSALS = {
     "400": "The request is wrong: message and field",
     "401": "No or a wrong bearer token",
@@ -54,41 +17,52 @@ REFUSALS = {
     "503": "Loading, or too many wait; Retry-After says when to ask again",
     "504": "No answer within the deadline",
 }
+REFUSALS_OF_GET = ("401", "503")
+Mode = Literal["validation", "serialization"]
 
 
-def openapi_document() -> dict:
-    """OpenAPI 3.1, made from the wire types."""
-    asked = [(request, "validation") for request, _, _ in ANSWERS.values()]
-    given = [(response, "serialization") for _, response, _ in ANSWERS.values()]
-    given += [(response, "serialization") for response, _ in TOLD.values() if response]
-    given += [(event, "serialization") for event in STREAMED.values()]
-    error = (protocol.ErrorResponse, "serialization")
-    refs, schemas = models_json_schema(
-        [*asked, *given, error], ref_template="#/components/schemas/{model}"
-    )
+def openapi_document(routes: Sequence[Route]) -> dict[str, Any]:
+    """OpenAPI 3.1, made from the routes' own types."""
+    types: list[tuple[type[BaseModel], Mode]] = [(ErrorResponse, "serialization")]
+    for route in routes:
+        types += [(route.body, "validation")] if route.body else []
+        types += [(each, "serialization") for each in (route.answer, route.event) if each]
+    refs, schemas = models_json_schema(types, ref_template="#/components/schemas/{model}")
 
-    def content(wire_type: type[BaseModel], mode: str) -> dict:
-        return {"content": {"application/json": {"schema": refs[wire_type, mode]}}}
+    def content(api_type: type[BaseModel], mode: Mode = "serialization") -> dict[str, Any]:
+        return {"content": {"application/json": {"schema": refs[api_type, mode]}}}
 
-    refusals = {status: {"description": why, **content(*error)} for status, why in REFUSALS.items()}
-    paths: dict[str, dict] = {}
-    for path, (request, response, summary) in ANSWERS.items():
-        answer = {"200": {"description": "The answer", **content(response, "serialization")}}
-        if path in STREAMED:
-            event = {"type": "string", "contentMediaType": "application/json"}
-            event["contentSchema"] = {"anyOf": [refs[STREAMED[path], "serialization"], refs[error]]}
-            data = {"anyOf": [event, {"const": "[DONE]"}]}
-            schema = {"type": "object", "required": ["data"], "properties": {"data": data}}
-            answer["200"]["content"]["text/event-stream"] = {"schema": schema}  # of each event
-        body = {"required": True, **content(request, "validation")}
-        paths[path] = {
-            "post": {"summary": summary, "requestBody": body, "responses": answer | refusals}
-        }
-    for path, (response, summary) in TOLD.items():
-        body = content(response, "serialization") if response else {}
-        answer = {"200": {"description": "The answer", **body}}
-        some = {status: refusals[status] for status in ("401", "503")}
-        paths[path] = {"get": {"summary": summary, "responses": answer | some}}
-    info = {"title": "effchal", "version": __version__}
-    components = {"schemas": schemas["$defs"]}
-    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": components}
+    refusals = {
+        status: {"description": why, **content(ErrorResponse)} for status, why in REFUSALS.items()
+    }
+    paths: dict[str, Any] = {}
+    for route in routes:
+        answer: dict[str, Any] = {"description": "The answer"}
+        if route.answer:
+            answer |= content(route.answer)
+        if route.event:
+            data = [refs[route.event, "serialization"], refs[ErrorResponse, "serialization"]]
+            answer["content"]["text/event-stream"] = {"schema": _event_schema(data)}
+        operation: dict[str, Any] = {"summary": route.summary}
+        if route.body:
+            operation["requestBody"] = {"required": True, **content(route.body, "validation")}
+        statuses = REFUSALS if route.body else REFUSALS_OF_GET
+        operation["responses"] = {"200": answer} | {each: refusals[each] for each in statuses}
+        paths[route.path] = {route.method.lower(): operation}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "effchal", "version": __version__},
+        "paths": paths,
+        "components": {"schemas": schemas["$defs"]},
+    }
+
+
+def _event_schema(data: list[Any]) -> dict[str, Any]:
+    """Schema of one server-sent event: JSON of one of the types, or [DONE]."""
+    event = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"anyOf": data},
+    }
+    properties = {"data": {"anyOf": [event, {"const": "[DONE]"}]}}
+    return {"type": "object", "required": ["data"], "properties": properties}

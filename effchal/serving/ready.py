@@ -1,6 +1,6 @@
-"""A server of ours on this machine: a free port, and the wait until it answers GET /ready.
+"""Start a server on this machine: find a free port, and wait until GET /ready answers.
 
-For scripts: python -m effchal.serving.ready URL SECONDS PID_OF_SERVER
+For shell scripts: python -m effchal.serving.ready URL SECONDS PID_OF_SERVER
 """
 
 import http.client
@@ -29,7 +29,7 @@ def is_ready(url: str) -> bool:
 
 
 def wait_ready(url: str, patience_s: float, is_alive: Callable[[], bool]) -> str | None:
-    """Wait for the server at `url`; None when it answers, or what became of it instead."""
+    """Wait until the server at `url` answers. Return None then, otherwise what went wrong."""
     end = time.monotonic() + patience_s
     while not is_ready(url):
         if not is_alive():

@@ -1,4 +1,7 @@
-"""Continuous batching: request threads hand in prompts, one thread owns the engine, rows come and go at every step."""
+"""Continuous batching: one thread owns the engine, and rows join and leave at every step.
+
+The scheduler owns the queue and the memory, the engine the arithmetic.
+"""
 
 import atexit
 import logging
@@ -7,7 +10,6 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import psutil
@@ -28,50 +30,63 @@ log = logging.getLogger(__name__)
 
 
 class QueueFull(Exception):
-    """Too many jobs wait already."""
+    """Too many prompts wait already."""
 
 
 @dataclass(eq=False)
-class Job:
-    """A prompt and the ways to answer it, from the request's thread to the engine's and back."""
+class QueuedPrompt:
+    """One prompt with its n sampling settings.
+
+    A request thread creates it, the engine thread runs it, and it carries the results
+    back. `completions` and `error` are set before `finished`.
+    """
 
     prompt_ids: list[int]
     variants: list[SamplingParams]
     streams: bool = False
     cancelled: bool = False
     error: Exception | None = None
-    completions: list[Completion] = field(
-        default_factory=list
-    )  # when finished; one for each variant
+    completions: list[Completion] = field(default_factory=list)  # one for each variant
     finished: threading.Event = field(default_factory=threading.Event)
-    # Streams: (variant, tokens that no stop can cut any more), and None at the end.
+    # For streams: (variant, tokens that no stop can cut any more), and None at the end.
     updates: "queue.SimpleQueue[tuple[int, list[TokenScore]] | None]" = field(
         default_factory=queue.SimpleQueue
     )
     submitted: float = field(default_factory=time.perf_counter)
-    told: list[int] = field(default_factory=list)  # tokens streamed of each variant
+
+    def __post_init__(self) -> None:
+        self.streamed = [0] * self.rows  # tokens sent so far, by variant
 
     @property
     def rows(self) -> int:
         return len(self.variants)
 
     @property
-    def tokens(self) -> int:
-        """The most that one of its rows may come to hold."""
+    def max_tokens(self) -> int:
+        """The longest that one of its rows may become, prompt included."""
         return len(self.prompt_ids) + max(params.max_new_tokens for params in self.variants)
 
 
+@dataclass(frozen=True)
+class Prefilling:
+    """The prompt that is being prefilled, one at a time."""
+
+    prompt: QueuedPrompt
+    prefill: Prefill
+
+
 class Scheduler:
-    """Owns an engine. `submit` and `cancel` may be called from any thread."""
+    """Runs an engine in a thread. `submit` and `cancel` may be called from any thread."""
 
     def __init__(self, engine: Engine, cfg: ServeConfig, metrics: Metrics) -> None:
         self._engine, self._cfg, self._metrics = engine, cfg, metrics
         self._row_bytes = bytes_per_token(engine.model.config, engine.model.dtype.itemsize)
-        warn_where_memory_is_short(engine, cfg, self._row_bytes)
+        warn_if_memory_is_short(engine, cfg, self._row_bytes)
         engine.prefix_cache = PrefixCache(cfg.prefix_gib * GIB)
-        self._waiting: deque[Job] = deque()
-        self._reading: tuple[Job, Prefill] | None = None
-        self._running: dict[Job, list[Sequence]] = {}
+        self._waiting: deque[QueuedPrompt] = deque()
+        self._prefilling: Prefilling | None = None
+        self._running: dict[QueuedPrompt, list[Sequence]] = {}
+        metrics.waiting.set_function(lambda: len(self._waiting))
         self._wake = threading.Condition()
         self._stopped = False
         self._trimmed = time.monotonic()
@@ -82,34 +97,33 @@ class Scheduler:
 
     @property
     def cache_tokens(self) -> int:
-        """Tokens that the rows' cache may hold, rows times longest."""
+        """Capacity of the rows' cache in tokens: rows times the longest row."""
         return int(self._cfg.cache_gib * GIB / self._row_bytes)
 
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
-    def submit(self, jobs: list[Job]) -> None:
-        """Queue jobs that belong together.
+    def submit(self, prompts: list[QueuedPrompt]) -> None:
+        """Queue the prompts of one request.
 
         Raises:
-            QueueFull: with them more than serve.max_waiting jobs would wait or run.
+            QueueFull: more than serve.max_waiting prompts would wait or run.
         """
         with self._wake:
-            if self._in_hand() + len(jobs) > self._cfg.max_waiting:
+            if self._in_hand() + len(prompts) > self._cfg.max_waiting:
                 raise QueueFull
-            self._waiting.extend(jobs)
-            self._metrics.waiting.set(len(self._waiting))
+            self._waiting.extend(prompts)
             self._wake.notify()
 
-    def cancel(self, jobs: list[Job]) -> None:
-        """Nobody waits for these any more; their rows are freed before the next step."""
+    def cancel(self, prompts: list[QueuedPrompt]) -> None:
+        """Drop prompts that nobody waits for; their rows are freed before the next step."""
         with self._wake:
-            for job in jobs:
-                job.cancelled = True
+            for prompt in prompts:
+                prompt.cancelled = True
             self._wake.notify()
 
     def stop(self) -> None:
-        """End the engine's thread; what it has not answered fails."""
+        """End the engine's thread. Unanswered prompts fail."""
         with self._wake:
             self._stopped = True
             self._wake.notify()
@@ -117,7 +131,7 @@ class Scheduler:
         atexit.unregister(self.stop)
 
     def _in_hand(self) -> int:
-        return len(self._waiting) + len(self._running) + (self._reading is not None)
+        return len(self._waiting) + len(self._running) + (self._prefilling is not None)
 
     def _run(self) -> None:
         while True:
@@ -127,168 +141,159 @@ class Scheduler:
                 if self._stopped:
                     break
             try:
-                self._turn()
-            except (
-                Exception
-            ) as error:  # out of memory, say: these requests fail, the next ones may not
+                self._run_once()
+            except Exception as error:  # e.g. out of memory: the next prompts may succeed
                 log.exception("the engine failed")
-                self._fail_all(error)
-        self._fail_all(RuntimeError("the server is stopping"), waiting=True)
+                self._engine.clear()
+                self._fail(self._begun(), error)
+        self._engine.clear()
+        with self._wake:
+            self._fail([*self._begun(), *self._waiting], RuntimeError("the server is stopping"))
 
-    def _turn(self) -> None:
-        """Drop what nobody waits for, read a piece of one prompt, decode one token for every row."""
+    def _run_once(self) -> None:
+        """Prefill one chunk of one prompt and decode one token for every row."""
         self._drop_cancelled()
-        if self._reading is None:
+        if self._prefilling is None:
             self._begin_next()
-        tokens, beside = self._cfg.prefill_tokens, False
-        if self._reading is not None:
-            beside = self._engine.can_prefill_in_step(self._reading[1], tokens)
-            if not beside:
-                self._read_on()
+        current, chunk = self._prefilling, self._cfg.prefill_tokens
+        if current is not None and not self._engine.can_prefill_in_step(current.prefill, chunk):
+            self._prefill_alone(current, chunk)
+            current = None
         if self._engine.rows:
             start = time.perf_counter()
             self._metrics.rows.observe(len(self._engine.rows))
-            if not beside:
+            if current is None:
                 self._engine.step()
-            elif self._engine.step_and_prefill(self._reading[1], tokens):
-                self._has_read()
+            elif self._engine.step_and_prefill(current.prefill, chunk):
+                self._start_decoding(current)
             self._metrics.step_s.observe(time.perf_counter() - start)
-        for job, branches in list(self._running.items()):
-            self._report(job, branches)
+        for prompt, sequences in list(self._running.items()):
+            self._report(prompt, sequences)
         if time.monotonic() > self._trimmed + TRIM_EVERY_S:
             trim_heap()
             self._trimmed = time.monotonic()
 
     def _drop_cancelled(self) -> None:
         with self._wake:
-            gone = [job for job in self._waiting if job.cancelled]
-            for job in gone:
-                self._waiting.remove(job)
-            self._metrics.waiting.set(len(self._waiting))
-        if self._reading and self._reading[0].cancelled:
-            gone.append(self._reading[0])
-            self._reading = None
-        for job, branches in self._running.items():
-            if job.cancelled:
-                gone.append(job)
-                for branch in branches:
-                    branch.end("cancelled")
+            gone = [prompt for prompt in (*self._waiting, *self._begun()) if prompt.cancelled]
+        for prompt in gone:
+            for sequence in self._running.get(prompt, ()):
+                sequence.end("cancelled")
         self._engine.drop_finished()
-        for job in gone:
-            self._finish(job, None)
+        for prompt in gone:
+            self._finish(prompt)
 
     def _begin_next(self) -> None:
-        """Take the first of the queue, if its rows fit beside the running ones; whoever came first is first."""
+        """Begin the first prompt of the queue if its rows fit; nobody overtakes it."""
+        prompt = self._waiting[0] if self._waiting else None
+        if prompt is None or not self._fits(prompt):
+            return
+        try:
+            self._reserve(prompt)
+            prefill = self._engine.begin(prompt.prompt_ids, prompt.variants)
+        except Exception as error:
+            self._fail([prompt], error)
+            raise
+        reused = prefill.reused_tokens
+        self._metrics.prompt_tokens.labels("reused").inc(reused)
+        self._metrics.prompt_tokens.labels("read").inc(len(prompt.prompt_ids) - reused)
         with self._wake:
-            if not self._waiting or not self._fits(self._waiting[0]):
-                return
-            job = self._waiting.popleft()
-            self._metrics.waiting.set(len(self._waiting))
-            self._reading = job, None
-        self._reserve(job)
-        prefill = self._engine.begin(job.prompt_ids, job.variants)
-        self._metrics.prompt_tokens.labels("reused").inc(prefill.reused_tokens)
-        self._metrics.prompt_tokens.labels("read").inc(len(job.prompt_ids) - prefill.reused_tokens)
-        self._reading = job, prefill
+            self._waiting.popleft()
+            self._prefilling = Prefilling(prompt, prefill)
 
-    def _need(self, more: Job) -> tuple[int, int]:
-        """Rows, and tokens of the longest, with one more job."""
-        jobs = [*self._running, more]
-        return sum(job.rows for job in jobs), max(job.tokens for job in jobs)
+    def _size_with(self, prompt: QueuedPrompt) -> tuple[int, int]:
+        """(rows, tokens of the longest row) that the cache needs once this prompt runs, too."""
+        prompts = [*self._running, prompt]
+        return sum(each.rows for each in prompts), max(each.max_tokens for each in prompts)
 
-    def _fits(self, job: Job) -> bool:
-        rows, tokens = self._need(job)
-        return not self._running or (
-            rows <= self._cfg.max_rows and rows * tokens <= self.cache_tokens
-        )
+    def _fits(self, prompt: QueuedPrompt) -> bool:
+        rows, tokens = self._size_with(prompt)
+        within = rows <= self._cfg.max_rows and rows * tokens <= self.cache_tokens
+        return within or not self._running
 
-    def _reserve(self, job: Job) -> None:
-        """Memory for all that the rows may come to hold, within the bound."""
-        rows, tokens = self._need(job)
+    def _reserve(self, prompt: QueuedPrompt) -> None:
+        """Allocate what all rows may come to need; shrink the cache only to stay in bounds."""
+        rows, tokens = self._size_with(prompt)
         had_rows, had_tokens = self._engine.cache.capacity
         if rows <= had_rows and tokens <= had_tokens:
             return
-        wanted = max(rows, had_rows), max(tokens, had_tokens)
-        if math.prod(wanted) > self.cache_tokens:
-            wanted = rows, tokens
-        self._engine.cache.resize(*wanted)
+        size = max(rows, had_rows), max(tokens, had_tokens)
+        if math.prod(size) > self.cache_tokens:
+            size = rows, tokens
+        self._engine.cache.resize(*size)
 
-    def _read_on(self) -> None:
-        job, prefill = self._reading
+    def _prefill_alone(self, current: Prefilling, chunk: int) -> None:
+        """Prefill a chunk in a forward pass of its own."""
         try:
-            done = self._engine.prefill(prefill, self._cfg.prefill_tokens)
-        except FloatingPointError as error:  # of an echo; what runs beside it is not touched
-            self._reading = None
-            self._finish(job, error)
-            return
-        if done:
-            self._has_read()
+            if self._engine.prefill(current.prefill, chunk):
+                self._start_decoding(current)
+        except FloatingPointError as error:  # of an echo; the running rows are not affected
+            self._fail([current.prompt], error)
 
-    def _has_read(self) -> None:
-        job, prefill = self._reading
-        self._reading = None
-        self._metrics.first_token_s.observe(time.perf_counter() - job.submitted)
-        if not any(branch.error for branch in prefill.sequences):
-            self._engine.keep_prefix(prefill)
-        self._running[job] = prefill.sequences
-
-    def _report(self, job: Job, branches: list[Sequence]) -> None:
-        """Stream what is settled; hand over what is done."""
-        if job.streams:
-            if not job.told:
-                job.told = [0] * len(branches)
-                for i, branch in enumerate(branches):
-                    if branch.echo:
-                        job.updates.put((i, branch.echo.tokens))
-            for i, branch in enumerate(branches):
-                settled = branch.stable_tokens()
-                if settled > job.told[i]:
-                    job.updates.put((i, branch.tokens[job.told[i] : settled]))
-                    job.told[i] = settled
-        if all(branch.done for branch in branches):
-            self._finish(
-                job, next((branch.error for branch in branches if branch.error), None), branches
-            )
-
-    def _finish(self, job: Job, error: Exception | None, branches: Iterable[Sequence] = ()) -> None:
+    def _start_decoding(self, current: Prefilling) -> None:
+        """The prompt is prefilled and its sequences have their first token."""
+        prompt, sequences = current.prompt, current.prefill.sequences
+        self._metrics.first_token_s.observe(time.perf_counter() - prompt.submitted)
+        if not any(sequence.error for sequence in sequences):
+            self._engine.keep_prefix(current.prefill)
         with self._wake:
-            self._running.pop(job, None)
-        job.error = error
-        if error is None:
-            job.completions = [branch.completion() for branch in branches]
-            self._metrics.new_tokens.inc(sum(len(branch.ids) for branch in branches))
-        job.updates.put(None)
-        job.finished.set()
+            self._prefilling = None
+            self._running[prompt] = sequences
+        for i, sequence in enumerate(sequences):
+            if prompt.streams and sequence.echo:
+                prompt.updates.put((i, sequence.echo.tokens))
 
-    def _fail_all(self, error: Exception, waiting: bool = False) -> None:
+    def _report(self, prompt: QueuedPrompt, sequences: list[Sequence]) -> None:
+        """Stream the stable tokens, and finish the prompt when all its sequences are done."""
+        for i, sequence in enumerate(sequences if prompt.streams else ()):
+            stable = sequence.stable_tokens()
+            if stable > prompt.streamed[i]:
+                prompt.updates.put((i, sequence.tokens[prompt.streamed[i] : stable]))
+                prompt.streamed[i] = stable
+        if all(sequence.done for sequence in sequences):
+            prompt.error = next((sequence.error for sequence in sequences if sequence.error), None)
+            if prompt.error is None:
+                prompt.completions = [sequence.completion() for sequence in sequences]
+                self._metrics.new_tokens.inc(sum(len(sequence.ids) for sequence in sequences))
+            self._finish(prompt)
+
+    def _begun(self) -> list[QueuedPrompt]:
+        """Prompts that the engine knows."""
+        current = [] if self._prefilling is None else [self._prefilling.prompt]
+        return [*self._running, *current]
+
+    def _fail(self, prompts: list[QueuedPrompt], error: Exception) -> None:
+        for prompt in prompts:
+            prompt.error = error
+            self._finish(prompt)
+
+    def _finish(self, prompt: QueuedPrompt) -> None:
+        """Take a prompt out of the scheduler, wherever it stands, and wake who waits for it."""
         with self._wake:
-            jobs = list(self._running)
-            if self._reading:
-                jobs.append(self._reading[0])
-            if waiting:
-                jobs += self._waiting
-                self._waiting.clear()
-            self._reading = None
-        self._engine.clear()
-        for job in jobs:
-            self._finish(job, error)
+            self._running.pop(prompt, None)
+            if prompt in self._waiting:
+                self._waiting.remove(prompt)
+            if self._prefilling is not None and self._prefilling.prompt is prompt:
+                self._prefilling = None
+        prompt.updates.put(None)
+        prompt.finished.set()
 
 
-def warn_where_memory_is_short(engine: Engine, cfg: ServeConfig, row_bytes: int) -> None:
-    """Keys and values come as they are needed; whether they will fit is known before.
+def warn_if_memory_is_short(engine: Engine, cfg: ServeConfig, row_bytes: int) -> None:
+    """Log a warning if the caches may outgrow the memory that is free now.
 
-    What the machine says is left: a container's own limit is not looked up, and mapped weights count as free.
+    Keys and values are allocated on demand, so the shortage would show only under load. A
+    container's own limit is not looked up, and mapped weights count as free.
     """
-    rows = min(cfg.cache_gib * GIB, cfg.max_rows * engine.max_positions * row_bytes)
-    wanted, device = rows + cfg.prefix_gib * GIB, engine.model.device
-    left = (
-        torch.cuda.mem_get_info(device)[0]
-        if device.type == "cuda"
-        else psutil.virtual_memory().available
-    )
-    if wanted > left:
+    rows = min(cfg.cache_gib, cfg.max_rows * engine.max_positions * row_bytes / GIB)
+    needed, device = rows + cfg.prefix_gib, engine.model.device
+    on_cuda = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_cuda else psutil.virtual_memory().available
+    if needed > free / GIB:
         log.warning(
-            "keys and values may take %.1f GiB (serve.cache_gib, serve.prefix_gib) and %.1f GiB are left on %s: "
-            "with many rows the server may run out of memory; give less",
-            *(wanted / GIB, left / GIB, device),
+            "keys and values may take %.1f GiB (serve.cache_gib, serve.prefix_gib) and %.1f GiB "
+            "are left on %s: with many rows the server may run out of memory; give less",
+            needed,
+            free / GIB,
+            device,
         )

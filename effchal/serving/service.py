@@ -1,7 +1,9 @@
-"""What the routes share: the loaded model, what a request may ask of it, and the wait for its answer."""
+"""What the routes share: the loaded model, the limits of a request, and the wait for answers."""
 
+import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from effchal.config import Config, ConfigError
@@ -11,18 +13,18 @@ from effchal.prompts import PromptEncoder
 from effchal.serving.helm_types import SamplingRequest
 from effchal.serving.metrics import Metrics
 
-if TYPE_CHECKING:  # torch comes with it, and the master process should stay small and fork cleanly
+if TYPE_CHECKING:  # torch comes with them, and the master process must stay small to fork cleanly
     from effchal.decoding.engine import Engine
     from effchal.decoding.sampling import SamplingParams
     from effchal.decoding.sequence import Completion, TokenScore
-    from effchal.serving.scheduler import Job, Scheduler
+    from effchal.serving.scheduler import QueuedPrompt, Scheduler
 
-LOOK_EVERY_S = 0.25  # whether the client still listens
+POLL_S = 0.25  # how often to look whether the client still listens
 RETRY_AFTER_S = 10
 
 
 class RequestError(Exception):
-    """The client's fault, or a full house: status, message, and the field to change."""
+    """A request that is refused: HTTP status, message, and the field to change."""
 
     def __init__(self, status: int, message: str, field: str | None = None) -> None:
         super().__init__(message)
@@ -30,48 +32,66 @@ class RequestError(Exception):
 
 
 class ClientGone(Exception):
-    """Nobody will read the answer."""
+    """The client closed its connection; nobody will read the answer."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """All that exists only once the weights are loaded."""
+
+    engine: "Engine"
+    encoder: PromptEncoder
+    scheduler: "Scheduler"
+
+    def check_ids(self, ids: list[int], field: str) -> None:
+        """Raises: RequestError: an id that the tokenizer does not know."""
+        vocabulary = len(self.engine.tokenizer)
+        bad = next((i for i in ids if i >= vocabulary), None)
+        if bad is not None:
+            raise RequestError(400, f"token {bad} is not in the vocabulary of {vocabulary}", field)
 
 
 class Service:
-    """The loaded model behind the routes; None of it is there until `engine` is set."""
+    """One server: its config, its metrics and, once loaded, its model."""
 
     def __init__(self, cfg: Config, name: str = "effchal") -> None:
         self.cfg, self.name, self.created = cfg, name, int(time.time())
-        self.engine: Engine | None = None
-        self.encoder: PromptEncoder | None = None
-        self.scheduler: Scheduler | None = None
+        self._model: LoadedModel | None = None
         self.metrics = Metrics(self._layer_counts)
 
     def set_ready(self, engine: "Engine") -> None:
         from effchal.serving.scheduler import Scheduler
 
-        self.encoder = PromptEncoder(engine.tokenizer, self.cfg.prompt)
-        self.scheduler = Scheduler(engine, self.cfg.serve, self.metrics)
-        self.engine = engine
+        encoder = PromptEncoder(engine.tokenizer, self.cfg.prompt)
+        scheduler = Scheduler(engine, self.cfg.serve, self.metrics)
+        self._model = LoadedModel(engine, encoder, scheduler)
 
-    def require_ready(self) -> None:
-        if self.engine is None:
+    def loaded(self) -> LoadedModel:
+        """The model, which answers.
+
+        Raises:
+            RequestError: 503 while it is loading, or after its engine thread has ended.
+        """
+        if self._model is None:
             raise RequestError(503, "the model is still loading; GET /ready tells when it answers")
-        if not self.scheduler.is_alive():
+        if not self._model.scheduler.is_alive():
             raise RequestError(503, "the engine has stopped; restart the server")
+        return self._model
 
     def _layer_counts(self) -> list[int]:
-        return [] if self.engine is None else self.engine.layer_counts.tolist()
+        return [] if self._model is None else self._model.engine.layer_counts.tolist()
 
     def check_prompt(self, ids: list[int]) -> list[int]:
-        """The ids that go to the model: an empty prompt is one end-of-sequence token."""
-        limit = self.cfg.serve.max_prompt_tokens
-        if len(ids) > limit:
-            message = f"the prompt has {len(ids)} tokens; this server takes {limit} (serve.max_prompt_tokens)"
-            raise RequestError(413, message, "prompt")
-        return ids or [self.encoder.eos_id]
+        """The ids that go to the model. An empty prompt becomes one end-of-sequence token.
 
-    def check_ids(self, ids: list[int], field: str) -> None:
-        vocabulary = len(self.engine.tokenizer)
-        bad = next((i for i in ids if i >= vocabulary), None)
-        if bad is not None:
-            raise RequestError(400, f"token {bad} is not in the vocabulary of {vocabulary}", field)
+        Raises:
+            RequestError: 413, longer than serve.max_prompt_tokens.
+        """
+        length, limit = len(ids), self.cfg.serve.max_prompt_tokens
+        if length > limit:
+            too_long = f"{length} tokens; this server takes {limit} (serve.max_prompt_tokens)"
+            raise RequestError(413, f"the prompt has {too_long}", "prompt")
+        return ids or [self.loaded().encoder.eos_id]
 
     def sampling_params(
         self,
@@ -82,51 +102,56 @@ class Service:
         echo_from: int | None,
         field: str,
     ) -> "SamplingParams":
-        """What the request says, and decoding.* of the bundle where it says nothing.
+        """The request's settings, with the bundle's decoding.* where the request gives none.
 
         Args:
-            alternatives: likeliest tokens to report at each position.
-            echo_from: position of the prompt from which on it is reported, or None.
-            field: how the request calls max_new_tokens.
+            alternatives: number of most likely tokens to report at each position.
+            echo_from: first position of the prompt to report, or None.
+            field: the request's name for max_new_tokens.
+
+        Raises:
+            RequestError: 400, a value that this server does not allow.
         """
         from effchal.decoding.layers import contrast_of
         from effchal.decoding.sampling import SamplingParams
 
-        serve, default = self.cfg.serve, self._decoding(body)
-        most = serve.max_new_tokens
-        if max_new_tokens is None:
-            max_new_tokens = min(default.max_new_tokens, most)
-        if max_new_tokens > most:
-            message = (
-                f"{max_new_tokens} is above this server's limit of {most} (serve.max_new_tokens)"
-            )
-            raise RequestError(400, message, field)
-        usual_temperature = default.temperature if default.method is DecodingMethod.sample else 0.0
-        model = self.engine.model
+        decoding = self._decoding(body)
+        new_tokens = self._new_tokens(max_new_tokens, decoding, field)
+        temperature = decoding.temperature if decoding.method is DecodingMethod.sample else 0.0
+        model = self.loaded().engine.model
         try:
-            contrast = contrast_of(default, model.num_layers, model.tied)
+            contrast = contrast_of(decoding, model.num_layers, model.tied)
         except ConfigError as error:
             raise RequestError(400, str(error), "decoding") from error
         return SamplingParams(
-            max_new_tokens=max_new_tokens,
-            temperature=usual_temperature if body.temperature is None else body.temperature,
-            top_p=default.top_p if body.top_p is None else body.top_p,
+            max_new_tokens=new_tokens,
+            temperature=temperature if body.temperature is None else body.temperature,
+            top_p=decoding.top_p if body.top_p is None else body.top_p,
             top_k=body.top_k,
             stops=tuple(stop for stop in stops if stop),
             alternatives=alternatives,
             echo_from=echo_from,
             seed=body.seed,
             contrast=contrast,
-            contrast_prompt=default.contrast_prompt,
-            repetition_penalty=default.repetition_penalty,
-            first_line=default.end_at_first_line and not any(stops),
+            contrast_prompt=decoding.contrast_prompt,
+            repetition_penalty=decoding.repetition_penalty,
+            first_line=decoding.end_at_first_line and not any(stops),
         )
+
+    def _new_tokens(self, asked: int | None, decoding: DecodingConfig, field: str) -> int:
+        limit = self.cfg.serve.max_new_tokens
+        if asked is None:
+            return min(decoding.max_new_tokens, limit)
+        if asked > limit:
+            message = f"{asked} is above this server's limit of {limit} (serve.max_new_tokens)"
+            raise RequestError(400, message, field)
+        return asked
 
     def _decoding(self, body: SamplingRequest) -> DecodingConfig:
         if not body.decoding:
             return self.cfg.decoding
         if not self.cfg.serve.allow_decoding_override:
-            message = "this server decodes as its bundle says; serve.allow_decoding_override=true would change that"
+            message = "a request may change this only if serve.allow_decoding_override=true"
             raise RequestError(400, message, "decoding")
         try:
             return change_decoding(self.cfg.decoding, body.decoding)
@@ -135,95 +160,83 @@ class Service:
 
     def submit(
         self, prompts: list[list[int]], variants: list["SamplingParams"], streams: bool = False
-    ) -> list["Job"]:
-        """Queue prompts that belong to one request, each to be answered in the same ways.
+    ) -> list["QueuedPrompt"]:
+        """Queue the prompts of one request, each with the same sampling settings.
 
         Raises:
-            RequestError: more than the model or the memory holds, or a full queue.
+            RequestError: 400 or 413, more than the model or the cache holds; 503, a full queue.
         """
-        from effchal.serving.scheduler import Job, QueueFull
+        from effchal.serving.scheduler import QueuedPrompt, QueueFull
 
-        jobs = [Job(ids, variants, streams) for ids in prompts]
-        for job in jobs:
-            self._check_room(job)
+        queued = [QueuedPrompt(ids, variants, streams) for ids in prompts]
+        for prompt in queued:
+            self._check_capacity(prompt)
         try:
-            self.scheduler.submit(jobs)
+            self.loaded().scheduler.submit(queued)
         except QueueFull:
-            most = self.cfg.serve.max_waiting
-            raise RequestError(
-                503, f"no room for {len(jobs)} more (serve.max_waiting={most}); try again"
-            ) from None
-        return jobs
+            limit = self.cfg.serve.max_waiting
+            message = f"no room for {len(queued)} more (serve.max_waiting={limit}); try again"
+            raise RequestError(503, message) from None
+        return queued
 
-    def _check_room(self, job: "Job") -> None:
-        serve, new = self.cfg.serve, job.tokens - len(job.prompt_ids)
+    def _check_capacity(self, prompt: "QueuedPrompt") -> None:
+        model, most_rows = self.loaded(), self.cfg.serve.max_rows
+        length, longest, rows = len(prompt.prompt_ids), prompt.max_tokens, prompt.rows
         # Past its last trained position a model answers with nonsense, not with an error.
-        most = self.engine.max_positions
-        if job.tokens > most:
-            message = (
-                f"{len(job.prompt_ids)} prompt tokens and {new} new ones; this model holds {most}"
-            )
+        if longest > model.engine.max_positions:
+            tokens = f"{length} prompt tokens and {longest - length} new ones"
+            message = f"{tokens}; this model holds {model.engine.max_positions}"
             raise RequestError(413, message, "max_new_tokens")
-        if job.rows > serve.max_rows:
-            raise RequestError(
-                400, f"{job.rows} answers; this server gives {serve.max_rows} (serve.max_rows)", "n"
-            )
-        room = self.scheduler.cache_tokens
-        if job.rows * job.tokens > room:
-            message = (
-                f"{job.rows} x {job.tokens} tokens, but the cache holds {room} (serve.cache_gib)"
-            )
+        if rows > most_rows:
+            message = f"{rows} answers; this server gives {most_rows} (serve.max_rows)"
+            raise RequestError(400, message, "n")
+        capacity = model.scheduler.cache_tokens
+        if rows * longest > capacity:
+            message = f"{rows} x {longest} tokens; the cache holds {capacity} (serve.cache_gib)"
             raise RequestError(413, message, "max_new_tokens")
 
     def wait(
-        self, jobs: list["Job"], deadline_s: float | None, hung_up: Callable[[], bool]
+        self, prompts: list["QueuedPrompt"], deadline_s: float | None, hung_up: Callable[[], bool]
     ) -> list[list["Completion"]]:
-        """The answers of all jobs; they are cancelled together when the client is gone or the time is up.
+        """The completions of each prompt. If one fails, all are cancelled.
 
         Raises:
             RequestError: 504 past the deadline.
             ClientGone: the client hung up.
         """
-        end = self._end(deadline_s)
+        scheduler, end = self.loaded().scheduler, self._end(deadline_s)
         try:
-            for job in jobs:
-                while not job.finished.wait(max(0.0, min(LOOK_EVERY_S, end - time.monotonic()))):
+            for prompt in prompts:
+                while not prompt.finished.wait(max(0.0, min(POLL_S, end - time.monotonic()))):
                     self._check_still_wanted(end, hung_up)
-                if job.error is not None:
-                    raise job.error
+                if prompt.error is not None:
+                    raise prompt.error
         except BaseException:
-            self.scheduler.cancel(jobs)
+            scheduler.cancel(prompts)
             raise
-        return [job.completions for job in jobs]
+        return [prompt.completions for prompt in prompts]
 
     def stream(
-        self, job: "Job", deadline_s: float | None, hung_up: Callable[[], bool]
+        self, prompt: "QueuedPrompt", deadline_s: float | None, hung_up: Callable[[], bool]
     ) -> Iterator[tuple[int, list["TokenScore"]]]:
-        """(variant, its next tokens) as they settle. Closing the iterator cancels the job.
+        """Yield (variant, its next stable tokens). The caller cancels the prompt at the end.
 
         Raises:
-            as wait.
+            As `wait`.
         """
-        import queue
-
         end = self._end(deadline_s)
-        try:
-            while True:
-                try:
-                    update = job.updates.get(
-                        timeout=max(0.001, min(LOOK_EVERY_S, end - time.monotonic()))
-                    )
-                except queue.Empty:
-                    self._check_still_wanted(end, hung_up)
-                    continue
+        while True:
+            try:
+                wait_s = max(0.001, min(POLL_S, end - time.monotonic()))
+                update = prompt.updates.get(timeout=wait_s)
+            except queue.Empty:
+                self._check_still_wanted(end, hung_up)
+            else:
                 if update is None:
                     break
                 yield update
-            if job.error is not None:
-                raise job.error
-        finally:
-            if not job.finished.is_set():
-                self.scheduler.cancel([job])
+        if prompt.error is not None:
+            raise prompt.error
 
     def _end(self, deadline_s: float | None) -> float:
         longest = self.cfg.serve.deadline_s
@@ -231,10 +244,8 @@ class Service:
 
     def _check_still_wanted(self, end: float, hung_up: Callable[[], bool]) -> None:
         if time.monotonic() >= end:
-            raise RequestError(
-                504, "no answer within the deadline (deadline_s, serve.deadline_s)", "deadline_s"
-            )
+            message = "no answer within the deadline (deadline_s, serve.deadline_s)"
+            raise RequestError(504, message, "deadline_s")
         if hung_up():
             raise ClientGone
-        if not self.scheduler.is_alive():
-            raise RequestError(503, "the engine has stopped; restart the server")
+        self.loaded()

@@ -1,4 +1,4 @@
-"""The main job through the commands that a person types: train, serve with gunicorn, ask, stop; and a wheel."""
+"""The commands that a person types: train, serve with gunicorn, ask, stop; and a wheel."""
 
 import json
 import os
@@ -13,15 +13,13 @@ import zipfile
 
 import pytest
 from support.paths import ROOT, SMOLLM2, needs_smollm2
-from support.servers import Server, free_port, status
+from support.servers import Server, status
 
-TINY = [
-    "model=tiny",
-    "data_mix=quickstart",
-    "budget=smoke",
-    "train.max_steps=3",
-    "train.examples_per_step=4",
-]
+from effchal.serving.ready import free_port
+
+SERVE = [sys.executable, "-m", "effchal.serve", "serve.port=PORT"]
+TRAIN = [sys.executable, "-m", "effchal.train", "model=tiny", "data_mix=quickstart"]
+TRAIN += ["budget=smoke", "train.max_steps=3", "train.examples_per_step=4"]
 
 
 def post(url, body):
@@ -33,22 +31,13 @@ def post(url, body):
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    command = [sys.executable, "-m", "effchal.train", *TINY, f"hydra.run.dir={folder}"]
+    command = [*TRAIN, f"hydra.run.dir={folder}"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return folder / "bundle"
 
 
 def serve_command(bundle, *overrides):
-    folder = bundle.parent / "serve"
-    command = [
-        sys.executable,
-        "-m",
-        "effchal.serve",
-        f"bundle={bundle}",
-        "serve.port=PORT",
-        f"hydra.run.dir={folder}",
-    ]
-    return [*command, *overrides]
+    return [*SERVE, f"bundle={bundle}", f"hydra.run.dir={bundle.parent / 'serve'}", *overrides]
 
 
 def test_train_serve_ask_and_drain(bundle):
@@ -86,9 +75,8 @@ print(len(json.load(urllib.request.urlopen(request, timeout=60))["tokens"]))
 def test_gunicorn_serves_the_bundle_of_the_environment(bundle):
     command = [sys.executable, "-m", "gunicorn", "--threads", "8", "--bind", "127.0.0.1:PORT"]
     command += ["effchal.serve:create_app('decoding.max_new_tokens=2')"]
-    with Server(
-        command, env=os.environ | {"EFFCHAL_BUNDLE": str(bundle)}, cwd=bundle.parent
-    ) as server:
+    environment = os.environ | {"EFFCHAL_BUNDLE": str(bundle)}
+    with Server(command, env=environment, cwd=bundle.parent) as server:
         assert len(post(f"{server.url}/process", {"prompt": "x"})["tokens"]) == 2
 
 
@@ -113,14 +101,8 @@ def test_a_damaged_bundle_ends_the_server_with_the_reason(bundle, tmp_path):
 
 
 def test_the_plain_base_model_is_packaged_and_served(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "effchal.package",
-        "model=tiny",
-        "prompt=plain",
-        f"hydra.run.dir={tmp_path}",
-    ]
+    model = ["model=tiny", "prompt=plain", f"hydra.run.dir={tmp_path}"]
+    command = [sys.executable, "-m", "effchal.package", *model]
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 2
     assert "add lora=none" in refused.stderr
@@ -128,75 +110,43 @@ def test_the_plain_base_model_is_packaged_and_served(tmp_path):
     ask = {"prompt": "once", "max_new_tokens": 6}
     with Server(serve_command(tmp_path / "bundle"), cwd=ROOT) as server:
         packaged = post(f"{server.url}/process", ask)["text"]
-    command = [
-        sys.executable,
-        "-m",
-        "effchal.serve",
-        "model=tiny",
-        "prompt=plain",
-        "lora=none",
-        "serve.port=PORT",
-    ]
-    with Server([*command, f"hydra.run.dir={tmp_path}"], cwd=ROOT) as server:
+    with Server([*SERVE, *model, "lora=none"], cwd=ROOT) as server:
         assert post(f"{server.url}/process", ask)["text"] == packaged
 
 
 def test_an_installed_wheel_finds_its_config_from_any_folder(tmp_path):
-    source = (
-        tmp_path / "source"
-    )  # a copy: building in place leaves a folder that spoils the next wheel
+    # A copy: building in place leaves a folder that spoils the next wheel.
+    source = tmp_path / "source"
     shutil.copytree(ROOT / "effchal", source / "effchal")
     shutil.copytree(ROOT / "conf", source / "conf")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE-MIT", "LICENSE-APACHE"):
         shutil.copy(ROOT / name, source)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        str(source),
-    ]
-    subprocess.run([*command, "--wheel-dir", str(tmp_path)], check=True, capture_output=True)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    command += ["--no-build-isolation", str(source), "--wheel-dir", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("effchal-*.whl")
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
-    assert (site / "effchal" / "data" / "quickstart" / "conversations.jsonl").is_file()
+    assert (site / "effchal" / "mixing" / "quickstart" / "conversations.jsonl").is_file()
     away = tmp_path / "away"
     away.mkdir()
-    run = [sys.executable, "-m", "effchal.train", *TINY, "hydra.run.dir=out"]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
-        "PYTHONPATH": str(site)
-    }
+    environment = os.environ | {"PYTHONPATH": str(site)}
     where = [sys.executable, "-c", "import effchal.cli; print(effchal.cli.CONF_DIR)"]
     found = subprocess.run(
         where, cwd=away, env=environment, check=True, capture_output=True, text=True
     ).stdout
     assert found.strip() == str(site / "effchal" / "conf")
+    run = [*TRAIN, "hydra.run.dir=out"]
     subprocess.run(run, cwd=away, env=environment, check=True, capture_output=True)
     assert (away / "out" / "bundle" / "manifest.json").is_file()
 
 
 @needs_smollm2
 def test_the_real_small_model_answers_through_the_server(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "effchal.serve",
-        f"model.name={SMOLLM2}",
-        "model=smollm2_135m",
-        "lora=none",
-    ]
-    with Server(
-        [*command, "prompt=plain", "serve.port=PORT", f"hydra.run.dir={tmp_path}"], cwd=ROOT
-    ) as server:
-        body = {
-            "prompt": "The capital of France is",
-            "max_new_tokens": 20,
-            "stop_sequences": ["\n"],
-        }
+    model = [f"model.name={SMOLLM2}", "model=smollm2_135m", "lora=none", "prompt=plain"]
+    with Server([*SERVE, *model, f"hydra.run.dir={tmp_path}"], cwd=ROOT) as server:
+        body = {"prompt": "The capital of France is", "max_new_tokens": 20}
+        body["stop_sequences"] = ["\n"]
         answer = post(f"{server.url}/process", body)
     assert answer["text"].startswith(" Paris")
     assert "\n" not in answer["text"]

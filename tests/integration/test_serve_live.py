@@ -12,23 +12,16 @@ import pytest
 from support.paths import ROOT
 from support.servers import Server
 
-TINY = [
-    sys.executable,
-    "-m",
-    "effchal.serve",
-    "model=tiny",
-    "prompt=plain",
-    "lora=none",
-    "serve.port=PORT",
-]
+TINY = [sys.executable, "-m", "effchal.serve", "model=tiny", "prompt=plain", "lora=none"]
+STEPS = "effchal_decode_step_seconds_count"
 # The greedy answer of the tiny model to this prompt repeats one token for ever.
 ENDLESS = {"prompt": "p", "max_tokens": 7000, "temperature": 0}
 
 
 def server(tmp_path, *overrides):
-    return Server(
-        [*TINY, f"hydra.run.dir={tmp_path}", "serve.max_new_tokens=7000", *overrides], cwd=ROOT
-    )
+    folder = f"hydra.run.dir={tmp_path}"
+    command = [*TINY, "serve.port=PORT", folder, "serve.max_new_tokens=7000", *overrides]
+    return Server(command, cwd=ROOT)
 
 
 def connect(url, path, body, headers=""):
@@ -58,12 +51,8 @@ def test_a_client_that_hangs_up_frees_its_row(tmp_path):
     with server(tmp_path, "serve.max_rows=1") as live:
         for extra in ({}, {"stream": True}):
             connection = connect(live.url, "/v1/completions", ENDLESS | extra)
-            steps = metric(live.url, "effchal_decode_step_seconds_count")
-            wait_until(
-                lambda steps=steps: (
-                    metric(live.url, "effchal_decode_step_seconds_count") > steps + 5
-                )
-            )
+            enough = metric(live.url, STEPS) + 5
+            wait_until(lambda enough=enough: metric(live.url, STEPS) > enough)
             connection.close()
             start = time.monotonic()
             body = json.dumps({"prompt": "y", "max_tokens": 2}).encode()
@@ -78,14 +67,8 @@ def test_a_client_that_keeps_its_answered_connection_stalls_nobody(tmp_path):
     with server(tmp_path) as live:
         kept = []
         for _ in range(3):
-            kept.append(
-                connect(
-                    live.url,
-                    "/v1/completions",
-                    {"prompt": "x", "max_tokens": -1},
-                    "Connection: close\r\n",
-                )
-            )
+            wrong = {"prompt": "x", "max_tokens": -1}
+            kept.append(connect(live.url, "/v1/completions", wrong, "Connection: close\r\n"))
             assert kept[-1].recv(12) == b"HTTP/1.1 400"
             start = time.monotonic()
             urllib.request.urlopen(f"{live.url}/health", timeout=10).close()
@@ -94,25 +77,24 @@ def test_a_client_that_keeps_its_answered_connection_stalls_nobody(tmp_path):
             connection.close()
 
 
-def test_a_stream_comes_in_pieces(tmp_path):
+def test_a_stream_comes_token_by_token(tmp_path):
     with server(tmp_path) as live:
-        body = json.dumps(
-            {"prompt": "x", "max_tokens": 300, "stream": True, "temperature": 1.0, "seed": 3}
-        ).encode()
-        request = urllib.request.Request(f"{live.url}/v1/completions", body)
+        body = {"prompt": "x", "max_tokens": 300, "stream": True, "temperature": 1.0, "seed": 3}
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(f"{live.url}/v1/completions", data)
         with urllib.request.urlopen(request, timeout=60) as response:
             assert response.headers["Content-Type"].startswith("text/event-stream")
             first = response.readline()
             assert first.startswith(b"data: {")
-            steps = metric(live.url, "effchal_decode_step_seconds_count")
-            assert steps < 250  # the first piece was here long before the last token
+            steps = metric(live.url, STEPS)
+            assert steps < 250  # the first chunk was here long before the last token
             assert response.read().endswith(b"data: [DONE]\n\n")
 
 
 def test_a_tokenizer_never_waits_behind_completions(tmp_path):
     with server(tmp_path, "serve.max_waiting=4") as live:
         connections = [connect(live.url, "/v1/completions", ENDLESS) for _ in range(4)]
-        wait_until(lambda: metric(live.url, "effchal_decode_step_seconds_count") > 0)
+        wait_until(lambda: metric(live.url, STEPS) > 0)
         request = urllib.request.Request(f"{live.url}/process", b'{"prompt": "x"}')
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request, timeout=10)
@@ -120,8 +102,7 @@ def test_a_tokenizer_never_waits_behind_completions(tmp_path):
         for _ in range(20):
             request = urllib.request.Request(f"{live.url}/tokenize", b'{"text": "abc"}')
             assert len(json.load(urllib.request.urlopen(request, timeout=10))["tokens"]) == 3
-        assert (
-            metric(live.url, "effchal_generated_tokens_total") == 0
-        )  # all before the first answer was whole
+        # All that was before the first answer was whole.
+        assert metric(live.url, "effchal_generated_tokens_total") == 0
         for connection in connections:
             connection.close()

@@ -1,4 +1,4 @@
-"""Requests for the scheduler, and what they must be answered."""
+"""Prompts for the scheduler, and checks of their completions."""
 
 import pytest
 import torch
@@ -13,15 +13,15 @@ def ids(length, seed=0):
     return torch.randint(5, 250, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def answers(scheduler, jobs, timeout_s=60):
-    for job in jobs:
-        scheduler.submit([job])
-    for job in jobs:
-        assert job.finished.wait(timeout_s)
-    for job in jobs:
-        if job.error:
-            raise job.error
-    return [job.completions for job in jobs]
+def answers(scheduler, prompts, timeout_s=60):
+    for prompt in prompts:
+        scheduler.submit([prompt])
+    for prompt in prompts:
+        assert prompt.finished.wait(timeout_s)
+    for prompt in prompts:
+        if prompt.error:
+            raise prompt.error
+    return [prompt.completions for prompt in prompts]
 
 
 def check_same(found, expected):
@@ -32,7 +32,7 @@ def check_same(found, expected):
     )
 
 
-WAYS = [
+VARIANTS = [
     SamplingParams(max_new_tokens=9),
     SamplingParams(max_new_tokens=14, contrast=Dola((0, 1))),
     SamplingParams(max_new_tokens=6, contrast=Sled((0, 1))),
@@ -43,7 +43,7 @@ WAYS = [
 
 
 def watched(engine, name, monkeypatch):
-    """Gets an entry at each call of a method."""
+    """A list that gets an entry at each call of the engine's method."""
     calls, original = [], getattr(engine, name)
     monkeypatch.setattr(engine, name, lambda *each: (calls.append(name), original(*each))[1])
     return calls

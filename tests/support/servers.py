@@ -1,16 +1,11 @@
-"""A server of ours in a process of its own."""
+"""A server in a process of its own."""
 
-import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+from effchal.serving.ready import free_port
 
 
 def status(url):

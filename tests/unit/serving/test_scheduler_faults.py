@@ -1,4 +1,4 @@
-"""Rows that fail, are cancelled or find no room, and those beside them."""
+"""Prompts that fail, are cancelled or find the queue full, and their neighbours."""
 
 import dataclasses
 import threading
@@ -6,47 +6,47 @@ import time
 
 import pytest
 import torch
-from support.batches import GREEDY, WAYS, answers, check_same, ids, watched
+from support.batches import GREEDY, VARIANTS, answers, check_same, ids, watched
 
 from effchal.decoding.sampling import SamplingParams
-from effchal.serving.scheduler import Job, QueueFull
+from effchal.serving.scheduler import QueuedPrompt, QueueFull
 
 
-@pytest.mark.parametrize("way", [WAYS[0], WAYS[1], WAYS[3]])
+@pytest.mark.parametrize("params", [VARIANTS[0], VARIANTS[1], VARIANTS[3]])
 def test_a_prompt_that_ends_or_fails_beside_others_does_so_alone(
-    way, start, tiny_engine, monkeypatch
+    params, start, tiny_engine, monkeypatch
 ):
     calls = watched(tiny_engine, "step_and_prefill", monkeypatch)
     endless, short = (
         [SamplingParams(max_new_tokens=200)],
-        [dataclasses.replace(way, max_new_tokens=1)],
+        [dataclasses.replace(params, max_new_tokens=1)],
     )
     prompts = [ids(9, seed=i) for i in range(4)]
     alone = [tiny_engine.complete(prompt, *short) for prompt in prompts]
     expected = tiny_engine.complete(ids(4), *endless)
     extend = tiny_engine.model.extend
 
-    def spoil_second(pieces, taps, at):
-        states = extend(pieces, taps, at)
-        if len(pieces) > 1 and pieces[1].ids[0].tolist() == prompts[2]:
+    def spoil_second(chunks, taps, at):
+        states = extend(chunks, taps, at)
+        if len(chunks) > 1 and chunks[1].ids[0].tolist() == prompts[2]:
             states[:, -1] = torch.nan
         return states
 
     monkeypatch.setattr(tiny_engine.model, "extend", spoil_second)
     scheduler = start(prefix_gib=0)
-    running = Job(ids(4), endless)
+    running = QueuedPrompt(ids(4), endless)
     scheduler.submit([running])
     while not tiny_engine.rows:
         time.sleep(0.001)
-    jobs = [Job(prompt, short) for prompt in prompts]
-    for job in jobs:
-        scheduler.submit([job])
-    for job in (*jobs, running):
-        assert job.finished.wait(60)
+    queued = [QueuedPrompt(prompt, short) for prompt in prompts]
+    for prompt in queued:
+        scheduler.submit([prompt])
+    for prompt in (*queued, running):
+        assert prompt.finished.wait(60)
     assert len(calls) == 4
-    assert isinstance(jobs[2].error, FloatingPointError)
+    assert isinstance(queued[2].error, FloatingPointError)
     for i in (0, 1, 3):
-        check_same(*jobs[i].completions, alone[i])
+        check_same(*queued[i].completions, alone[i])
     check_same(*running.completions, expected)
 
 
@@ -57,12 +57,13 @@ def test_a_failure_beside_others_fails_these_and_not_the_next(start, tiny_engine
     expected = tiny_engine.complete(ids(5), GREEDY)
     monkeypatch.setattr(tiny_engine, "step_and_prefill", fail)
     scheduler = start()
-    jobs = [Job(ids(4), [SamplingParams(max_new_tokens=200)]), Job(ids(9), [GREEDY])]
-    scheduler.submit(jobs)
-    for job in jobs:
-        assert job.finished.wait(60)
-        assert isinstance(job.error, RuntimeError)
-    ((completion,),) = answers(scheduler, [Job(ids(5), [GREEDY])])
+    long = SamplingParams(max_new_tokens=200)
+    queued = [QueuedPrompt(ids(4), [long]), QueuedPrompt(ids(9), [GREEDY])]
+    scheduler.submit(queued)
+    for prompt in queued:
+        assert prompt.finished.wait(60)
+        assert isinstance(prompt.error, RuntimeError)
+    ((completion,),) = answers(scheduler, [QueuedPrompt(ids(5), [GREEDY])])
     check_same(completion, expected)
 
 
@@ -74,29 +75,31 @@ def test_a_row_that_is_no_number_fails_alone(start, tiny_engine, monkeypatch, te
 
     def spoil(states, taps):
         result = logits(states, taps)
-        live = [branch for row in tiny_engine.rows for branch in row.sequences]
-        for position, branch in enumerate(live):
-            if branch.params is poisoned and len(branch.ids) == 3 and len(live) == states.shape[1]:
+        running = [sequence for row in tiny_engine.rows for sequence in row.sequences]
+        for position, branch in enumerate(running):
+            whole = len(running) == states.shape[1]
+            if branch.params is poisoned and len(branch.ids) == 3 and whole:
                 result.log_p[position] = float("nan")
         return result
 
     scheduler = start()
     monkeypatch.setattr(tiny_engine.model, "logits", spoil)
-    jobs = [Job(ids(30), [GREEDY]), Job(ids(31), [poisoned]), Job(ids(30), [GREEDY])]
-    scheduler.submit(jobs)
-    assert all(job.finished.wait(60) for job in jobs)
-    assert isinstance(jobs[1].error, FloatingPointError)
-    for job in (jobs[0], jobs[2]):
-        check_same(job.completions[0], expected)
+    prompts = (ids(30), GREEDY), (ids(31), poisoned), (ids(30), GREEDY)
+    queued = [QueuedPrompt(prompt_ids, [params]) for prompt_ids, params in prompts]
+    scheduler.submit(queued)
+    assert all(prompt.finished.wait(60) for prompt in queued)
+    assert isinstance(queued[1].error, FloatingPointError)
+    for prompt in (queued[0], queued[2]):
+        check_same(prompt.completions[0], expected)
     monkeypatch.undo()
-    ((after,),) = answers(scheduler, [Job(ids(30), [GREEDY])])
+    ((after,),) = answers(scheduler, [QueuedPrompt(ids(30), [GREEDY])])
     check_same(after, expected)
 
 
-def test_a_cancelled_job_leaves_the_batch_and_the_queue(start, tiny_engine):
+def test_a_cancelled_prompt_leaves_the_batch_and_the_queue(start, tiny_engine):
     scheduler = start(max_rows=1)
     long = SamplingParams(max_new_tokens=5000)
-    running, waiting = Job(ids(5), [long]), Job(ids(6), [long])
+    running, waiting = QueuedPrompt(ids(5), [long]), QueuedPrompt(ids(6), [long])
     scheduler.submit([running, waiting])
     while not tiny_engine.rows:
         time.sleep(0.001)
@@ -104,14 +107,9 @@ def test_a_cancelled_job_leaves_the_batch_and_the_queue(start, tiny_engine):
     assert running.finished.wait(10)
     assert waiting.finished.wait(10)
     assert not tiny_engine.rows
-    check_same(
-        answers(scheduler, [Job(ids(5), [GREEDY])])[0][0], tiny_engine_alone(scheduler, tiny_engine)
-    )
-
-
-def tiny_engine_alone(scheduler, engine):
+    ((completion,),) = answers(scheduler, [QueuedPrompt(ids(5), [GREEDY])])
     scheduler.stop()
-    return engine.complete(ids(5), GREEDY)
+    check_same(completion, tiny_engine.complete(ids(5), GREEDY))
 
 
 def test_a_full_queue_refuses_and_a_failing_engine_fails_only_what_it_holds(
@@ -121,19 +119,19 @@ def test_a_full_queue_refuses_and_a_failing_engine_fails_only_what_it_holds(
     go = threading.Event()
     begin = tiny_engine.begin
     monkeypatch.setattr(tiny_engine, "begin", lambda *each: (go.wait(30), begin(*each))[1])
-    jobs = [Job(ids(5), [GREEDY]) for _ in range(2)]
-    scheduler.submit(jobs[:1])
+    queued = [QueuedPrompt(ids(5), [GREEDY]) for _ in range(2)]
+    scheduler.submit(queued[:1])
     with pytest.raises(QueueFull):
-        scheduler.submit([Job(ids(5), [GREEDY]) for _ in range(2)])
-    scheduler.submit(jobs[1:])
+        scheduler.submit([QueuedPrompt(ids(5), [GREEDY]) for _ in range(2)])
+    scheduler.submit(queued[1:])
     with pytest.raises(QueueFull):
-        scheduler.submit([Job(ids(5), [GREEDY])])
+        scheduler.submit([QueuedPrompt(ids(5), [GREEDY])])
     monkeypatch.setattr(tiny_engine, "step", lambda: 1 / 0)
     go.set()
-    assert all(job.finished.wait(10) for job in jobs)
-    assert all(isinstance(job.error, ZeroDivisionError) for job in jobs)
+    assert all(prompt.finished.wait(10) for prompt in queued)
+    assert all(isinstance(prompt.error, ZeroDivisionError) for prompt in queued)
     monkeypatch.undo()
-    assert answers(scheduler, [Job(ids(5), [GREEDY])])
+    assert answers(scheduler, [QueuedPrompt(ids(5), [GREEDY])])
     assert scheduler.is_alive()
 
 
@@ -141,16 +139,9 @@ def test_a_cancelled_row_leaves_the_others_alone(start, tiny_engine):
     tiny_engine.clear()  # caches are made anew, and not made larger below
     long = SamplingParams(max_new_tokens=200)
     scheduler = start()
-    answers(
-        scheduler,
-        [
-            Job(
-                ids(9),
-                [SamplingParams(max_new_tokens=200, temperature=1.0, seed=i) for i in range(2)],
-            )
-        ],
-    )
-    first, second = Job(ids(4), [long]), Job(ids(4), [long])
+    sampled = [SamplingParams(max_new_tokens=200, temperature=1.0, seed=i) for i in range(2)]
+    answers(scheduler, [QueuedPrompt(ids(9), sampled)])
+    first, second = QueuedPrompt(ids(4), [long]), QueuedPrompt(ids(4), [long])
     scheduler.submit([first, second])
     while len(tiny_engine.rows) < 2:
         time.sleep(0.001)

@@ -1,4 +1,4 @@
-"""The server around its answers: deadlines, tokens, logs, metrics, its own description, and bodies of any kind."""
+"""Around the answers: deadlines, tokens, logs, metrics, the OpenAPI document, random bodies."""
 
 import json
 import random
@@ -11,36 +11,30 @@ from support.http_client import post
 
 from effchal.config import ServeConfig
 from effchal.serving import scheduler as scheduler_module
-from effchal.serving.app import make_app
+from effchal.serving.app import ROUTES, make_app
 from effchal.serving.metrics import Metrics
-from effchal.serving.openapi import ANSWERS, TOLD
 
 
 def test_a_deadline_ends_the_wait_with_504(client, service):
     service.cfg.serve.max_new_tokens = 8000
-    endless = {
-        "prompt": "p",
-        "max_tokens": 8000,
-        "temperature": 0,
-        "deadline_s": 0.05,
-    }  # one token for ever
+    # The greedy answer to this prompt repeats one token for ever.
+    endless = {"prompt": "p", "max_tokens": 8000, "temperature": 0, "deadline_s": 0.05}
     error = post(client, "/v1/completions", endless, status=504)
     assert error["error"]["field"] == "deadline_s"
     streamed = client.post("/v1/completions", json=endless | {"stream": True})
     assert '"deadline_s"' in streamed.get_data(as_text=True)
     assert post(client, "/v1/completions", {"prompt": "x"})["choices"]
-    assert not service.engine.rows
+    assert not service.loaded().engine.rows
 
 
 @pytest.mark.parametrize(("left_gib", "warns"), [(0.9, True), (1.5, False)])
-def test_a_server_tells_at_its_start_of_memory_that_may_not_do(
+def test_a_server_warns_at_its_start_of_memory_that_may_not_do(
     tiny_engine, caplog, monkeypatch, left_gib, warns
 ):
     left = types.SimpleNamespace(available=int(left_gib * scheduler_module.GIB))
     monkeypatch.setattr(scheduler_module.psutil, "virtual_memory", lambda: left)
-    scheduler_module.Scheduler(
-        tiny_engine, ServeConfig(cache_gib=0.01, prefix_gib=1.0), Metrics()
-    ).stop()
+    cfg = ServeConfig(cache_gib=0.01, prefix_gib=1.0)
+    scheduler_module.Scheduler(tiny_engine, cfg, Metrics()).stop()
     assert ("keys and values may take 1.0 GiB" in caplog.text) == warns
 
 
@@ -64,17 +58,12 @@ def test_the_access_log_holds_prompts_only_when_asked(client, service, monkeypat
     client.get("/etc/passwd").close()
     service.cfg.serve.log_prompts = True
     post(client, "/process", {"prompt": "secret", "max_new_tokens": 3})
-    with client.post(
-        "/v1/completions", json={"prompt": "x", "max_tokens": 3, "stream": True}
-    ) as response:
+    body = {"prompt": "x", "max_tokens": 3, "stream": True}
+    with client.post("/v1/completions", json=body) as response:
         response.get_data()
     first, second, third, streamed = lines
-    assert (first["path"], first["status"], first["prompt_tokens"], first["new_tokens"]) == (
-        "/v1/completions",
-        200,
-        5,
-        3,
-    )
+    assert (first["path"], first["status"]) == ("/v1/completions", 200)
+    assert (first["prompt_tokens"], first["new_tokens"]) == (5, 3)
     assert "hello" not in json.dumps(first)
     assert (second["path"], second["status"]) == ("other", 404)
     assert third["prompt"] == "secret"
@@ -98,7 +87,7 @@ def test_the_openapi_document_covers_every_route(client, service):
     routes = {
         rule.rule for rule in make_app(service).url_map.iter_rules() if rule.endpoint != "static"
     }
-    assert set(document["paths"]) == routes == set(ANSWERS) | set(TOLD)
+    assert set(document["paths"]) == routes
     text = json.dumps(document)
     for name in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in document["components"]["schemas"]
@@ -110,92 +99,45 @@ def test_the_openapi_document_covers_every_route(client, service):
         assert event in json.dumps(answers["text/event-stream"])
 
 
-KEYS = [
-    *(
-        "prompt",
-        "text",
-        "content",
-        "tokens",
-        "messages",
-        "role",
-        "n",
-        "best_of",
-        "num_samples",
-        "seed",
-        "stop",
-    ),
-    *(
-        "max_new_tokens",
-        "max_tokens",
-        "temperature",
-        "top_p",
-        "top_k",
-        "top_k_per_token",
-        "logprobs",
-        "top_logprobs",
-    ),
-    *(
-        "echo",
-        "echo_prompt",
-        "stop_sequences",
-        "stream",
-        "stream_options",
-        "truncation",
-        "max_length",
-    ),
-    *("add_special_tokens", "deadline_s", "decoding"),
-]
-VALUES = [
-    *(
-        None,
-        True,
-        0,
-        1,
-        -1,
-        2**63,
-        10**400,
-        0.5,
-        -0.0,
-        1e308,
-        "",
-        "a",
-        "\ud800",
-        "\0",
-        "é" * 300,
-        [],
-        [1],
-        ["a"],
-        [[1, 2]],
-    ),
-    *(
-        [[]],
-        [None],
-        {},
-        {"a": 1},
-        [{"role": "user", "content": "hi"}],
-        [{"role": "user", "content": [{}]}],
-        "漢\n",
-    ),
-    *(
-        {"method": "dola", "premature_layers": [0]},
-        {"premature_layers": "low"},
-        {"include_usage": True},
-        [3, 4, 5],
-    ),
-]
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("Token", "plain_logprob", "base_logprob"),
+        ("ChatLogprob", "plain_logprob", "base_logprob"),
+        ("Logprobs", "plain_logprobs", "base_logprobs"),
+    ],
+)
+def test_the_openapi_document_calls_earlier_names_deprecated(client, name, old, new):
+    schema = client.get("/openapi.json").get_json()["components"]["schemas"][name]
+    assert {old, new} <= set(schema["required"])
+    assert schema["properties"][old]["deprecated"]
+    assert f"use {new}" in schema["properties"][old]["description"]
+    assert "deprecated" not in schema["properties"][new]
 
 
-@pytest.mark.parametrize("path", list(ANSWERS))
+KEYS = sorted(
+    {key for route in ROUTES if route.body for key in route.body.model_fields}
+    | {"content", "role", "num_samples"}
+)
+NUMBERS = [0, 1, -1, 2**63, 10**400, 0.5, -0.0, 1e308]
+TEXTS = ["", "a", "\ud800", "\0", "é" * 300, "漢\n"]
+LISTS = [[], [1], ["a"], [[1, 2]], [[]], [None], [3, 4, 5]]
+MESSAGES = [[{"role": "user", "content": content}] for content in ("hi", [{}])]
+OBJECTS = [
+    {},
+    {"a": 1},
+    {"method": "dola", "premature_layers": [0]},
+    {"premature_layers": "low"},
+    {"include_usage": True},
+]
+VALUES = [None, True, *NUMBERS, *TEXTS, *LISTS, *MESSAGES, *OBJECTS]
+
+
+@pytest.mark.parametrize("path", [route.path for route in ROUTES if route.body])
 def test_no_body_is_a_fault_of_ours(client, service, path):
     service.cfg.serve.allow_decoding_override = True
     draw = random.Random(path)
-    valid = {
-        "prompt": "x",
-        "text": "x",
-        "tokens": [5],
-        "messages": [{"role": "user", "content": "hi"}],
-        "max_tokens": 2,
-    }
+    valid = {"prompt": "x", "text": "x", "tokens": [5], "messages": MESSAGES[0], "max_tokens": 2}
     seen = set()
     for _ in range(150):
         body = {key: draw.choice(VALUES) for key in draw.sample(KEYS, draw.randrange(5))}
@@ -215,13 +157,14 @@ from effchal.config import ModelConfig, ServeConfig
 from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
 from effchal.model.load import load_base_model, load_tokenizer
-from effchal.serving.scheduler import Scheduler, Job
+from effchal.serving.scheduler import QueuedPrompt, Scheduler
 from effchal.serving.metrics import Metrics
 
 cfg = ModelConfig(name="builtin:tiny")
 engine = Engine(load_base_model(cfg, torch.device("cpu")), load_tokenizer(cfg))
 scheduler = Scheduler(engine, ServeConfig(), Metrics())
-scheduler.submit([Job([5, 6, 7], [SamplingParams(max_new_tokens=200, temperature=1.0)] * 8) for _ in range(8)])
+sampled = [SamplingParams(max_new_tokens=200, temperature=1.0)] * 8
+scheduler.submit([QueuedPrompt([5, 6, 7], sampled) for _ in range(8)])
 time.sleep(0.3)
 print(engine.rows != [])
 """

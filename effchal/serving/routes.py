@@ -1,0 +1,99 @@
+"""Routes, and the way from a request's bytes through a handler to the answer."""
+
+import select
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TypeVar, get_args, get_type_hints
+
+from flask import Flask, Response, g, jsonify, request
+
+from effchal.serving.helm_types import ApiModel
+from effchal.serving.service import RequestError, Service
+
+Body = TypeVar("Body", bound=ApiModel)
+Handler = Callable[..., ApiModel | Response]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route, for the app and for its OpenAPI document.
+
+    Its handler takes the service and, for a POST, the parsed body. As with FastAPI, the types
+    of body and answer are the handler's annotations, and the summary is its docstring.
+    """
+
+    path: str
+    handler: Handler
+    event: type[ApiModel] | None = None  # the data of each event, if body.stream is true
+
+    @cached_property
+    def body(self) -> type[ApiModel] | None:
+        return get_type_hints(self.handler).get("body")
+
+    @cached_property
+    def answer(self) -> type[ApiModel] | None:
+        hint = get_type_hints(self.handler)["return"]
+        return next((kind for kind in get_args(hint) or [hint] if kind is not Response), None)
+
+    @property
+    def method(self) -> str:
+        return "GET" if self.body is None else "POST"
+
+    @property
+    def summary(self) -> str:
+        return (self.handler.__doc__ or "").rstrip(".")
+
+
+def add_routes(app: Flask, service: Service, routes: Sequence[Route]) -> None:
+    for route in routes:
+        view = partial(_answer, service, route)
+        app.add_url_rule(route.path, endpoint=route.path, view_func=view, methods=[route.method])
+
+
+def _answer(service: Service, route: Route) -> Response:
+    if route.body is None:
+        answer = route.handler(service)
+    else:
+        service.loaded()  # a client that comes too early gets 503, whatever its body
+        answer = route.handler(service, parse(route.body))
+    return jsonify(answer.model_dump()) if isinstance(answer, ApiModel) else answer
+
+
+def parse(body_type: type[Body]) -> Body:
+    """The request's body, whatever Content-Type it names: HELM's probe names none.
+
+    Raises:
+        RequestError: 400, not a JSON object.
+        pydantic.ValidationError: a wrong key.
+    """
+    try:
+        body = request.get_json(force=True, silent=True)
+    except RecursionError:  # thousands of nested brackets
+        body = None
+    if not isinstance(body, dict):
+        raise RequestError(400, "the body must be a JSON object", "body")
+    return body_type.model_validate(body)
+
+
+def elapsed_s() -> float:
+    """Seconds since this request came in."""
+    return time.perf_counter() - g.start
+
+
+def hung_up() -> Callable[[], bool]:
+    """A function for any thread: has this request's client closed its connection?"""
+    connection: socket.socket | None = request.environ.get("gunicorn.socket")
+    if connection is None:  # another server; it has no socket to show
+        return lambda: False
+
+    def closed() -> bool:
+        try:
+            readable, _, _ = select.select([connection], [], [], 0)
+            return bool(readable) and connection.recv(1, socket.MSG_PEEK) == b""
+        except (OSError, ValueError):  # reset, or closed on our side
+            return True
+
+    return closed
