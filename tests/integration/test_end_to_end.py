@@ -163,7 +163,7 @@ def test_an_installed_wheel_finds_its_config_from_any_folder(tmp_path):
     (wheel,) = tmp_path.glob("effchal-*.whl")
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
-    assert (site / "effchal" / "data" / "quickstart" / "conversations.jsonl").is_file()
+    assert (site / "effchal" / "mixing" / "quickstart" / "conversations.jsonl").is_file()
     away = tmp_path / "away"
     away.mkdir()
     run = [sys.executable, "-m", "effchal.train", *TINY, "hydra.run.dir=out"]
