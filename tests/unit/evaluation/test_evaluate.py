@@ -280,6 +280,7 @@ def evaluate(*arguments):
     )
 
 
+@pytest.mark.integration
 def test_the_command_line_sweeps_resumes_and_refuses(data, tmp_path):
     entries = f"scenario.entries=['jsonl:path={data[1]}']"
     base = ["model=tiny", "prompt=plain", "lora=none"]
