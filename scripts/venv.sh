@@ -1,11 +1,13 @@
 # Sourced by the scripts beside it: go to the project's root and have an environment there, all pinned.
-#   PYTHON  the interpreter to make it with (default: the first of 3.11, 3.12, 3.13 that is here)
+#   PYTHON  the interpreter for a new one (default: the first of 3.11, 3.12, 3.13 that is here)
 #   VENV    its folder (.venv)
 #   LOCK    the exact versions (constraints.txt)
+#   EXTRAS  which of pyproject.toml's extras go in (all)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV=${VENV:-.venv}
 LOCK=${LOCK:-constraints.txt}
+EXTRAS=${EXTRAS:-train,evaluate,serve,dev}
 
 find_python() {
     local python
@@ -21,7 +23,7 @@ find_python() {
 
 make_venv() {
     local wanted python
-    wanted=$(cat "$LOCK" pyproject.toml <(echo "${PYTHON:-}") | sha256sum)
+    wanted=$(cat "$LOCK" pyproject.toml | sha256sum)
     if [ "$(cat "$VENV/installed" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
@@ -31,7 +33,7 @@ make_venv() {
     # torch first: another package's range could bring a build of several GB that nobody asked for
     "$VENV/bin/pip" install --quiet --disable-pip-version-check --constraint "$LOCK" torch setuptools
     "$VENV/bin/pip" install --quiet --disable-pip-version-check --constraint "$LOCK" \
-        --no-build-isolation --editable '.[train,evaluate,serve,dev]'
+        --no-build-isolation --editable ".[$EXTRAS]"
     echo "$wanted" >"$VENV/installed"
 }
 
