@@ -1,4 +1,4 @@
-"""What several test modules need: the real small model, a tiny config and a tiny engine."""
+"""Fixtures of several test modules: the real small model, a tiny config, engine and server."""
 
 import logging
 import os

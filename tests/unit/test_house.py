@@ -8,6 +8,8 @@ from itertools import chain
 import pytest
 from support.paths import ROOT
 
+from effchal import __version__
+
 FOLDERS = ("benchmarks", "effchal", "examples", "experiments", "scripts", "tests")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -59,3 +61,9 @@ def test_pre_commit_runs_the_locked_versions():
     versions = locked("constraints.txt")
     hooks = re.findall(r"/(ruff|codespell)[\w-]*\n\s+rev: v(\S+)", text)
     assert hooks == [(name, versions[name]) for name in ("ruff", "codespell")]
+
+
+def test_the_version_is_the_same_everywhere():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    newest = re.search(r"^## \[(.+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest[1] == __version__

@@ -73,7 +73,6 @@ SWEEP = (
 )
 
 
-@pytest.mark.integration
 def test_every_table_carries_its_controls(data, tmp_path):
     table = run(config(data, *SWEEP), tmp_path / "out")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -142,7 +141,6 @@ def same_numbers(found, expected):
             assert found[name]["logprobs"] == pytest.approx(decoded["logprobs"], abs=1e-3)
 
 
-@pytest.mark.integration
 def test_a_sweep_from_one_forward_pass_gives_what_each_run_gives(data, tmp_path):
     run(config(data, *SWEEP), tmp_path / "sweep")
     together = records(tmp_path / "sweep")
@@ -155,7 +153,6 @@ def test_a_sweep_from_one_forward_pass_gives_what_each_run_gives(data, tmp_path)
             same_numbers(all_sets["decodings"], one["decodings"])
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("seed", range(4))
 def test_a_killed_evaluation_goes_on_to_the_same_bytes(data, tmp_path, seed):
     cfg = config(data, *SWEEP)
@@ -174,7 +171,6 @@ def test_a_killed_evaluation_goes_on_to_the_same_bytes(data, tmp_path, seed):
     assert results[0] == results[1]
 
 
-@pytest.mark.integration
 def test_other_data_or_another_model_is_not_mixed_in(data, tmp_path):
     cfg = config(data[:1])
     run(cfg, tmp_path / "out")
@@ -189,7 +185,6 @@ def test_other_data_or_another_model_is_not_mixed_in(data, tmp_path):
         run(other, tmp_path / "out")
 
 
-@pytest.mark.integration
 def test_what_is_wrong_comes_up_before_anything_is_written(data, tmp_path):
     for overrides, message in (
         (
@@ -220,7 +215,6 @@ def test_what_is_wrong_comes_up_before_anything_is_written(data, tmp_path):
     assert not (tmp_path / "late").exists()
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     "good", [14, 24]
 )  # products before the first bad one: in the texts, in the choices
@@ -243,7 +237,6 @@ def test_logits_that_are_no_numbers_end_it_and_lose_nothing(data, tmp_path, monk
     assert (tmp_path / "out" / "instances.jsonl").read_bytes().startswith(kept)
 
 
-@pytest.mark.integration
 def test_a_bundle_is_evaluated_as_it_decodes_and_refused_when_changed(data, tmp_path):
     bundled = config(data[1:], "decoding=dola_high", "decoding.premature_layers=[0,1]")
     write_bundle(tmp_path / "bundle", bundled, None, load_tokenizer(bundled.model))
@@ -264,7 +257,6 @@ def test_a_bundle_is_evaluated_as_it_decodes_and_refused_when_changed(data, tmp_
     assert not (tmp_path / "again").exists()
 
 
-@pytest.mark.integration
 @needs_shared_data
 def test_parts_of_one_scenario_are_pooled(tmp_path):
     subjects = ("anatomy", "philosophy")
@@ -288,7 +280,6 @@ def evaluate(*arguments):
     )
 
 
-@pytest.mark.integration
 def test_the_command_line_sweeps_resumes_and_refuses(data, tmp_path):
     entries = f"scenario.entries=['jsonl:path={data[1]}']"
     base = ["model=tiny", "prompt=plain", "lora=none"]

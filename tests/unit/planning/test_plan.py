@@ -155,7 +155,6 @@ def test_optimizer_bytes_are_those_of_its_state(kind):
     )
 
 
-@pytest.mark.integration
 def test_mistral_fits_a_card_of_24_gib_and_not_one_of_8():
     plan = plan_of(mistral())
     assert plan.fits
@@ -175,7 +174,6 @@ def test_mistral_fits_a_card_of_24_gib_and_not_one_of_8():
     assert again.memory_needed == option.memory
 
 
-@pytest.mark.integration
 def test_full_precision_weights_do_not_fit_and_quantization_is_named():
     cfg = mistral("model.quantization=null", "model.dtype=float32")
     plan = plan_of(cfg)
@@ -256,7 +254,6 @@ def test_pace_leaves_the_first_step_out():
     assert pace.spread > 0.3
 
 
-@pytest.mark.integration
 def test_a_run_that_cannot_fit_is_refused_before_the_model_is_loaded(
     tiny_cfg, tmp_path, monkeypatch
 ):
@@ -270,7 +267,6 @@ def test_a_run_that_cannot_fit_is_refused_before_the_model_is_loaded(
     assert run(tiny_cfg, tmp_path / "b") == 0
 
 
-@pytest.mark.integration
 def test_a_run_learns_from_the_ones_before(tiny_cfg, tmp_path):
     tiny_cfg.train.max_steps, tiny_cfg.train.epochs = 8, 4
     assert run(tiny_cfg, tmp_path / "a") == 0
@@ -302,7 +298,6 @@ def command(tmp_path, *overrides):
     return subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT)
 
 
-@pytest.mark.integration
 def test_the_command_says_whether_it_fits(tmp_path):
     fits = command(tmp_path, "model=mistral_7b", "data_mix=lima_platypus")
     assert fits.returncode == 0, fits.stderr
@@ -314,7 +309,6 @@ def test_the_command_says_whether_it_fits(tmp_path):
     assert "lora.target_modules has ['query']" in wrong.stderr
 
 
-@pytest.mark.integration
 def test_a_probe_is_kept_for_later_plans(tmp_path):
     tiny = [
         "model=tiny",
@@ -333,7 +327,6 @@ def test_a_probe_is_kept_for_later_plans(tmp_path):
     assert "1 probe of this kind on this machine" in after.stdout
 
 
-@pytest.mark.integration
 def test_rules_that_are_enforced_refuse_a_plan_that_fits(tmp_path):
     tiny = ["model=tiny", "data_mix=quickstart", "plan.device=cpu", "train.max_steps=2"]
     warned, refused = command(tmp_path, *tiny), command(tmp_path, *tiny, "rules.enforce=true")
@@ -341,7 +334,6 @@ def test_rules_that_are_enforced_refuse_a_plan_that_fits(tmp_path):
     assert "rules fail" in refused.stdout
 
 
-@pytest.mark.integration
 def test_a_probe_of_a_card_that_is_not_here_is_refused(tmp_path):
     tiny = [
         "model=tiny",
