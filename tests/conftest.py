@@ -4,7 +4,7 @@ import logging
 import os
 
 import pytest
-from support.paths import SMOLLM2, needs_smollm2
+from support.paths import ROOT, SMOLLM2, needs_smollm2
 
 from effchal.config import (
     BudgetConfig,
@@ -19,9 +19,19 @@ from effchal.config import (
 from effchal.config import TrainConfig as Train
 from effchal.config.choices import DataFormat, Dtype
 
-os.environ["HF_HUB_OFFLINE"] = (
-    "1"  # no test reaches a hub; read when the hub client is first imported
-)
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches a hub; set before the client is imported
+
+
+def pytest_collection_modifyitems(items):
+    """Mark each test `unit` or `integration`: by folder, but for what is slow under tests/unit."""
+    have_smollm2 = (SMOLLM2 / "model.safetensors").is_file()
+    skip = pytest.mark.skip(reason="no small model; run: python scripts/fetch.py smollm2_135m")
+    for item in items:
+        slow = item.get_closest_marker("integration") or item.get_closest_marker("smollm2")
+        unit = item.path.is_relative_to(ROOT / "tests" / "unit") and not slow
+        item.add_marker("unit" if unit else "integration")
+        if item.get_closest_marker("smollm2") and not have_smollm2:
+            item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)
