@@ -69,7 +69,7 @@ if __name__ == "__main__":
     folder, prompt = sys.argv[1:]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    layers = range(model.config.num_hidden_layers // 2, model.config.num_hidden_layers)  # high
-    layers = [layer for layer in layers if layer % 2 == 0]
+    count = model.config.num_hidden_layers
+    layers = range(count // 2, count, 2)  # every other layer of the upper half
     ids = tokenizer(prompt).input_ids
     print(tokenizer.decode(generate(model, ids, layers, 64, end_id=tokenizer.eos_token_id)))
