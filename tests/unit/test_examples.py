@@ -8,9 +8,9 @@ import torch
 from support.paths import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from effchal.config import LoraConfig, ModelConfig, PromptConfig, TrainConfig
-from effchal.config.choices import Dtype
-from effchal.decoding.layers import Dola
+from effchal.config import DecodingConfig, LoraConfig, ModelConfig, PromptConfig, TrainConfig
+from effchal.config.choices import DecodingMethod, Dtype
+from effchal.decoding.layers import contrast_of
 from effchal.decoding.sampling import SamplingParams
 from effchal.mixing.packing import encode_example, pack
 from effchal.mixing.sources import Example
@@ -78,11 +78,13 @@ def test_minimal_dola_has_the_tokens_of_the_package(tiny_engine):
     minimal = example_file("minimal_dola")
     model = AutoModelForCausalLM.from_pretrained(tiny_folder(), dtype=torch.float32).eval()
     end_id = tiny_engine.tokenizer.eos_token_id
+    dola = DecodingConfig(method=DecodingMethod.dola, premature_layers=[0, 1])
+    contrast = contrast_of(dola, num_layers=2, tied=False)
     differs_from_greedy = 0
     for prompt in ("The capital of France is", "2 + 2 =", "Write a poem", "Once upon a time"):
         ids = tiny_engine.tokenizer(prompt).input_ids
         found = minimal.generate(model, ids, (0, 1), 24, end_id=end_id)
-        params = SamplingParams(max_new_tokens=24, contrast=Dola((0, 1)))
+        params = SamplingParams(max_new_tokens=24, contrast=contrast)
         assert found == tiny_engine.complete(ids, params).ids
         greedy = tiny_engine.complete(ids, SamplingParams(max_new_tokens=24)).ids
         differs_from_greedy += found != greedy
