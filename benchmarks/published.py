@@ -6,7 +6,7 @@ CUDA context are left out, as in their figures.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -65,18 +65,44 @@ class Setting:
 # torchtune README (2024-09): batch 2 packed to 2,048 tokens, torch.compile; config
 # llama3_1/8B_qlora_single_device: r 8 on all linear layers, activation checkpointing, chunked
 # loss.
-LITGPT = ((1, 1304), 8, 0.05, QUERY_VALUE)
+LITGPT = Setting(
+    name="Llama-2-7B LoRA bf16",
+    source="litgpt, A100",
+    published=21.30 * GB,
+    shape=LLAMA_2_7B,
+    double_quant=None,
+    rows=(1, 1304),
+    r=8,
+    dropout=0.05,
+    targets=QUERY_VALUE,
+)
+LITGPT_MISTRAL = replace(
+    LITGPT,
+    name="Mistral-7B NF4",
+    source="litgpt, A10G",
+    published=14.29 * GB,
+    shape=MISTRAL_7B,
+    double_quant=False,
+    rows=(2, 512),
+    r=32,
+)
+TORCHTUNE = Setting(
+    name="Llama-3.1-8B NF4-dq",
+    source="torchtune, RTX 4090",
+    published=7.4 * GIB,
+    shape=LLAMA_31_8B,
+    double_quant=True,
+    rows=(2, 2048),
+    r=8,
+    dropout=0.0,
+    targets=ALL_LINEAR,
+    recompute=True,
+)
 PUBLISHED = [
-    Setting("Llama-2-7B LoRA bf16", "litgpt, A100", 21.30 * GB, LLAMA_2_7B, None, *LITGPT),
-    Setting("Llama-2-7B NF4-dq", "litgpt, A100", 13.84 * GB, LLAMA_2_7B, True, *LITGPT),
-    Setting(
-        *("Mistral-7B NF4", "litgpt, A10G", 14.29 * GB, MISTRAL_7B, False),
-        *((2, 512), 32, 0.05, QUERY_VALUE),
-    ),
-    Setting(
-        *("Llama-3.1-8B NF4-dq", "torchtune, RTX 4090", 7.4 * GIB, LLAMA_31_8B, True),
-        *((2, 2048), 8, 0.0, ALL_LINEAR, True),
-    ),
+    LITGPT,
+    replace(LITGPT, name="Llama-2-7B NF4-dq", published=13.84 * GB, double_quant=True),
+    LITGPT_MISTRAL,
+    TORCHTUNE,
 ]
 
 

@@ -248,8 +248,15 @@ def test_the_report_names_every_source(tmp_path):
     write_report(mix, {"train_tokens": 1234}, tmp_path)
     report = json.loads((tmp_path / "mix.json").read_text())
     assert report["sources"][0] | {"sha256": ""} == {
-        **{"source": "s", "path": str(path), "revision": None, "license": "MIT", "weight": 1.0},
-        **{"examples": 5, "validation": 1, "multi_turn": 0, "sha256": ""},
+        "source": "s",
+        "path": str(path),
+        "revision": None,
+        "license": "MIT",
+        "weight": 1.0,
+        "examples": 5,
+        "validation": 1,
+        "multi_turn": 0,
+        "sha256": "",
     }
     assert "| s | " in (tmp_path / "mix.md").read_text()
     assert "train_tokens: 1,234" in (tmp_path / "mix.md").read_text()

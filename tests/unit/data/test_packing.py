@@ -126,13 +126,13 @@ def test_packed_equals_unpacked_on_mistrals_shape_with_a_sliding_window(tmp_path
     tokenizer = load_tokenizer(TINY)
     torch.manual_seed(0)
     config = transformers.MistralConfig(
-        **{
-            "vocab_size": len(tokenizer),
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-        },
-        **{"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 64},
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=64,
     )
     transformers.MistralForCausalLM(config).save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
