@@ -134,7 +134,7 @@ def packed_attention(
 
 
 def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """(length, length) bool: position i sees i - window + 1 .. i. None where it sees all before it."""
+    """(length, length) bool: position i sees i - window + 1 .. i. None where that is all."""
     if not window or length <= window:
         return None
     seen = torch.ones(length, length, dtype=torch.bool, device=device)

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from effchal.config import LoraConfig, ModelConfig
 from effchal.config.choices import Dtype, Quantization
 from effchal.decoding.contrast import DROPPED_WHEN_SCORING, Dola, Greedy, Sled
 from effchal.decoding.engine import Engine
+from effchal.decoding.layer_logits import NO_LAYER
 from effchal.decoding.sampling import SamplingParams, penalise_repetition
 from effchal.decoding.score import Scorer
 from effchal.kernels import premature_rows
@@ -84,7 +86,37 @@ def test_rows_may_differ_in_everything(engine):
         check_same(found, engine.complete(ids, variant))
 
 
-def test_only_the_likeliest_plausible_is_greedy(engine):
+@dataclass(frozen=True)
+class Mean:
+    """A contrast that the package does not know: mature and premature logits, averaged."""
+
+    layers: tuple[int, ...]
+    exit_norm: bool = True
+    lone_share: float = 0.0
+
+    def scores(self, logits, at):
+        early = logits.premature_logits(logits.rows_of(self.layers, self.exit_norm), at)
+        return (logits.mature[at] + early.mean(0)) / 2, torch.full_like(at, NO_LAYER)
+
+    def target_logprobs(self, logits, targets):
+        scores, _ = self.scores(logits, torch.arange(len(targets)))
+        return scores.log_softmax(-1).gather(1, targets[:, None])[:, 0], None
+
+
+def test_another_contrast_is_one_class(tiny_engine):
+    ids = prompts(tiny_engine)[0]
+    variants = [params(Mean((0, 1))), params(Greedy()), params(Dola((0, 1)))]
+    found = answers(tiny_engine, [ids], variants, 1)[0]
+    for token, token_id in zip(found[0].tokens, found[0].ids, strict=False):
+        scores = slow_scores(tiny_engine, ids, Mean((0, 1)))
+        assert token_id == int(scores.argmax())
+        assert token.logprob == pytest.approx(float(scores.log_softmax(-1)[token_id]), abs=1e-3)
+        (scored,) = Scorer(tiny_engine.model).score(ids, [[token_id]], [Mean((0, 1))])
+        assert scored.logprobs == pytest.approx([token.logprob], abs=1e-3)
+        ids = [*ids, token_id]
+
+
+def test_only_the_most_probable_plausible_is_greedy(engine):
     greedy, one = params(Greedy()), params(Dola((0, 1), relative_top=1.0))
     for ids in prompts(engine):
         assert engine.complete(ids, greedy).ids == engine.complete(ids, one).ids
