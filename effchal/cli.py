@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from effchal.config import Config, ConfigError, to_config
-from effchal.config.io import explain
+from effchal.config.nearest import explain
 
 # An installed package carries the tree inside itself; a checkout has it beside the package.
 PACKAGE = Path(__file__).resolve().parent
