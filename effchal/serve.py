@@ -1,4 +1,4 @@
-"""Serve a bundle: python -m effchal.serve bundle=outputs/train/<run>/bundle serve.port=8080"""
+"""Serve a bundle or a base model over HTTP, for HELM, lm-eval and OpenAI clients."""
 
 from pathlib import Path
 
