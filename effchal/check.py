@@ -1,6 +1,6 @@
-"""Check a run against a contest's rules: python -m effchal.check rules=neurips_2023
+"""Check a run against the rules of a contest.
 
-Takes what effchal.train takes. Exit code 1 if a rule is broken.
+Takes the same keys as `effchal train`. Exit code 1 where a rule is broken.
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""Score a bundle or a base model: python -m effchal.evaluate bundle=outputs/train/<run>/bundle decoding=dola_high
+"""Score a bundle or a base model on scenarios, under one decoding or several.
 
-Without a network: scenario.path=<data in HELM's layout>. The base model: model=... prompt=plain lora=none.
+Without a network: scenario.path=<folder of data in HELM's layout>.
 """
 
 import sys

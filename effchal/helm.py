@@ -1,6 +1,6 @@
-"""Have HELM itself score a bundle: python -m effchal.helm bundle=outputs/train/<run>/bundle scenario.path=<data>
+"""Have HELM itself score a bundle or a base model.
 
-The base model: model=... prompt=plain lora=none. scripts/helm.sh makes HELM's environment first, and then does this.
+scripts/helm.sh makes HELM's environment first, and then does this.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Bundle a plain base model, as a control: python -m effchal.package prompt=plain lora=none"""
+"""Write the bundle of a plain base model, e.g. as the control of an evaluation."""
 
 import logging
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Will a run fit its budget? python -m effchal.plan model=mistral_7b lora.r=64
+"""Tell whether a run fits its budget, and what would make it fit.
 
-Takes what effchal.train takes. Exit code 1 if the run does not fit or breaks rules that are
-enforced, 2 if the config is wrong.
+Takes the same keys as `effchal train`. Exit code 1 where the run does not fit or breaks rules
+that are enforced, 2 where the config is wrong.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Serve a bundle: effchal serve outputs/train/<run> serve.port=8080"""
+"""Serve a bundle or a base model over HTTP, for HELM, lm-eval and OpenAI clients."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Train one adapter: python -m effchal.train data_mix=lima_platypus lora.r=64"""
+"""Train one adapter inside a budget of time and memory, and leave it in a bundle."""
 
 import contextlib
 import sys

@@ -1,28 +1,24 @@
-"""The configuration: a typed schema of everything under conf/, and the only way in and out of it."""
+"""The configuration: a typed schema of everything under conf/, and how to read and write it."""
 
 from effchal.config.decoding import DecodingConfig
 from effchal.config.errors import ConfigError
-from effchal.config.helm import HelmConfig
-from effchal.config.schema import (
-    BudgetConfig,
-    Config,
-    DataMixConfig,
-    DataSourceConfig,
+from effchal.config.inference import (
     EvaluateConfig,
-    LoraConfig,
-    ModelConfig,
-    PlanConfig,
-    PromptConfig,
-    RulesConfig,
+    HelmConfig,
     ScenarioConfig,
     ServeConfig,
     SweepConfig,
+)
+from effchal.config.inputs import DataMixConfig, DataSourceConfig, ModelConfig, PromptConfig
+from effchal.config.io import load_config, save_config, to_config, to_plain
+from effchal.config.schema import Config
+from effchal.config.training import (
+    BudgetConfig,
+    LoraConfig,
+    PlanConfig,
+    RulesConfig,
     TrackConfig,
     TrainConfig,
-    load_config,
-    save_config,
-    to_config,
-    to_plain,
 )
 
 __all__ = [

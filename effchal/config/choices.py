@@ -1,4 +1,7 @@
-"""The closed choices of the config. Enums, not strings: YAML `None` is the string "None"."""
+"""The closed choices of the config. Enums, not strings: YAML `None` is the string "None".
+
+A comment behind a choice is its line in the documentation; `effchal.config.describe` reads it.
+"""
 
 from enum import Enum
 
@@ -14,7 +17,7 @@ class Dtype(Enum):
 
 
 class Attention(Enum):
-    auto = "auto"  # flash attention where it is installed and the card can, else SDPA
+    auto = "auto"  # flash attention where it is installed and the card supports it, else SDPA
     sdpa = "sdpa"
     flash_attention_2 = "flash_attention_2"
 
@@ -33,20 +36,20 @@ class Optimizer(Enum):
 
 
 class ActivationCheckpointing(Enum):
-    none = "none"  # keep what the backward pass needs: fastest
-    selective = "selective"  # make the MLP's inside again, the larger half of all activations
-    full = "full"  # keep each layer's input alone
+    none = "none"  # keep all activations: fastest
+    selective = "selective"  # recompute inside the MLP, the larger half of all activations
+    full = "full"  # keep each layer's input only
 
 
 class PlanDevice(Enum):
-    auto = "auto"  # this machine's GPU; where it has none, the card of the budget
+    auto = "auto"  # this machine's GPU; without one, the card of budget.gpu
     cpu = "cpu"
     cuda = "cuda"
 
 
 class BundleOf(Enum):
     last = "last"
-    best = "best"  # of the lowest validation loss
+    best = "best"  # the weights of the lowest validation loss
 
 
 class Schedule(Enum):
@@ -63,7 +66,7 @@ class DecodingMethod(Enum):
 
 
 class Selector(Enum):
-    jsd = "jsd"  # the layer furthest in Jensen-Shannon divergence, as the DoLa paper says
+    jsd = "jsd"  # the layer with the largest Jensen-Shannon divergence, as in the DoLa paper
     official = "official"  # what the code published with the paper computes
     static = "static"  # one layer, no choice
 

@@ -1,49 +1,63 @@
-"""What to say of a key that the schema does not know: the nearest one that it does."""
+"""The only way in and out of the config: from OmegaConf trees and YAML files to Config and back."""
 
-import difflib
-from dataclasses import fields, is_dataclass
-from typing import get_args, get_origin
+from pathlib import Path
+from typing import Any
 
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-
-def explain(error: BaseException, schema: type) -> str:
-    """One line for a user out of an error of Hydra or OmegaConf and its causes."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and cause.full_key:
-            return f"unknown key {cause.full_key}; the nearest known key is {nearest_key(cause.full_key, schema)}"
-        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-            return f"{cause.full_key}: {str(cause).splitlines()[0]}"
-        cause = cause.__cause__ or cause.__context__
-    return str(error)
+from effchal.config.errors import ConfigError
+from effchal.config.nearest import RENAMED, explain
+from effchal.config.schema import Config
 
 
-def nearest_key(unknown: str, schema: type) -> str:
-    """The known dotted key most like `unknown`, by its siblings first."""
-    keys = known_keys(schema)
-    parent = unknown.rpartition(".")[0]
-    siblings = [key for key in keys if parent and _matches(key.rpartition(".")[0], parent)]
-    last = {key.rpartition(".")[2]: key for key in siblings or keys}
-    matches = difflib.get_close_matches(unknown.rpartition(".")[2], last, n=1, cutoff=0.0)
-    return last[matches[0]]
+def to_config(tree: Any) -> Config:
+    """OmegaConf tree -> Config. The only place where a DictConfig is seen.
+
+    Raises:
+        ConfigError: unknown key (the nearest known one is named), missing value, wrong type.
+    """
+    try:
+        # Hydra's `+key=value` can add keys that the schema lacks; this merge refuses them.
+        checked = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(tree))
+        missing = OmegaConf.missing_keys(checked)
+        if missing:
+            raise ConfigError(f"no value for {', '.join(sorted(missing))}")
+        config: Any = OmegaConf.to_object(checked)
+        return config
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error, Config)) from error
 
 
-def known_keys(schema: type, prefix: str = "") -> list[str]:
-    """Dotted names of every key of a dataclass, the ones inside it included."""
-    keys = []
-    for item in fields(schema):
-        options = get_args(item.type) or (item.type,)  # `LoraConfig | None` -> LoraConfig, None
-        nested = [option for option in options if is_dataclass(option)]
-        if nested:  # the names of a dict are free: <name> stands for them
-            free = "<name>." if get_origin(item.type) is dict else ""
-            keys += known_keys(nested[0], f"{prefix}{item.name}.{free}")
-        keys.append(prefix + item.name)
-    return keys
+def save_config(cfg: Config, path: Path) -> None:
+    """Write it whole or not at all."""
+    parts = path.with_name(f".{path.name}")
+    OmegaConf.save(OmegaConf.structured(cfg), parts)
+    parts.replace(path)
 
 
-def _matches(pattern: str, parent: str) -> bool:
-    parts, found = pattern.split("."), parent.split(".")
-    return len(parts) == len(found) and all(
-        a in (b, "<name>") for a, b in zip(parts, found, strict=True)
-    )
+def to_plain(cfg: Config) -> dict[str, Any]:
+    """Plain dicts, lists and numbers, for a record that is not YAML."""
+    plain: Any = OmegaConf.to_container(OmegaConf.structured(cfg), enum_to_str=True)
+    return plain
+
+
+def load_config(path: Path) -> Config:
+    """Read what save_config wrote, also where an earlier version wrote it.
+
+    Raises:
+        ConfigError: no such file, or to_config refuses what it says.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"{path} does not exist; is {path.parent} a run or bundle folder of effchal?"
+        )
+    tree = OmegaConf.load(path)
+    if not isinstance(tree, DictConfig):
+        raise ConfigError(f"{path} holds no keys; it is not a config of effchal")
+    for old, new in RENAMED.items():
+        group, _, key = old.rpartition(".")
+        node = OmegaConf.select(tree, group)
+        if node is not None and key in node:
+            OmegaConf.update(tree, new, node.pop(key))
+    return to_config(tree)

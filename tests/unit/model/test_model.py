@@ -152,9 +152,9 @@ def test_help_tells_the_purpose_the_choices_and_the_values_with_what_was_typed()
     shown = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     for each in (
         "Train one adapter",
-        "  lora: all_linear, attention, none\n",
-        "name: builtin:tiny\n",
-        "  r: 3\n",
+        "  lora=<all_linear | attention | none>\n",
+        "  model.name=builtin:tiny  (str)\n",
+        "  lora.r=3  (int)\n",
     ):
         assert each in shown
     wrong = subprocess.run([*command, "lora.R=3"], cwd=ROOT, capture_output=True, text=True)

@@ -1,0 +1,37 @@
+"""The program: effchal <command> [folder] [overrides] [flags]. python -m effchal is the same."""
+
+import difflib
+import importlib
+import sys
+
+from effchal import __version__
+
+
+def main() -> None:
+    """Run the command that the first argument names; exit code 2 where there is no such command."""
+    command, *rest = sys.argv[1:] or ["--help"]
+    if command == "--version":
+        print(f"effchal {__version__}")
+        return
+    from effchal import cli, command_help, completion
+
+    if command == "--completion":
+        with cli.one_line_errors():
+            print(completion.script(*rest[:1]))
+    elif command == "--complete":
+        print("\n".join(completion.complete(*rest[:1])))
+    elif command in ("--help", "-h"):
+        print(f"effchal {__version__}\n\n{command_help.list_commands()}")
+    elif command not in command_help.COMMANDS:
+        near = difflib.get_close_matches(command, command_help.COMMANDS, n=1)
+        meant = f"did you mean {near[0]}?" if near else "effchal --help lists the commands"
+        sys.exit(cli.fail(f"no command {command!r}; {meant}"))
+    else:
+        sys.argv = [f"effchal {command}", *rest]
+        if cli.wants_help(rest):  # before the import, which may bring torch
+            return command_help.print_help(command, rest)
+        importlib.import_module(f"effchal.{command}").main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What the program says about itself: its commands, what each one reads, and shell completion.
+
+Nothing here imports a command, so that help never waits for torch.
+"""
+
+import ast
+import shutil
+import textwrap
+from dataclasses import dataclass
+
+from effchal.cli import (
+    CONF_DIR,
+    PACKAGE,
+    compose_config,
+    hydra_arguments,
+    one_line_errors,
+    split_flags,
+)
+from effchal.config.describe import Key, describe, groups
+
+
+@dataclass(frozen=True)
+class Command:
+    """What --help shows besides the command's docstring."""
+
+    reads: str  # groups and top-level keys of the config
+    examples: tuple[str, str, str]  # arguments
+
+
+TRAINING = "model prompt data_mix lora budget train rules"
+INFERENCE = "bundle base_model model prompt lora decoding"
+COMMANDS = {
+    "train": Command(
+        f"name resume_from {TRAINING} decoding track",
+        (
+            "data_mix=lima_platypus lora.r=64",
+            "experiment=quickstart train.epochs=4 budget.hours=0.5",
+            "outputs/train/<run>   # go on with a run",
+        ),
+    ),
+    "plan": Command(
+        f"name {TRAINING} plan",
+        (
+            "model=mistral_7b lora.r=64 train.micro_batch_size=4",
+            "experiment=quickstart plan.probe=true",
+            "budget=a100_24h train.micro_batch_size=auto",
+        ),
+    ),
+    "check": Command(
+        "name model data_mix budget rules",
+        ("rules=neurips_2023", "data_mix=lima_platypus", "budget.hours=30"),
+    ),
+    "package": Command(
+        "name model prompt lora decoding",
+        (
+            "model=smollm2_135m prompt=plain lora=none",
+            "model=mistral_7b prompt=plain lora=none decoding=dola_high",
+            "model.name=<folder> model.revision=null prompt=chatml lora=none",
+        ),
+    ),
+    "serve": Command(
+        f"{INFERENCE} serve",
+        (
+            "outputs/train/<run> serve.port=8080",
+            "outputs/train/<run>/bundle decoding=dola_high",
+            "model=smollm2_135m prompt=plain lora=none",
+        ),
+    ),
+    "evaluate": Command(
+        f"name resume_from {INFERENCE} scenario sweep evaluate",
+        (
+            "outputs/train/<run> decoding=dola_high 'scenario.entries=[truthful_qa_mc]'",
+            "model=smollm2_135m prompt=plain lora=none scenario=smoke",
+            "outputs/evaluate/<run>   # go on with an evaluation",
+        ),
+    ),
+    "helm": Command(
+        f"name resume_from {INFERENCE} scenario serve helm",
+        (
+            "outputs/train/<run> scenario.path=<data>",
+            "model=smollm2_135m prompt=plain lora=none scenario=smoke",
+            "outputs/helm/<run>   # go on with a run",
+        ),
+    ),
+}
+
+
+def docstring(command: str) -> str:
+    """The command's docstring, without importing it."""
+    tree = ast.parse((PACKAGE / f"{command}.py").read_text(encoding="utf-8"))
+    return ast.get_docstring(tree) or ""
+
+
+def list_commands() -> str:
+    lines = [f"  {name:10}{docstring(name).splitlines()[0]}" for name in COMMANDS]
+    return "\n".join(
+        [
+            "usage: effchal <command> [folder] [group=file] [key=value] [flags of Hydra]\n",
+            *lines,
+            "\neffchal <command> --help shows what a command reads.",
+            'Completion in a shell: eval "$(effchal --completion bash)"; also zsh and fish.',
+        ]
+    )
+
+
+def choices_of_groups() -> dict[str, list[str]]:
+    """The folders under conf/, each with the names of its files."""
+    folders = sorted(path for path in CONF_DIR.iterdir() if path.is_dir())
+    return {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in folders}
+
+
+def print_help(command: str, typed: list[str]) -> None:
+    """The command's purpose, examples and keys, with the values that the typed overrides give."""
+    with one_line_errors():
+        words = split_flags(hydra_arguments(command, typed))[1]
+        cfg = compose_config([word for word in words if not word.startswith("hydra.")])
+    files, about, reads = choices_of_groups(), groups(), COMMANDS[command].reads.split()
+    keys = describe(cfg)
+    lines = [docstring(command), "\nExamples:"]
+    lines += [f"  effchal {command} {each}" for each in COMMANDS[command].examples]
+    lines.append("\nGroups take a file of conf/ (group=file); keys show their value (key=value).")
+    lines += ["\nexperiment: a named set of changes", f"  {choice_of('experiment', files)}"]
+    for name in reads:
+        if name in about:
+            lines.append(f"\n{name}: {about[name]}")
+        if name in files:
+            lines.append(f"  {choice_of(name, files)}")
+        lines += [help_of_key(key) for key in keys if name in (key.group, key.name)]
+    lines.append("\nFlags of Hydra, e.g. --cfg job (print the config) or --multirun (a sweep):")
+    lines.append(f"  effchal {command} --hydra-help")
+    print("\n".join(lines))
+
+
+def choice_of(group: str, files: dict[str, list[str]]) -> str:
+    return f"{group}=<{' | '.join(files[group])}>"
+
+
+def help_of_key(key: Key) -> str:
+    """One key: `key=value` with type and unit, and its meaning below."""
+    kind = " | ".join(key.choices) + (" | null" if key.type == "choice or null" else "")
+    unit = f", {key.unit}" if key.unit else ""
+    width = max(72, min(100, shutil.get_terminal_size().columns))
+    head = f"  {key.name}={key.default}  ({kind or key.type}{unit})"
+    lines = textwrap.wrap(head, width, subsequent_indent=" " * 4, break_on_hyphens=False)
+    indent = " " * 6
+    lines += textwrap.wrap(key.meaning, width, initial_indent=indent, subsequent_indent=indent)
+    return "\n".join(lines)

@@ -1,0 +1,138 @@
+"""The schema of what a trained model is used for: serve, scenario, sweep, evaluate and helm."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from effchal.config.decoding import Layers, require_layers
+from effchal.config.errors import (
+    ABOVE_0,
+    AT_LEAST_1,
+    FINITE,
+    FINITE_ABOVE_0,
+    Bound,
+    ConfigError,
+    require,
+    require_keys,
+)
+
+
+@dataclass
+class ServeConfig:
+    """The HTTP server and its limits."""
+
+    # Address to listen on. 0.0.0.0 = all of this machine's.
+    host: str = "127.0.0.1"
+    # Port to listen on.
+    port: int = 8080
+    # Most prompts in the queue, running ones included. Above it the server answers 503.
+    max_waiting: int = 64
+    # Most completions that decode together.
+    max_rows: int = 16
+    # [tokens] How much of a new prompt is read beside each decode step. More: fewer passes over
+    # the prompt, longer pauses for the answers that run.
+    prefill_tokens: int = 256
+    # [GiB] Keys and values of all running completions.
+    cache_gib: float = 4.0
+    # [GiB] Keys and values of prompt beginnings, kept for later prompts. 0 = keep none.
+    prefix_gib: float = 1.0
+    # [tokens] Longest prompt that is accepted.
+    max_prompt_tokens: int = 4096
+    # [tokens] Longest answer that a request may ask for.
+    max_new_tokens: int = 2048
+    # [s] Time limit of a request, its wait in the queue included. HELM's client waits as long.
+    deadline_s: float = 3000.0
+    # [s] After SIGTERM: time to finish the requests that run.
+    drain_s: int = 600
+    # Let a request carry `decoding`, with keys of decoding.*.
+    allow_decoding_override: bool = False
+    # Write prompts and answers into the access log.
+    log_prompts: bool = False
+
+    def __post_init__(self) -> None:
+        require_keys(self, "serve", Bound("in 1..65535", lambda port: 0 < port < 65536), "port")
+        limits = ("max_waiting", "max_rows", "prefill_tokens", "max_prompt_tokens")
+        require_keys(self, "serve", AT_LEAST_1, *limits, "max_new_tokens")
+        require_keys(self, "serve", FINITE_ABOVE_0, "cache_gib")
+        require_keys(self, "serve", FINITE, "prefix_gib")
+        require_keys(self, "serve", ABOVE_0, "deadline_s")
+
+
+@dataclass
+class ScenarioConfig:
+    """The questions that `effchal evaluate` scores and `effchal helm` has HELM run."""
+
+    # HELM run entries, without their model; some of our own as well.
+    entries: list[str] = field(default_factory=list)
+    # Questions of each entry, drawn as HELM draws them.
+    max_instances: int = 10
+    # Folder with data in HELM's own layout. null = download from the public sources.
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        require_keys(self, "scenario", AT_LEAST_1, "max_instances")
+        twice = [entry for entry, count in Counter(self.entries).items() if count > 1]
+        if twice:
+            raise ConfigError(f"scenario.entries has {twice[0]} more than once")
+
+
+@dataclass
+class SweepConfig:
+    """Several layer sets in one evaluation, from one forward pass per prompt."""
+
+    # Layer sets, each low, high or a list. They replace decoding.premature_layers.
+    premature_layers: list[Layers] = field(default_factory=list)
+    # With dola and sled, also score greedy, greedy with the same penalty, no penalty, and the
+    # longest answer.
+    controls: bool = True
+
+    def __post_init__(self) -> None:
+        for i, layers in enumerate(self.premature_layers):
+            require_layers(f"sweep.premature_layers[{i}]", layers)
+
+
+@dataclass
+class EvaluateConfig:
+    """How an evaluation runs, and its statistics."""
+
+    # Prompts that decode together; each may have several decodings.
+    rows_at_once: int = 8
+    # Resamples of the bootstrap.
+    resamples: int = 10_000
+    # Confidence level of every interval.
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        require_keys(self, "evaluate", AT_LEAST_1, "rows_at_once")
+        require_keys(self, "evaluate", Bound("at least 100", lambda n: n >= 100), "resamples")
+        require_keys(self, "evaluate", Bound("in (0, 1)", lambda p: 0 < p < 1), "confidence")
+
+
+@dataclass
+class HelmConfig:
+    """How HELM itself is run; scenario.* says on what."""
+
+    # Virtual environment that has HELM installed; scripts/helm.sh makes it.
+    environment: str = ".venv-helm"
+    # The model's name in HELM's tables and pages. null = effchal/<name of the bundle or model>.
+    name: str | None = None
+    # [tokens] Prompt and answer together, as in the contest. Give less where the model takes less.
+    max_sequence_length: int = 2048
+    # Requests that HELM sends at once.
+    threads: int = 4
+    # [s] How long HELM waits for an answer.
+    timeout_s: int = 3000
+    # Address of a server that runs already. null = start one.
+    url: str | None = None
+    # Show HELM's page of the results afterwards, on this machine only, until Ctrl-C.
+    page: bool = False
+
+    def __post_init__(self) -> None:
+        allowed = "<organisation>/<model> of letters, digits, '.', '-' and '_'"
+        is_name = self.name is None or re.fullmatch(r"[\w.-]+/[\w.-]+", self.name)
+        require(bool(is_name), "helm.name", self.name, allowed)
+        at_least_64 = Bound("at least 64", lambda n: n >= 64)
+        require_keys(self, "helm", at_least_64, "max_sequence_length")
+        require_keys(self, "helm", AT_LEAST_1, "threads", "timeout_s")
+        is_url = self.url is None or self.url.startswith(("http://", "https://"))
+        require(is_url, "helm.url", self.url, "an address like http://127.0.0.1:8080")

@@ -1,0 +1,184 @@
+"""The schema of a training run: lora, budget, train, plan, rules and track."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from effchal.config.choices import (
+    ActivationCheckpointing,
+    BundleOf,
+    Optimizer,
+    PlanDevice,
+    Schedule,
+    WandbMode,
+)
+from effchal.config.errors import (
+    ABOVE_0,
+    AT_LEAST_0,
+    AT_LEAST_1,
+    FINITE_ABOVE_0,
+    SHARE,
+    SHARE_BELOW_1,
+    Bound,
+    require,
+    require_keys,
+)
+
+
+@dataclass
+class LoraConfig:
+    """The adapter, in peft's names. `lora=none` (null) is the plain base model."""
+
+    # Rank.
+    r: int = 16
+    # Scale: the update is multiplied by alpha / r, or by alpha / sqrt(r) with use_rslora.
+    alpha: int = 16
+    # Dropout before the adapter.
+    dropout: float = 0.0
+    # Names of the linear layers that get an adapter.
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    # Rank-stabilised scaling, arXiv:2312.03732.
+    use_rslora: bool = False
+    # Weight-decomposed adapters, arXiv:2402.09353.
+    use_dora: bool = False
+
+    def __post_init__(self) -> None:
+        rank = Bound("at least 1; for no adapter use lora=none", AT_LEAST_1.holds)
+        require_keys(self, "lora", rank, "r")
+        require_keys(self, "lora", AT_LEAST_1, "alpha")
+        require_keys(self, "lora", SHARE_BELOW_1, "dropout")
+        require(bool(self.target_modules), "lora.target_modules", self.target_modules, "not empty")
+
+
+@dataclass
+class BudgetConfig:
+    """What a run may take: wall-clock time and GPU memory."""
+
+    # [h] Wall clock, over all restarts of the run.
+    hours: float = 24.0
+    # [min] Kept for the last checkpoint and the bundle. null = measured in the run, times a factor.
+    reserve_minutes: float | None = None
+    # Refuse a run that cannot fit, before it starts.
+    enforce: bool = True
+    # Largest share of the time spent that validations and checkpoints between steps may take.
+    # Beyond it they wait.
+    periodic_work_share: float = 0.1
+    # [GiB] GPU memory that the process may take. null = the whole card.
+    memory_gib: float | None = None
+    # The card that a plan assumes on a machine without one.
+    gpu: str | None = None
+
+    def __post_init__(self) -> None:
+        require_keys(self, "budget", ABOVE_0, "hours")
+        below = Bound(
+            f"below budget.hours ({self.hours} h)", lambda minutes: 0 <= minutes < self.hours * 60
+        )
+        require_keys(self, "budget", below, "reserve_minutes")
+        require_keys(self, "budget", SHARE, "periodic_work_share")
+
+
+@dataclass
+class TrainConfig:
+    """The training loop."""
+
+    epochs: int = 3  # Passes over the mix.
+    # [steps] Stop there; the learning rate schedule ends there too. null = as the epochs give.
+    max_steps: int | None = None
+    # [examples] What one optimizer step learns from, however the examples are packed.
+    examples_per_step: int = 16
+    # Rows of model.max_seq_len tokens in one forward pass. auto = as many as fit. Changes memory
+    # and speed only.
+    micro_batch_size: int | str = 1
+    # Put several examples into one row; attention does not cross between them.
+    packing: bool = True
+    # Learn the prompt tokens as well as the answers.
+    loss_on_prompt: bool = False
+    # AdamW or Lion; 8-bit and paged variants save memory.
+    optimizer: Optimizer = Optimizer.adamw
+    # Peak learning rate.
+    lr: float = 2e-4
+    # Decoupled weight decay.
+    weight_decay: float = 0.0
+    # How the learning rate falls after warm-up.
+    schedule: Schedule = Schedule.cosine
+    # [steps] How long the learning rate rises.
+    warmup_steps: int = 10
+    # Share of lr that the last step has.
+    min_lr_fraction: float = 0.1
+    # Gradients with a larger norm are scaled down to it.
+    max_grad_norm: float = 0.3
+    # What the forward pass keeps for the backward pass: less memory, more time.
+    activation_checkpointing: ActivationCheckpointing = ActivationCheckpointing.none
+    # Run torch.compile on the library's own layers, in place of the fused ones.
+    compile: bool = False
+    # [steps] How often to validate. Validation also runs before the first step and after the last.
+    validate_every: int = 50
+    # [steps] How often to save a checkpoint.
+    checkpoint_every: int = 50
+    # How many of the newest checkpoints are kept. The best by validation loss is kept as well.
+    keep_checkpoints: int = 2
+    # Which weights are packaged at the end.
+    bundle: BundleOf = BundleOf.last
+    # Seed of adapter weights and dropout.
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        size = self.micro_batch_size
+        fits = size == "auto" or (isinstance(size, int) and size >= 1)
+        require(fits, "train.micro_batch_size", size, "at least 1, or auto")
+        counts = ("epochs", "examples_per_step", "validate_every", "checkpoint_every")
+        require_keys(self, "train", AT_LEAST_1, *counts, "keep_checkpoints")
+        steps = Bound("at least 1 or null", AT_LEAST_1.holds)
+        require_keys(self, "train", steps, "max_steps")
+        require_keys(self, "train", FINITE_ABOVE_0, "lr")
+        require_keys(self, "train", AT_LEAST_0, "weight_decay", "warmup_steps")
+        require_keys(self, "train", SHARE, "min_lr_fraction")
+        require_keys(self, "train", ABOVE_0, "max_grad_norm")
+
+
+@dataclass
+class PlanConfig:
+    """What `effchal plan` does besides planning."""
+
+    # The device that the plan is made for.
+    device: PlanDevice = PlanDevice.auto
+    # Train for some micro-batches here and keep the measured time and memory, for this plan and
+    # later ones.
+    probe: bool = False
+    # How many micro-batches the probe trains for.
+    micro_batches: int = 20
+
+    def __post_init__(self) -> None:
+        require_keys(self, "plan", Bound("at least 2", lambda n: n >= 2), "micro_batches")
+
+
+@dataclass
+class RulesConfig:
+    """A contest's rules; `effchal check` checks a run against them."""
+
+    # The contest.
+    name: str = MISSING
+    # Where its rules are published.
+    source: str = MISSING
+    # Patterns of approved hub ids, e.g. mistralai/Mistral-7B-v*.
+    base_models: list[str] = field(default_factory=list)
+    # Patterns of model names that mean "instruction-tuned", which the rules exclude.
+    tuned_models: list[str] = field(default_factory=list)
+    # Parts of the GPU names that CUDA reports. One of them, and one card only.
+    gpus: list[str] = field(default_factory=list)
+    # [h] Most time for training.
+    hours: float = MISSING
+    # Examples that an LLM wrote are allowed without that LLM's permission.
+    llm_data: bool = False
+    # Refuse to train where a rule is broken, instead of a warning.
+    enforce: bool = False
+
+
+@dataclass
+class TrackConfig:
+    """Where metrics go besides metrics.jsonl, which is always written."""
+
+    # Weights & Biases.
+    wandb: WandbMode = WandbMode.off
+    # Project name at Weights & Biases.
+    project: str = "effchal"
