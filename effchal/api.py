@@ -11,6 +11,7 @@ print(effchal.evaluate(run.folder, ["scenario.entries=[gsm]"]).results["entries"
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,6 @@ from typing import Any
 
 from effchal.cli import compose_config, overlay, quote
 from effchal.config import Config, ConfigError, ModelConfig
-from effchal.config import load_config as read_config
 from effchal.config.decoding import change_decoding
 from effchal.decoding.engine import Engine
 from effchal.decoding.layers import contrast_of
@@ -78,24 +78,13 @@ def train(config: Config, run_dir: str | Path | None = None) -> TrainedRun:
     Raises:
         ConfigError: the config cannot be run, or the folder holds a run already.
     """
-    from effchal.model.load import gpu_names
-    from effchal.rules import enforce_rules
     from effchal.runs import run_lock
-    from effchal.training import loop
-    from effchal.training.checkpoint import checkpoints
+    from effchal.train import open_run, run
     from effchal.training.signals import StopSignals
 
-    folder = _folder("train", config, run_dir)
-    if config.resume_from is not None:
-        folder = Path(config.resume_from)
-        config = read_config(folder / "config.yaml")
-    elif checkpoints(folder / "checkpoint"):
-        raise ConfigError(f"{folder} holds a run already; go on with it by resume_from={folder}")
-    if config.lora is None:
-        raise ConfigError("lora=none leaves nothing to train")
-    enforce_rules(config, gpu_names())
+    config, folder = open_run(deepcopy(config), [], _folder("train", config, run_dir))
     with run_lock(folder), StopSignals() as signals:
-        loop.run(config, folder, signals)
+        run(config, folder, signals)
     return TrainedRun(folder, json.loads((folder / "run.json").read_text()))
 
 
