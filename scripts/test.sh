@@ -8,7 +8,7 @@ codespell
 lint-imports --no-cache >"$VENV/lint-imports.log" || { cat "$VENV/lint-imports.log"; exit 1; }
 if [ $# = 0 ]; then # slow in a fresh clone, so only with all tests
     mypy
-    mkdocs build --strict --quiet --site-dir "$PWD/$VENV/site"
+    NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet --site-dir "$PWD/$VENV/site"
 fi
 coverage=()
 if [ -n "${CI:-}" ]; then
