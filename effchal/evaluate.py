@@ -1,6 +1,9 @@
-"""Score a bundle or a base model: python -m effchal.evaluate bundle=outputs/train/<run>/bundle decoding=dola_high
+"""Score a bundle or a base model.
 
-Without a network: scenario.path=<data in HELM's layout>. The base model: model=... prompt=plain lora=none.
+python -m effchal.evaluate bundle=outputs/train/<run>/bundle decoding=dola_high
+
+Without a network: scenario.path=<data in HELM's layout>. The base model: model=...
+prompt=plain lora=none.
 """
 
 import sys
