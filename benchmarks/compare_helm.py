@@ -1,7 +1,10 @@
-"""HELM's scores against ours, instance by instance: python benchmarks/compare_helm.py <HELM's folder> <ours>
+"""HELM's scores against ours, instance by instance.
 
-The first comes from scripts/helm.sh, outputs/helm/<time>; the second from python -m effchal.evaluate with
-decoding=greedy and the same model, scenario.entries and scenario.max_instances. Exits with 1 where a score differs.
+python benchmarks/compare_helm.py <HELM's folder> <ours>
+
+The first comes from scripts/helm.sh: outputs/helm/<time>. The second comes from
+python -m effchal.evaluate with decoding=greedy and the same model, scenario.entries and
+scenario.max_instances. Exits with 1 where a score differs.
 """
 
 import json
@@ -31,7 +34,7 @@ def main() -> None:
 
 
 def helm_run(helm: Path, entry: str) -> Path:
-    """HELM's folder of one entry; its name has the entry's arguments in an order of HELM's."""
+    """HELM's folder of one entry. HELM orders the arguments in its name in its own way."""
     name, _, arguments = entry.partition(":")
     wanted = [argument for argument in arguments.split(",") if argument]
     for folder in sorted(helm.glob("runs/*/*")):

@@ -6,14 +6,14 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
 
 from effchal.config import Config
 from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.score import Scorer
 from effchal.decoding.sequence import Completion
-from effchal.evaluation.results import Record, Records
+from effchal.evaluation.results import Answer, ChoiceAnswer, Record, Records, TextAnswer
 from effchal.evaluation.scenarios import (
     Instance,
     Scenario,
@@ -21,18 +21,18 @@ from effchal.evaluation.scenarios import (
     score_choices,
     score_completion,
 )
-from effchal.evaluation.variants import LONGEST, Variant, for_choices
+from effchal.evaluation.variants import LONGEST, Variant, contrasts_of
 from effchal.model_source import ModelSource, load_engine
 from effchal.prompts import PromptEncoder, Turn
 
-PREFIX_WORTH_HOLDING = 32  # tokens that all prompts of an entry share
+MIN_SHARED_PREFIX = 32  # tokens; a shorter one is not worth a cache of its own
 
 
-class Window:
-    """The tokenizer as scenarios see it."""
+class TokenizerWindow:
+    """The tokenizer as scenarios need it: see scenarios.TextWindow."""
 
-    def __init__(self, tokenizer: Any, encoder: PromptEncoder) -> None:
-        self._tokenizer, self.encode = tokenizer, encoder.text_ids
+    def __init__(self, encoder: PromptEncoder) -> None:
+        self._tokenizer, self.encode = encoder.tokenizer, encoder.text_ids
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(
@@ -41,204 +41,238 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """An instance in ids."""
+class EncodedInstance:
+    """An instance with its token ids."""
 
-    prompt: list[int]
-    choices: list[list[int]] = field(default_factory=list)
+    entry: str
+    instance: Instance
+    prompt_ids: list[int]
+    choice_ids: list[list[int]] = field(default_factory=list)
+
+    @property
+    def digest(self) -> str:
+        """Tells whether a record is of this prompt and these choices."""
+        text = repr((self.instance.prompt, self.instance.choices))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def record(self, decodings: dict[str, Answer]) -> Record:
+        instance = self.instance
+        return Record(self.entry, instance.id, instance.split, self.digest, decodings)
 
 
 @dataclass
-class Job:
-    """What an evaluation works with; the engine is loaded when something is left to do."""
+class EvaluationTask:
+    """A model, the decodings to compare and the records so far."""
 
     cfg: Config
-    subject: ModelSource
+    source: ModelSource
     variants: list[Variant]
     records: Records
-    engine: Engine | None = None
-    scorer: Scorer | None = None
-    shared: int = 0  # tokens that all prompts of the scenario in hand begin with
 
-    def load(self) -> None:
-        if self.engine is None:
-            self.engine = load_engine(self.subject)
-            self.scorer = Scorer(self.engine.model)
+    @cached_property
+    def engine(self) -> Engine:
+        """Loads the model at first use: a resumed evaluation may have nothing left to answer."""
+        return load_engine(self.source)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        return Scorer(self.engine.model)
+
+    @property
+    def is_loaded(self) -> bool:
+        return "engine" in self.__dict__
+
+    @property
+    def wants_length_control(self) -> bool:
+        contrasts = any(variant.contrasts_layers for variant in self.variants)
+        return self.cfg.sweep.controls and contrasts
 
 
-def answers(job: Job, scenario: Scenario, encoded: list[Encoded]) -> Iterator[list[Record]]:
-    """Records of all instances, some at a time, in their order.
+def answers(
+    task: EvaluationTask, scenario: Scenario, encoded: list[EncodedInstance]
+) -> Iterator[list[Record]]:
+    """Records of all instances in their order, a batch at a time.
 
-    The instances that decode together are the same however often the evaluation was killed, so a resumed one gives
-    the same bits.
+    Batches do not depend on what is recorded already, so a resumed evaluation gives the same
+    bits.
 
     Args:
-        encoded: what `encode` gave for the instances.
+        encoded: `encode` of the scenario.
+
+    Raises:
+        ScenarioError: the data are not those of the records.
+        FloatingPointError: the model's logits are not finite.
     """
-    choices = bool(scenario.instances[0].choices)
-    ask = score_group if choices else generate_group
-    shared = common_prefix([each.prompt for each in encoded])
-    job.shared = shared if shared >= PREFIX_WORTH_HOLDING and len(encoded) > 1 else 0
-    rows, held = job.cfg.evaluate.rows_at_once, False
-    for first in range(0, len(encoded), rows):
-        instances, inputs = scenario.instances[first : first + rows], encoded[first : first + rows]
-        known = [job.records.get(scenario.entry, instance.id) for instance in instances]
-        for instance, record in zip(instances, known, strict=True):
-            if record and record["prompt_sha256"] != digest(instance):
-                raise ScenarioError(
-                    f"{scenario.entry}: the prompt of {instance.id} is not the one recorded; bring the data back"
-                )
-        if all(known):
+    prefix = shared_prefix([each.prompt_ids for each in encoded])
+    engine_has_prefix = False
+    rows = task.cfg.evaluate.rows_at_once
+    for batch in (encoded[first : first + rows] for first in range(0, len(encoded), rows)):
+        known = recorded(task.records, batch)
+        if len(known) == len(batch):
             yield known
             continue
-        if not held:
-            held = True
-            prepare_engine(job, encoded[0].prompt[: job.shared], choices)
         try:
-            yield ask(job, scenario, instances, inputs)
+            if batch[0].choice_ids:
+                yield score_batch(task, batch, len(prefix))
+                continue
+            if prefix and not engine_has_prefix:
+                task.engine.hold_prefix(prefix)
+                engine_has_prefix = True
+            yield generate_batch(task, scenario, batch)
         except FloatingPointError as error:
-            ids = ", ".join(instance.id for instance in instances)
+            ids = ", ".join(each.instance.id for each in batch)
             raise FloatingPointError(f"{scenario.entry}, one of {ids}: {error}") from error
 
 
-def prepare_engine(job: Job, prefix: list[int], choices: bool) -> None:
-    job.load()
-    if prefix and not choices:
-        job.engine.hold_prefix(prefix)
+def recorded(records: Records, batch: list[EncodedInstance]) -> list[Record]:
+    """The records that the batch has already. Raises ScenarioError if a prompt has changed."""
+    found = []
+    for each in batch:
+        record = records.get(each.entry, each.instance.id)
+        if record and record.prompt_sha256 != each.digest:
+            raise ScenarioError(
+                f"{each.entry}: the prompt of {each.instance.id} is not the one recorded; "
+                "bring the data back"
+            )
+        found += [record] if record else []
+    return found
+
+
+def shared_prefix(prompts: list[list[int]]) -> list[int]:
+    """Ids that all prompts begin with, if they are many enough to keep their cache."""
+    count = common_prefix(prompts)
+    return prompts[0][:count] if count >= MIN_SHARED_PREFIX and len(prompts) > 1 else []
 
 
 def common_prefix(rows: list[list[int]]) -> int:
-    """How many ids all rows begin with, one of each row left over."""
+    """How many ids all rows begin with; at least one id of each row stays out."""
     low, high = min(rows), max(rows)
-    count = next(
-        (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b),
-        min(len(low), len(high)),
-    )
+    pairs = enumerate(zip(low, high, strict=False))
+    count = next((i for i, (a, b) in pairs if a != b), min(len(low), len(high)))
     return min(count, min(map(len, rows)) - 1)
 
 
-def digest(instance: Instance) -> str:
-    return hashlib.sha256(repr((instance.prompt, instance.choices)).encode()).hexdigest()[:16]
+def encode(scenario: Scenario, encoder: PromptEncoder, max_positions: int) -> list[EncodedInstance]:
+    """Ids of all instances.
 
-
-def encode(scenario: Scenario, encoder: PromptEncoder, max_positions: int) -> list[Encoded]:
-    """Ids of every instance, all of them before any is answered.
-
-    A prompt to answer is put into the template, as the server does with HELM's requests. A prompt with choices is, with
-    each of them, a text to score as it stands: tokenized as one, and where a token would straddle the border, the
-    prompt ends before it.
+    A prompt to answer goes through the template, as the server does it for HELM's requests.
+    A prompt with choices is tokenized as one text with each of them, without a template.
+    Where a token would straddle the border, the prompt ends before it.
 
     Raises:
         ScenarioError: an instance that the model has no positions for.
     """
     encoded = []
     for instance in scenario.instances:
+        choices: list[list[int]] = []
         if not instance.choices:
-            each = Encoded(encoder.prompt_ids([Turn("user", instance.prompt)]) or [encoder.eos_id])
+            prompt = encoder.prompt_ids([Turn("user", instance.prompt)])
         else:
             whole = [encoder.text_ids(instance.prompt + choice) for choice in instance.choices]
             alone = [*encoder.text_ids(instance.prompt), -1]
             border = min(common_prefix([ids, alone]) for ids in whole)
             prompt = encoder.bos_ids + whole[0][:border]
-            each = Encoded(prompt or [encoder.eos_id], [ids[border:] for ids in whole])
-        tokens = len(each.prompt) + max([scenario.max_new_tokens, *map(len, each.choices)])
+            choices = [ids[border:] for ids in whole]
+        each = EncodedInstance(scenario.entry, instance, prompt or [encoder.eos_id], choices)
+        longest = max([scenario.settings.max_new_tokens, *map(len, choices)])
+        tokens = len(each.prompt_ids) + longest
         if tokens > max_positions:
-            needs = f"{instance.id} needs {tokens} tokens, prompt and answer; this model holds {max_positions}"
-            raise ScenarioError(f"{scenario.entry}: {needs}")
+            raise ScenarioError(
+                f"{scenario.entry}: {instance.id} needs {tokens} tokens, prompt and answer; "
+                f"this model holds {max_positions}"
+            )
         encoded.append(each)
     return encoded
 
 
-def generate_group(
-    job: Job, scenario: Scenario, instances: tuple[Instance, ...], inputs: list[Encoded]
+def generate_batch(
+    task: EvaluationTask, scenario: Scenario, batch: list[EncodedInstance]
 ) -> list[Record]:
     """Records of instances that are answered by generated text."""
-    prompts = [each.prompt for each in inputs]
+    prompts = [each.prompt_ids for each in batch]
     params = [
-        [params_of(job, scenario, instance, variant) for variant in job.variants]
-        for instance in instances
+        [params_of(task, scenario, each.instance, variant) for variant in task.variants]
+        for each in batch
     ]
-    found = job.engine.generate(prompts, params, len(prompts))
+    found = task.engine.generate(prompts, params, len(prompts))
     records = []
-    for instance, completions in zip(instances, found, strict=True):
-        named = zip(job.variants, completions, strict=True)
-        decodings = {
-            variant.name: told(scenario, instance, completion) for variant, completion in named
-        }
-        if instance.letters and wants_length_control(job):
-            first = next(iter(decodings.values()))["text"]
-            decodings[LONGEST] = longest_by_letter(scenario, instance, first)
-        records.append(record(scenario, instance, decodings))
+    for each, completions in zip(batch, found, strict=True):
+        decodings: dict[str, Answer] = {}
+        for variant, completion in zip(task.variants, completions, strict=True):
+            decodings[variant.name] = describe_completion(scenario, each.instance, completion)
+        if each.instance.letters and task.wants_length_control:
+            baseline = completions[0].text
+            decodings[LONGEST] = longest_option(scenario, each.instance, baseline)
+        records.append(each.record(decodings))
     return records
 
 
-def wants_length_control(job: Job) -> bool:
-    return job.cfg.sweep.controls and any(variant.contrast.layers for variant in job.variants)
-
-
-def longest_by_letter(scenario: Scenario, instance: Instance, baseline: str) -> dict[str, Any]:
-    """The letter of the longest listed text, written as the baseline writes that letter."""
-    length = [len(reference.text) for reference in instance.references]
-    text = instance.letters[length.index(max(length))]
+def longest_option(scenario: Scenario, instance: Instance, baseline: str) -> TextAnswer:
+    """The option letter of the longest text, written as the baseline writes that letter."""
+    lengths = [len(reference.text) for reference in instance.references]
+    text = instance.letters[lengths.index(max(lengths))]
     text = baseline if baseline.strip() == text else text
-    return {"text": text, "metrics": score_completion(scenario, instance, text)}
+    return TextAnswer(text=text, metrics=score_completion(scenario, instance, text))
 
 
-def params_of(job: Job, scenario: Scenario, instance: Instance, variant: Variant) -> SamplingParams:
+def params_of(
+    task: EvaluationTask, scenario: Scenario, instance: Instance, variant: Variant
+) -> SamplingParams:
+    settings, temperature = scenario.settings, variant.temperature
     return SamplingParams(
-        max_new_tokens=scenario.max_new_tokens,
-        temperature=scenario.temperature if variant.temperature is None else variant.temperature,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature if temperature is None else temperature,
         top_p=variant.top_p,
-        stops=scenario.stops,
-        first_line=job.cfg.decoding.end_at_first_line and not scenario.stops,
+        stops=settings.stops,
+        first_line=task.cfg.decoding.end_at_first_line and not settings.stops,
         seed=zlib.crc32(f"{scenario.entry} {instance.id}".encode()),
         contrast=variant.contrast,
         repetition_penalty=variant.repetition_penalty,
     )
 
 
-def told(scenario: Scenario, instance: Instance, completion: Completion) -> dict[str, Any]:
-    """What the record says of one completion."""
-    result: dict[str, Any] = {"text": completion.text, "finish_reason": completion.finish_reason}
-    result["logprob"] = sum(token.logprob for token in completion.tokens)
-    result["base_logprob"] = sum(token.base_logprob for token in completion.tokens)
-    result["tokens"] = len(completion.ids)
+def describe_completion(
+    scenario: Scenario, instance: Instance, completion: Completion
+) -> TextAnswer:
     layers = Counter(str(token.layer) for token in completion.tokens if token.layer is not None)
-    if layers:
-        result["layers"] = dict(layers)
-    return result | {"metrics": score_completion(scenario, instance, completion.text)}
+    return TextAnswer(
+        text=completion.text,
+        finish_reason=completion.finish_reason,
+        logprob=sum(token.logprob for token in completion.tokens),
+        base_logprob=sum(token.base_logprob for token in completion.tokens),
+        tokens=len(completion.ids),
+        layers=dict(layers) or None,
+        metrics=score_completion(scenario, instance, completion.text),
+    )
 
 
-def score_group(
-    job: Job, scenario: Scenario, instances: tuple[Instance, ...], inputs: list[Encoded]
+def score_batch(
+    task: EvaluationTask, batch: list[EncodedInstance], prefix_tokens: int
 ) -> list[Record]:
-    """Records of instances that are answered by the likeliest of given choices."""
-    names = for_choices(job.variants)
+    """Records of instances that are answered by the most likely of given choices.
+
+    Args:
+        prefix_tokens: tokens that the prompts of the whole scenario begin with.
+    """
+    contrasts = contrasts_of(task.variants)
     records = []
-    for instance, each in zip(instances, inputs, strict=True):
-        decodings: dict[str, Any] = {}
-        scores = job.scorer.score(each.prompt, each.choices, list(names), job.shared)
-        for name, found in zip(names.values(), scores, strict=True):
-            decodings[name] = {
-                "logprobs": found.logprobs,
-                "metrics": score_choices(instance, found.logprobs),
-            }
-            if found.layers:
-                decodings[name]["layers"] = {
-                    str(layer): count for layer, count in found.layers.items()
-                }
-        if wants_length_control(job):
-            lengths = [len(ids) * math.log(job.engine.model.vocabulary) for ids in each.choices]
-            decodings[LONGEST] = {"logprobs": lengths, "metrics": score_choices(instance, lengths)}
-        records.append(record(scenario, instance, decodings))
+    for each in batch:
+        prompt, choices = each.prompt_ids, each.choice_ids
+        scores = task.scorer.score(prompt, choices, list(contrasts), prefix_tokens)
+        decodings: dict[str, Answer] = {}
+        for name, found in zip(contrasts.values(), scores, strict=True):
+            layers = {str(layer): count for layer, count in found.layers.items()}
+            decodings[name] = choice_answer(each.instance, found.logprobs, layers)
+        if task.wants_length_control:
+            # log V for each token: every model would give a longer choice less.
+            per_token = math.log(task.engine.model.vocabulary)
+            lengths = [len(ids) * per_token for ids in choices]
+            decodings[LONGEST] = choice_answer(each.instance, lengths, {})
+        records.append(each.record(decodings))
     return records
 
 
-def record(scenario: Scenario, instance: Instance, decodings: dict[str, Any]) -> Record:
-    head = {
-        "entry": scenario.entry,
-        "id": instance.id,
-        "split": instance.split,
-        "prompt_sha256": digest(instance),
-    }
-    return head | {"decodings": decodings}
+def choice_answer(
+    instance: Instance, logprobs: list[float], layers: dict[str, int]
+) -> ChoiceAnswer:
+    return ChoiceAnswer(logprobs, score_choices(instance, logprobs), layers or None)

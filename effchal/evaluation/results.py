@@ -1,20 +1,92 @@
-"""From the records of an evaluation to summaries, tables and plots."""
+"""Records of an evaluation, and the summaries and tables that come from them."""
 
 import csv
 import json
 from collections import Counter
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from effchal.config import EvaluateConfig
-from effchal.evaluation.stats import mean_interval, paired_difference
+from effchal.evaluation.scenarios import Scenario
+from effchal.evaluation.stats import Interval, mean_interval, paired_difference
 from effchal.evaluation.variants import BASELINE
 
-Record = dict[str, Any]  # a line of instances.jsonl
+
+@dataclass(frozen=True, kw_only=True)
+class TextAnswer:
+    """A completion of one instance under one decoding. Fields stand as in instances.jsonl."""
+
+    text: str
+    finish_reason: str | None = None  # this and the next three: None for a control
+    logprob: float | None = None  # nats, of the distribution decoded from
+    base_logprob: float | None = None  # nats, of the mature layer alone
+    tokens: int | None = None
+    layers: dict[str, int] | None = None  # DoLa: positions by premature layer
+    metrics: dict[str, float]
+
+    @property
+    def answer(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class ChoiceAnswer:
+    """Scores of one instance's choices under one decoding. Fields stand as in instances.jsonl."""
+
+    logprobs: list[float]  # nats, one for each choice
+    metrics: dict[str, float]
+    layers: dict[str, int] | None = None  # DoLa: positions by premature layer
+
+    @property
+    def answer(self) -> int:
+        """Index of the choice that won."""
+        return max(range(len(self.logprobs)), key=self.logprobs.__getitem__)
+
+
+Answer = TextAnswer | ChoiceAnswer
+
+
+@dataclass(frozen=True)
+class Record:
+    """A line of instances.jsonl."""
+
+    entry: str
+    id: str
+    split: str
+    prompt_sha256: str
+    decodings: dict[str, Answer]
+
+    @classmethod
+    def from_json(cls, line: str) -> "Record":
+        """Raises ValueError for a line that was cut. Fields of older versions are left out."""
+        values = json.loads(line)
+        decodings = {name: _answer(found) for name, found in values["decodings"].items()}
+        head = {name: values[name] for name in ("entry", "id", "split", "prompt_sha256")}
+        return cls(**head, decodings=decodings)
+
+    def to_json(self) -> str:
+        return json.dumps(as_plain(self))
+
+
+def _answer(values: dict[str, Any]) -> Answer:
+    kind: type[Answer] = TextAnswer if "text" in values else ChoiceAnswer
+    known = {field.name for field in fields(kind)}
+    return kind(**{name: value for name, value in values.items() if name in known})
+
+
+def as_plain(data: Any) -> dict[str, Any]:
+    """A dataclass as dicts, without the fields that are None."""
+    return asdict(
+        data, dict_factory=lambda pairs: {key: value for key, value in pairs if value is not None}
+    )
 
 
 class Records:
-    """instances.jsonl: one line an instance, written as soon as it is known; the last one may be cut by a kill."""
+    """instances.jsonl: one line for each instance, written when its batch is answered.
+
+    A kill may cut the last line; it is dropped when the file is opened again.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / "instances.jsonl"
@@ -23,10 +95,10 @@ class Records:
             kept = []
             for line in self._path.read_text(encoding="utf-8").splitlines():
                 try:
-                    record = json.loads(line)
+                    record = Record.from_json(line)
                 except json.JSONDecodeError:
                     continue
-                self._by_key[record["entry"], record["id"]] = record
+                self._by_key[record.entry, record.id] = record
                 kept.append(line + "\n")
             parts = self._path.with_suffix(".tmp")
             parts.write_text("".join(kept), encoding="utf-8")
@@ -35,109 +107,121 @@ class Records:
     def get(self, entry: str, instance_id: str) -> Record | None:
         return self._by_key.get((entry, instance_id))
 
+    def of(self, scenario: Scenario) -> list[Record]:
+        """The records of a scenario whose instances are all answered, in their order."""
+        return [self._by_key[scenario.entry, instance.id] for instance in scenario.instances]
+
     def add(self, records: list[Record]) -> None:
         """Append those that are not there yet."""
-        new = [record for record in records if (record["entry"], record["id"]) not in self._by_key]
+        new = [record for record in records if (record.entry, record.id) not in self._by_key]
         with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(record) + "\n" for record in new))
-        self._by_key |= {(record["entry"], record["id"]): record for record in new}
+            file.write("".join(record.to_json() + "\n" for record in new))
+        self._by_key |= {(record.entry, record.id): record for record in new}
 
 
-def summarise(records: list[Record], main_metric: str, cfg: EvaluateConfig) -> dict[str, Any]:
-    """Means with intervals of one entry, by decoding, and each one's difference to the baseline on the same instances.
+@dataclass
+class DecodingSummary:
+    """One decoding over the instances of an entry. Fields stand as in results.json."""
 
-    Like HELM, the test split counts where there is one, else the validation split.
+    metrics: dict[str, Interval]
+    layers: dict[str, int] | None = None  # positions by premature layer
+    tokens_per_instance: float | None = None
+    differences: dict[str, Interval] | None = None  # to the baseline, paired by instance
+    answers_that_differ: int | None = None  # from the baseline's
+    of_all_instances: dict[str, float] | None = None  # metrics that are not a mean: BBQ's
+
+
+@dataclass
+class EntrySummary:
+    """One entry of results.json."""
+
+    split: str  # the one that counts
+    instances: int
+    main_metric: str
+    decodings: dict[str, DecodingSummary]
+
+    def having(self, field: str) -> dict[str, Any]:
+        """The field of every decoding that has it, by the decoding's name."""
+        found = {name: getattr(each, field) for name, each in self.decodings.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def summarise(records: list[Record], main_metric: str, cfg: EvaluateConfig) -> EntrySummary:
+    """Means with intervals by decoding, and differences to the baseline on the same instances.
+
+    Like HELM, counts the test split if there is one, else the validation split.
     """
-    split = "test" if any(record["split"] == "test" for record in records) else "valid"
-    counted = [record["decodings"] for record in records if record["split"] == split]
-    decodings = {name: summary_of([each[name] for each in counted], cfg) for name in counted[0]}
-    if BASELINE in decodings:
-        baseline = [each[BASELINE] for each in counted]
-        for name, summary in decodings.items():
-            if name != BASELINE:
-                compare([each[name] for each in counted], baseline, summary, cfg)
-    return {
-        "split": split,
-        "instances": len(counted),
-        "main_metric": main_metric,
-        "decodings": decodings,
+    split = "test" if any(record.split == "test" for record in records) else "valid"
+    counted = [record.decodings for record in records if record.split == split]
+    by_name = {name: [each[name] for each in counted] for name in counted[0]}
+    baseline = by_name.get(BASELINE)
+    decodings = {
+        name: summarise_decoding(found, None if name == BASELINE else baseline, cfg)
+        for name, found in by_name.items()
     }
+    return EntrySummary(split, len(counted), main_metric, decodings)
 
 
-def summary_of(decoded: list[dict[str, Any]], cfg: EvaluateConfig) -> dict[str, Any]:
-    """Metrics, layers and length of one decoding over its instances."""
-    summary: dict[str, Any] = {"metrics": {}}
-    for metric in decoded[0]["metrics"]:
-        values = [each["metrics"][metric] for each in decoded]
-        summary["metrics"][metric] = mean_interval(values, cfg.resamples, cfg.confidence).to_dict()
-    layers: Counter = Counter()
-    for each in decoded:
-        layers.update(each.get("layers", {}))
+def summarise_decoding(
+    found: list[Answer], baseline: list[Answer] | None, cfg: EvaluateConfig
+) -> DecodingSummary:
+    """One decoding's answers to all instances; compared with a baseline where one is given."""
+    values = {name: [each.metrics[name] for each in found] for name in found[0].metrics}
+    metrics = {
+        name: mean_interval(scores, cfg.resamples, cfg.confidence)
+        for name, scores in values.items()
+    }
+    summary = DecodingSummary(metrics)
+    layers: Counter[str] = Counter()
+    for each in found:
+        layers.update(each.layers or {})
     if layers:
-        summary["layers"] = dict(sorted(layers.items(), key=lambda item: int(item[0])))
-    if "tokens" in decoded[0]:
-        summary["tokens_per_instance"] = sum(each["tokens"] for each in decoded) / len(decoded)
+        summary.layers = dict(sorted(layers.items(), key=lambda item: int(item[0])))
+    tokens = [getattr(each, "tokens", None) for each in found]
+    counts = [count for count in tokens if count is not None]
+    if counts:
+        summary.tokens_per_instance = sum(counts) / len(counts)
+    if baseline is not None:
+        summary.differences = {
+            name: paired_difference(
+                scores, [each.metrics[name] for each in baseline], cfg.resamples, cfg.confidence
+            )
+            for name, scores in values.items()
+        }
+        summary.answers_that_differ = sum(
+            ours.answer != theirs.answer for ours, theirs in zip(found, baseline, strict=True)
+        )
     return summary
-
-
-def compare(
-    decoded: list[dict[str, Any]],
-    baseline: list[dict[str, Any]],
-    summary: dict[str, Any],
-    cfg: EvaluateConfig,
-) -> None:
-    """Add paired differences to the baseline, and how many answers are not the baseline's."""
-    summary["differences"] = {}
-    for metric in decoded[0]["metrics"]:
-        pairs = [
-            (a["metrics"][metric], b["metrics"][metric])
-            for a, b in zip(decoded, baseline, strict=True)
-        ]
-        difference = paired_difference(*zip(*pairs, strict=True), cfg.resamples, cfg.confidence)
-        summary["differences"][metric] = difference.to_dict()
-    summary["answers_that_differ"] = sum(
-        answer(a) != answer(b) for a, b in zip(decoded, baseline, strict=True)
-    )
-
-
-def answer(decoded: dict[str, Any]) -> Any:
-    """What an instance was answered: the text, or the choice that won."""
-    if "text" in decoded:
-        return decoded["text"]
-    return max(range(len(decoded["logprobs"])), key=decoded["logprobs"].__getitem__)
 
 
 COLUMNS = ("entry", "instances", "metric", "decoding", "score", "low", "high")
 DIFFERENCE_COLUMNS = ("difference", "difference_low", "difference_high", "answers_that_differ")
 
 
-def rows(entries: dict[str, Any]) -> list[dict[str, Any]]:
-    """One for each entry, metric and decoding, with the difference to greedy; for a CSV file."""
-    found = []
+def table_rows(entries: dict[str, EntrySummary]) -> list[dict[str, Any]]:
+    """One for each entry, metric and decoding, by column; differences are to the baseline."""
+    rows = []
     for entry, result in entries.items():
-        for metric in next(iter(result["decodings"].values()))["metrics"]:
-            for name, decoded in result["decodings"].items():
-                score = decoded["metrics"][metric].values()
-                row = dict(
-                    zip(COLUMNS, (entry, result["instances"], metric, name, *score), strict=True)
-                )
-                if "differences" in decoded:
-                    values = (
-                        *decoded["differences"][metric].values(),
-                        decoded["answers_that_differ"],
-                    )
-                    row |= dict(zip(DIFFERENCE_COLUMNS, values, strict=True))
-                found.append(row)
-    return found
+        for metric in next(iter(result.decodings.values())).metrics:
+            for name, decoded in result.decodings.items():
+                score = decoded.metrics[metric]
+                cells = (entry, result.instances, metric, name, score.mean, score.low, score.high)
+                row = dict(zip(COLUMNS, cells, strict=True))
+                if decoded.differences is not None:
+                    gap = decoded.differences[metric]
+                    others = (gap.mean, gap.low, gap.high, decoded.answers_that_differ)
+                    row |= dict(zip(DIFFERENCE_COLUMNS, others, strict=True))
+                rows.append(row)
+    return rows
 
 
-def table(entries: dict[str, Any]) -> str:
+def results_table(entries: dict[str, EntrySummary]) -> str:
     """Markdown of the rows; differences are paired, intervals in brackets."""
     lines = [
         "| entry | metric | decoding | score | difference to greedy | answers that differ |",
         "|---|---|---|---|---|---|",
     ]
-    for row in rows(entries):
+    for row in table_rows(entries):
         score = f"{row['score']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         difference = others = ""
         if "difference" in row:
@@ -149,67 +233,10 @@ def table(entries: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_tables(entries: dict[str, Any], run_dir: Path) -> None:
-    """results.md and results.csv."""
-    (run_dir / "results.md").write_text(table(entries), encoding="utf-8")
+def write_tables(entries: dict[str, EntrySummary], run_dir: Path) -> None:
+    """Write results.md and results.csv."""
+    (run_dir / "results.md").write_text(results_table(entries), encoding="utf-8")
     with (run_dir / "results.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, (*COLUMNS, *DIFFERENCE_COLUMNS))
         writer.writeheader()
-        writer.writerows(rows(entries))
-
-
-def plot(entries: dict[str, Any], run_dir: Path) -> None:
-    """results.png: differences to the baseline; layers.png: which layer DoLa chose how often."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    differing = {entry: result for entry, result in entries.items() if _with(result, "differences")}
-    if differing:
-        counts = [len(_with(result, "differences")) for result in differing.values()]
-        figure, axes = pyplot.subplots(
-            len(differing),
-            1,
-            figsize=(8, 1 + 0.35 * sum(counts) + 0.9 * len(counts)),
-            squeeze=False,
-            height_ratios=counts,
-        )
-        for axis, (entry, result) in zip(axes[:, 0], differing.items(), strict=True):
-            named = _with(result, "differences")
-            for row, differences in enumerate(named.values()):
-                difference = differences[result["main_metric"]]
-                axis.plot([difference["low"], difference["high"]], [row, row], color="tab:blue")
-                axis.plot(difference["mean"], row, "o", color="tab:blue")
-            axis.axvline(0, color="grey", linewidth=1)
-            axis.set_yticks(range(len(named)), list(named))
-            axis.set_ylim(len(named) - 0.5, -0.5)
-            axis.set_title(f"{entry}: {result['main_metric']}, difference to greedy", fontsize=9)
-        _save(figure, run_dir / "results.png")
-    chosen = {
-        (entry, name): layers
-        for entry, result in entries.items()
-        for name, layers in _with(result, "layers").items()
-    }
-    chosen = {key: layers for key, layers in chosen.items() if len(layers) > 1}
-    if chosen:
-        figure, axes = pyplot.subplots(
-            len(chosen), 1, figsize=(8, 0.6 + 1.5 * len(chosen)), squeeze=False
-        )
-        for axis, ((entry, name), layers) in zip(axes[:, 0], chosen.items(), strict=True):
-            axis.bar([int(layer) for layer in layers], list(layers.values()))
-            axis.set_xticks([int(layer) for layer in layers])
-            axis.set_title(f"{entry}, {name}: positions by premature layer", fontsize=9)
-        _save(figure, run_dir / "layers.png")
-
-
-def _with(result: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: decoded[key] for name, decoded in result["decodings"].items() if key in decoded}
-
-
-def _save(figure: Any, path: Path) -> None:
-    from matplotlib import pyplot
-
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+        writer.writerows(table_rows(entries))

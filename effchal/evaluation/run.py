@@ -8,8 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from effchal.config import Config, ConfigError, save_config
-from effchal.evaluation.answers import Job, Window, answers, encode
-from effchal.evaluation.results import Record, Records, plot, summarise, table, write_tables
+from effchal.evaluation.answers import (
+    EncodedInstance,
+    EvaluationTask,
+    TokenizerWindow,
+    answers,
+    encode,
+)
+from effchal.evaluation.plots import plot
+from effchal.evaluation.results import (
+    EntrySummary,
+    Record,
+    Records,
+    TextAnswer,
+    as_plain,
+    results_table,
+    summarise,
+    write_tables,
+)
 from effchal.evaluation.scenarios import Scenario, aggregate_extra, load_scenario
 from effchal.evaluation.variants import variants_of
 from effchal.model_source import (
@@ -23,17 +39,46 @@ from effchal.prompts import PromptEncoder
 from effchal.runs import device_name, git_commit, versions
 from effchal.tracking import peak_memory_gib, progress_bar
 
-POOLED = ("mmlu", "bbq")  # scenarios whose entries are parts, by subject
+POOLED = ("mmlu", "bbq")  # scenarios whose entries are parts, one for each subject
 log = logging.getLogger("effchal.evaluate")
 
 
 def run(cfg: Config, run_dir: Path) -> str:
-    """Evaluate, or go on evaluating, in run_dir; the table of results.
+    """Evaluate, or go on evaluating, in run_dir.
+
+    Returns:
+        the table of results, as in results.md.
 
     Raises:
-        ConfigError: whatever is wrong with bundle, layers, entries or data, before any weight is read.
+        ConfigError: a bad bundle, layer, entry or data file; before any weight is read.
+        FloatingPointError: the model's logits are not finite; earlier records are kept.
     """
     started = time.monotonic()
+    check_config(cfg)
+    source = check_model_source(cfg)
+    variants = variants_of(cfg, source.shape)
+    encoder = PromptEncoder(load_source_tokenizer(source), cfg.prompt)
+    scenarios = load_scenarios(cfg, encoder)
+    encoded = [encode(scenario, encoder, source.shape.max_positions) for scenario in scenarios]
+    header = begin(cfg, source, run_dir)
+    task = EvaluationTask(cfg, source, variants, Records(run_dir))
+    answer_all(task, scenarios, encoded)
+    entries = {each.entry: summarise_entry(task, each) for each in scenarios}
+    entries |= pooled(task, scenarios)
+    header |= {"status": "finished", "seconds_of_last_process": time.monotonic() - started}
+    if task.is_loaded:
+        device = task.engine.model.device
+        header |= {"peak_memory_gib": peak_memory_gib(device), "device": device_name(device)}
+    plain = {entry: as_plain(summary) for entry, summary in entries.items()}
+    write_results(run_dir, header | {"entries": plain})
+    write_tables(entries, run_dir)
+    plot(entries, run_dir)
+    log.info("results: %s", run_dir)
+    return results_table(entries)
+
+
+def check_config(cfg: Config) -> None:
+    """Raises ConfigError if there is nothing to evaluate, or nothing to draw results with."""
     if not cfg.scenario.entries:
         raise ConfigError(
             "scenario.entries is empty; give at least one, e.g. scenario.entries=[truthful_qa_mc]"
@@ -42,53 +87,24 @@ def run(cfg: Config, run_dir: Path) -> str:
         raise ConfigError(
             "evaluation draws its results with matplotlib; pip install 'effchal[evaluate]'"
         )
-    subject = check_model_source(cfg)
-    variants = variants_of(cfg, subject.shape)
-    tokenizer = load_source_tokenizer(subject)
-    encoder = PromptEncoder(tokenizer, cfg.prompt)
+
+
+def load_scenarios(cfg: Config, encoder: PromptEncoder) -> list[Scenario]:
     path = None if cfg.scenario.path is None else Path(cfg.scenario.path)
-    window = Window(tokenizer, encoder)
-    scenarios = [
+    window = TokenizerWindow(encoder)
+    return [
         load_scenario(entry, path, cfg.scenario.max_instances, window)
         for entry in cfg.scenario.entries
     ]
-    encoded = [encode(scenario, encoder, subject.shape.max_positions) for scenario in scenarios]
-    header = begin(cfg, subject, run_dir)
-    job = Job(cfg, subject, variants, Records(run_dir))
-    entries: dict[str, Any] = {}
-    total = sum(len(scenario.instances) for scenario in scenarios)
-    done = 0
-    with progress_bar(total, 0, "instances") as advance:
-        for scenario, inputs in zip(scenarios, encoded, strict=True):
-            for records in answers(job, scenario, inputs):
-                job.records.add(records)
-                done += len(records)
-                advance(done)
-            found = [
-                job.records.get(scenario.entry, instance.id) for instance in scenario.instances
-            ]
-            entries[scenario.entry] = summarise(found, scenario.main_metric, cfg.evaluate)
-            add_bias(entries[scenario.entry], scenario, found)
-            log.info("%s: %d instances", scenario.entry, len(found))
-    entries |= pooled(job, scenarios)
-    header |= {"status": "finished", "seconds_of_last_process": time.monotonic() - started}
-    if job.engine is not None:
-        header |= {"peak_memory_gib": peak_memory_gib(job.engine.model.device)}
-        header |= {"device": device_name(job.engine.model.device)}
-    write_results(run_dir, header | {"entries": entries})
-    write_tables(entries, run_dir)
-    plot(entries, run_dir)
-    log.info("results: %s", run_dir)
-    return table(entries)
 
 
-def begin(cfg: Config, subject: ModelSource, run_dir: Path) -> dict[str, Any]:
-    """results.json as it stands at the start; a resumed evaluation must be of the same model.
+def begin(cfg: Config, source: ModelSource, run_dir: Path) -> dict[str, Any]:
+    """results.json as it stands at the start.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: the folder has an evaluation of another model.
     """
-    model = identity(subject)
+    model = identity(source)
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / "results.json"
     before = json.loads(path.read_text()) if path.is_file() else {"model": model}
@@ -106,41 +122,53 @@ def begin(cfg: Config, subject: ModelSource, run_dir: Path) -> dict[str, Any]:
     return header
 
 
-def pooled(job: Job, scenarios: list[Scenario]) -> dict[str, Any]:
-    """One more result for entries that are parts of one scenario, MMLU's subjects say: every instance counts once."""
-    parts: dict[str, list[Scenario]] = {}
-    for scenario in scenarios:
-        name = scenario.entry.partition(":")[0]
-        if name in POOLED:
-            parts.setdefault(name, []).append(scenario)
+def answer_all(
+    task: EvaluationTask, scenarios: list[Scenario], encoded: list[list[EncodedInstance]]
+) -> None:
+    """Answer every instance that has no record yet."""
+    total, done = sum(len(scenario.instances) for scenario in scenarios), 0
+    with progress_bar(total, 0, "instances") as advance:
+        for scenario, inputs in zip(scenarios, encoded, strict=True):
+            for records in answers(task, scenario, inputs):
+                task.records.add(records)
+                done += len(records)
+                advance(done)
+            log.info("%s: %d instances", scenario.entry, len(scenario.instances))
+
+
+def summarise_entry(task: EvaluationTask, scenario: Scenario) -> EntrySummary:
+    """Summary of one entry, with the scores that are not a mean over instances."""
+    records = task.records.of(scenario)
+    summary = summarise(records, scenario.settings.main_metric, task.cfg.evaluate)
+    for name, decoded in summary.decodings.items():
+        texts = []
+        for instance, record in zip(scenario.instances, records, strict=True):
+            answer = record.decodings[name]
+            if record.split == summary.split and isinstance(answer, TextAnswer):
+                texts.append((instance, answer.text))
+        decoded.of_all_instances = aggregate_extra(scenario, texts) or None
+    return summary
+
+
+def pooled(task: EvaluationTask, scenarios: list[Scenario]) -> dict[str, EntrySummary]:
+    """One more summary where several entries are parts of one scenario, such as MMLU's subjects.
+
+    Every instance counts once.
+    """
     result = {}
-    for name, together in parts.items():
-        if len(together) > 1:
-            found = [
-                job.records.get(each.entry, instance.id)
-                for each in together
-                for instance in each.instances
-            ]
-            title = f"{name}, {len(together)} entries together"
-            result[title] = summarise(found, together[0].main_metric, job.cfg.evaluate)
-            log.info("%s: %d instances", title, len(found))
+    for name in POOLED:
+        parts = [each for each in scenarios if each.entry.partition(":")[0] == name]
+        if len(parts) > 1:
+            records: list[Record] = [record for each in parts for record in task.records.of(each)]
+            title = f"{name}, {len(parts)} entries together"
+            main_metric = parts[0].settings.main_metric
+            result[title] = summarise(records, main_metric, task.cfg.evaluate)
+            log.info("%s: %d instances", title, len(records))
     return result
 
 
 def write_results(run_dir: Path, results: dict[str, Any]) -> None:
+    """Write results.json whole or not at all."""
     parts = run_dir / "results.tmp"
     parts.write_text(json.dumps(results, indent=2) + "\n")
     parts.replace(run_dir / "results.json")
-
-
-def add_bias(result: dict[str, Any], scenario: Scenario, records: list[Record]) -> None:
-    """BBQ's scores, which are no mean over instances."""
-    for name, decoded in result["decodings"].items():
-        pairs = [
-            (instance, each["decodings"][name]["text"])
-            for instance, each in zip(scenario.instances, records, strict=True)
-            if each["split"] == result["split"] and "text" in each["decodings"][name]
-        ]
-        extra = aggregate_extra(scenario, pairs)
-        if extra:
-            decoded["of_all_instances"] = extra

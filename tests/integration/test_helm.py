@@ -40,16 +40,18 @@ from helm.common.request import Request
 register_builtin_configs_from_helm_package()
 service = get_tokenizer_service(tempfile.mkdtemp(), BlackHoleCacheBackendConfig())
 window = WindowServiceFactory.get_window_service("neurips/local", service)
-prompt = window.truncate_from_right("The quick brown fox. " * 500, expected_completion_token_length=50)
-request = Request(model="neurips/local", model_deployment="neurips/local", prompt=prompt, temperature=0.0,
-                  max_tokens=5, stop_sequences=["###"], top_k_per_token=1)
+text = "The quick brown fox. " * 500
+prompt = window.truncate_from_right(text, expected_completion_token_length=50)
+request = Request(model="neurips/local", model_deployment="neurips/local", prompt=prompt,
+                  temperature=0.0, max_tokens=5, stop_sequences=["###"], top_k_per_token=1)
 result = HTTPModelClient(BlackHoleCacheConfig()).make_request(request)
-print(json.dumps({"prompt": prompt, "success": result.success, "tokens": len(result.completions[0].tokens)}))
+tokens = len(result.completions[0].tokens)
+print(json.dumps({"prompt": prompt, "success": result.success, "tokens": tokens}))
 """
 
 
 class Counter(ThreadingHTTPServer):
-    """Passes every request on to the server, and keeps the bodies of those that were answered, by path."""
+    """Passes requests on to the server, and keeps the bodies of those answered, by path."""
 
     def __init__(self, target, pause_s=0.0):
         self.target, self.pause_s, self.asked = target, pause_s, {}
@@ -90,9 +92,8 @@ def helm(*arguments, **environment):
     """python -m effchal.helm, started."""
     command = [sys.executable, "-m", "effchal.helm", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    heed = functools.partial(
-        signal.signal, signal.SIGINT, signal.SIG_DFL
-    )  # ignored where tests run in the background
+    # Tests that run in the background ignore SIGINT, and so would their children.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **environment}, preexec_fn=heed, **pipes
     )
@@ -126,13 +127,13 @@ def test_helm_scores_a_bundle_under_its_own_name_and_shows_its_page(tmp_path):
     write_bundle(tmp_path / "bundle", cfg, None, load_tokenizer(cfg.model))
     run_dir = tmp_path / "run"
     process = helm(
-        *(f"bundle={tmp_path / 'bundle'}", "decoding=dola_low", "decoding.premature_layers=[0,1]"),
-        *(
-            "scenario.entries=[simple_mcqa]",
-            "scenario.max_instances=2",
-            "helm.page=true",
-            f"hydra.run.dir={run_dir}",
-        ),
+        f"bundle={tmp_path / 'bundle'}",
+        "decoding=dola_low",
+        "decoding.premature_layers=[0,1]",
+        "scenario.entries=[simple_mcqa]",
+        "scenario.max_instances=2",
+        "helm.page=true",
+        f"hydra.run.dir={run_dir}",
     )
     lines = []
     for line in process.stdout:
@@ -169,45 +170,49 @@ def test_helm_scores_a_bundle_under_its_own_name_and_shows_its_page(tmp_path):
     assert status(f"http://127.0.0.1:{port}/") is None
 
 
+def kill_while_asking(process, counter):
+    """Kill the run after a few answers; HELM has to end with it. Returns the counts then."""
+    while counter.counts().get("/process", 0) < 5:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    time.sleep(1)
+    killed_at = counter.counts()
+    time.sleep(1)
+    assert counter.counts() == killed_at, "HELM outlived the process that started it"
+    return killed_at
+
+
+def processes_of(run_dir):
+    commands = (each.info["cmdline"] or [] for each in psutil.process_iter(["cmdline"]))
+    return [command for command in commands if str(run_dir) in " ".join(command)]
+
+
 @needs_helm
 def test_a_killed_run_goes_on_without_asking_again_and_names_what_failed(tmp_path):
     run_dir = tmp_path / "run"
-    # The second entry is scored with ROUGE, and that fails: the tokenizer's data that HELM finds are an empty folder.
+    # The second entry is scored with ROUGE. That fails, because the tokenizer's data that HELM
+    # finds are an empty folder.
     (tmp_path / "nltk" / "tokenizers" / "punkt_tab").mkdir(parents=True)
+    nltk = str(tmp_path / "nltk")
     with (
         Server([*SERVE_TINY, f"hydra.run.dir={tmp_path}"], cwd=ROOT) as server,
         Counter(server.url, 0.2) as counter,
     ):
+        options = ["scenario.max_instances=12", "helm.threads=2", f"helm.url={counter.url}"]
         entries = "scenario.entries=[simple_mcqa,simple_short_answer_qa]"
-        options = [
-            *TINY,
-            entries,
-            "scenario.max_instances=12",
-            "helm.threads=2",
-            f"helm.url={counter.url}",
-        ]
-        nltk = str(tmp_path / "nltk")
-        first = helm(*options, f"hydra.run.dir={run_dir}", NLTK_DATA=nltk)
-        while counter.counts().get("/process", 0) < 5:
-            assert first.poll() is None, first.stderr.read()
-            time.sleep(0.01)
-        first.kill()
-        first.wait()
-        time.sleep(1)
-        killed_at = counter.counts()
-        time.sleep(1)
-        assert counter.counts() == killed_at, "HELM outlived the process that started it"
-        assert 5 <= killed_at["/process"] < 12
+        first = helm(*TINY, entries, *options, f"hydra.run.dir={run_dir}", NLTK_DATA=nltk)
+        assert 5 <= kill_while_asking(first, counter)["/process"] < 12
         assert json.loads((run_dir / "scores.json").read_text())["status"] == "running"
 
         again = helm(f"resume_from={run_dir}", NLTK_DATA=nltk)
         output, errors = again.communicate(timeout=600)
         assert again.returncode == 1, errors
         assert "1 of 2 runs failed" in errors
-        assert re.search(r"simple_short_answer_qa:model=effchal_builtin-tiny: \w*Error", errors), (
-            errors
-        )
-        assert "| simple_short_answer_qa:model=effchal_builtin-tiny | FAILED |" in output
+        failed = "simple_short_answer_qa:model=effchal_builtin-tiny"
+        assert re.search(rf"{failed}: \w*Error", errors), errors
+        assert f"| {failed} | FAILED |" in output
         assert "| simple_mcqa:model=effchal_builtin-tiny | quasi_exact_match | 0." in output
         prompts = [json.loads(body)["prompt"] for body in counter.asked["/process"]]
         assert len(set(prompts)) == 24
@@ -220,8 +225,4 @@ def test_a_killed_run_goes_on_without_asking_again_and_names_what_failed(tmp_pat
         assert "1 of 2 runs to do" in (run_dir / "helm.log").read_text()
         assert counter.counts() == asked
         counter.shutdown()
-    assert not [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if str(run_dir) in " ".join(p.info["cmdline"] or [])
-    ]
+    assert not processes_of(run_dir)

@@ -1,4 +1,4 @@
-"""Our scenarios against HELM itself: helm-run with a stand-in model, instance by instance, metric by metric."""
+"""Our scenarios against HELM itself, which runs with a stand-in for the model."""
 
 import json
 import pickle
@@ -12,13 +12,13 @@ from support.helm_stand_in import (
     HELM_BIN,
     MAX_INSTANCES,
     ByteWindow,
-    ModelWindow,
     StandIn,
     folder_of,
     helm_environment,
     made_up_bbq,
     made_up_big_bench,
     made_up_cnndm,
+    model_window,
     run_helm,
 )
 from support.paths import HELM_DATA, SHARED_DATA, SMOLLM2
@@ -27,6 +27,7 @@ from effchal.evaluation.scenarios import (
     Instance,
     Reference,
     Scenario,
+    Settings,
     aggregate_extra,
     load_scenario,
     score_completion,
@@ -57,52 +58,11 @@ ENTRIES = [
     "big_bench:task=made_up,subtask=letters",
     "big_bench:task=made_up,subtask=texts",
 ]
-TRICKY = [
-    *(
-        "A",
-        " A",
-        "A.",
-        "A\n",
-        "a",
-        "B",
-        "b",
-        " C ",
-        "D",
-        "E",
-        "",
-        " ",
-        "\n",
-        "A B",
-        "(A)",
-        "(B)",
-        "\u00a0B\u2003",
-        "\uff21",
-    ),
-    *(
-        "The answer is 5.",
-        "#### 1,234",
-        "-7",
-        "3.14",
-        "5 6",
-        "3/4",
-        "1,2,3",
-        "yes, sir",
-        "٣",
-        "½",
-        "no number, none",
-    ),
-    *(
-        "the The a",
-        "An apple!",
-        "apple",
-        "naïve café",
-        "NAÏVE CAFÉ",
-        "“quoted”",
-        "Yes",
-        "yes.",
-        "True",
-        "False.",
-    ),
+TRICKY = [  # completions
+    *["A", " A", "A.", "A\n", "a", "B", "b", " C ", "D", "E", "", " ", "\n", "A B", "(A)", "(B)"],
+    *["\u00a0B\u2003", "\uff21", "The answer is 5.", "#### 1,234", "-7", "3.14", "5 6", "3/4"],
+    *["1,2,3", "yes, sir", "٣", "½", "no number, none", "the The a", "An apple!", "apple"],
+    *["naïve café", "NAÏVE CAFÉ", "“quoted”", "Yes", "yes.", "True", "False."],
 ]
 
 
@@ -134,10 +94,10 @@ def data(tmp_path_factory):
         if not (folder / "bbq" / "data" / subject).is_file():
             lines = [json.dumps(row) + "\n" for row in made_up_bbq(subject)]
             (folder / "bbq" / "data" / subject).write_text("".join(lines))
-    for name, by_letter in (("letters", True), ("texts", False)):
+    for name, option_letters in (("letters", True), ("texts", False)):
         (folder / "big_bench" / "made_up" / name).mkdir(parents=True)
         (folder / "big_bench" / "made_up" / name / "task.json").write_text(
-            json.dumps(made_up_big_bench(by_letter))
+            json.dumps(made_up_big_bench(option_letters))
         )
     (folder / "summarization" / "data").mkdir(parents=True)
     (folder / "summarization" / "data" / "cnndm.pk").write_bytes(pickle.dumps(made_up_cnndm()))
@@ -149,7 +109,7 @@ def both(request, data, tmp_path_factory):
     """By entry: our scenario, the completion of each instance, HELM's output folder."""
     if request.param == str(SMOLLM2) and not (SMOLLM2 / "model.safetensors").is_file():
         pytest.skip("no small model; run: python scripts/fetch.py smollm2_135m")
-    window = ByteWindow() if request.param == "bytes" else ModelWindow(request.param)
+    window = ByteWindow() if request.param == "bytes" else model_window(request.param)
     ours = {entry: load_scenario(entry, data, MAX_INSTANCES, window) for entry in ENTRIES}
     completions = {
         i.prompt: completion(i) for scenario in ours.values() for i in scenario.instances
@@ -198,7 +158,11 @@ def check_same_requests(scenario, folder):
                 "ambiguous" in tags,
             )
         sent = (request["max_tokens"], tuple(request["stop_sequences"]), request["temperature"])
-        assert (scenario.max_new_tokens, scenario.stops, scenario.temperature) == sent
+        assert (
+            scenario.settings.max_new_tokens,
+            scenario.settings.stops,
+            scenario.settings.temperature,
+        ) == sent
     return states
 
 
@@ -232,7 +196,7 @@ def test_every_metric_of_every_instance_is_helms(both, entry):
     for record in json.loads((folder / "per_instance_stats.json").read_text()):
         for stat in record["stats"]:
             by_id.setdefault(record["instance_id"], {})[stat["name"]["name"]] = stat.get("mean")
-    assert scenario.main_metric in by_id[scenario.instances[0].id]
+    assert scenario.settings.main_metric in by_id[scenario.instances[0].id]
     for instance, text in zip(scenario.instances, texts, strict=True):
         scores = score_completion(scenario, instance, text)
         assert scores == {name: by_id[instance.id][name] for name in scores}, (instance.id, text)
@@ -271,7 +235,8 @@ from helm.benchmark.metrics.evaluate_reference_metrics import get_rouge_function
 pairs, names = json.load(sys.stdin)
 functions = {name: getattr(metrics, name, None) for name in names}
 functions |= {f"rouge_{kind}": get_rouge_function(f"rouge{kind.upper()}") for kind in "12l"}
-print(json.dumps([{name: functions[name](gold, text.strip()) for name in names} for gold, text in pairs]))
+scores = [{name: functions[name](gold, text.strip()) for name in names} for gold, text in pairs]
+print(json.dumps(scores))
 """
 METRICS = ["exact_match", "quasi_exact_match", "prefix_exact_match", "quasi_prefix_exact_match"]
 METRICS += ["exact_match_indicator", "final_number_exact_match", "rouge_1", "rouge_2", "rouge_l"]
@@ -295,7 +260,7 @@ def test_metrics_of_tricky_texts_are_helms(tmp_path):
         command, env=environment, input=json.dumps([pairs, METRICS]), capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
-    scenario = Scenario("any", (), 1, (), 0.0, METRICS[0], tuple(METRICS[1:]))
+    scenario = Scenario("any", (), Settings(1, METRICS[0], tuple(METRICS[1:])))
     for (gold, text), helm in zip(pairs, json.loads(ran.stdout.splitlines()[-1]), strict=True):
         ours = score_completion(scenario, Instance("id0", "", (Reference(gold, True),)), text)
         assert ours == helm, (gold, text)

@@ -1,4 +1,4 @@
-"""What test_scenarios_helm.py needs around HELM: tokenizers, a server in a model's place, made-up data, helm-run."""
+"""For test_scenarios_helm.py: tokenizers, a server in a model's place, made-up data, helm-run."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from effchal.config import ModelConfig, PromptConfig
+from effchal.evaluation.answers import TokenizerWindow
 from effchal.model.load import load_tokenizer
 from effchal.prompts import PromptEncoder
 from support.paths import ROOT
@@ -17,7 +18,7 @@ MAX_INSTANCES = 40
 
 
 class ByteWindow:
-    """Four times as many tokens as a real tokenizer: most prompts are too long. Half characters become U+FFFD."""
+    """A token for each byte: most prompts are too long. Half characters become U+FFFD."""
 
     def encode(self, text):
         return list(text.encode())
@@ -26,15 +27,8 @@ class ByteWindow:
         return bytes(ids).decode(errors="replace")
 
 
-class ModelWindow:
-    def __init__(self, name):
-        self.tokenizer = load_tokenizer(ModelConfig(name=name))
-        self.encode = PromptEncoder(self.tokenizer, PromptConfig()).text_ids
-
-    def decode(self, ids):
-        return self.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+def model_window(name):
+    return TokenizerWindow(PromptEncoder(load_tokenizer(ModelConfig(name=name)), PromptConfig()))
 
 
 class StandIn(ThreadingHTTPServer):
@@ -78,27 +72,14 @@ def made_up_bbq(subject):
     """Rows with the descriptions that HELM treats apart."""
     choose = random.Random(subject)
     described = [
-        *(
-            ["Cannot answer", "unknown"],
-            ["Not enough info", "unknown"],
-            ["Black"],
-            ["M-Black"],
-            ["African American"],
-        ),
-        *(
-            ["F-African American", ""],
-            ["Latino"],
-            ["M-Latino"],
-            ["lowSES", "x"],
-            ["low SES"],
-            ["highSES"],
-        ),
-        *(["lowSES-Black"], ["lowSES-M-Black"], ["lowSES-F-Latino"], ["White", "x"]),
+        *[["Cannot answer", "unknown"], ["Not enough info", "unknown"], ["Black"], ["M-Black"]],
+        *[["African American"], ["F-African American", ""], ["Latino"], ["M-Latino"]],
+        *[["lowSES", "x"], ["low SES"], ["highSES"], ["lowSES-Black"], ["lowSES-M-Black"]],
+        *[["lowSES-F-Latino"], ["White", "x"]],
     ]
     for number in range(80):
-        pool = choose.choice(
-            [described, described[:3]]
-        )  # the latter: often nobody outside the stereotyped group
+        # From the second one, often nobody is outside the stereotyped group.
+        pool = choose.choice([described, described[:3]])
         names = choose.sample(["The first", "The second", "Can't say", "The first"], 3)
         yield {
             "question_polarity": choose.choice(["neg", "nonneg"]),
@@ -116,10 +97,10 @@ def made_up_bbq(subject):
         }
 
 
-def made_up_big_bench(by_letter):
+def made_up_big_bench(option_letters):
     examples = [
         {"input": f"How many, {n}?", "target_scores": {"none": 0, f"the {n}": 1, "a few": n % 2}}
-        if by_letter
+        if option_letters
         else {
             "input": f"Count to {n}{' and “naïvely”' * 30 * (n % 7)}",
             "target": [f"up to {n}", str(n)] if n % 2 else f"a {n}",
@@ -132,7 +113,7 @@ def made_up_big_bench(by_letter):
         "examples": examples,
         "example_input_prefix": "\nQ: ",
     }
-    if by_letter:
+    if option_letters:
         return task | {
             "metrics": ["multiple_choice_grade"],
             "task_prefix": "Choose.\n",
@@ -167,25 +148,16 @@ def made_up_cnndm():
 
 
 def helm_environment(tmp, **more):
-    (tmp / "nltk" / "tokenizers" / "punkt_tab").mkdir(
-        parents=True, exist_ok=True
-    )  # or HELM asks the network for it
+    # Without this folder, HELM asks the network for its content.
+    (tmp / "nltk" / "tokenizers" / "punkt_tab").mkdir(parents=True, exist_ok=True)
     return {**os.environ, "NLTK_DATA": str(tmp / "nltk"), "HF_HUB_OFFLINE": "1", **more}
 
 
 def run_helm(tmp, server, entries, *options):
     """Output folders of the entries, in order."""
     url = f"http://127.0.0.1:{server.server_address[1]}"
-    command = [
-        HELM_BIN / "helm-run",
-        "--suite",
-        "s",
-        "--output-path",
-        tmp,
-        "--local-path",
-        tmp / "local",
-        *options,
-    ]
+    command = [HELM_BIN / "helm-run", "--suite", "s", "--output-path", tmp]
+    command += ["--local-path", tmp / "local", *options]
     command += ["--max-eval-instances", str(MAX_INSTANCES), "--num-threads", "2", "--run-entries"]
     command += [f"{entry}{',' if ':' in entry else ':'}model=neurips/local" for entry in entries]
     environment = helm_environment(tmp, HELM_HTTP_MODEL_BASE_URL=url)

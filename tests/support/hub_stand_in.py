@@ -1,4 +1,4 @@
-"""Stands in for the Hugging Face hub and GitHub: data sets of HELM's real files, and a server of a folder."""
+"""Stand-ins for the Hugging Face hub (data sets of HELM's real files) and for GitHub (a folder)."""
 
 import csv
 import http.server
@@ -14,7 +14,7 @@ TEXTS = datasets.Sequence(TEXT)
 
 
 class Hub:
-    """Stands in for datasets.load_dataset: data sets by (repo, config, commit), and how often they were asked for."""
+    """Stands in for datasets.load_dataset: data sets by source, and the requests."""
 
     def __init__(self, **tables):
         self.tables = {

@@ -1,4 +1,4 @@
-"""What HELM finds: `prod_env`, with a model's name, where it answers and how much it takes; and scenario data."""
+"""What HELM reads of us: the folder `prod_env`, which describes the model, and scenario data."""
 
 import json
 import re
@@ -9,49 +9,48 @@ from effchal.config import Config, ConfigError
 from effchal.model_source import ModelSource, load_source_tokenizer
 from effchal.prompts import PromptEncoder, Turn
 
-JOINT_TOKENS = 8  # more than a template's tokens alone, where template and prompt meet
+JOINT_TOKENS = 8  # that tokenizing template and prompt together may take more than apart
+MIN_PROMPT_TOKENS = 64
 
 
 def model_name(cfg: Config) -> str:
-    """<organisation>/<model>: helm.name, or effchal/ and the name of the bundle's run or of the base model."""
+    """<organisation>/<model> for HELM.
+
+    This is helm.name, or effchal/ with the name of the bundle's run or of the base model.
+    """
     if cfg.helm.name is not None:
         return cfg.helm.name
     own = Path(cfg.model.name).name if cfg.bundle is None else cfg.name
     return "effchal/" + re.sub(r"[^\w.-]+", "-", own)
 
 
-def max_sequence_length(cfg: Config, subject: ModelSource) -> int:
-    """Tokens of prompt and answer that HELM may count on, the prompt's template not among them.
+def max_sequence_length(cfg: Config, source: ModelSource) -> int:
+    """Tokens of prompt and answer that HELM may count on; the prompt's template comes on top.
 
     Raises:
-        ConfigError: the model takes hardly any.
+        ConfigError: fewer than MIN_PROMPT_TOKENS are left.
     """
-    encoder = PromptEncoder(load_source_tokenizer(subject), cfg.prompt)
-    around = len(encoder.prompt_ids([Turn("user", "")])) + JOINT_TOKENS
-    room = min(subject.shape.max_positions, cfg.serve.max_prompt_tokens) - around
-    if room < 64:
+    encoder = PromptEncoder(load_source_tokenizer(source), cfg.prompt)
+    template = len(encoder.prompt_ids([Turn("user", "")])) + JOINT_TOKENS
+    left = min(source.shape.max_positions, cfg.serve.max_prompt_tokens) - template
+    if left < MIN_PROMPT_TOKENS:
         raise ConfigError(
-            f"{room} tokens are left for HELM's prompts; raise serve.max_prompt_tokens"
+            f"{left} tokens are left for HELM's prompts; raise serve.max_prompt_tokens"
         )
-    return min(cfg.helm.max_sequence_length, room)
+    return min(cfg.helm.max_sequence_length, left)
 
 
-def write_deployment(folder: Path, cfg: Config, subject: ModelSource, url: str) -> None:
-    """Write `prod_env` for our server at `url`, to be asked by HELM's own HTTP client and tokenizer."""
-    at = {
-        "base_url": url,
-        "do_cache": True,
-    }  # every answer is kept at once, so that a killed run goes on
-    base = (
-        subject.base.name
-        if subject.base.revision is None
-        else f"{subject.base.name} at {subject.base.revision}"
-    )
+def write_deployment(folder: Path, cfg: Config, source: ModelSource, url: str) -> None:
+    """Write `prod_env` for our server at `url`, for HELM's own HTTP client and tokenizer."""
+    # do_cache: HELM keeps every answer at once, so a killed run does not ask again.
+    at = {"base_url": url, "do_cache": True}
+    revision = f" at {source.base.revision}" if source.base.revision is not None else ""
     write_prod_env(
         folder,
         name=model_name(cfg),
-        description=f"{cfg.bundle or 'The plain base model'}; base model: {base}; {cfg.decoding.method.value}",
-        max_sequence_length=max_sequence_length(cfg, subject),
+        description=f"{cfg.bundle or 'The plain base model'}; "
+        f"base model: {source.base.name}{revision}; {cfg.decoding.method.value}",
+        max_sequence_length=max_sequence_length(cfg, source),
         client={
             "class_name": "helm.clients.http_model_client.HTTPModelClient",
             "args": at | {"timeout": cfg.helm.timeout_s},
@@ -73,12 +72,13 @@ def write_prod_env(
     tokenizer: dict[str, Any],
     end_of_text: str,
 ) -> None:
-    """Write HELM's three files about one model. They are YAML, of which JSON is a part."""
+    """Write HELM's three files about one model: YAML files, whose content is JSON."""
+    organization, _, display_name = name.partition("/")
     metadata = {
         "name": name,
-        "display_name": name.partition("/")[2],
+        "display_name": display_name,
         "description": description,
-        "creator_organization_name": name.partition("/")[0],
+        "creator_organization_name": organization,
         "access": "open",
         "release_date": None,
         "tags": ["TEXT_MODEL_TAG", "FULL_FUNCTIONALITY_TEXT_MODEL_TAG"],
@@ -107,7 +107,7 @@ def write_prod_env(
 
 
 def place_data(data: Path, folder: Path) -> None:
-    """Links to all files of `data` in folders of our own, since HELM writes lock files beside what it reads."""
+    """Link all files of `data` into `folder`, because HELM writes lock files next to them."""
     for file in data.rglob("*"):
         if file.is_file() and file.suffix != ".lock":
             link = folder / file.relative_to(data)

@@ -1,7 +1,7 @@
-"""What has to run inside HELM's own environment: data made ready before any model is loaded, and HELM's page.
+"""What runs in HELM's own environment: preparing data before a model is loaded, and HELM's page.
 
-<HELM's python> -P inside.py prepare <JSON file of what to do>    adds "prepared", entry by entry, to that file
-<HELM's python> -P inside.py page <arguments of helm-server>      on the loopback interface only
+<HELM's python> -P inside.py prepare <task.json>                adds "prepared" to that file
+<HELM's python> -P inside.py page <arguments of helm-server>    on the loopback interface only
 
 -P keeps this file's folder out of Python's search path. Nothing of effchal can be imported here.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def refuse_downloads() -> None:
-    """With a folder of data given, what HELM would fetch is a file that the folder lacks."""
+    """Make HELM fail where it would fetch a file: a given folder of data has to be complete."""
     import helm.common.general
 
     def only_look(source_url: str, target_path: str, *_, **__) -> None:
@@ -23,14 +23,15 @@ def refuse_downloads() -> None:
                 f"scenario.path has no {Path(target_path).name}; HELM would fetch {source_url}"
             )
 
-    helm.common.general.ensure_file_downloaded = only_look  # before scenarios take it by name
+    # Before any scenario is imported: scenarios take the function by name.
+    helm.common.general.ensure_file_downloaded = only_look
 
 
 def prepare(path: Path) -> None:
     """Name HELM's runs of every entry, and have HELM read the data of each.
 
-    In: entries, model, local_path, output_path, offline (true: all data are in place).
-    Out, in the same file: prepared, a list of {entry, runs} or {entry, error}.
+    The file has entries, model, local_path, output_path and offline (true: all data are in
+    place). Adds prepared, a list of {entry, runs} or {entry, error}.
     """
     task = json.loads(path.read_text())
     if task["offline"]:
@@ -55,7 +56,8 @@ def prepare(path: Path) -> None:
 
 
 def runs_of(entry: str, task: dict) -> list[str]:
-    """Names of the runs that HELM makes of an entry, after their data were read."""
+    """Names of HELM's runs of an entry, after it has read their data."""
+    # The first is private API, checked with crfm-helm 0.5.16.
     from helm.benchmark.run_spec import _REGISTERED_RUN_SPEC_FUNCTIONS, get_run_spec_function
     from helm.benchmark.run_spec_factory import construct_run_specs
     from helm.benchmark.scenarios.scenario import (
@@ -73,18 +75,16 @@ def runs_of(entry: str, task: dict) -> list[str]:
     specs = construct_run_specs(parse_object_spec(f"{entry}{joint}model={task['model']}"))
     for spec in specs:
         scenario = create_scenario(spec.scenario_spec)
-        instances = scenario.get_instances(
-            get_scenario_cache_path(task["output_path"], scenario.name)
-        )
-        if not any(
-            instance.split in EVAL_SPLITS for instance in instances
-        ):  # to HELM, no file is no question
+        cache = get_scenario_cache_path(task["output_path"], scenario.name)
+        instances = scenario.get_instances(cache)
+        # HELM passes over a missing file without a word.
+        if not any(instance.split in EVAL_SPLITS for instance in instances):
             raise FileNotFoundError("HELM finds no question of it in its data")
     return [spec.name for spec in specs]
 
 
 def page() -> None:
-    """helm-server, which would otherwise listen on every interface."""
+    """helm-server on the loopback interface; by itself it listens on every interface."""
     import bottle
     from helm.benchmark import server
 

@@ -1,19 +1,14 @@
-"""What HELM left in its output folder: which runs are complete, and their scores."""
+"""HELM's output folder: which runs are complete, and their scores."""
 
 import json
 import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 SUITE = "effchal"
-FILES = (
-    "run_spec.json",
-    "scenario.json",
-    "scenario_state.json",
-    "stats.json",
-    "per_instance_stats.json",
-)
-# The first that a scenario reports is shown.
+FILES = ("run_spec", "scenario", "scenario_state", "stats", "per_instance_stats")  # .json
+# The first that a scenario reports is its score.
 METRICS = (
     "final_number_exact_match",
     "quasi_exact_match",
@@ -23,36 +18,60 @@ METRICS = (
 )
 
 
+@dataclass(frozen=True)
+class RunScore:
+    """The main metric of a complete run. All None where HELM reports no metric of METRICS."""
+
+    metric: str | None
+    score: float | None
+    split: str | None
+    scored: int  # instances of that split
+    requests: int
+
+
+@dataclass
+class HelmRun:
+    """One run of HELM, complete with a score or failed with an error."""
+
+    entry: str
+    name: str
+    score: RunScore | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in scores.json."""
+        head = {"entry": self.entry, "name": self.name}
+        if self.score is None:
+            return head | {"status": "failed", "error": self.error}
+        return head | {"status": "finished"} | asdict(self.score)
+
+
 def run_folder(run_dir: Path, name: str) -> Path:
     return run_dir / "runs" / SUITE / name
 
 
-def read_run(folder: Path) -> dict[str, Any] | None:
-    """Scores of a complete run; None where a file is missing or was cut off by a kill.
+def read_run(folder: Path) -> RunScore | None:
+    """The score of a complete run, else None: a file is missing or was cut by a kill.
 
-    A request that failed, or that HELM sent without a prompt because no tokenizer answered it, makes a run incomplete.
+    A run is incomplete, too, if a request failed or has no prompt. HELM sends no prompt where
+    the tokenizer did not answer.
     """
     try:
-        files = {name: json.loads((folder / name).read_text(encoding="utf-8")) for name in FILES}
+        files = {name: json.loads((folder / f"{name}.json").read_text("utf-8")) for name in FILES}
     except (OSError, ValueError):
         return None
-    states = files["scenario_state.json"]["request_states"]
+    states = files["scenario_state"]["request_states"]
     if not all(state["result"]["success"] and state["request"]["prompt"] for state in states):
         return None
-    split, metric, score, scored = main_metric(files["stats.json"])
-    result = {
-        "status": "finished",
-        "metric": metric,
-        "score": score,
-        "split": split,
-        "scored": scored,
-        "requests": len(states),
-    }
-    return result
+    return main_score(files["stats"], len(states))
 
 
-def main_metric(stats: list[dict[str, Any]]) -> tuple[str | None, str | None, float | None, int]:
-    """Split, metric, mean, and the instances of that split; None and 0 where no metric of METRICS is reported."""
+def main_score(stats: list[dict[str, Any]], requests: int) -> RunScore:
+    """The mean of the first of METRICS, on the test split where there is one.
+
+    Args:
+        stats: the content of HELM's stats.json.
+    """
     means = {
         (stat["name"]["split"], stat["name"]["name"]): stat["mean"]
         for stat in stats
@@ -61,39 +80,29 @@ def main_metric(stats: list[dict[str, Any]]) -> tuple[str | None, str | None, fl
     for split in ("test", "valid"):  # TruthfulQA has no test split
         for metric in METRICS:
             if (split, metric) in means:
-                return split, metric, means[split, metric], round(means[split, "num_instances"])
-    return None, None, None, 0
+                scored = round(means[split, "num_instances"])
+                return RunScore(metric, means[split, metric], split, scored, requests)
+    return RunScore(None, None, None, 0, requests)
 
 
 def error_of(log: str, name: str) -> str:
-    """Why HELM says that a run failed: the end of the last traceback that its log has of it."""
-    after = (
-        log.rpartition(f"Error when running {name}:\n")[2]
-        if f"Error when running {name}:\n" in log
-        else ""
-    )
-    traceback = re.split(r"^\d{4}-\d\d-\d\d ", after, maxsplit=1, flags=re.MULTILINE)[
-        0
-    ]  # to the next log line
+    """Why HELM says that a run failed: the last error in its log's traceback of the run."""
+    after = log.rpartition(f"Error when running {name}:\n")
+    # The traceback goes on to the next line of the log, which begins with a date.
+    traceback = re.split(r"^\d{4}-\d\d-\d\d ", after[2] if after[1] else "", flags=re.MULTILINE)[0]
     errors = re.findall(r"^[A-Za-z_][\w.]*(?:Error|Exception)\b.*$", traceback, re.MULTILINE)
     return errors[-1][:300] if errors else "HELM's log does not say why"
 
 
-def table(runs: list[dict[str, Any]]) -> str:
-    """Markdown, a line a run."""
+def runs_table(runs: list[HelmRun]) -> str:
+    """Markdown, a line for each run."""
     lines = ["| run | metric | score | split | scored | requests |", "|---|---|---|---|---|---|"]
     for run in runs:
-        if run["status"] == "failed":
-            cells = (run["name"], "FAILED", "", "", "", "")
-        else:
-            score = "" if run["score"] is None else f"{run['score']:.3f}"
-            cells = (
-                run["name"],
-                run["metric"] or "-",
-                score,
-                run["split"] or "-",
-                run["scored"],
-                run["requests"],
-            )
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        cells = [run.name, "FAILED", "", "", "", ""]
+        if run.score is not None:
+            found = run.score
+            score = "" if found.score is None else f"{found.score:.3f}"
+            cells[1:] = [found.metric or "-", score, found.split or "-"]
+            cells += [str(found.scored), str(found.requests)]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

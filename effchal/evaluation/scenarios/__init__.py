@@ -1,4 +1,4 @@
-"""What is asked and how answers are scored: HELM's scenarios, TruthfulQA's MC scores and a user's own file."""
+"""Questions and scores: HELM's scenarios, TruthfulQA's MC scores and a user's own file."""
 
 from effchal.evaluation.scenarios.entries import load_scenario
 from effchal.evaluation.scenarios.metrics import aggregate_extra, score_choices, score_completion
@@ -8,6 +8,7 @@ from effchal.evaluation.scenarios.types import (
     Reference,
     Scenario,
     ScenarioError,
+    Settings,
     TextWindow,
 )
 
@@ -17,6 +18,7 @@ __all__ = [
     "Reference",
     "Scenario",
     "ScenarioError",
+    "Settings",
     "TextWindow",
     "aggregate_extra",
     "load_scenario",

@@ -1,7 +1,7 @@
-"""An entry of scenario.entries -> the scenario that it names. Entries are spelt as helm-run takes them."""
+"""From an entry of scenario.entries, spelt as helm-run takes it, to the scenario that it names."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import effchal.evaluation.scenarios.hub as hub
@@ -17,21 +17,21 @@ from effchal.evaluation.scenarios.types import Scenario, ScenarioError, TextWind
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of an entry; a tuple of values where only those may be given."""
+    """The arguments that an entry takes."""
 
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
-    closed: tuple[tuple[str, str], ...] = ()  # (name, the one value that is supported)
+    only: dict[str, str] = field(default_factory=dict)  # the one value that is supported
 
 
-_BY_LETTER = ("method", "multiple_choice_joint")
+_METHOD = {"method": "multiple_choice_joint"}
 KNOWN = {
-    "mmlu": Arguments(("subject",), ("method",), (_BY_LETTER,)),
-    "truthful_qa": Arguments(("task",), ("method",), (_BY_LETTER, ("task", "mc_single"))),
-    "bbq": Arguments(("subject",), ("method",), (_BY_LETTER,)),
+    "mmlu": Arguments(("subject",), ("method",), _METHOD),
+    "truthful_qa": Arguments(("task",), ("method",), {**_METHOD, "task": "mc_single"}),
+    "bbq": Arguments(("subject",), ("method",), _METHOD),
     "gsm": Arguments(),
     "big_bench": Arguments(("task", "subtask")),
-    "summarization_cnndm": Arguments((), ("temperature", "device"), (("device", "cpu"),)),
+    "summarization_cnndm": Arguments((), ("temperature", "device"), {"device": "cpu"}),
     "truthful_qa_mc": Arguments(),
     "jsonl": Arguments(("path",)),
 }
@@ -42,16 +42,16 @@ def load_scenario(
 ) -> Scenario:
     """The instances, prompts and settings of one entry.
 
-    For HELM's entries these are what `helm-run --max-eval-instances <max_instances>` sends to a model with
-    this tokenizer: valid and test questions drawn together, in-context examples of its first trial,
-    prompts fitted to 2,048 tokens.
+    For HELM's entries these are what `helm-run --max-eval-instances <max_instances>` sends to a
+    model with this tokenizer: valid and test questions drawn together, in-context examples of
+    its first trial, prompts fitted to 2,048 tokens.
 
     Args:
         entry: e.g. "mmlu:subject=anatomy", without `model=`.
-        path: folder of data in HELM's own layout (HELM's <output path>/scenarios); None fetches the data
-            (hub.fetched) and reads them from hub.CACHE.
+        path: folder of data in HELM's own layout (HELM's <output path>/scenarios). None
+            fetches the data (hub.fetched) and reads them from hub.CACHE.
         max_instances: at least 1.
-        window: the tokenizer; only prompts too long for the window depend on it.
+        window: the tokenizer; only prompts that are too long depend on it.
 
     Raises:
         ScenarioError: unknown entry or argument, data missing, unreachable or malformed.
@@ -75,49 +75,39 @@ def load_scenario(
         case "big_bench":
             task = big_bench_task(entry, args["task"], args["subtask"], path)
         case "summarization_cnndm":
-            task = cnndm_task(entry, _temperature(entry, args.get("temperature", "0.3")), path)
+            task = cnndm_task(entry, _temperature(entry, args), path)
         case "truthful_qa_mc":
             return truthful_qa_mc_scenario(entry, max_instances, path)
     return build_scenario(entry, task, max_instances, window)
 
 
 def parse_entry(entry: str) -> tuple[str, dict[str, str]]:
-    """Name and arguments of "<name>:<argument>=<value>,<argument>=<value>", checked against what is known.
+    """Name and checked arguments of "<name>:<argument>=<value>,<argument>=<value>".
 
     Raises:
-        ScenarioError: it names what is known, or what the entry takes.
+        ScenarioError: it names the known entries, or what this one takes.
     """
+    where = f"scenario.entries has {entry!r}"
     name, colon, rest = entry.partition(":")
     if name not in KNOWN:
-        raise ScenarioError(
-            f"scenario.entries has {entry!r}: unknown entry {name!r}; known: {', '.join(KNOWN)}"
-        )
+        raise ScenarioError(f"{where}: unknown entry {name!r}; known: {', '.join(KNOWN)}")
     known = KNOWN[name]
-    spelling = _spelling(name)
+    takes = f"it takes {_spelling(name)}"
     args: dict[str, str] = {}
     for part in rest.split(",") if colon else ():
         argument, equals, value = part.partition("=")
         if not equals or argument not in (*known.required, *known.optional):
-            raise ScenarioError(
-                f"scenario.entries has {entry!r}: unknown argument {part!r}; it takes {spelling}"
-            )
+            raise ScenarioError(f"{where}: unknown argument {part!r}; {takes}")
         if argument in args:
-            raise ScenarioError(
-                f"scenario.entries has {entry!r}: {argument} is given twice; it takes {spelling}"
-            )
+            raise ScenarioError(f"{where}: {argument} is given twice; {takes}")
         args[argument] = value
     for argument in known.required:
-        if not args.get(argument) and not (
-            argument == "subtask" and argument in args
-        ):  # HELM's `subtask=` is empty
-            raise ScenarioError(
-                f"scenario.entries has {entry!r}: no value for {argument}; it takes {spelling}"
-            )
-    for argument, supported in known.closed:
+        empty_is_fine = argument == "subtask"  # HELM spells `subtask=` for a task without any
+        if argument not in args or not (args[argument] or empty_is_fine):
+            raise ScenarioError(f"{where}: no value for {argument}; {takes}")
+    for argument, supported in known.only.items():
         if args.get(argument, supported) != supported:
-            raise ScenarioError(
-                f"scenario.entries has {entry!r}: {argument} can only be {supported} here"
-            )
+            raise ScenarioError(f"{where}: {argument} can only be {supported} here")
     return name, args
 
 
@@ -125,29 +115,27 @@ def _check_values(entry: str, name: str, args: dict[str, str]) -> None:
     if name == "bbq":
         subjects_of(entry, args["subject"])
     if name == "summarization_cnndm":
-        _temperature(entry, args.get("temperature", "0.3"))
+        _temperature(entry, args)
         import_rouge()  # found missing now, not after hours of generation
 
 
 def _spelling(name: str) -> str:
     known = KNOWN[name]
-    values = dict(known.closed)
-    required = [
-        f"{argument}={values.get(argument, f'<{argument}>')}" for argument in known.required
-    ]
-    optional = [
-        f"[{argument}={values.get(argument, f'<{argument}>')}]" for argument in known.optional
-    ]
-    return f"{name}:{','.join([*required, *optional])}" if required or optional else f"{name} alone"
+    value = {key: known.only.get(key, f"<{key}>") for key in (*known.required, *known.optional)}
+    required = [f"{argument}={value[argument]}" for argument in known.required]
+    optional = [f"[{argument}={value[argument]}]" for argument in known.optional]
+    return f"{name}:{','.join([*required, *optional])}" if value else f"{name} alone"
 
 
-def _temperature(entry: str, text: str) -> float:
+def _temperature(entry: str, args: dict[str, str]) -> float:
+    text = args.get("temperature", "0.3")
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
         raise ScenarioError(
-            f"scenario.entries has {entry!r}: temperature must be a number of at least 0, got {text!r}"
+            f"scenario.entries has {entry!r}: temperature must be a number of at least 0, "
+            f"got {text!r}"
         )
     return value

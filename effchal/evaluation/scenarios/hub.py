@@ -1,14 +1,16 @@
-"""Data of an entry where scenario.path is null: public sources, turned into files of HELM's own layout.
+"""Data of an entry where scenario.path is null: public sources, kept as files in HELM's layout.
 
-The readers of this package then read them like any folder of HELM's. Every source is pinned to a commit, and what
-was fetched when stands beside the data in source.json. How far the data are HELM's own, whose instance ids and
-draw of questions go by the order of rows:
+The readers of this package read them like any folder of HELM's. Every source is pinned to a
+commit; source.json beside the data says what was fetched and when. Instance ids and the draw
+of questions depend on the order of rows. How far the data equal HELM's own:
 
 - BBQ, BIG-bench: the files that HELM downloads, where HELM takes the newest commit of each.
-- MMLU, GSM8K: the scripts behind the hub's data sets keep rows, order and text of the files that HELM downloads.
-- TruthfulQA: the hub's script keeps the file's order, but reads TruthfulQA.csv of commit 013686a where HELM reads
-  data/v1/TruthfulQA.csv of d71c110. Answers differ between commits: equality with HELM's file is not guaranteed.
-- CNN/DM: HELM reads a pickle of its own bucket. That it holds the hub's articles in order is not guaranteed either.
+- MMLU, GSM8K: the scripts behind the hub's data sets keep rows, order and text of the files
+  that HELM downloads.
+- TruthfulQA: the hub's script keeps the file's order, but reads TruthfulQA.csv of commit
+  013686a where HELM reads data/v1/TruthfulQA.csv of d71c110. Answers differ between commits:
+  equality with HELM's file is not guaranteed.
+- CNN/DM: HELM reads a pickle of its own bucket. It need not hold the hub's articles in order.
 """
 
 import csv
@@ -36,13 +38,14 @@ from effchal.evaluation.scenarios.types import ScenarioError
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "effchal" / "scenarios"
 GITHUB = "https://raw.githubusercontent.com"
+RECORD = "source.json"
 _TIMEOUT_S = 60.0  # of silence
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where files come from. With the date and their names this is source.json."""
+    """Where files come from. source.json holds this, with the date and their names."""
 
     repo: str
     config: str  # of a hub data set; in a GitHub repository, the file
@@ -63,7 +66,7 @@ _NOT_SUBJECTS = ("all", "auxiliary_train")  # configs of cais/mmlu that HELM has
 
 
 def fetched(entry: str, name: str, args: dict[str, str], cache: Path, github: str) -> Path:
-    """The folder in HELM's layout with the data of one entry; what is missing there is fetched first.
+    """The folder in HELM's layout with the data of one entry; fetches what is missing there.
 
     Args:
         entry: as typed, for messages; name and args: as parse_entry returns them.
@@ -71,8 +74,17 @@ def fetched(entry: str, name: str, args: dict[str, str], cache: Path, github: st
         github: address that serves <repo>/<commit>/<file>.
 
     Raises:
-        ScenarioError: a source cannot be reached or lacks what is asked for; nothing of it is written then.
+        ScenarioError: a source is out of reach or lacks what is asked for. Nothing of it is
+            written then.
     """
+
+    def from_hub(folder: Path, source: Source, convert: Convert, record: str = RECORD) -> None:
+        _keep(folder, source, record, lambda: convert(_load_dataset(entry, source)))
+
+    def from_github(file: Path, source: Source, record: str = RECORD) -> None:
+        url = f"{github}/{source.repo}/{source.revision}/{urllib.parse.quote(source.config)}"
+        _keep(file.parent, source, record, lambda: {file.name: _download(entry, url)})
+
     match name:
         case "mmlu":
             subject = args["subject"]
@@ -80,45 +92,31 @@ def fetched(entry: str, name: str, args: dict[str, str], cache: Path, github: st
                 raise ScenarioError(
                     f"{entry}: HELM has no subject {subject!r}; give one, e.g. mmlu:subject=anatomy"
                 )
-            source = replace(MMLU, config=subject)
-            _keep_hub(
-                entry,
-                cache / "mmlu" / "data",
-                source,
-                partial(mmlu_files, subject),
-                f"{subject}_source.json",
-            )
+            source, convert = replace(MMLU, config=subject), partial(mmlu_files, subject)
+            from_hub(cache / "mmlu" / "data", source, convert, f"{subject}_{RECORD}")
         case "gsm":
-            _keep_hub(entry, cache / "gsm", GSM, gsm_files)
+            from_hub(cache / "gsm", GSM, gsm_files)
         case "truthful_qa" | "truthful_qa_mc":
-            _keep_hub(entry, cache / "truthful_qa" / "data", TRUTHFUL_QA, truthful_qa_files)
+            from_hub(cache / "truthful_qa" / "data", TRUTHFUL_QA, truthful_qa_files)
         case "summarization_cnndm":
-            _keep_hub(entry, cache / "summarization" / "data", CNNDM, cnndm_files)
+            from_hub(cache / "summarization" / "data", CNNDM, cnndm_files)
         case "bbq":
             for subject in subjects_of(entry, args["subject"]):
                 source = replace(BBQ, config=f"data/{subject}.jsonl")
-                _keep_github(
-                    entry,
-                    cache / "bbq" / "data" / subject,
-                    source,
-                    github,
-                    f"{subject}_source.json",
-                )
+                from_github(cache / "bbq" / "data" / subject, source, f"{subject}_{RECORD}")
         case "big_bench":
             parts = [part for part in (args["task"], args["subtask"]) if part]
-            source = replace(
-                BIG_BENCH, config="/".join(["bigbench", "benchmark_tasks", *parts, "task.json"])
-            )
-            _keep_github(entry, cache.joinpath("big_bench", *parts, "task.json"), source, github)
+            config = "/".join(["bigbench", "benchmark_tasks", *parts, "task.json"])
+            file = cache.joinpath("big_bench", *parts, "task.json")
+            from_github(file, replace(BIG_BENCH, config=config))
     return cache
 
 
 class Table:
-    """Rows of a hub data set by split, split and columns checked."""
+    """Rows of a hub data set by split; a missing split or column is an error."""
 
-    def __init__(
-        self, entry: str, source: Source, splits: Any
-    ) -> None:  # splits: datasets.DatasetDict
+    def __init__(self, entry: str, source: Source, splits: Any) -> None:
+        """splits: datasets.DatasetDict"""
         self._place = f"{entry}: {source.repo}, config {source.config}, commit {source.revision}"
         self._splits = splits
 
@@ -134,6 +132,9 @@ class Table:
                 f"{self._place}, split {split}, has no column {', '.join(absent)}: {HELM_FOLDER}"
             )
         return iter(table)
+
+
+Convert = Callable[[Table], dict[str, bytes]]  # to files by name, in HELM's layout
 
 
 def mmlu_files(subject: str, table: Table) -> dict[str, bytes]:
@@ -158,7 +159,7 @@ def gsm_files(table: Table) -> dict[str, bytes]:
 
 
 def truthful_qa_files(table: Table) -> dict[str, bytes]:
-    """The hub split the answers at ";", as the reader will again."""
+    """The hub split the answers at ";", and the reader does so again."""
     columns = [name.lower().replace(" ", "_") for name in TRUTHFUL_QA_COLUMNS]
     lines = [TRUTHFUL_QA_COLUMNS]
     for row in table.rows("validation", *columns):
@@ -168,7 +169,7 @@ def truthful_qa_files(table: Table) -> dict[str, bytes]:
 
 
 def cnndm_files(table: Table) -> dict[str, bytes]:
-    """Of the training articles only those short enough for an example: the reader passes over the rest."""
+    """Of the training articles, only those short enough for an example: no other is read."""
     found = {}
     for split in ("train", "validation", "test"):
         rows = table.rows(split, "article", "highlights")
@@ -187,22 +188,12 @@ def _csv(lines: list[list[str]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _keep_hub(
-    entry: str,
-    folder: Path,
-    source: Source,
-    convert: Callable[[Table], dict[str, bytes]],
-    record: str = "source.json",
-) -> None:
-    if not _is_kept(folder, record, source):
-        _save(folder, convert(_load(entry, source)), record, source)
-
-
-def _load(entry: str, source: Source) -> Table:
+def _load_dataset(entry: str, source: Source) -> Table:
     import datasets  # costs a second, and a run with its data at hand does not need it
 
     log.info("%s: fetching %s (%s) from the Hugging Face hub", entry, source.repo, source.config)
-    # One cache a commit: where the hub cannot be reached, the client takes any commit that its cache has.
+    # One cache for each commit: if the hub is out of reach, the client takes any commit that
+    # its cache has.
     cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"effchal-{source.revision}")
     try:
         splits = datasets.load_dataset(
@@ -211,18 +202,11 @@ def _load(entry: str, source: Source) -> Table:
     except Exception as error:  # every client and transport of the hub raises its own
         reason = " ".join(str(error).split())[:300]
         raise ScenarioError(
-            f"{entry}: cannot load {source.repo}, config {source.config}, commit {source.revision} from the "
-            f"Hugging Face hub: without it, {HELM_FOLDER}. The hub said: {type(error).__name__}: {reason}"
+            f"{entry}: cannot load {source.repo}, config {source.config}, commit {source.revision} "
+            f"from the Hugging Face hub: without it, {HELM_FOLDER}. "
+            f"The hub said: {type(error).__name__}: {reason}"
         ) from error
     return Table(entry, source, splits)
-
-
-def _keep_github(
-    entry: str, file: Path, source: Source, github: str, record: str = "source.json"
-) -> None:
-    if not _is_kept(file.parent, record, source):
-        url = f"{github}/{source.repo}/{source.revision}/{urllib.parse.quote(source.config)}"
-        _save(file.parent, {file.name: _download(entry, url)}, record, source)
 
 
 def _download(entry: str, url: str) -> bytes:
@@ -236,23 +220,16 @@ def _download(entry: str, url: str) -> bytes:
         ) from error
 
 
-def _is_kept(folder: Path, record: str, source: Source) -> bool:
-    """Whether a whole fetch of this very commit is there: the record is written last."""
-    try:
-        found = json.loads((folder / record).read_text(encoding="utf-8"))
-        files = found.pop("files")
-        del found["date"]
-    except (OSError, ValueError, KeyError):
-        return False
-    return found == asdict(source) and all((folder / name).is_file() for name in files)
-
-
-def _save(folder: Path, files: dict[str, bytes], record: str, source: Source) -> None:
-    """Each file under a temporary name, then renamed, so that none is ever half there; the record last."""
+def _keep(folder: Path, source: Source, record: str, fetch: Callable[[], dict[str, bytes]]) -> None:
+    """Fetch the files into the folder, unless a whole fetch of this commit is there."""
+    if _is_kept(folder, record, source):
+        return
+    files = fetch()
     date = datetime.now(UTC).isoformat(timespec="seconds")
     about = json.dumps({**asdict(source), "date": date, "files": list(files)}, indent=2)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # A file is renamed when it is whole. The record comes last and vouches for the others.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetched-") as parts:
             for name, content in {**files, record: about.encode()}.items():
                 part = Path(parts) / "part"
@@ -263,3 +240,13 @@ def _save(folder: Path, files: dict[str, bytes], record: str, source: Source) ->
         raise ScenarioError(
             f"cannot write {folder} ({error}): set XDG_CACHE_HOME=<folder>, or {HELM_FOLDER}"
         ) from error
+
+
+def _is_kept(folder: Path, record: str, source: Source) -> bool:
+    try:
+        found = json.loads((folder / record).read_text(encoding="utf-8"))
+        files = found.pop("files")
+        del found["date"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return found == asdict(source) and all((folder / name).is_file() for name in files)

@@ -1,4 +1,4 @@
-"""What a scenario is made of: instances with their prompts, and what scores an answer needs to know."""
+"""What a scenario consists of: instances with prompts, and what scoring needs to know of them."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,7 +7,7 @@ from effchal.config import ConfigError
 
 
 class ScenarioError(ConfigError):
-    """An entry or its data that cannot be evaluated. The message names file, line, field, value and remedy."""
+    """An entry or data that cannot be evaluated. Messages name file, line, field, value, remedy."""
 
 
 @dataclass(frozen=True)
@@ -18,44 +18,62 @@ class Reference:
 
 @dataclass(frozen=True)
 class BiasTags:
-    """What BBQ's bias scores need to know of one question; a letter is "" where no answer is of that kind."""
+    """What BBQ's bias scores need of one question. A letter is "" if no answer is of its kind."""
 
     negative: bool  # the question asks for something bad: "who stole it?"
     ambiguous: bool  # the passage does not say; the correct answer is then the unknown one
-    correct: str  # the four letters: of the correct answer,
-    target: str  # of the stereotyped group,
-    non_target: str  # of another group,
+    correct: str  # option letter of the correct answer
+    target: str  # of the stereotyped group
+    non_target: str  # of another group
     unknown: str  # of "can't be determined"
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One question. With `choices` they are scored by log-likelihood, else a completion is generated."""
+    """One question. Its `choices` are scored by log-likelihood; without them, it generates."""
 
     id: str  # HELM's instance id ("id12") where HELM has the entry; unique within the scenario
     prompt: str  # the text that HELM would send
     references: tuple[Reference, ...]
-    choices: tuple[str, ...] = ()  # continuations of the prompt, their leading space included
-    correct_choices: tuple[bool, ...] = ()  # beside choices
-    best_choice: int | None = None  # the correct choice that MC1 goes by
-    letters: tuple[str, ...] = ()  # multiple choice by letter: letters[i] stands for references[i]
+    choices: tuple[str, ...] = ()  # one for each reference, its leading space included
+    best_choice: int | None = None  # index of the correct choice that MC1 goes by
+    letters: tuple[str, ...] = ()  # multiple choice by option letter: one for each reference
     split: str = "test"  # HELM's: "test" or "valid"
     tags: BiasTags | None = None  # BBQ only
+
+    @property
+    def correct_choices(self) -> tuple[bool, ...]:
+        return tuple(reference.correct for reference in self.references)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a scenario's completions are generated, and which metrics score its answers."""
+
+    max_new_tokens: int
+    main_metric: str
+    other_metrics: tuple[str, ...] = ()
+    stops: tuple[str, ...] = ()
+    temperature: float = 0.0
+
+
+# For instances with choices: nothing is generated.
+CHOICE_SETTINGS = Settings(0, "mc1", other_metrics=("mc2", "mc3"))
 
 
 @dataclass(frozen=True)
 class Scenario:
     entry: str  # as typed in scenario.entries
     instances: tuple[Instance, ...]
-    max_new_tokens: int
-    stops: tuple[str, ...]
-    temperature: float
-    main_metric: str
-    other_metrics: tuple[str, ...] = ()  # computed beside main_metric
+    settings: Settings
 
 
 class TextWindow(Protocol):
-    """The model's tokenizer as HELM's window service sees it, through /tokenize and /decode."""
+    """The model's tokenizer, as HELM's window service uses it to fit prompts to the model.
+
+    HELM calls the number of tokens that a model takes its window. Its window service counts
+    tokens through /tokenize, and cuts a prompt that is too long through /decode.
+    """
 
     def encode(self, text: str) -> list[int]: ...  # no beginning-of-sequence token
 

@@ -1,4 +1,4 @@
-"""The parts of effchal.helm that need no HELM: what it is told, what is read of it, what is refused."""
+"""What a HELM run does without HELM: files for it, files of it, and what is refused."""
 
 import dataclasses
 import json
@@ -25,8 +25,15 @@ from effchal.evaluation.helm.deployment import (
     write_deployment,
 )
 from effchal.evaluation.helm.processes import server_command
-from effchal.evaluation.helm.results import error_of, main_metric, read_run, table
-from effchal.helm import check, resumed
+from effchal.evaluation.helm.results import (
+    HelmRun,
+    RunScore,
+    error_of,
+    main_score,
+    read_run,
+    runs_table,
+)
+from effchal.evaluation.helm.run import check, resumed
 from effchal.model.load import load_tokenizer
 from effchal.model_source import check_model_source, check_same, identity, inference_config
 
@@ -57,16 +64,14 @@ def test_helm_shows_the_name_of_the_bundle_or_of_the_base_model(tiny_bundle):
 
 def test_the_window_is_the_contests_or_what_the_template_leaves_of_a_smaller_model(tiny_bundle):
     cfg = of_bundle(tiny_bundle)
-    subject = check_model_source(cfg)
-    assert max_sequence_length(cfg, subject) == 2048
-    small = dataclasses.replace(
-        subject, shape=dataclasses.replace(subject.shape, max_positions=512)
-    )
+    source = check_model_source(cfg)
+    assert max_sequence_length(cfg, source) == 2048
+    small = dataclasses.replace(source, shape=dataclasses.replace(source.shape, max_positions=512))
     template = len("<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n")  # a token a byte
     assert max_sequence_length(cfg, small) == 512 - template - 8
     cfg.serve.max_prompt_tokens = 100
     with pytest.raises(ConfigError, match=r"raise serve\.max_prompt_tokens"):
-        max_sequence_length(cfg, subject)
+        max_sequence_length(cfg, source)
 
 
 def test_helm_is_told_where_the_model_answers_and_how_long_to_wait(tmp_path, tiny_bundle):
@@ -123,13 +128,14 @@ def test_a_score_is_counted_on_its_own_split():
         stat("quasi_exact_match", "test", 0.9, perturbation={"name": "robustness"}),
         {"name": {"name": "num_train_trials"}, "mean": 1},
     ]
-    assert main_metric(stats) == ("test", "quasi_exact_match", 0.3, 9)
+    assert main_score(stats, 8) == RunScore("quasi_exact_match", 0.3, "test", 9, requests=8)
 
 
 def test_a_scenario_with_no_test_split_is_scored_on_valid():
     stats = [stat("num_instances", "valid", 10), stat("exact_match", "valid", 0.5)]
-    assert main_metric(stats) == ("valid", "exact_match", 0.5, 10)
-    assert main_metric([stat("latency", "test", 1.0)]) == (None, None, None, 0)
+    assert main_score(stats, 8) == RunScore("exact_match", 0.5, "valid", 10, requests=8)
+    none = RunScore(None, None, None, 0, requests=8)
+    assert main_score([stat("latency", "test", 1.0)], 8) == none
 
 
 def test_a_run_that_was_cut_off_or_not_answered_is_not_complete(tmp_path):
@@ -142,14 +148,21 @@ def test_a_run_that_was_cut_off_or_not_answered_is_not_complete(tmp_path):
         (tmp_path / "stats.json").write_text(json.dumps(stats))
 
     write()
-    run = {"name": "x", **read_run(tmp_path)}
-    assert (run["status"], run["metric"], run["score"], run["requests"]) == (
-        "finished",
-        "exact_match",
-        1.0,
-        1,
-    )
-    assert table([run]).endswith("| x | exact_match | 1.000 | test | 1 | 1 |\n")
+    run = HelmRun("x", "x", read_run(tmp_path))
+    assert run.to_dict() == {
+        "entry": "x",
+        "name": "x",
+        "status": "finished",
+        "metric": "exact_match",
+        "score": 1.0,
+        "split": "test",
+        "scored": 1,
+        "requests": 1,
+    }
+    assert runs_table([run]).endswith("| x | exact_match | 1.000 | test | 1 | 1 |\n")
+    failed = HelmRun("x", "x", error="ValueError: no")
+    assert failed.to_dict()["status"] == "failed"
+    assert runs_table([failed]).endswith("| x | FAILED |  |  |  |  |\n")
     write(success=False)
     assert read_run(tmp_path) is None
     write(prompt="")  # what HELM sends after a tokenizer request that failed

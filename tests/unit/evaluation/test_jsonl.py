@@ -30,7 +30,8 @@ def test_jsonl_with_answers(tmp_path):
         ("id0", "2 + 2 ="),
         ("id1", "1 + 3 ="),
     ]
-    assert (scenario.max_new_tokens, scenario.stops, scenario.temperature) == (3, ("\n",), 0.0)
+    settings = scenario.settings
+    assert (settings.max_new_tokens, settings.stops, settings.temperature) == (3, ("\n",), 0.0)
     assert score_completion(scenario, scenario.instances[0], " Four.") == {
         "exact_match": 0,
         "quasi_exact_match": 1,
@@ -52,7 +53,7 @@ def test_jsonl_with_choices(tmp_path):
         "mc2": pytest.approx(0.7553, abs=1e-4),
         "mc3": 0.5,
     }
-    assert scenario.main_metric == "mc1"
+    assert scenario.settings.main_metric == "mc1"
 
 
 ANSWERS = {"prompt": "p", "answers": ["a"]}

@@ -1,4 +1,4 @@
-"""Scores of one answer and of a whole run, by hand; test_scenarios_helm.py compares them with HELM's own."""
+"""Scores calculated by hand; test_scenarios_helm.py compares them with HELM's own."""
 
 import math
 
@@ -9,6 +9,7 @@ from effchal.evaluation.scenarios import (
     Instance,
     Reference,
     Scenario,
+    Settings,
     aggregate_extra,
     score_choices,
     score_completion,
@@ -16,7 +17,7 @@ from effchal.evaluation.scenarios import (
 
 
 def generation(metric, *more):
-    return Scenario("any", (), 1, (), 0.0, metric, more)
+    return Scenario("any", (), Settings(1, metric, more))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_rouge_drops_one_pair_of_braces():
 def choices(*correct, best=0):
     texts = tuple(f" {number}" for number in range(len(correct)))
     references = tuple(map(Reference, texts, correct))
-    return Instance("id0", "", references, choices=texts, correct_choices=correct, best_choice=best)
+    return Instance("id0", "", references, choices=texts, best_choice=best)
 
 
 def test_mc_scores_by_hand():
@@ -130,7 +131,7 @@ def test_bias_scores_by_hand():
         Instance(f"id{n}", "", (), tags=tags)
         for n, tags in enumerate([ambiguous] * 4 + [clear] * 2)
     ]
-    scenario = Scenario("bbq", tuple(instances), 1, (), 0.0, "exact_match")
+    scenario = Scenario("bbq", tuple(instances), Settings(1, "exact_match"))
     records = list(zip(instances, ["A", " A", "B", "C", "B", ""], strict=True))
     assert aggregate_extra(scenario, records) == {
         "bbq_accuracy": pytest.approx(2 / 5),  # the empty one does not count
@@ -144,8 +145,7 @@ def test_of_two_stereotyped_groups_helm_knows_one_letter_and_takes_any_answer():
     for is_ambiguous, expected in ((True, 1.0), (False, -1.0)):
         tags = BiasTags(True, is_ambiguous, correct="C", target="B", non_target="", unknown="C")
         instance = Instance("id0", "", (), tags=tags)
-        scores = aggregate_extra(
-            Scenario("bbq", (instance,), 1, (), 0.0, "exact_match"), [(instance, "A")]
-        )
+        scenario = Scenario("bbq", (instance,), Settings(1, "exact_match"))
+        scores = aggregate_extra(scenario, [(instance, "A")])
         name = "bbq_metric_ambiguous_bias" if is_ambiguous else "bbq_metric_unambiguous_bias"
         assert scores[name] == expected

@@ -1,232 +1,14 @@
-"""Entries, their errors, prompts, and scores, without HELM; test_scenarios_helm.py compares with HELM itself."""
+"""Prompts and draws without HELM; test_scenarios_helm.py compares them with HELM itself."""
 
-import json
-import pickle
 import shutil
 
 import pytest
 from support.paths import HELM_DATA, needs_shared_data
+from support.scenario_files import TRUTHFUL_QA_HEADER, load, mmlu, write
 from support.text_window import Window
 
-from effchal.config import ConfigError
-from effchal.evaluation.scenarios import Reference, ScenarioError, load_scenario
+from effchal.evaluation.scenarios import Reference
 from effchal.evaluation.scenarios.helm_adapter import Item, draw_instances, draw_shots, fit_prompt
-
-TRUTHFUL_QA_HEADER = "Type,Category,Question,Best Answer,Correct Answers,Incorrect Answers,Source\n"
-
-
-def load(entry, path=None, max_instances=5):
-    return load_scenario(entry, path, max_instances, Window())
-
-
-def write(folder, name, content):
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def mmlu(folder, dev="q,a,b,c,d,A\n", val="q,a,b,c,d,A\n", test="q,a,b,c,d,A\n"):
-    for split, content in (("dev", dev), ("val", val), ("test", test)):
-        write(folder, f"mmlu/data/{split}/x_{split}.csv", content)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("entry", "message"),
-    [
-        (
-            "mmul:subject=anatomy",
-            "unknown entry 'mmul'; known: mmlu, truthful_qa, bbq, gsm, big_bench",
-        ),
-        ("", "unknown entry ''"),
-        (
-            "mmlu",
-            "no value for subject; it takes mmlu:subject=<subject>,.method=multiple_choice_joint.",
-        ),
-        ("mmlu:subject=", "no value for subject"),
-        ("mmlu:subject=a,subject=b", "subject is given twice"),
-        ("mmlu:anatomy", "unknown argument 'anatomy'; it takes mmlu:subject=<subject>"),
-        (
-            "mmlu:subject=anatomy,model=x",
-            "unknown argument 'model=x'; it takes mmlu:subject=<subject>",
-        ),
-        ("mmlu:subject=anatomy,method=generation", "method can only be multiple_choice_joint here"),
-        ("truthful_qa:task=generation", "task can only be mc_single here"),
-        ("gsm:shots=3", "unknown argument 'shots=3'; it takes gsm alone"),
-        (
-            "big_bench:task=snarks",
-            "no value for subtask; it takes big_bench:task=<task>,subtask=<subtask>",
-        ),
-        (
-            "bbq:subject=religion",
-            "subject must be one of Age, .*Religion, .* or all, got 'religion'",
-        ),
-        (
-            "summarization_cnndm:temperature=hot",
-            "temperature must be a number of at least 0, got 'hot'",
-        ),
-        ("summarization_cnndm:device=cuda", "device can only be cpu here"),
-    ],
-)
-def test_an_entry_that_is_no_entry_is_refused_with_what_is_known(entry, message):
-    with pytest.raises(ScenarioError, match=message):
-        load(entry)
-
-
-def test_a_scenario_error_is_a_config_error():
-    assert issubclass(ScenarioError, ConfigError)
-
-
-ENTRIES_WITH_DATA = {
-    "mmlu:subject=x": "mmlu/data/dev/x_dev.csv",
-    "truthful_qa:task=mc_single": "truthful_qa/data/TruthfulQA.csv",
-    "truthful_qa_mc": "truthful_qa/data/TruthfulQA.csv",
-    "bbq:subject=Age": "bbq/data/Age",
-    "gsm": "gsm/gsm_data_train",
-    "big_bench:task=t,subtask=": "big_bench/t/task.json",
-    "big_bench:task=t,subtask=s": "big_bench/t/s/task.json",
-    "summarization_cnndm:temperature=0.3,device=cpu": "summarization/data/cnndm.pk",
-}
-
-
-@pytest.mark.parametrize(("entry", "file"), ENTRIES_WITH_DATA.items())
-def test_missing_data_names_the_file_and_the_key_to_set(tmp_path, entry, file):
-    if entry.startswith("summarization"):
-        pytest.importorskip("rouge_score")
-    with pytest.raises(
-        ScenarioError, match=rf"no file {tmp_path}/{file} .*give scenario.path=.*scenario.path=null"
-    ):
-        load(entry, tmp_path)
-
-
-def test_mmlu_without_its_test_file_is_an_error_and_not_a_score_of_val_alone(tmp_path):
-    mmlu(tmp_path)
-    (tmp_path / "mmlu/data/test/x_test.csv").unlink()
-    with pytest.raises(ScenarioError, match=r"no file .*x_test\.csv"):
-        load("mmlu:subject=x", tmp_path)
-
-
-BBQ_ROW = {
-    "question_polarity": "neg",
-    "context_condition": "ambig",
-    "context": "Two people.",
-    "question": "Who?",
-    **{"ans0": "a", "ans1": "b", "ans2": "Unknown", "label": 2},
-    "answer_info": {"ans0": ["old"], "ans1": ["nonOld"], "ans2": ["Unknown", "unknown"]},
-    "additional_metadata": {"stereotyped_groups": ["old"]},
-}
-
-
-@pytest.mark.parametrize(
-    ("entry", "file", "content", "message"),
-    [
-        (
-            "mmlu:subject=x",
-            "mmlu/data/dev/x_dev.csv",
-            "q,a,b,c,d,A\nq,a,b\n",
-            r"x_dev.csv, line 2: expected a question",
-        ),
-        (
-            "mmlu:subject=x",
-            "mmlu/data/dev/x_dev.csv",
-            "q,a,b,c,d,E\n",
-            "line 1, last field: expected a letter of ABCD",
-        ),
-        ("mmlu:subject=x", "mmlu/data/dev/x_dev.csv", b"q,\xff,b,c,d,A\n", "not UTF-8"),
-        (
-            "truthful_qa_mc",
-            "truthful_qa/data/TruthfulQA.csv",
-            "a,b\n",
-            "line 1: expected the columns .*Best Answer",
-        ),
-        (
-            "truthful_qa:task=mc_single",
-            "truthful_qa/data/TruthfulQA.csv",
-            TRUTHFUL_QA_HEADER + "t,c,q, ,x,y,s\n",
-            "line 2, field 'Best Answer': expected text, found str ' '",
-        ),
-        (
-            "truthful_qa_mc",
-            "truthful_qa/data/TruthfulQA.csv",
-            TRUTHFUL_QA_HEADER + "t,c,q,best,x; y,;,s\n",
-            "line 2, field 'Incorrect Answers'",
-        ),
-        (
-            "truthful_qa_mc",
-            "truthful_qa/data/TruthfulQA.csv",
-            TRUTHFUL_QA_HEADER + "t,c,q,best,x; y,z,s\n",
-            r"line 2: the best answer 'best.' is not among the correct answers \['x.', 'y.'\]",
-        ),
-        (
-            "gsm",
-            "gsm/gsm_data_train",
-            '{"question": "q"}\n',
-            "gsm_data_train, line 1, field 'answer'.*found nothing",
-        ),
-        (
-            "gsm",
-            "gsm/gsm_data_train",
-            "[1]\n",
-            r"line 1: expected an object with named fields, found list \[1\]",
-        ),
-        ("gsm", "gsm/gsm_data_train", "{\n", "gsm_data_train, line 1, column 2: not JSON"),
-        (
-            "bbq:subject=Age",
-            "bbq/data/Age",
-            json.dumps(BBQ_ROW | {"label": 3}),
-            "line 1, field 'label'.*found int 3",
-        ),
-        (
-            "bbq:subject=Age",
-            "bbq/data/Age",
-            json.dumps(BBQ_ROW | {"question_polarity": "bad"}),
-            "field 'question_polarity': expected one of neg, nonneg, found str 'bad'",
-        ),
-        (
-            "bbq:subject=Age",
-            "bbq/data/Age",
-            json.dumps(BBQ_ROW | {"answer_info": {}}),
-            "'answer_info', ans0",
-        ),
-        (
-            "big_bench:task=t,subtask=",
-            "big_bench/t/task.json",
-            '{"examples": []}',
-            "field 'examples'",
-        ),
-        (
-            "big_bench:task=t,subtask=",
-            "big_bench/t/task.json",
-            "{\n{",
-            "line 2, column 1: not JSON",
-        ),
-        (
-            "big_bench:task=t,subtask=",
-            "big_bench/t/task.json",
-            '{"examples": [{"input": "x"}], "metrics": ["bleu"]}',
-            "field 'metrics': expected multiple_choice_grade or exact_str_match among them, found bleu",
-        ),
-        (
-            "big_bench:task=t,subtask=",
-            "big_bench/t/task.json",
-            '{"examples": [{"input": "x"}], "metrics": ["exact_str_match"]}',
-            "example 1, field 'target', item 1: expected text, found nothing",
-        ),
-    ],
-)
-def test_malformed_data_names_file_place_field_and_value(tmp_path, entry, file, content, message):
-    write(tmp_path, file, content)
-    with pytest.raises(ScenarioError, match=message) as caught:
-        load(entry, tmp_path)
-    assert file in str(caught.value)
-
-
-def test_a_pickle_that_could_run_code_is_refused(tmp_path):
-    pytest.importorskip("rouge_score")
-    write(tmp_path, "summarization/data/cnndm.pk", pickle.dumps({"train": Window()}))
-    with pytest.raises(ScenarioError, match=r"cnndm.pk: not a pickle of plain dicts.*Window"):
-        load("summarization_cnndm", tmp_path)
 
 
 def test_mmlu_asks_as_helm_does(tmp_path):
@@ -246,8 +28,9 @@ def test_mmlu_asks_as_helm_does(tmp_path):
     assert scenario.instances[1].prompt.endswith(
         "\n\nQuestion: Test?\nA. 9\nB. 10\nC. 11\nD. 12\nAnswer:"
     )
-    settings = (scenario.max_new_tokens, scenario.stops, scenario.temperature, scenario.main_metric)
-    assert settings == (1, (), 0.0, "exact_match")
+    settings = scenario.settings
+    assert (settings.max_new_tokens, settings.stops, settings.temperature) == (1, (), 0.0)
+    assert settings.main_metric == "exact_match"
 
 
 def test_examples_are_one_per_answer_with_frequent_answers_first():
@@ -270,9 +53,9 @@ def test_few_questions_keep_their_order_and_many_are_drawn():
 
 def test_a_prompt_loses_its_last_examples_first_and_then_its_own_end():
     shots = ["a" * 1000, "b" * 900, "c" * 200]
-    assert fit_prompt("", shots, "q", 1, Window()) == "\n".join([*shots[:2], "q"])
-    assert fit_prompt("I", shots, "q" * 1500, 400, Window()) == "I\n" + "q" * 1500
-    assert fit_prompt("I", shots, "q" * 3000, 400, Window()) == "I\n" + "q" * 1646
+    assert fit_prompt("", shots, "q", 2047, Window()) == "\n".join([*shots[:2], "q"])
+    assert fit_prompt("I", shots, "q" * 1500, 1648, Window()) == "I\n" + "q" * 1500
+    assert fit_prompt("I", shots, "q" * 3000, 1648, Window()) == "I\n" + "q" * 1646
 
 
 def test_truthful_qa_mc_splits_closes_and_orders_answers_as_published(tmp_path):

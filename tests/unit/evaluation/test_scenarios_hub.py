@@ -1,4 +1,4 @@
-"""Entries without scenario.path: fetched from stand-ins for the hub and GitHub that hold HELM's real files."""
+"""Entries without scenario.path: fetched from stand-ins for the hub and GitHub."""
 
 import functools
 import http.server
@@ -41,7 +41,7 @@ def github(tmp_path):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache, no GitHub (nothing listens there) and, but for a test's own Hub, no hub (conftest.py)."""
+    """An empty cache and no GitHub. conftest.py shuts off the hub unless a test has its own."""
     monkeypatch.setattr(hub, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(hub, "GITHUB", "http://127.0.0.1:9")
     return hub.CACHE
@@ -124,11 +124,8 @@ def test_articles_come_from_the_hub_without_those_too_long_for_an_example(cache,
     assert scenario == load("summarization_cnndm", cache.parent / "whole")
     assert [instance.id for instance in scenario.instances] == ["id1", "id2", "id3", "id4"]
     kept = pickle.loads((cache / "summarization" / "data" / "cnndm.pk").read_bytes())
-    assert {split: len(rows) for split, rows in kept.items()} == {
-        "train": 1,
-        "validation": 2,
-        "test": 2,
-    }
+    counts = {split: len(rows) for split, rows in kept.items()}
+    assert counts == {"train": 1, "validation": 2, "test": 2}
 
 
 def test_line_ends_quotes_and_empty_choices_survive_and_the_source_stands_beside_the_data(

@@ -1,0 +1,196 @@
+"""A HELM run: HELM itself asks every entry; a killed run can go on in its folder."""
+
+import json
+import logging
+import shutil
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from effchal.cli import overlay
+from effchal.config import Config, ConfigError, load_config, save_config
+from effchal.evaluation.helm.deployment import model_name, place_data, write_deployment
+from effchal.evaluation.helm.processes import (
+    HELM_LOG,
+    HelmError,
+    helm_child,
+    helm_program,
+    inside,
+    output_options,
+    run_helm,
+    server,
+    tail,
+)
+from effchal.evaluation.helm.results import SUITE, HelmRun, error_of, read_run, run_folder
+from effchal.model_source import ModelSource, check_model_source, check_same, identity
+from effchal.runs import git_commit, versions
+from effchal.serving.ready import free_port, is_ready
+
+log = logging.getLogger("effchal.helm")
+
+
+def resumed(cfg: Config, overrides: list[str], run_dir: Path) -> Config:
+    """The config that run_dir began with, and typed keys of helm.* that change no score.
+
+    Raises:
+        ConfigError: no such run, or a key that would change what HELM asks.
+    """
+    if not (run_dir / "scores.json").is_file():
+        raise ConfigError(f"{run_dir} is no run of effchal.helm: it has no scores.json")
+    before = load_config(run_dir / "config.yaml")
+    cfg = overlay(before, cfg, overrides, {"resume_from", "helm"}, str(run_dir))
+    for key in ("name", "max_sequence_length"):
+        if getattr(cfg.helm, key) != getattr(before.helm, key):
+            raise ConfigError(
+                f"helm.{key} is frozen in {run_dir}/config.yaml: {getattr(before.helm, key)!r}"
+            )
+    cfg.resume_from = None
+    return cfg
+
+
+def run(cfg: Config, run_dir: Path) -> list[HelmRun]:
+    """Have HELM run, or go on with, every entry.
+
+    Returns:
+        the runs, as in scores.json.
+
+    Raises:
+        ConfigError: a bad environment, bundle, entry, data or helm.url; before a model is loaded.
+        HelmError: the server ended while HELM asked.
+    """
+    source = check(cfg)
+    url = cfg.helm.url.rstrip("/") if cfg.helm.url else f"http://127.0.0.1:{free_port()}"
+    model = identity(source) | {"name": model_name(cfg), "helm": helm_version(cfg)}
+    write_deployment(run_dir / "prod_env", cfg, source, url)
+    runs = begin(cfg, run_dir, model)
+    todo = [each for each in runs if read_run(run_folder(run_dir, each.name)) is None]
+    for each in todo:  # HELM takes what a kill left half written for complete
+        shutil.rmtree(run_folder(run_dir, each.name), ignore_errors=True)
+    if todo:
+        log.info("%d of %d runs to do; HELM's log: %s", len(todo), len(runs), run_dir / HELM_LOG)
+        entries = list(dict.fromkeys(each.entry for each in todo))
+        with nullcontext() if cfg.helm.url else server(cfg, run_dir, url) as serving:
+            run_helm(cfg, run_dir, entries, model["name"], serving)
+        summarise_for_page(cfg, run_dir)
+    helm_log = (run_dir / HELM_LOG).read_text(encoding="utf-8", errors="replace")
+    for each in runs:
+        each.score = read_run(run_folder(run_dir, each.name))
+        each.error = error_of(helm_log, each.name) if each.score is None else None
+    status = "failed" if any(each.score is None for each in runs) else "finished"
+    scores = {"status": status, "model": model, "runs": [each.to_dict() for each in runs]}
+    write_scores(run_dir, scores)
+    log.info("scores: %s", run_dir / "scores.json")
+    return runs
+
+
+def check(cfg: Config) -> ModelSource:
+    """The model, after every check that needs no process.
+
+    Raises:
+        ConfigError: it names the key.
+    """
+    limit = cfg.serve.max_waiting
+    if not cfg.scenario.entries:
+        raise ConfigError(
+            "scenario.entries is empty; give at least one, e.g. scenario.entries=[gsm]"
+        )
+    if cfg.scenario.path is not None and not Path(cfg.scenario.path).is_dir():
+        raise ConfigError(f"scenario.path: no folder {cfg.scenario.path} (from {Path.cwd()})")
+    if not Path(helm_program(cfg, "helm-run")).is_file():
+        raise ConfigError(
+            f"helm.environment={cfg.helm.environment} has no bin/helm-run (from {Path.cwd()}); "
+            "bash scripts/helm.sh makes .venv-helm"
+        )
+    if cfg.helm.threads > limit:
+        raise ConfigError(
+            f"helm.threads={cfg.helm.threads} is more than serve.max_waiting={limit}; "
+            "raise that, too"
+        )
+    if cfg.helm.url is not None and not is_ready(cfg.helm.url.rstrip("/")):
+        raise ConfigError(
+            f"helm.url={cfg.helm.url}: GET /ready is not answered with 200; is the server up?"
+        )
+    return check_model_source(cfg)
+
+
+def helm_version(cfg: Config) -> str:
+    found = Path(cfg.helm.environment).glob("lib/python*/site-packages/crfm_helm-*.dist-info")
+    versions = [path.name.removesuffix(".dist-info").partition("-")[2] for path in found]
+    return versions[0] if versions else "unknown"
+
+
+def begin(cfg: Config, run_dir: Path, model: dict[str, Any]) -> list[HelmRun]:
+    """HELM's runs of all entries. In a new folder, HELM reads the data of each first.
+
+    Raises:
+        ConfigError: an entry that HELM does not know or has no data for, or another model
+            than the folder began with.
+    """
+    scores, task = run_dir / "scores.json", run_dir / "prepared.json"
+    if scores.is_file():
+        check_same(json.loads(scores.read_text())["model"], model, run_dir)
+    else:
+        prepare(cfg, run_dir, task, model["name"])
+    entries = json.loads(task.read_text())["prepared"]
+    wrong = [
+        f"scenario.entries has {each['entry']}: {each['error']}"
+        for each in entries
+        if "error" in each
+    ]
+    if wrong:
+        raise ConfigError("\n  ".join(wrong))
+    save_config(cfg, run_dir / "config.yaml")
+    write_scores(run_dir, {"status": "running", "model": model})
+    return [HelmRun(each["entry"], name) for each in entries for name in each["runs"]]
+
+
+def prepare(cfg: Config, run_dir: Path, task: Path, name: str) -> None:
+    """Have HELM name its runs and read their data; inside.py adds both to the file `task`.
+
+    Raises:
+        ConfigError: HELM does not start.
+    """
+    wanted = {
+        "entries": cfg.scenario.entries,
+        "model": name,
+        "offline": cfg.scenario.path is not None,
+        "output_path": str(run_dir),
+        "local_path": str(run_dir / "prod_env"),
+    }
+    task.write_text(json.dumps(wanted))
+    if cfg.scenario.path is not None:
+        place_data(Path(cfg.scenario.path), run_dir / "scenarios")
+    with inside(cfg, run_dir, "prepare", str(task)) as process:
+        if process.wait() != 0:
+            end = tail(run_dir / HELM_LOG)
+            raise ConfigError(f"HELM does not start; the end of its log:\n{end}")
+
+
+def summarise_for_page(cfg: Config, run_dir: Path) -> None:
+    """Write what HELM's page shows."""
+    command = [helm_program(cfg, "helm-summarize"), *output_options(run_dir)]
+    with helm_child(cfg, run_dir, command) as process:
+        if process.wait() != 0:
+            log.warning("helm-summarize failed: HELM's page is not new; see %s", run_dir / HELM_LOG)
+
+
+def write_scores(run_dir: Path, scores: dict[str, Any]) -> None:
+    """Write scores.json whole or not at all."""
+    parts = run_dir / "scores.tmp"
+    provenance = {"versions": versions(), "git_commit": git_commit()}
+    parts.write_text(json.dumps(scores | provenance, indent=2) + "\n")
+    parts.replace(run_dir / "scores.json")
+
+
+def show_page(cfg: Config, run_dir: Path) -> None:
+    """Run helm-server until Ctrl-C.
+
+    Raises:
+        HelmError: it ended by itself.
+    """
+    port = free_port()
+    options = ["--suite", SUITE, "--output-path", str(run_dir), "--port", str(port)]
+    with suppress(KeyboardInterrupt), inside(cfg, run_dir, "page", *options) as process:
+        print(f"HELM's page: http://127.0.0.1:{port}/ (Ctrl-C ends it)", flush=True)
+        process.wait()
+        raise HelmError(f"helm-server ended; the end of its log:\n{tail(run_dir / HELM_LOG)}")
