@@ -18,8 +18,10 @@ def main() -> None:
 
 
 def rates() -> dict[str, Any]:
-    """Large matrix products in float32 and bfloat16, a copy of memory (bytes read and written), of the device that the
-    model would take; and the CPU."""
+    """Rates of the device that the model would take, and the CPU's name.
+
+    Matrix products in float32 and bfloat16 in GFLOP/s; a memory copy in GB/s, reads and writes.
+    """
     result: dict[str, Any] = {}
     device = pick_device()
     for dtype, size in ((torch.float32, 2048), (torch.bfloat16, 1024)):

@@ -1,10 +1,12 @@
-"""Show that a change keeps every bit: losses of 20 steps, and the tokens of 20 greedy, DoLa and SLED answers.
+"""Show that a change keeps every bit of 20 losses and of 60 answers.
+
+The losses are of 20 training steps, the answers of 20 prompts by greedy, DoLa and SLED.
 
     python benchmarks/same_bits.py --out before.json --checkout <folder of the code before>
     python benchmarks/same_bits.py --out after.json --against before.json
 
-It drives the two public interfaces, the command line and HTTP, so it runs on any two versions. Needs
-outputs/models/smollm2_135m (python scripts/fetch.py smollm2_135m). About 8 minutes on 2 cores.
+It drives the command line and HTTP only, so it runs on any two versions. It needs the real
+small model (python scripts/fetch.py smollm2_135m) and takes about 5 minutes on 2 idle cores.
 """
 
 import argparse

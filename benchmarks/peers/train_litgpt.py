@@ -1,6 +1,7 @@
 """litgpt's finetune_lora on bench_train.py's work: train_litgpt.py JOB.json; one JSON line.
 
-Needs litgpt==0.5.13 and torch==2.13.0 in an environment of its own (torch first). All is as its documentation shows it.
+Needs litgpt==0.5.13 and torch==2.13.0 in an environment of its own (torch first).
+The code follows litgpt's documentation.
 """
 
 import json

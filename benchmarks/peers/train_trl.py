@@ -1,7 +1,7 @@
 """TRL's SFTTrainer with peft on bench_train.py's work: train_trl.py JOB.json; one JSON line.
 
-Needs trl==1.16.*, peft==0.21.*, transformers==5.23.0 and torch==2.13.0 in an environment of its own (torch first).
-All is as its documentation shows it but for the order of the examples, which is that of the file.
+Needs trl==1.16.*, peft==0.21.*, transformers==5.23.0 and torch==2.13.0 in an environment of its
+own (torch first). The code follows TRL's documentation; examples keep the order of the file.
 """
 
 import json
