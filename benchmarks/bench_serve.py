@@ -121,13 +121,13 @@ class Work:
     def shares(self, machine: dict, dtype: str) -> dict:
         """The time that the work must take at this machine's rates, over what it took."""
         layers, head = weights()
-        # A bfloat16 model is computed in float32 where the device cannot multiply bfloat16.
-        in_float32 = dtype == "float32" or not multiplies_bfloat16(pick_device())
+        computed = pick_dtype(Dtype(dtype), pick_device())
         # A request's first token comes with its prompt.
         in_layers = self.read_tokens + self.new_tokens - self.requests
         flop = 2 * (layers * in_layers + head * self.new_tokens)
-        step_bytes = layers * (4 if dtype == "float32" else 2) + head * (4 if in_float32 else 2)
-        matmul = machine[f"{'' if in_float32 else 'bf16_'}matmul_gflop_per_s"]
+        step_bytes = (layers + head) * computed.itemsize
+        name = "matmul" if computed is torch.float32 else "bf16_matmul"
+        matmul = machine[f"{name}_gflop_per_s"]
         copied_gb_per_s = self.steps * step_bytes / 1e9 / self.seconds
         return {
             "share_of_matmul_rate": round(flop / 1e9 / matmul / self.seconds, 2),

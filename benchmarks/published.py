@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from effchal.config import LoraConfig
 from effchal.config.choices import Optimizer
 from effchal.model.load import add_adapter
+from effchal.model.structure import checkpoint_layers
 from effchal.planning import meta_model
 from effchal.planning.allocated import AllocatedBytes
 from effchal.planning.memory import optimizer_bytes
@@ -124,7 +125,7 @@ def planned(setting: Setting) -> int:
         model.train()
         inner = model.get_base_model()
         if setting.recompute:
-            inner.activation_checkpointing_enable()
+            checkpoint_layers(model)
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         on_gpu, _ = optimizer_bytes(Optimizer.adamw, trainable, torch.device("cuda"))
         for parameter in trainable:

@@ -24,8 +24,7 @@ DRY_RUN_PREFIX = ".dry_run_"  # of a temporary folder; a killed process may leav
 def run_lock(run_dir: Path) -> Iterator[None]:
     """Let one process at a time work on a run folder, and remove what a killed one left unfinished.
 
-    The kernel releases the lock when the process ends, however it ends. The package filelock
-    would empty the lock file before it asks for the lock, and so lose the owner's number.
+    The kernel releases the lock when the process ends, however it ends.
 
     Raises:
         ConfigError: another process has the lock; the message names its number.

@@ -27,6 +27,14 @@ def head(model: Any) -> Any:
     return causal_lm(model).get_output_embeddings()
 
 
+def checkpoint_layers(model: Any) -> None:
+    """Keep the input of each layer only, and recompute the rest in the backward pass."""
+    inner = causal_lm(model)
+    # transformers 5.23 renamed gradient_checkpointing_enable, which 5.17 has.
+    newer = getattr(inner, "activation_checkpointing_enable", None)
+    (newer or inner.gradient_checkpointing_enable)()
+
+
 def layers_of(model: Any) -> nn.ModuleList:
     """The decoder layers; the input of layer i is hidden_states[i].
 

@@ -11,7 +11,7 @@ from effchal.config.choices import ActivationCheckpointing
 from effchal.kernels.attention import use_packed_attention
 from effchal.kernels.llama_layer import FusedLayer, fits
 from effchal.model.device import multiplies_bfloat16
-from effchal.model.structure import backbone, causal_lm, layers_of
+from effchal.model.structure import backbone, checkpoint_layers, layers_of
 
 
 def prepare_training(
@@ -41,8 +41,7 @@ def prepare_training(
         fuse(model, layers, keep, device)
         return True
     if keep is ActivationCheckpointing.full:
-        inner: Any = causal_lm(model)
-        inner.activation_checkpointing_enable()
+        checkpoint_layers(model)
     elif keep is ActivationCheckpointing.selective:
         for layer in layers:
             if not hasattr(layer, "mlp"):

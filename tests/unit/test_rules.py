@@ -89,6 +89,7 @@ def test_a_broken_rule_warns_or_refuses(cfg, caplog):
     enforce_rules(cfg, [])
 
 
+@pytest.mark.integration
 def test_the_command_prints_each_rule_and_exits_1(tmp_path):
     command = [
         sys.executable,

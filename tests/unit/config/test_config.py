@@ -199,6 +199,7 @@ def test_every_prompt_template_has_its_content():
         assert isinstance(compose_config([f"prompt={path.stem}"]).prompt, PromptConfig)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

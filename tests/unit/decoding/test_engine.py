@@ -141,6 +141,7 @@ def test_cutting_a_token_that_straddles_the_stop():
     assert cut_tokens(kept, 0) == []
 
 
+@pytest.mark.integration
 def test_sampling_follows_the_distribution():
     logprobs = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
     generator = torch.Generator().manual_seed(0)
@@ -160,6 +161,7 @@ def test_sampling_follows_the_distribution():
     assert shares(temperature=1e-7) == [1, 0, 0, 0]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("spread", "top_p"), [(0.1, 0.3), (0.1, 0.9), (3.0, 0.9), (3.0, 0.9999)])
 def test_top_p_of_a_large_vocabulary_is_that_of_the_sorted_whole(spread, top_p):
     generator = torch.Generator().manual_seed(0)

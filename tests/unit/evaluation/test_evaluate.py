@@ -18,6 +18,7 @@ from effchal.model.load import load_tokenizer
 from effchal.model_source import inference_config
 
 
+@pytest.mark.integration
 def test_every_table_carries_its_controls(data, tmp_path):
     table = run(evaluation_config(data, *SWEEP), tmp_path / "out")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -89,6 +90,7 @@ def same_numbers(found, expected):
             assert found[name]["logprobs"] == pytest.approx(decoded["logprobs"], abs=1e-3)
 
 
+@pytest.mark.integration
 def test_a_sweep_from_one_forward_pass_gives_what_each_run_gives(data, tmp_path):
     run(evaluation_config(data, *SWEEP), tmp_path / "sweep")
     together = read_records(tmp_path / "sweep")
@@ -101,6 +103,7 @@ def test_a_sweep_from_one_forward_pass_gives_what_each_run_gives(data, tmp_path)
             same_numbers(all_sets["decodings"], one["decodings"])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("seed", range(4))
 def test_a_killed_evaluation_goes_on_to_the_same_bytes(data, tmp_path, seed):
     cfg = evaluation_config(data, *SWEEP)
@@ -119,6 +122,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_bytes(data, tmp_path, seed):
     assert results[0] == results[1]
 
 
+@pytest.mark.integration
 def test_a_bundle_is_evaluated_as_it_decodes_and_refused_when_changed(data, tmp_path):
     bundled = evaluation_config(data[1:], "decoding=dola_high", "decoding.premature_layers=[0,1]")
     write_bundle(tmp_path / "bundle", bundled, None, load_tokenizer(bundled.model))
@@ -139,6 +143,7 @@ def test_a_bundle_is_evaluated_as_it_decodes_and_refused_when_changed(data, tmp_
     assert not (tmp_path / "again").exists()
 
 
+@pytest.mark.integration
 @needs_shared_data
 def test_parts_of_one_scenario_are_pooled(tmp_path):
     subjects = ("anatomy", "philosophy")
@@ -164,6 +169,7 @@ def evaluate(*arguments):
     )
 
 
+@pytest.mark.integration
 def test_the_command_line_sweeps_resumes_and_refuses(data, tmp_path):
     entries = f"scenario.entries=['jsonl:path={data[1]}']"
     base = ["model=tiny", "prompt=plain", "lora=none"]

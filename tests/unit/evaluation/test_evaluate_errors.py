@@ -13,6 +13,7 @@ from effchal.evaluation.scenarios import ScenarioError
 from effchal.model.tiny import tiny_folder
 
 
+@pytest.mark.integration
 def test_other_data_or_another_model_is_not_mixed_in(data, tmp_path):
     cfg = evaluation_config(data[:1])
     run(cfg, tmp_path / "out")
@@ -27,6 +28,7 @@ def test_other_data_or_another_model_is_not_mixed_in(data, tmp_path):
         run(other, tmp_path / "out")
 
 
+@pytest.mark.integration
 def test_what_is_wrong_comes_up_before_anything_is_written(data, tmp_path):
     for overrides, message in (
         (
@@ -57,6 +59,7 @@ def test_what_is_wrong_comes_up_before_anything_is_written(data, tmp_path):
     assert not (tmp_path / "late").exists()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "good", [14, 24]
 )  # products before the first bad one: in the texts, in the choices

@@ -92,6 +92,7 @@ def test_helm_is_told_where_the_model_answers_and_how_long_to_wait(tmp_path, tin
     assert files["model_metadata"].models[0].display_name == "my-run-2"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "typed", [["decoding=dola_low", "decoding.relative_top=0.25"], ["serve.max_waiting=9"]]
 )
@@ -246,6 +247,7 @@ def test_what_is_wrong_is_said_before_any_process_starts(tmp_path, tiny_bundle):
             HelmConfig(**{key: value})
 
 
+@pytest.mark.integration
 def test_a_resumed_run_keeps_what_its_scores_depend_on(tmp_path):
     def resume(*typed):
         typed = [f"resume_from='{tmp_path}'", *typed]

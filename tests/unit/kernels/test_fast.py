@@ -232,6 +232,7 @@ def test_a_prepared_model_takes_no_mask():
         model(input_ids=IDS)
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU"
 )

@@ -130,6 +130,7 @@ def test_loading_needs_little_more_than_the_weights():
     assert measured["peak_over_weights"] < 1.2
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"]])
 def test_help_and_config_load_no_heavy_library(flags):
     code = (
@@ -147,6 +148,7 @@ def test_help_and_config_load_no_heavy_library(flags):
     assert "activation_checkpointing" in result.stdout
 
 
+@pytest.mark.integration
 def test_help_tells_the_purpose_the_choices_and_the_values_with_what_was_typed():
     command = [sys.executable, "-m", "effchal.train", "--help", "model=tiny", "lora.r=3"]
     shown = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout

@@ -11,6 +11,7 @@ from effchal.mixing.prepare import prepare_data
 from effchal.planning.outcome import plan_run
 
 
+@pytest.mark.integration
 def test_a_run_that_cannot_fit_is_refused_before_the_model_is_loaded(
     tiny_cfg, tmp_path, monkeypatch
 ):
@@ -25,6 +26,7 @@ def test_a_run_that_cannot_fit_is_refused_before_the_model_is_loaded(
     assert run(tiny_cfg, tmp_path / "b") == 0
 
 
+@pytest.mark.integration
 def test_a_run_learns_from_the_ones_before(tiny_cfg, tmp_path):
     tiny_cfg.train.max_steps, tiny_cfg.train.epochs = 8, 4
     assert run(tiny_cfg, tmp_path / "a") == 0

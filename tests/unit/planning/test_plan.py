@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 import torch
 from support.paths import ROOT
 
@@ -26,6 +27,7 @@ def plan_of(cfg, machine=CARD):
     return plan_with_options(cfg, machine, None)
 
 
+@pytest.mark.integration
 def test_mistral_fits_a_card_of_24_gib_and_not_one_of_8():
     plan = plan_of(mistral())
     assert plan.fits
@@ -45,6 +47,7 @@ def test_mistral_fits_a_card_of_24_gib_and_not_one_of_8():
     assert again.memory_needed == option.memory
 
 
+@pytest.mark.integration
 def test_full_precision_weights_do_not_fit_and_quantization_is_named():
     cfg = mistral("model.quantization=null", "model.dtype=float32")
     plan = plan_of(cfg)
@@ -57,6 +60,7 @@ def command(tmp_path, *overrides):
     return subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT)
 
 
+@pytest.mark.integration
 def test_the_command_says_whether_it_fits(tmp_path):
     fits = command(tmp_path, "model=mistral_7b", "data_mix=lima_platypus")
     assert fits.returncode == 0, fits.stderr
@@ -68,6 +72,7 @@ def test_the_command_says_whether_it_fits(tmp_path):
     assert "lora.target_modules has ['query']" in wrong.stderr
 
 
+@pytest.mark.integration
 def test_a_probe_is_kept_for_later_plans(tmp_path):
     tiny = [
         "model=tiny",
@@ -86,6 +91,7 @@ def test_a_probe_is_kept_for_later_plans(tmp_path):
     assert "1 probe of this kind on this machine" in after.stdout
 
 
+@pytest.mark.integration
 def test_rules_that_are_enforced_refuse_a_plan_that_fits(tmp_path):
     tiny = ["model=tiny", "data_mix=quickstart", "plan.device=cpu", "train.max_steps=2"]
     warned, refused = command(tmp_path, *tiny), command(tmp_path, *tiny, "rules.enforce=true")
@@ -93,6 +99,7 @@ def test_rules_that_are_enforced_refuse_a_plan_that_fits(tmp_path):
     assert "rules fail" in refused.stdout
 
 
+@pytest.mark.integration
 def test_a_probe_of_a_card_that_is_not_here_is_refused(tmp_path):
     tiny = [
         "model=tiny",

@@ -170,6 +170,7 @@ print(engine.rows != [])
 """
 
 
+@pytest.mark.integration
 def test_a_process_that_ends_while_the_engine_works_ends_well():
     done = subprocess.run(
         [sys.executable, "-c", ENDS_IN_THE_MIDDLE], capture_output=True, text=True, timeout=120

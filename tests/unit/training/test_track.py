@@ -1,6 +1,8 @@
 import json
 import time
 
+import pytest
+
 from effchal.config import TrackConfig
 from effchal.config.choices import WandbMode
 from effchal.runs import git_commit
@@ -28,6 +30,7 @@ def test_rewinding_drops_later_steps_and_a_cut_line_but_not_their_seconds(tmp_pa
     assert rewind_metrics(tmp_path / "elsewhere", step=3) == 0.0
 
 
+@pytest.mark.integration
 def test_wandb_offline_mirrors_the_record_and_the_bundle(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     bundle = tmp_path / "bundle"
