@@ -8,12 +8,13 @@ from pathlib import Path
 
 from effchal.cli import entry_point, overlay
 from effchal.config import Config, ConfigError, load_config
-from effchal.evaluation.run import run
 from effchal.model_source import inference_config
 
 
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
+    from effchal.evaluation.run import run  # imports torch; --help and --cfg job do without
+
     run_dir = output_dir
     if cfg.resume_from is not None:
         run_dir = Path(cfg.resume_from)

@@ -153,7 +153,8 @@ def test_other_adapters_stay_with_the_library(lora, keep):
     model = make("llama", **lora)
     prepare_training(model, keep)
     assert not is_fused(model)
-    assert_close(states_and_gradients(model, packed), expected)
+    # DoRA divides by the norm of each weight: float32 rounding alone gives 3e-4 on some CPUs.
+    assert_close(states_and_gradients(model, packed), expected, tolerance=1e-3)
 
 
 @pytest.mark.parametrize("keep", list(ActivationCheckpointing))
