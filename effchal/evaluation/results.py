@@ -11,6 +11,7 @@ from effchal.config import EvaluateConfig
 from effchal.evaluation.scenarios import Scenario
 from effchal.evaluation.stats import Interval, mean_interval, paired_difference
 from effchal.evaluation.variants import BASELINE
+from effchal.runs import read_json_lines, write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +59,14 @@ class Record:
     decodings: dict[str, Answer]
 
     @classmethod
-    def from_json(cls, line: str) -> "Record":
-        """Raises ValueError for a line that was cut. Fields of older versions are left out."""
-        values = json.loads(line)
+    def from_json(cls, values: dict[str, Any]) -> "Record":
+        """Fields of older versions are left out."""
         decodings = {name: _answer(found) for name, found in values["decodings"].items()}
         head = {name: values[name] for name in ("entry", "id", "split", "prompt_sha256")}
         return cls(**head, decodings=decodings)
 
-    def to_json(self) -> str:
-        return json.dumps(as_plain(self))
+    def to_line(self) -> str:
+        return json.dumps(as_plain(self)) + "\n"
 
 
 def _answer(values: dict[str, Any]) -> Answer:
@@ -91,18 +91,11 @@ class Records:
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / "instances.jsonl"
         self._by_key: dict[tuple[str, str], Record] = {}
-        if self._path.is_file():
-            kept = []
-            for line in self._path.read_text(encoding="utf-8").splitlines():
-                try:
-                    record = Record.from_json(line)
-                except json.JSONDecodeError:
-                    continue
-                self._by_key[record.entry, record.id] = record
-                kept.append(line + "\n")
-            parts = self._path.with_suffix(".tmp")
-            parts.write_text("".join(kept), encoding="utf-8")
-            parts.replace(self._path)
+        lines = read_json_lines(self._path)
+        if lines:  # without what a kill cut
+            write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+        for record in map(Record.from_json, lines):
+            self._by_key[record.entry, record.id] = record
 
     def get(self, entry: str, instance_id: str) -> Record | None:
         return self._by_key.get((entry, instance_id))
@@ -115,7 +108,7 @@ class Records:
         """Append those that are not there yet."""
         new = [record for record in records if (record.entry, record.id) not in self._by_key]
         with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(record.to_json() + "\n" for record in new))
+            file.write("".join(map(Record.to_line, new)))
         self._by_key |= {(record.entry, record.id): record for record in new}
 
 

@@ -36,7 +36,7 @@ from effchal.model_source import (
     load_source_tokenizer,
 )
 from effchal.prompts import PromptEncoder
-from effchal.runs import device_name, git_commit, versions
+from effchal.runs import device_name, git_commit, versions, write_atomic
 from effchal.tracking import peak_memory_gib, progress_bar
 
 POOLED = ("mmlu", "bbq")  # scenarios whose entries are parts, one for each subject
@@ -168,7 +168,4 @@ def pooled(task: EvaluationTask, scenarios: list[Scenario]) -> dict[str, EntrySu
 
 
 def write_results(run_dir: Path, results: dict[str, Any]) -> None:
-    """Write results.json whole or not at all."""
-    parts = run_dir / "results.tmp"
-    parts.write_text(json.dumps(results, indent=2) + "\n")
-    parts.replace(run_dir / "results.json")
+    write_atomic(run_dir / "results.json", json.dumps(results, indent=2) + "\n")

@@ -30,7 +30,10 @@ def test_rows_know_their_line(tmp_path):
         (b'{"a": 1}\n  \n', "line 2: empty line"),
         (b'{"a": "\xff"}\n', "line 1, byte 8: not UTF-8"),
         (b"{\n", r"line 1, column 2: not JSON \(.*\)$"),
-        (b'{"a": "x', r"column 7: not JSON .*the file ends inside it: was it written to the end"),
+        (
+            b'{"a": "x',
+            r"line 1, column 7: not JSON .*the file ends inside it: was it written to the end",
+        ),
         (b"[" * 100_000 + b"\n", "line 1: brackets nested too deeply"),
         (b"[1]\n", r"line 1: expected an object with named fields, found list \[1\]"),
     ],

@@ -23,7 +23,7 @@ from effchal.evaluation.helm.processes import (
 )
 from effchal.evaluation.helm.results import SUITE, HelmRun, error_of, read_run, run_folder
 from effchal.model_source import ModelSource, check_model_source, check_same, identity
-from effchal.runs import git_commit, versions
+from effchal.runs import git_commit, versions, write_atomic
 from effchal.serving.ready import free_port, is_ready
 
 log = logging.getLogger("effchal.helm")
@@ -175,11 +175,8 @@ def summarise_for_page(cfg: Config, run_dir: Path) -> None:
 
 
 def write_scores(run_dir: Path, scores: dict[str, Any]) -> None:
-    """Write scores.json whole or not at all."""
-    parts = run_dir / "scores.tmp"
-    provenance = {"versions": versions(), "git_commit": git_commit()}
-    parts.write_text(json.dumps(scores | provenance, indent=2) + "\n")
-    parts.replace(run_dir / "scores.json")
+    made_by = {"versions": versions(), "git_commit": git_commit()}
+    write_atomic(run_dir / "scores.json", json.dumps(scores | made_by, indent=2) + "\n")
 
 
 def show_page(cfg: Config, run_dir: Path) -> None:

@@ -75,7 +75,10 @@ def test_where_that_keeps_nothing_says_what_there_is(tmp_path):
         ),
         ("\n", "line 2: empty line"),
         ("[1]\n", "line 2: expected an object with named fields, found list"),
-        (json.dumps(PLATYPUS | {"output": " "}) + "\n", "line 2, field 'output': empty"),
+        (
+            json.dumps(PLATYPUS | {"output": " "}) + "\n",
+            "line 2, field 'output': expected text, found str ' '",
+        ),
         (
             json.dumps({"instruction": "x"}) + "\n",
             "line 2, field 'output': expected text, found nothing",
@@ -103,17 +106,17 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        (["only a question"], "1 turns; it takes question and answer in turn"),
-        (["q", "a", "q"], "3 turns"),
-        (["q", " "], "turn 2 is empty"),
-        ("text", "expected a list of texts, found str"),
-        (None, "expected a list of texts, found NoneType"),
-        (["q", 5], "expected a list of texts"),
+        (["only a question"], ": 1 turns; it takes question and answer in turn"),
+        (["q", "a", "q"], ": 3 turns"),
+        (["q", " "], ", turn 2: expected text, found str ' '"),
+        ("text", ": expected a list of texts, found str"),
+        (None, ": expected a list of texts, found nothing"),
+        (["q", 5], ": expected a list of texts"),
     ],
 )
 def test_a_bad_conversation_is_named(tmp_path, said, message):
     path = write(tmp_path / "a.jsonl", [LIMA, {"conversations": said}])
-    with pytest.raises(DataError, match=rf"line 2, field 'conversations': {message}"):
+    with pytest.raises(DataError, match=rf"line 2, field 'conversations'{message}"):
         load_source("s", source(path, DataFormat.lima))
 
 
