@@ -19,10 +19,10 @@ from unittest import mock
 
 import torch
 
-from effchal import train
 from effchal.bundle import base_of_bundle
 from effchal.cli import compose_config
 from effchal.config import BudgetConfig
+from effchal.train import run
 from effchal.training import loop, saving, step
 from effchal.training.signals import StopSignals
 
@@ -74,7 +74,7 @@ def one_run(seed: int, folder: Path) -> dict:
             patch(step, "target_loss", slow_machine(step.target_loss, from_s, 0.02 * limit_s))
         start = time.monotonic()
         with StopSignals() as signals:
-            code = train.run(cfg, folder, signals)
+            code = run(cfg, folder, signals)
     seconds = time.monotonic() - start
     record = json.loads((folder / "run.json").read_text())
     base_of_bundle(folder / "bundle", None)  # raises if a byte is wrong

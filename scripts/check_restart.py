@@ -23,9 +23,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from effchal import train
 from effchal.cli import compose_config
 from effchal.runs import read_json_lines, run_lock
+from effchal.train import run
 from effchal.training import saving
 from effchal.training.checkpoint import checkpoints
 from effchal.training.signals import StopSignals
@@ -62,7 +62,7 @@ def start(folder: Path) -> tuple[int, int]:
     saving.save_checkpoint = announced_save
     try:
         with run_lock(folder), StopSignals() as signals:
-            code = train.run(config(), folder, signals)
+            code = run(config(), folder, signals)
     except OSError:
         code = 3
     os._exit(code)

@@ -84,14 +84,21 @@ def tiny_engine():
 
 
 @pytest.fixture(scope="session")
-def smollm2():
-    """The real small model in float32, and its tokenizer."""
+def loaded_smollm2():
     import torch
 
     from effchal.model.load import load_base_model, load_tokenizer
 
     cfg = ModelConfig(name=str(SMOLLM2), dtype=Dtype.float32)
     return load_base_model(cfg, torch.device("cpu")), load_tokenizer(cfg)
+
+
+@pytest.fixture
+def smollm2(loaded_smollm2):
+    """The real small model in float32, and its tokenizer."""
+    model, tokenizer = loaded_smollm2
+    model.set_attn_implementation("sdpa")  # an earlier test may have set it up for packed rows
+    return model, tokenizer
 
 
 @pytest.fixture(params=["tiny", pytest.param("smollm2", marks=needs_smollm2)])

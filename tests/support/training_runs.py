@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from effchal import train
+from effchal.train import run as run_training
 from effchal.training.signals import StopSignals
 from support.paths import ROOT
 
@@ -14,9 +14,9 @@ from support.paths import ROOT
 def run(cfg, folder, signals=None):
     """Train in this process; the exit code."""
     if signals is not None:
-        return train.run(cfg, folder, signals)
+        return run_training(cfg, folder, signals)
     with StopSignals() as own:
-        return train.run(cfg, folder, own)
+        return run_training(cfg, folder, own)
 
 
 def record(folder):

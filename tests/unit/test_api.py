@@ -83,10 +83,10 @@ def test_sampling_is_repeated_by_its_seed_and_ends_at_a_stop(model):
 def test_score_gives_the_log_probabilities_of_an_evaluation(model, tiny_engine, prompt):
     texts = [" four", " 5 or more", "x", " four"]
     question = Instance("0", prompt, (), choices=tuple(texts))
-    scenario = Scenario("entry", (question,), 1, (), 0.0, "exact_match")
+    scenario = Scenario("entry", (question,), Settings(1, "exact_match"))
     encoder = PromptEncoder(tiny_engine.tokenizer, PromptConfig())
     (each,) = encode(scenario, encoder, tiny_engine.max_positions)
-    contrasts = [None, Dola((0, 1))]
+    contrasts = [Greedy(), Dola((0, 1))]
     plain, dola = Scorer(tiny_engine.model).score(each.prompt, each.choices, contrasts)
     assert model.score(prompt, texts) == pytest.approx(plain.logprobs, abs=1e-5)
     assert model.score(prompt, texts, **DOLA) == pytest.approx(dola.logprobs, abs=1e-5)

@@ -7,9 +7,9 @@ import pytest
 from support.own_questions import SWEEP, evaluation_config
 
 from effchal.config import ConfigError
-from effchal.decoding.taps import TappedModel
 from effchal.evaluation.run import run
 from effchal.evaluation.scenarios import ScenarioError
+from effchal.kernels.cpu_linear import head_product
 from effchal.model.tiny import tiny_folder
 
 
@@ -64,14 +64,18 @@ def test_what_is_wrong_comes_up_before_anything_is_written(data, tmp_path):
     "good", [14, 24]
 )  # products before the first bad one: in the texts, in the choices
 def test_logits_that_are_no_numbers_end_it_and_lose_nothing(data, tmp_path, monkeypatch, good):
-    head = TappedModel.head
     calls = []
 
-    def breaks(self, states):
-        calls.append(1)
-        return head(self, states) * (float("nan") if len(calls) > good else 1)
+    def breaking(head):
+        product = head_product(head)
 
-    monkeypatch.setattr(TappedModel, "head", breaks)
+        def breaks(states):
+            calls.append(1)
+            return product(states) * (float("nan") if len(calls) > good else 1)
+
+        return breaks
+
+    monkeypatch.setattr("effchal.decoding.taps.head_product", breaking)
     with pytest.raises(FloatingPointError, match=r"jsonl:path=.*one of .*logits are not finite"):
         run(evaluation_config(data, *SWEEP), tmp_path / "out")
     kept = (tmp_path / "out" / "instances.jsonl").read_bytes()
