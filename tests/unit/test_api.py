@@ -11,11 +11,12 @@ import effchal
 from effchal.bundle import sha256, write_bundle
 from effchal.config import Config, ConfigError, ModelConfig, PromptConfig
 from effchal.config.choices import Dtype
-from effchal.decoding.layers import Dola
+from effchal.decoding.contrast import Dola, Greedy
 from effchal.decoding.score import Scorer
 from effchal.evaluation.answers import encode
 from effchal.evaluation.run import run as run_evaluation
 from effchal.evaluation.scenarios import Instance, Scenario
+from effchal.evaluation.scenarios.types import Settings
 from effchal.model.load import load_tokenizer
 from effchal.prompts import PromptEncoder
 

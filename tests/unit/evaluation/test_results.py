@@ -1,5 +1,6 @@
 """Variants, intervals, records, summaries and plots of an evaluation."""
 
+import json
 import random
 
 import pytest
