@@ -1,6 +1,7 @@
 """Which layers a decoding contrasts: the contrast of a config, resolved for one model."""
 
 from collections.abc import Sequence
+from typing import assert_never
 
 from effchal.config import ConfigError, DecodingConfig
 from effchal.config.choices import DecodingMethod, Selector
@@ -56,22 +57,26 @@ def contrast_of(
     Raises:
         ConfigError: layers that the model does not have.
     """
-    if cfg.method not in (DecodingMethod.dola, DecodingMethod.sled):
+    if cfg.method in (DecodingMethod.greedy, DecodingMethod.sample):
         return Greedy()
     wanted = cfg.premature_layers if layers is None else layers
     resolved = (
         candidate_layers(wanted, num_layers, tied) if isinstance(wanted, str) else tuple(wanted)
     )
     check_premature_layers(resolved, num_layers, key)
-    if cfg.method is DecodingMethod.sled:
-        return Sled(resolved, cfg.sled_rate, cfg.sled_top_k, cfg.exit_norm)
-    if cfg.selector is Selector.static and len(resolved) > 1:
-        raise ConfigError(f"{key} has {list(resolved)}; decoding.selector=static takes one layer")
-    return Dola(
-        resolved,
-        cfg.selector.value,
-        cfg.relative_top,
-        cfg.min_tokens_to_keep,
-        cfg.exit_norm,
-        cfg.post_softmax,
-    )
+    match cfg.method:
+        case DecodingMethod.sled:
+            return Sled(resolved, cfg.sled_rate, cfg.sled_top_k, cfg.exit_norm)
+        case DecodingMethod.dola:
+            if cfg.selector is Selector.static and len(resolved) > 1:
+                static = "decoding.selector=static takes one layer"
+                raise ConfigError(f"{key} has {list(resolved)}; {static}")
+            return Dola(
+                resolved,
+                cfg.selector.value,
+                cfg.relative_top,
+                cfg.min_tokens_to_keep,
+                cfg.exit_norm,
+                cfg.post_softmax,
+            )
+    assert_never(cfg.method)  # a new method needs its case above

@@ -88,7 +88,7 @@ def test_score_gives_the_log_probabilities_of_an_evaluation(model, tiny_engine, 
     encoder = PromptEncoder(tiny_engine.tokenizer, PromptConfig())
     (each,) = encode(scenario, encoder, tiny_engine.max_positions)
     contrasts = [Greedy(), Dola((0, 1))]
-    plain, dola = Scorer(tiny_engine.model).score(each.prompt, each.choices, contrasts)
+    plain, dola = Scorer(tiny_engine.model).score(each.prompt_ids, each.choice_ids, contrasts)
     assert model.score(prompt, texts) == pytest.approx(plain.logprobs, abs=1e-5)
     assert model.score(prompt, texts, **DOLA) == pytest.approx(dola.logprobs, abs=1e-5)
 
