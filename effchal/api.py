@@ -114,7 +114,7 @@ def evaluate(
         overrides: decoding.*, scenario.*, sweep.* and evaluate.* keys, e.g.
             ["scenario.entries=[truthful_qa_mc]", "decoding=dola_high"].
         run_dir: folder of the evaluation; one that was begun there goes on, as long as
-            the model is the same. None makes one in outputs/evaluate.
+            model and config are the same. None makes one in outputs/evaluate.
 
     Raises:
         ConfigError: whatever is wrong with bundle, layers, entries or data.

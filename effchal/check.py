@@ -25,7 +25,8 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         if not finding.ok:
             print(f"      {finding.remedy}")
     print(f"{summary(cfg.rules, findings)} ({cfg.rules.source})")
-    sys.exit(int(not all(finding.ok for finding in findings)))
+    if not all(finding.ok for finding in findings):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def wants_help(typed: list[str]) -> bool:
 
 
 def hydra_arguments(command: str, typed: list[str]) -> list[str]:
-    """What was typed, as Hydra takes it: flags first, a folder as the key that it stands for.
+    """What was typed, as Hydra takes it: flags last, a folder as the key that it stands for.
 
     Hydra's parser refuses overrides on both sides of a flag.
 
@@ -110,7 +110,7 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
         raise ConfigError(f"one folder at most, got {' and '.join(folders)}")
     words = [folder_override(command, word) if word in folders else word for word in words]
     check_lora_keys(words)
-    return [*flags, *words, *run_dir_of_resumed_run(words)]
+    return [*words, *run_dir_of_resumed_run(words), *flags]
 
 
 def split_flags(typed: list[str]) -> tuple[list[str], list[str]]:
@@ -123,7 +123,11 @@ def split_flags(typed: list[str]) -> tuple[list[str], list[str]]:
         is_info = previous in ("--info", "-i") and word in INFO_VALUES
         if takes_value or is_info or (word.startswith("-") and word != "-"):
             flags.append(word)
-            is_prefix = word.startswith("--") and any(f.startswith(word) for f in VALUE_FLAGS)
+            is_prefix = (
+                len(word) > 2
+                and word.startswith("--")
+                and any(f.startswith(word) for f in VALUE_FLAGS)
+            )
             takes_value = not takes_value and (word in VALUE_FLAGS or is_prefix)
         else:
             words.append(word)
@@ -149,6 +153,9 @@ def folder_override(command: str, folder: str) -> str:
         raise ConfigError(f"no folder {folder} (from {Path.cwd()})")
     if command == "train" and (path / "manifest.json").is_file():
         raise ConfigError(f"{folder} is a bundle; give the run folder that it lies in")
+    others = [name for name, file in RUN_FILES.items() if (path / file).is_file()]
+    if command == "train" and others and others != ["train"]:
+        raise ConfigError(f"{folder} is a run of effchal {others[-1]}, not of train")
     if command in RUN_FILES and (path / RUN_FILES[command]).is_file():
         return f"resume_from={quote(folder)}"
     if command == "train":

@@ -14,6 +14,7 @@ from effchal.cli import (
     compose_config,
     hydra_arguments,
     one_line_errors,
+    parse_override,
     split_flags,
 )
 from effchal.config.describe import Key, describe, groups
@@ -113,7 +114,7 @@ def print_help(command: str, typed: list[str]) -> None:
     """The command's purpose, examples and keys, with the values that the typed overrides give."""
     with one_line_errors():
         words = split_flags(hydra_arguments(command, typed))[1]
-        cfg = compose_config([word for word in words if not word.startswith("hydra.")])
+        cfg = compose_config([word for word in words if is_plain(word)])
     files, about, reads = choices_of_groups(), groups(), COMMANDS[command].reads.split()
     keys = describe(cfg)
     lines = [docstring(command), "\nExamples:"]
@@ -129,6 +130,11 @@ def print_help(command: str, typed: list[str]) -> None:
     lines.append("\nFlags of Hydra, e.g. --cfg job (print the config) or --multirun (a sweep):")
     lines.append(f"  effchal {command} --hydra-help")
     print("\n".join(lines))
+
+
+def is_plain(word: str) -> bool:
+    """Whether an override sets one value of the config: no sweep, and no key of Hydra's own."""
+    return not word.startswith("hydra.") and not parse_override(word).is_sweep_override()
 
 
 def choice_of(group: str, files: dict[str, list[str]]) -> str:

@@ -43,7 +43,8 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         rules_line = summary(cfg.rules, findings)
         refused = cfg.rules.enforce and not all(finding.ok for finding in findings)
     print(screen(plan, cfg, rules_line))
-    sys.exit(int(refused or not plan.fits))
+    if refused or not plan.fits:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

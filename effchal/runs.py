@@ -1,6 +1,7 @@
 """A run folder: its lock, files written whole, JSON lines that survive a cut, provenance."""
 
 import contextlib
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -42,8 +43,9 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        for folder in run_dir.glob(f"{DRY_RUN_PREFIX}*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        for pattern in (f"{DRY_RUN_PREFIX}*", ".rehearsal_*"):  # the second is version 0.1's
+            for folder in run_dir.glob(pattern):
+                shutil.rmtree(folder, ignore_errors=True)
         for partial in (run_dir / "checkpoint").glob(".step_*"):
             partial.unlink(missing_ok=True)
         yield
@@ -68,14 +70,19 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
     """Append a record on a line of its own, even after a line that a kill cut short.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the disk is full, for example; the file is as before.
     """
-    with path.open("ab+") as file:
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write(json.dumps(record).encode() + b"\n")
+    with path.open("ab+", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        was_cut = file.read(1) not in (b"", b"\n")
+        line = b"\n" * was_cut + json.dumps(record).encode() + b"\n"
+        try:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

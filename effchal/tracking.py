@@ -26,15 +26,19 @@ class Tracker:
         self, run_dir: Path, cfg: TrackConfig, run_name: str, config: dict[str, Any]
     ) -> None:
         self._path = run_dir / "metrics.jsonl"
+        self._unwritten: list[dict[str, Any]] = []
         self._mirror = None
         if cfg.wandb is not WandbMode.off:
             self._mirror = _WandbMirror(run_dir, cfg, run_name, config)
 
     def log(self, record: dict[str, Any]) -> None:
         """Keep one record: `step`, and metrics whose names end with their units."""
+        self._unwritten.append(record)
         try:
-            append_json_line(self._path, record)
-        except OSError as error:  # a full disk
+            while self._unwritten:
+                append_json_line(self._path, self._unwritten[0])
+                del self._unwritten[0]
+        except OSError as error:  # a full disk, which may have space again later
             log.warning("metrics.jsonl cannot be written (%s); the run goes on", error)
         if self._mirror:
             self._mirror.put(("log", record))

@@ -62,22 +62,25 @@ def run(cfg: Config, run_dir: Path, signals: StopSignals, spent_before_s: float 
     Raises:
         ConfigError: before any training.
     """
+    from effchal.training.budget import WallClock
+
+    clock = WallClock.of(cfg.budget, spent_before_s)  # the imports below count, too
     from effchal.mixing.prepare import prepare_data
     from effchal.planning.outcome import keep_outcome, plan_run, write_record
-    from effchal.training.budget import WallClock
     from effchal.training.build import check_decoding
     from effchal.training.loop import Trainer
 
-    clock = WallClock.of(cfg.budget, spent_before_s)
     run_dir.mkdir(parents=True, exist_ok=True)
     check_decoding(cfg)
     data = prepare_data(cfg, run_dir)
     plan = plan_run(cfg, data, run_dir)  # refuses what cannot fit
     trainer = Trainer.build(cfg, data, clock, run_dir)  # restored if there is a checkpoint
+    del data  # the trainer has what it needs of it
     try:
         status = trainer.fit(signals)
         trainer.save(status)
         keep_outcome(plan, trainer, status)
+        trainer.log_end(status)
     except BaseException as error:  # weights may be half updated, so none are saved
         with contextlib.suppress(OSError):
             write_record(plan, trainer, "failed", f"{type(error).__name__}: {error}")

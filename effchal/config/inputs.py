@@ -16,8 +16,8 @@ class ModelConfig:
     name: str = MISSING
     # Commit hash. A repo id needs one, or the run is not reproducible.
     revision: str | None = None
-    # Type of the frozen weights, and of the arithmetic where the device supports it. Adapters are
-    # always float32.
+    # Type of the frozen weights and of the arithmetic. Adapters are always float32. A CPU without
+    # bfloat16 arithmetic trains bfloat16 weights in float32, and decodes them many times slower.
     dtype: Dtype = Dtype.auto
     # Load the weights in 4 bits (QLoRA). null = plain weights.
     quantization: Quantization | None = None
@@ -88,7 +88,7 @@ class DataSourceConfig:
 class DataMixConfig:
     """The training examples: sources by name, mixed by weight."""
 
-    # Any name, e.g. data_mix.sources.mine.path=my.jsonl.
+    # By name. A new source needs a file in conf/data_mix/.
     sources: dict[str, DataSourceConfig] = field(default_factory=dict)
     # Share of each source that is kept for validation, by distinct first prompt.
     validation_fraction: float = 0.05

@@ -191,7 +191,7 @@ class Engine:
         """The next ids of every row, (rows, 1)."""
         ids = torch.tensor([[row.next_id] for row in self.rows], device=self.model.device)
         shared = 0
-        if self.model.shares_prefix:
+        if self.model.shares_prefix and len(self.rows) > 1:
             shared = common_beginning([row.prompt_ids for row in self.rows])
         return NewTokens(self.cache, 0, ids, shared)
 

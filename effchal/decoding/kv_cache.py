@@ -137,8 +137,10 @@ class RowCache:
             self._values.append(self._allocate(values))
 
     def _allocate(self, like: Tensor) -> Tensor:
-        # Zeros: attention multiplies what it masks by 0, and 0 times garbage may be NaN.
-        return like.new_zeros(self._rows, like.shape[1], self._tokens, like.shape[3])
+        # Zeros: attention multiplies what it masks by 0, and 0 times garbage may be NaN. A single
+        # row masks only tokens that are written already, and zeros cost as much as filling it.
+        make = like.new_empty if self._rows == 1 else like.new_zeros
+        return make(self._rows, like.shape[1], self._tokens, like.shape[3])
 
     def _put(self, part: Tensor, new: Tensor) -> Tensor:
         view = part[self._first : self._first + self._count, :, : self._total]

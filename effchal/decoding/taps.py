@@ -48,7 +48,8 @@ class TappedModel:
         if self.dtype is torch.bfloat16 and not multiplies_bfloat16(self.device):
             log.warning(
                 "model.dtype=bfloat16: no arithmetic for it on this CPU, so decoding is many "
-                "times slower than with model.dtype=auto, which takes float32 here"
+                "times slower than with model.dtype=auto, which takes float32 here (a bundle keeps "
+                "the dtype that it was trained with)"
             )
         self.num_layers: int = self.config.num_hidden_layers
         self.tied: bool = bool(self.config.tie_word_embeddings)

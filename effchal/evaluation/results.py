@@ -70,6 +70,8 @@ class Record:
 
 
 def _answer(values: dict[str, Any]) -> Answer:
+    if "plain_logprob" in values:  # its name in version 0.1
+        values = values | {"base_logprob": values["plain_logprob"]}
     kind: type[Answer] = TextAnswer if "text" in values else ChoiceAnswer
     known = {field.name for field in fields(kind)}
     return kind(**{name: value for name, value in values.items() if name in known})
@@ -92,7 +94,7 @@ class Records:
         self._path = run_dir / "instances.jsonl"
         self._by_key: dict[tuple[str, str], Record] = {}
         lines = read_json_lines(self._path)
-        if lines:  # without what a kill cut
+        if self._path.is_file():  # without what a kill cut
             write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in lines))
         for record in map(Record.from_json, lines):
             self._by_key[record.entry, record.id] = record

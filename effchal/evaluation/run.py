@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from effchal.config import Config, ConfigError, save_config
+from effchal.config import Config, ConfigError, load_config, save_config
 from effchal.evaluation.answers import (
     EncodedInstance,
     EvaluationTask,
@@ -102,13 +102,15 @@ def begin(cfg: Config, source: ModelSource, run_dir: Path) -> dict[str, Any]:
     """results.json as it stands at the start.
 
     Raises:
-        ConfigError: the folder has an evaluation of another model.
+        ConfigError: the folder has an evaluation of another model or with another config.
     """
     model = identity(source)
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / "results.json"
     before = json.loads(path.read_text()) if path.is_file() else {"model": model}
     check_same(before["model"], model, run_dir)
+    if path.is_file() and load_config(run_dir / "config.yaml") != cfg:
+        raise ConfigError(f"{run_dir} holds an evaluation with another config; take another folder")
     header = {
         "status": "running",
         "name": cfg.name,
@@ -156,9 +158,9 @@ def pooled(task: EvaluationTask, scenarios: list[Scenario]) -> dict[str, EntrySu
     Every instance counts once.
     """
     result = {}
-    for name in POOLED:
+    for name in dict.fromkeys(each.entry.partition(":")[0] for each in scenarios):
         parts = [each for each in scenarios if each.entry.partition(":")[0] == name]
-        if len(parts) > 1:
+        if name in POOLED and len(parts) > 1:
             records: list[Record] = [record for each in parts for record in task.records.of(each)]
             title = f"{name}, {len(parts)} entries together"
             main_metric = parts[0].settings.main_metric

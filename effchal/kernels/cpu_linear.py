@@ -27,7 +27,8 @@ class ScratchBuffers:
         """An uninitialised tensor of `like`'s dtype and device."""
         count = math.prod(shape)
         if name not in self._buffers or len(self._buffers[name]) < count:
-            self._buffers[name] = like.new_empty(count)
+            with torch.inference_mode(False):  # made inside, it could not be written outside
+                self._buffers[name] = like.new_empty(count)
         return self._buffers[name][:count].view(shape)
 
 

@@ -28,7 +28,7 @@ class Adapter:
     ranks: slice  # of the fused rank
 
     def in_dtype(self, dtype: torch.dtype) -> "Adapter":
-        if self.a.dtype == dtype:
+        if self.a.dtype == self.b.dtype == dtype:
             return self
         a, b = (nn.Parameter(part.detach().to(dtype), False) for part in (self.a, self.b))
         return replace(self, a=a, b=b)
@@ -61,8 +61,12 @@ def is_plain(module: Any) -> bool:
     return found[1] is None or isinstance(module.lora_dropout[found[1]], nn.Identity)
 
 
-def side_by_side(weights: Sequence[Tensor]) -> Tensor:
-    """(sum of outs, in): weights one below the other in one memory. They become views of it."""
+def side_by_side(weights: Sequence[Tensor], release: bool = True) -> Tensor:
+    """(sum of outs, in): weights one below the other in one memory. They become views of it.
+
+    Args:
+        release: give the pages of a mapped weights file back at once.
+    """
     end = weights[0].storage_offset()
     together = all(weight.is_contiguous() for weight in weights)
     for weight in weights:
@@ -72,7 +76,8 @@ def side_by_side(weights: Sequence[Tensor]) -> Tensor:
         whole = torch.cat([weight.data for weight in weights])
         for weight, part in zip(weights, whole.split([len(w) for w in weights]), strict=True):
             copied, weight.data = weight.data, part
-            release_pages(copied)
+            if release:
+                release_pages(copied)
     first = weights[0].data
     return first.as_strided((sum(map(len, weights)), first.shape[1]), (first.shape[1], 1))
 
@@ -88,11 +93,11 @@ class FusedLinear:
     is float32.
     """
 
-    def __init__(self, modules: list[Any]) -> None:
+    def __init__(self, modules: list[Any], release: bool = True) -> None:
         """modules: such that `base_and_adapter` knows them, all with a bias or none."""
         parts = [part for part in map(base_and_adapter, modules) if part is not None]
         bases = [base for base, _ in parts]
-        self.weight = side_by_side([base.weight for base in bases])  # (out, D_in)
+        self.weight = side_by_side([base.weight for base in bases], release)  # (out, D_in)
         biases = [base.bias.detach() for base in bases if base.bias is not None]
         self.bias = torch.cat(biases) if biases else None
         self.adapters: list[Adapter] = []
@@ -187,4 +192,4 @@ def decoding_linear(modules: list[Any], scratch: ScratchBuffers) -> Callable[[Te
         if len(modules) == 1:
             return modules[0]
         return lambda x: torch.cat([module(x) for module in modules], dim=-1)
-    return DecodingLinear(FusedLinear(modules), scratch)
+    return DecodingLinear(FusedLinear(modules, release=False), scratch)

@@ -11,7 +11,7 @@ from typing import Any
 from effchal.config import ConfigError, DataSourceConfig
 from effchal.config.choices import DataFormat
 from effchal.prompts import Turn
-from effchal.rows import Row, check_text, parse_json, read_jsonl, shown
+from effchal.rows import Row, check_text, parse_json, read_jsonl
 
 BUILTIN_DIR = Path(__file__).parent / "quickstart"
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def _read_file(path: Path, owner: str) -> Iterator[Row]:
 def _read_json(path: Path) -> Iterator[Row]:
     rows = parse_json(path.read_bytes(), str(path), DataError)
     if not isinstance(rows, list):
-        raise DataError(f"{path}: expected a list of rows, found {shown(rows)}")
+        raise DataError(f"{path}: expected a list of rows, found {type(rows).__name__}")
     return _numbered(rows, str(path))
 
 
@@ -136,14 +136,16 @@ def _read_hub(name: str, cfg: DataSourceConfig) -> Iterator[Row]:
             local = huggingface_hub.hf_hub_download(
                 cfg.path, cfg.file, repo_type="dataset", revision=cfg.revision
             )
-            return _read_file(Path(local), f"source {name}")
-        # A cache per commit: without the hub, the client takes any commit that its cache has.
-        cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"effchal-{cfg.revision}")
-        table = datasets.load_dataset(
-            cfg.path, revision=cfg.revision, split=cfg.split, cache_dir=cache
-        )
+        else:
+            # A cache per commit: without the hub, the client takes any commit that its cache has.
+            cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"effchal-{cfg.revision}")
+            table = datasets.load_dataset(
+                cfg.path, revision=cfg.revision, split=cfg.split, cache_dir=cache
+            )
     except Exception as error:  # every client and transport of the hub raises its own
         raise DataError(_hub_message(name, cfg, error)) from error
+    if cfg.file is not None:
+        return _read_file(Path(local), f"source {name}")
     return _numbered(table, cfg.path)
 
 

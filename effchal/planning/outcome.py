@@ -1,5 +1,6 @@
 """A run and its plan: enforced before the run starts, compared with it at the end."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ from effchal.planning.candidates import plan_with_options
 from effchal.planning.fit import Plan, choose_micro_batch, enforce_plan, make_plan
 from effchal.planning.history import Record, keep_record, kind_of
 from effchal.planning.machine import Machine, memory_used
+from effchal.runs import provenance, write_atomic
+from effchal.tracking import peak_memory_gib
 from effchal.training.budget import Pace
 from effchal.training.checkpoint import checkpoints
 from effchal.training.loop import Trainer
@@ -93,4 +96,14 @@ def write_record(plan: Plan, trainer: Trainer, status: str, error: str | None) -
         "tokens": {"predicted": plan.workload.tokens, "actual": trainer.state.tokens},
         "tokens_per_s": trainer.pace.tokens_per_s,
     }
-    trainer.saver.write_record(status, error, comparison)
+    record = {
+        "status": status,
+        "error": error,
+        "steps_planned": trainer.steps,
+        "limit_s": trainer.clock.limit_s,
+        **trainer.state.snapshot(trainer.clock),
+        "peak_memory_gib": peak_memory_gib(trainer.setup.device),
+        "plan": comparison,
+        **provenance(trainer.setup.device),
+    }
+    write_atomic(trainer.run_dir / "run.json", json.dumps(record, indent=2) + "\n")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flask import Flask, Response, jsonify
 
-from effchal.cli import compose_config
+from effchal.cli import compose_config, quote
 from effchal.config import Config, ConfigError
 from effchal.model_source import check_model_source, inference_config, load_engine
 from effchal.serving.access import guard, register_errors
@@ -106,7 +106,7 @@ def create_app(*overrides: str) -> Flask:
     """
     typed = list(overrides)
     if "EFFCHAL_BUNDLE" in os.environ:
-        typed.append(f"bundle='{os.environ['EFFCHAL_BUNDLE']}'")
+        typed.append(f"bundle={quote(os.environ['EFFCHAL_BUNDLE'])}")
     elif "lora=none" not in typed:
         raise ConfigError("nothing to serve: set EFFCHAL_BUNDLE=<folder>")
     return start_app(inference_config(compose_config(typed), typed, {"serve"}), exit_worker)

@@ -144,6 +144,7 @@ class Scheduler:
                 self._run_once()
             except Exception as error:  # e.g. out of memory: the next prompts may succeed
                 log.exception("the engine failed")
+                error.with_traceback(None)  # its frames hold tensors
                 self._engine.clear()
                 self._fail(self._begun(), error)
         self._engine.clear()
@@ -228,7 +229,7 @@ class Scheduler:
             if self._engine.prefill(current.prefill, chunk):
                 self._start_decoding(current)
         except FloatingPointError as error:  # of an echo; the running rows are not affected
-            self._fail([current.prompt], error)
+            self._fail([current.prompt], error.with_traceback(None))
 
     def _start_decoding(self, current: Prefilling) -> None:
         """The prompt is prefilled and its sequences have their first token."""

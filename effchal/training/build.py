@@ -15,7 +15,6 @@ from effchal.mixing.sources import DataError
 from effchal.model.device import multiplies_bfloat16, pick_dtype
 from effchal.model.load import add_adapter, base_model_fingerprint, load_base_model, model_shape
 from effchal.runs import device_name
-from effchal.tracking import rewind_metrics
 from effchal.training.budget import WallClock
 from effchal.training.checkpoint import checkpoints, load_checkpoint, trainable_parameters
 from effchal.training.layers import prepare_training
@@ -116,10 +115,11 @@ def build(cfg: Config, data: PreparedData, device: torch.device) -> TrainingSetu
 
 def restore(
     cfg: Config, setup: TrainingSetup, data_sha256: str, clock: WallClock, run_dir: Path
-) -> RunState:
+) -> tuple[RunState, float]:
     """Put the newest checkpoint into model, optimizer and clock; a fresh state if there is none.
 
-    The records of later steps are dropped from metrics.jsonl.
+    Returns:
+        The state, and the seconds that the run had spent when it was saved.
 
     Raises:
         ConfigError: no checkpoint can be read, or they belong to other data or another model.
@@ -153,6 +153,4 @@ def restore(
             here["made_with"],
         )
     clock.costs = costs
-    # A killed process wrote no checkpoint at its end, but its records say how long it lived.
-    clock.spent_before_s += max(spent_s, rewind_metrics(run_dir, state.step))
-    return state
+    return state, spent_s

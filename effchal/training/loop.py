@@ -8,7 +8,7 @@ from effchal.config import Config, save_config, to_plain
 from effchal.config.choices import Schedule
 from effchal.mixing.prepare import PreparedData
 from effchal.model.device import limit_gpu_memory, pick_device
-from effchal.tracking import Tracker, progress_bar
+from effchal.tracking import Tracker, progress_bar, rewind_metrics
 from effchal.training.budget import Pace, WallClock, lr_factor
 from effchal.training.build import RunState, TrainingSetup, build, restore
 from effchal.training.saving import Saver
@@ -46,9 +46,11 @@ class Trainer:
         device = pick_device()
         limit_gpu_memory(cfg.budget.memory_gib, device)
         setup = build(cfg, data, device)
-        state = restore(cfg, setup, data.sha256, clock, run_dir)
+        state, spent_s = restore(cfg, setup, data.sha256, clock, run_dir)
         (run_dir / "run.json").unlink(missing_ok=True)
         save_config(cfg, run_dir / "config.yaml")
+        # A killed process wrote no checkpoint at its end, but its records say how long it lived.
+        clock.spent_before_s += max(spent_s, rewind_metrics(run_dir, state.step))
         return cls(cfg, run_dir, setup, state, clock)
 
     def fit(self, signals: StopSignals) -> str:
@@ -174,6 +176,8 @@ class Trainer:
         if self.error is not None:
             log.error("%s", self.error)
         self.tracker.close(wait_s=30.0 if status != "interrupted" else 5.0)
+
+    def log_end(self, status: str) -> None:
         spent = hours(self.clock.spent_s())
         log.info(
             "%s after %d steps in %s; bundle: %s", status, self.state.step, spent, self.saver.bundle

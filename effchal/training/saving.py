@@ -1,17 +1,13 @@
-"""What a run saves: a dry run first, checkpoints, the best weights, the bundle, run.json."""
+"""What a run saves: a dry run first, checkpoints, the best weights, the bundle."""
 
-import json
 import logging
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from effchal.bundle import write_bundle
 from effchal.config import Config
 from effchal.config.choices import BundleOf
-from effchal.runs import DRY_RUN_PREFIX, provenance, write_atomic
-from effchal.tracking import peak_memory_gib
+from effchal.runs import DRY_RUN_PREFIX
 from effchal.training.budget import WallClock
 from effchal.training.build import RunState, TrainingSetup
 from effchal.training.checkpoint import checkpoints, load_best, mark_best, save_checkpoint
@@ -100,22 +96,3 @@ class Saver:
             log.warning(
                 "%s, but checkpoint/best.pt cannot be read; the bundle holds the last weights", best
             )
-
-    def write_record(self, status: str, error: str | None, plan: dict[str, Any]) -> None:
-        """run.json: how the run ended, and what its numbers depend on.
-
-        Args:
-            plan: what was predicted, and what it came to.
-        """
-        record = {
-            "status": status,
-            "error": error,
-            "steps_planned": self.setup.steps,
-            "limit_s": self.clock.limit_s,
-            **asdict(self.state),
-            **self.clock.state(),
-            "peak_memory_gib": peak_memory_gib(self.setup.device),
-            "plan": plan,
-            **provenance(self.setup.device),
-        }
-        write_atomic(self.run_dir / "run.json", json.dumps(record, indent=2) + "\n")

@@ -97,14 +97,6 @@ def test_no_validation_example_is_a_run_without_validation(tiny_cfg, tmp_path):
     assert record(tmp_path)["validation_loss"] is None
 
 
-TINY += [
-    "train.max_steps=12",
-    "train.examples_per_step=4",
-    "train.checkpoint_every=2",
-    "train.validate_every=4",
-]
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

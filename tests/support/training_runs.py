@@ -48,3 +48,5 @@ def start(arguments, folder, **options):
 
 
 TINY = ["model=tiny", "data_mix=quickstart", "budget=smoke", "lora.dropout=0.1", "train.lr=1e-2"]
+TINY += ["train.max_steps=12", "train.examples_per_step=4"]
+TINY += ["train.checkpoint_every=2", "train.validate_every=4"]

@@ -8,7 +8,7 @@ from support.own_questions import read_records
 
 from effchal.cli import compose_config
 from effchal.evaluation.plots import plot
-from effchal.evaluation.results import Record, Records, TextAnswer, as_plain, summarise
+from effchal.evaluation.results import Record, Records, TextAnswer, summarise
 from effchal.evaluation.stats import Interval, mean_interval, paired_difference
 from effchal.evaluation.variants import contrasts_of, variants_of
 from effchal.model.load import ModelShape
@@ -97,5 +97,11 @@ def test_a_line_of_an_older_version_is_kept_as_it_is(tmp_path):
     (tmp_path / "instances.jsonl").write_text(old + "\n" + LINES[1][:50])
     record = Records(tmp_path).get("e", "id0")
     assert record.decodings["greedy"].logprob == -1.5
-    assert "base_logprob" not in as_plain(record)["decodings"]["greedy"]
+    assert record.decodings["greedy"].base_logprob == -1.5
     assert (tmp_path / "instances.jsonl").read_text() == old + "\n"
+
+
+def test_a_first_line_that_was_cut_does_not_spoil_the_next_one(tmp_path):
+    (tmp_path / "instances.jsonl").write_text(LINES[0][:50])
+    Records(tmp_path).add([Record.from_json(json.loads(LINES[1]))])
+    assert (tmp_path / "instances.jsonl").read_text() == LINES[1] + "\n"
