@@ -118,6 +118,7 @@ def test_flags_of_hydra_work_in_any_place(typed):
     assert "r: 3\n" in result.stdout
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("flag", ["-m", "--multirun", "--multi"])
 @pytest.mark.parametrize("first", [True, False])
 def test_a_sweep_works_wherever_its_flag_stands(printing, tmp_path, flag, first):
@@ -210,6 +211,7 @@ def test_a_path_that_is_not_there_ends_with_one_line_and_code_2():
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "name",
     [

@@ -55,6 +55,7 @@ def bash_completes(line, tmp_path):
     return words.split("|")[:-1]
 
 
+@pytest.mark.integration
 def test_bash_completes(tmp_path):
     assert bash_completes("effchal eval", tmp_path) == ["evaluate "]
     assert bash_completes("effchal train model=ti", tmp_path) == ["tiny "]

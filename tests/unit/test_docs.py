@@ -38,6 +38,7 @@ def test_the_documents_show_every_command():
     assert len(SHOWN) > 60  # or the extraction has missed most of them
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("text", PROGRAM)
 def test_a_shown_command_composes(text):
     command, *arguments = without_placeholders(PROGRAM[text].effchal)

@@ -12,6 +12,7 @@ from effchal.config.nearest import known_keys
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF_DIR.glob("*/*.yaml"))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_file_composes_and_validates(option):
     assert isinstance(compose_config([option]), Config)

@@ -207,6 +207,7 @@ def test_layers_that_won_are_counted(tiny_engine):
     )  # the end token has no text
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "lora", [LoraConfig(r=4), LoraConfig(r=4, target_modules=["q_proj", "lm_head"])]
 )

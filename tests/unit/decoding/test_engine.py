@@ -180,6 +180,7 @@ def test_top_p_of_a_large_vocabulary_is_that_of_the_sorted_whole(spread, top_p):
         )
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 def test_a_draw_does_not_hang_on_the_rounding_of_other_tokens(top_p):
     """One probable token and 40,000 others: its last digits move where theirs would begin."""

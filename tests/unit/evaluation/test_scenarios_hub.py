@@ -51,6 +51,7 @@ def load(entry, path=None, max_instances=10_000):
     return load_scenario(entry, path, max_instances, Window())
 
 
+@pytest.mark.integration
 @needs_shared_data
 @pytest.mark.parametrize(
     ("entry", "tables"),

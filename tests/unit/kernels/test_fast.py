@@ -107,6 +107,7 @@ def loss_and_gradients(model):
     return [loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("keep", list(ActivationCheckpointing))
 @pytest.mark.parametrize("able", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)

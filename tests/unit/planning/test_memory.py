@@ -54,6 +54,7 @@ def measured_peak(cfg, size):
     return live_peak(model, step)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("keep", list(ActivationCheckpointing))
 @pytest.mark.parametrize(
     ("dropout", "dtype"),

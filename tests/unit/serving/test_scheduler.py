@@ -15,6 +15,7 @@ from effchal.serving.scheduler import QueuedPrompt
 
 
 # Tokens of a prompt that may go through the model in the step of other rows.
+@pytest.mark.integration
 @pytest.mark.parametrize("few", [0, 128])
 def test_rows_that_come_and_go_answer_as_each_alone(few, start, tiny_engine, monkeypatch):
     monkeypatch.setattr(tiny_engine.model._fused, "max_tokens", few)
