@@ -103,6 +103,7 @@ def test_help_beside_a_wrong_key_is_an_error(capsys):
     assert capsys.readouterr().err.startswith("error: unknown key lora.rank")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "typed",
     [

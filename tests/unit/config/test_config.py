@@ -88,6 +88,7 @@ def test_an_unknown_key_in_a_yaml_file_is_refused(tmp_path):
         load_config(cfg_file)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("override", "message"),
     [

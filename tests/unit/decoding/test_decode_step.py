@@ -124,6 +124,7 @@ def test_on_the_real_model(smollm2):
     check_paths_agree(smollm2[0])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("quantization", [None, Quantization.nf4])
 @pytest.mark.parametrize("lora", [LoraConfig(r=4), LoraConfig(r=4, use_dora=True)])
 def test_with_adapters_on_all_weights_and_on_nf4(lora, quantization):

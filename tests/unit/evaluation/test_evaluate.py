@@ -44,6 +44,7 @@ def test_every_table_carries_its_controls(data, tmp_path):
     assert (tmp_path / "out" / "results.md").read_text() == table
 
 
+@pytest.mark.integration
 def test_the_longest_answer_control_knows_only_lengths(data, tmp_path):
     run(evaluation_config(data[1:], *SWEEP), tmp_path)
     for record in read_records(tmp_path):

@@ -52,6 +52,7 @@ def of_bundle(bundle, *typed):
     return inference_config(compose_config(typed), typed, {"scenario", "serve", "helm", "name"})
 
 
+@pytest.mark.integration
 def test_helm_shows_the_name_of_the_bundle_or_of_the_base_model(tiny_bundle):
     assert model_name(of_bundle(tiny_bundle)) == "effchal/my-run-2"
     assert model_name(of_bundle(tiny_bundle, "name=other")) == "effchal/other"

@@ -76,6 +76,7 @@ def test_a_hub_data_set_gives_the_scenario_of_helms_own_files(cache, monkeypatch
     assert len(datasets.load_dataset.asked) == 1  # the second time it was there
 
 
+@pytest.mark.integration
 @needs_shared_data
 @pytest.mark.parametrize(
     ("entry", "file", "source"),

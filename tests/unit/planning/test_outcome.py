@@ -43,6 +43,7 @@ def test_a_run_learns_from_the_ones_before(tiny_cfg, tmp_path):
         run(tiny_cfg, tmp_path / "c")
 
 
+@pytest.mark.integration
 def test_auto_takes_the_largest_micro_batch_that_fits(tiny_cfg, tmp_path, monkeypatch):
     tiny_cfg.train.micro_batch_size = "auto"
     tiny_cfg.model.max_seq_len = 64

@@ -133,6 +133,7 @@ OBJECTS = [
 VALUES = [None, True, *NUMBERS, *TEXTS, *LISTS, *MESSAGES, *OBJECTS]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("path", [route.path for route in ROUTES if route.body])
 def test_no_body_is_a_fault_of_ours(client, service, path):
     service.cfg.serve.allow_decoding_override = True

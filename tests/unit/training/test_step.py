@@ -174,6 +174,7 @@ def test_a_non_finite_first_step_leaves_the_next_one_what_it_would_have_been(exa
     assert all(torch.equal(a, b) for a, b in zip(*updated, strict=True))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("fused", [True, False])
 def test_the_host_waits_for_the_device_once_a_step_and_last(examples, fused):
     # A fake tensor holds no numbers: what asks for one, and would make the host wait, raises.
