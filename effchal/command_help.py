@@ -1,4 +1,4 @@
-"""What the program says about itself: its commands, what each one reads, and shell completion.
+"""What the program says about itself: its commands and what each one reads.
 
 Nothing here imports a command, so that help never waits for torch.
 """

@@ -35,7 +35,7 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     except FloatingPointError as error:
         sys.exit(f"error: {error}; what was scored before is kept in {run_dir}")
     except KeyboardInterrupt:
-        sys.exit(f"interrupted; go on with: python -m effchal.evaluate resume_from={run_dir}")
+        sys.exit(f"interrupted; go on with: effchal evaluate resume_from={run_dir}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     reach_loopback_directly()
     # As an exception, so that the child processes are stopped on the way out.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    again = f"go on with: python -m effchal.helm resume_from={run_dir}"
+    again = f"go on with: effchal helm resume_from={run_dir}"
     try:
         runs = run(cfg, run_dir)
         print(runs_table(runs))

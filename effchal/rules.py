@@ -62,7 +62,7 @@ def enforce_rules(cfg: Config, gpus: list[str]) -> None:
     findings = check_rules(cfg.rules, cfg.model, cfg.data_mix, cfg.budget, gpus)
     if not all(finding.ok for finding in findings):
         message = (
-            f"{summary(cfg.rules, findings)}; python -m effchal.check says what would pass, "
+            f"{summary(cfg.rules, findings)}; effchal check says what would pass, "
             "rules=none leaves them out"
         )
         if cfg.rules.enforce:

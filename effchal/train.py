@@ -47,7 +47,7 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
         )
     if cfg.lora is None:
         raise ConfigError(
-            "lora=none leaves nothing to train; serve it with python -m effchal.serve lora=none"
+            "lora=none leaves nothing to train; serve it with effchal serve lora=none"
         )
     enforce_rules(cfg, gpu_names())
     return cfg, run_dir

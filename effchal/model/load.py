@@ -19,8 +19,6 @@ from effchal.model.device import pick_dtype
 from effchal.model.host_memory import release_pages
 from effchal.model.tiny import TINY, tiny_folder
 
-log = logging.getLogger(__name__)
-
 
 class ModelError(ConfigError):
     """A model that cannot be loaded. The message names model.name and the remedy."""

@@ -174,7 +174,7 @@ def enforce_plan(plan: Plan, enforce: bool, resumed: bool = False) -> None:
         message += f"; would fit: {options}"
     if enforce:
         raise ConfigError(
-            f"{message}; python -m effchal.plan shows more, budget.enforce=false tries all the same"
+            f"{message}; effchal plan shows more, budget.enforce=false tries all the same"
         )
     log.warning(message)
 

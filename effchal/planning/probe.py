@@ -52,8 +52,7 @@ def probe(
     plan = make_plan(cfg, machine, data)
     if not plan.memory_fits:
         raise ConfigError(
-            "plan.probe=true would run out of memory; "
-            "python -m effchal.plan without it says what fits"
+            "plan.probe=true would run out of memory; effchal plan without it says what fits"
         )
     clock = WallClock.of(cfg.budget, age_s)
     setup = build(cfg, data, machine.device)

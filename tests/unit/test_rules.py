@@ -81,7 +81,7 @@ def test_a_broken_rule_warns_or_refuses(cfg, caplog):
     assert not caplog.records
     enforce_rules(cfg, [])
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "1 of 8 rules fail (one RTX 4090 or A100); python -m effchal.check" in caplog.text
+    assert "1 of 8 rules fail (one RTX 4090 or A100); effchal check" in caplog.text
     cfg.rules.enforce = True
     with pytest.raises(ConfigError, match="1 of 8 rules fail"):
         enforce_rules(cfg, [])

@@ -1,1 +1,1 @@
-"""HELM itself, run on a model of ours: python -m effchal.helm."""
+"""HELM itself, run on a model of ours: effchal helm."""
