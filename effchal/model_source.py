@@ -109,6 +109,7 @@ def load_source_tokenizer(source: ModelSource) -> Any:
 
 def load_engine(source: ModelSource) -> "Engine":
     """Load the weights onto this machine's best device."""
+    from effchal.admission.admit import admit
     from effchal.bundle import load_bundle_model
     from effchal.decoding.engine import Engine
     from effchal.model.device import pick_device
@@ -119,4 +120,5 @@ def load_engine(source: ModelSource) -> "Engine":
         model = load_base_model(source.base, device)
     else:
         model = load_bundle_model(source.bundle, source.base, device)
+    admit(model)
     return Engine(model, load_source_tokenizer(source))

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from effchal.decoding.contrast import Contrast, taps_of
-from effchal.decoding.kv_cache import RowCache
 from effchal.decoding.layer_logits import NO_LAYER, LayerLogits, Tap
 from effchal.decoding.prefix_cache import PrefixCache, common_beginning
 from effchal.decoding.sampling import SamplingParams, most_probable, sample
@@ -23,6 +22,7 @@ from effchal.decoding.sequence import (
     penalised_logprobs,
 )
 from effchal.decoding.taps import NewTokens, TappedModel
+from effchal.model.structure import end_tokens
 
 PROMPT_CHUNK = 1024  # prompt tokens in one forward pass
 
@@ -34,8 +34,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.model = TappedModel(model)
         self.max_positions = self.model.max_positions  # prompt and answer together
-        ends = self.model.config.eos_token_id
-        self._ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        self._ends = {tokenizer.eos_token_id, *end_tokens(model)}
         self.prefix_cache = PrefixCache(math.inf)
         # How often a contrast chose each layer, counted on the device that chose.
         self.layer_counts = torch.zeros(
@@ -47,7 +46,7 @@ class Engine:
         """Forget all rows, e.g. after an error in the middle of a step."""
         self.rows: list[Row] = []
         self.model.reset()
-        self.cache = RowCache()  # a new one: the old one's content may be NaN
+        self.cache = self.model.new_cache()  # a new one: the old one's content may be NaN
 
     # Whole answers
 
@@ -90,7 +89,8 @@ class Engine:
     def hold_prefix(self, ids: list[int]) -> None:
         """Keep the cache of ids that many prompts begin with (few-shot examples), and no other."""
         self.prefix_cache.clear()
-        self.keep_prefix(self._read_whole(ids, ()))
+        if self.model.reads_in_chunks:
+            self.keep_prefix(self._read_whole(ids, ()))
 
     def _read_whole(self, prompt_ids: list[int], variants: Iterable[SamplingParams]) -> Prefill:
         prefill = self.begin(prompt_ids, variants)
@@ -104,10 +104,10 @@ class Engine:
     def begin(self, prompt_ids: list[int], variants: Iterable[SamplingParams]) -> Prefill:
         """A prompt to prefill; its cache has what the prefix cache knows of it already."""
         sequences = [Sequence(self.tokenizer, prompt_ids, each, self.model) for each in variants]
-        prefill = Prefill(prompt_ids, sequences)
+        prefill = Prefill(prompt_ids, sequences, self.model.new_cache())
         prefill.cache.resize(1, len(prompt_ids))
         prefill.cache.add_row()
-        if not prefill.echoes:  # an echo needs the states of every position
+        if self.model.reads_in_chunks and not prefill.echoes:  # an echo needs every state
             known = self.prefix_cache.longest(prompt_ids)
             if known:
                 prefill.cache.fill(0, known)
@@ -123,6 +123,7 @@ class Engine:
         Returns:
             whether the prompt is through.
         """
+        tokens = tokens if self.model.reads_in_chunks else prefill.left
         chunk = prefill.chunk(tokens, self.model.device)
         length = chunk.ids.shape[1]
         taps = taps_of(each.params.contrast for each in prefill.sequences)
@@ -146,7 +147,8 @@ class Engine:
 
     def keep_prefix(self, prefill: Prefill) -> None:
         """Keep what a prompt that is through begins with for the next ones."""
-        self.prefix_cache.insert(prefill.prompt_ids, prefill.cache, 0)
+        if self.model.reads_in_chunks:
+            self.prefix_cache.insert(prefill.prompt_ids, prefill.cache, 0)
 
     # Steps
 

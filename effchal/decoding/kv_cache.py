@@ -188,3 +188,10 @@ def attention_mask(config: Any, visible: Tensor, position_ids: Tensor, columns: 
         return visible
     near = visible & (columns[:, None, None, :] > position_ids[:, None, :, None] - window)
     return {"full_attention": visible, "sliding_attention": near} if len(kinds) > 1 else near
+
+
+def additive(mask: Any, dtype: torch.dtype) -> Any:
+    """A bool mask, or one by kind of layer, as the library's eager attention adds it."""
+    if isinstance(mask, dict):
+        return {kind: additive(each, dtype) for kind, each in mask.items()}
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from effchal.decoding.contrast import Contrast, taps_of
-from effchal.decoding.kv_cache import RowCache, attention_mask
+from effchal.decoding.kv_cache import attention_mask
 from effchal.decoding.layer_logits import Tap
 from effchal.decoding.taps import NewTokens, TappedModel
 
@@ -31,7 +31,7 @@ class Scorer:
 
     def __init__(self, model: TappedModel) -> None:
         self._model = model
-        self._cache = RowCache()
+        self._cache = model.new_cache()
         self._cache.add_row()
         self._prefix: list[int] = []  # ids that the cache keeps between calls
 
@@ -61,15 +61,43 @@ class Scorer:
             FloatingPointError: the model's logits are not finite.
         """
         taps = taps_of(contrasts)
+        if not self._model.reads_in_chunks:
+            return self._score_alone(prompt_ids, continuations, contrasts, taps)
         prefix_tokens = min(prefix_tokens, len(prompt_ids) - 1)
         last = self._read_prompt(prompt_ids, prefix_tokens, taps)  # (K + 1, 1, D)
         parts = [
-            self._score(last, part, contrasts, taps)
+            self._score_together(last, part, contrasts, taps)
             for part in split(continuations, SCORED_AT_ONCE)
         ]
         return [joined([part[i] for part in parts]) for i in range(len(contrasts))]
 
-    def _score(
+    def _score_alone(
+        self,
+        prompt_ids: list[int],
+        continuations: list[list[int]],
+        contrasts: Sequence[Contrast],
+        taps: tuple[Tap, ...],
+    ) -> list[Scores]:
+        """Scores from a forward pass of the prompt with each continuation but its last token."""
+        by_read: dict[tuple[int, ...], list[int]] = {}
+        for i, ids in enumerate(continuations):
+            by_read.setdefault(tuple(ids[:-1]), []).append(i)
+        order = [i for numbers in by_read.values() for i in numbers]
+        parts = []
+        for read, numbers in by_read.items():
+            whole = [*prompt_ids, *read]
+            at = torch.arange(len(prompt_ids) - 1, len(whole), device=self._model.device)
+            states = self._model.read_alone(whole, taps, at)
+            source = list(range(len(at))) * len(numbers)
+            chosen = [continuations[i] for i in numbers]
+            parts.append(self._score(states, source, chosen, contrasts, taps))
+        scores = [joined([part[i] for part in parts]) for i in range(len(contrasts))]
+        for each in scores:
+            in_order = dict(zip(order, each.logprobs, strict=True))
+            each.logprobs = [in_order[i] for i in range(len(continuations))]
+        return scores
+
+    def _score_together(
         self,
         last: Tensor,
         continuations: list[list[int]],
@@ -77,7 +105,6 @@ class Scorer:
         taps: tuple[Tap, ...],
     ) -> list[Scores]:
         """Scores of continuations in one row; last: (K + 1, 1, D), the prompt's last state."""
-        device = self._model.device
         states = last
         if any(len(ids) > 1 for ids in continuations):
             states = torch.cat([last, self._read_continuations(continuations, taps)], dim=1)
@@ -87,6 +114,18 @@ class Scorer:
         for ids in continuations:
             source += [0, *range(state, state + len(ids) - 1)]
             state += len(ids) - 1
+        return self._score(states, source, continuations, contrasts, taps)
+
+    def _score(
+        self,
+        states: Tensor,
+        source: list[int],
+        continuations: list[list[int]],
+        contrasts: Sequence[Contrast],
+        taps: tuple[Tap, ...],
+    ) -> list[Scores]:
+        """Scores of continuations, whose tokens the states (K + 1, P, D) at `source` predict."""
+        device = self._model.device
         targets = torch.tensor([token for ids in continuations for token in ids], device=device)
         owner = [i for i, ids in enumerate(continuations) for _ in ids]
         owners, sources = torch.tensor(owner, device=device), torch.tensor(source, device=device)

@@ -179,7 +179,7 @@ class Prefill:
 
     prompt_ids: list[int]
     sequences: list[Sequence]
-    cache: RowCache = field(default_factory=RowCache)  # of one row
+    cache: RowCache  # of one row
     reused_tokens: int = 0  # whose keys and values were known already
 
     @property

@@ -1,8 +1,7 @@
 """The model as decoding sees it: ids -> states of chosen layers at chosen positions -> logits."""
 
-import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +9,27 @@ import torch
 from torch import Tensor, nn
 
 from effchal.decoding.contrast import Contrast
-from effchal.decoding.kv_cache import RowCache, attention_mask
+from effchal.decoding.kv_cache import RowCache, additive, attention_mask, bytes_per_token
 from effchal.decoding.layer_logits import LayerLogits, Tap
+from effchal.decoding.layer_states import tapped
+from effchal.decoding.library_cache import LibraryCache, run_row
 from effchal.kernels.cpu_linear import head_product
-from effchal.kernels.fused_forward import Chunk, fused_forward
+from effchal.kernels.fused_forward import Chunk, FusedForward, fused_forward
 from effchal.kernels.premature_rows import PrematureRows
 from effchal.model.device import multiplies_bfloat16
-from effchal.model.structure import attention_name, backbone, causal_lm, final_norm, head, layers_of
+from effchal.model.route import Decoding, route_of
+from effchal.model.structure import (
+    OwnEnd,
+    attention_name,
+    backbone,
+    causal_lm,
+    final_norm,
+    head,
+    layers_of,
+    max_positions,
+    rope_switch,
+    set_attention,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +51,9 @@ class TappedModel:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        whole = causal_lm(model)
-        if attention_name(whole.config) != "sdpa":
-            whole.set_attn_implementation("sdpa")  # flash attention takes no mask of ours
+        whole, self.route = causal_lm(model), route_of(model)
+        set_attention(whole)  # flash attention and packed rows take no mask of ours
+        self._additive_masks = attention_name(whole.config) == "eager"
         self.config: Any = whole.config.get_text_config()
         self.device = next(model.parameters()).device
         # Of states, and so of the cache; NF4 packs weights in uint8.
@@ -53,13 +66,34 @@ class TappedModel:
             )
         self.num_layers: int = self.config.num_hidden_layers
         self.tied: bool = bool(self.config.tie_word_embeddings)
-        self.max_positions: int = self.config.max_position_embeddings
+        self.max_positions: int = max_positions(self.config)
         self.vocabulary: int = self.config.vocab_size
-        self.backbone, self._layers = backbone(model), layers_of(model)
-        self._norm, self._head = final_norm(model), head(model)
+        self.backbone = backbone(model)
+        self._layers: Any = layers_of(model) if self.route.taps else None
+        self._norm: Any = final_norm(model) if self.route.taps else None
+        self._head = head(model) if self.route.plain_head else OwnEnd(model)
         self.head = head_product(self._head)  # (rows, D) -> (rows, V)
-        self._fused = fused_forward(self.backbone, self._layers, self._norm, self.config)
+        self._fused: FusedForward | None = None
+        if self.route.decoding is Decoding.fused and self._layers is not None:
+            self._fused = fused_forward(self.backbone, self._layers, self._norm, self.config)
         self._premature_rows = PrematureRows(self.device)
+
+    @property
+    def reads_in_chunks(self) -> bool:
+        """Whether a prompt may go through in chunks, and a row's beginning be used again."""
+        return self.route.decoding in (Decoding.fused, Decoding.rows)
+
+    @property
+    def is_fused(self) -> bool:
+        return self._fused is not None
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Of a row's cache."""
+        return self.route.bytes_per_token or bytes_per_token(self.config, self.dtype.itemsize)
+
+    def new_cache(self) -> RowCache:
+        return RowCache() if self.reads_in_chunks else LibraryCache()
 
     @property
     def shares_prefix(self) -> bool:
@@ -77,6 +111,8 @@ class TappedModel:
             new: one; or several, each of a cache of its own, where they fit together.
             at: (P,) int64, positions among the new tokens, in order and row by row.
         """
+        if not self.reads_in_chunks:
+            return self._extend_by_library(new, taps, at)
         one_each = all(each.ids.shape[1] == 1 for each in new)
         few = self.fits_together(sum(each.ids.numel() for each in new))
         use_fused = self._fused is not None and (one_each or few)
@@ -89,6 +125,49 @@ class TappedModel:
         for each in new:
             each.cache.commit()
         return states
+
+    def _extend_by_library(self, new: list[NewTokens], taps: tuple[Tap, ...], at: Tensor) -> Tensor:
+        """`extend`, one row after the other."""
+        switch, reread = rope_switch(self.config), self.route.decoding is Decoding.reread
+        parts, first = [], 0
+        for each in new:
+            cache = each.cache
+            assert isinstance(cache, LibraryCache)
+            for row, ids in enumerate(each.ids, each.first):
+                here = at[(at >= first) & (at < first + len(ids))] - first
+                first += len(ids)
+                read, state = cache.extend_row(row, ids, switch, reread)
+                here = here + len(read) - len(ids)
+                parts.append(self._row_states(cache, row, read, state, taps, here))
+        return torch.cat(parts, dim=1)
+
+    def _row_states(
+        self,
+        cache: LibraryCache,
+        row: int,
+        read: list[int],
+        state: Any,
+        taps: tuple[Tap, ...],
+        at: Tensor,
+    ) -> Tensor:
+        """(K + 1, len(at), D) at positions of what a row reads next."""
+
+        def run() -> Tensor:
+            keep = self.route.decoding is Decoding.library
+            first = cache.lengths[row] - len(read)
+            hidden, after = run_row(self.backbone, read, state, first, keep)
+            cache.keep(row, after)
+            return hidden
+
+        return self._collect(run, taps, at)
+
+    def read_alone(self, ids: list[int], taps: tuple[Tap, ...], at: Tensor) -> Tensor:
+        """(K + 1, P, D) states of a text at positions (P,), without any cache."""
+
+        def run() -> Tensor:
+            return run_row(self.backbone, ids, None, 0, False)[0]
+
+        return self._collect(run, taps, at)
 
     def _chunk(self, new: NewTokens, use_fused: bool) -> Chunk:
         rows, count = new.ids.shape
@@ -134,16 +213,23 @@ class TappedModel:
         Returns:
             (K + 1, P, D), the mature layer's last.
         """
-        kept: list[Tensor] = []
-        with self._tapped(taps, at, kept):
-            hidden = self.backbone(
+
+        def run() -> Tensor:
+            return self.backbone(
                 input_ids=ids,
                 position_ids=position_ids,
-                attention_mask=mask,
+                attention_mask=additive(mask, self.dtype) if self._additive_masks else mask,
                 past_key_values=cache,
                 use_cache=cache is not None,
-            ).last_hidden_state
-        mature = hidden.flatten(0, 1).index_select(0, at)
+            ).last_hidden_state.flatten(0, 1)
+
+        return self._collect(run, taps, at)
+
+    def _collect(self, run: Callable[[], Tensor], taps: tuple[Tap, ...], at: Tensor) -> Tensor:
+        """(K + 1, P, D) at positions `at` (P,) of the (N, D) that `run` makes of the backbone."""
+        kept: list[Tensor] = []
+        with tapped(self._layers, taps, at, kept):
+            mature = run().index_select(0, at)
         if not taps:
             return mature[None]
         states = kept[0]
@@ -193,30 +279,3 @@ class TappedModel:
     def reset(self) -> None:
         """As if nothing had been decoded, so that the next answer has the same bits."""
         self._premature_rows.reset()
-
-    @contextlib.contextmanager
-    def _tapped(self, taps: tuple[Tap, ...], at: Tensor, kept: list[Tensor]) -> Iterator[None]:
-        """Hooks that copy the inputs of tapped layers into one buffer; its last row stays free."""
-
-        def copy_into(rows: list[int]):
-            def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-                hidden = (args[0] if args else kwargs["hidden_states"]).flatten(0, 1)  # (B * T, D)
-                if not kept:
-                    kept.append(hidden.new_empty(len(taps) + 1, len(at), hidden.shape[-1]))
-                for row in rows:
-                    torch.index_select(hidden, 0, at, out=kept[0][row])
-
-            return hook
-
-        by_layer: dict[int, list[int]] = {}
-        for row, (layer, _) in enumerate(taps):
-            by_layer.setdefault(layer, []).append(row)
-        hooks = [
-            self._layers[layer].register_forward_pre_hook(copy_into(rows), with_kwargs=True)
-            for layer, rows in by_layer.items()
-        ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()

@@ -9,10 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effchal.model.route import route_of
 from effchal.model.structure import attention_name, backbone, causal_lm
 
 SEGMENTS = "effchal_segments"  # our name among transformers' attention functions
 FLASH = "flash_attention_2"
+# What layers tell every attention function, and causal attention within lengths needs not know.
+HARMLESS = {"position_ids", "position_embeddings", "past_key_values", "use_cache", "is_causal"}
+HARMLESS |= {"cache_position", "num_items_in_batch", "output_attentions", "output_hidden_states"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ def packed_hidden_states(
         lengths: of the examples; None reads them from position_ids, which waits for the device.
     """
     segments = DocumentLengths(lengths or lengths_of(position_ids))
+    if not route_of(model).packed:
+        alone = input_ids.split(segments.lengths, dim=1)
+        states = [backbone(model)(ids, use_cache=False).last_hidden_state for ids in alone]
+        return torch.cat(states, dim=1)
     function = use_packed_attention(model)
     options: dict[str, Any] = {"segments": segments} if function == SEGMENTS else {}
     if function == FLASH:
@@ -64,7 +72,8 @@ def use_packed_attention(model: Any, compiled: bool = False) -> str:
             compiled again each time.
     """
     config = causal_lm(model).config
-    if attention_name(config) == "sdpa" and _masks_are_windows(config.get_text_config()):
+    packed = route_of(model).packed and _masks_are_windows(config.get_text_config())
+    if attention_name(config) == "sdpa" and packed:
         from transformers import AttentionInterface
 
         AttentionInterface.register(
@@ -106,8 +115,8 @@ def packed_attention(
         raise RuntimeError(
             "this model was prepared for packed rows; call it through packed_hidden_states"
         )
-    extras = ("softcap", "s_aux", "position_bias")
-    unknown = [name for name in extras if options.get(name) is not None]
+    told = {name for name, value in options.items() if value is not None and value is not False}
+    unknown = sorted(told - HARMLESS)
     if unknown or not getattr(module, "is_causal", True):
         raise RuntimeError(
             f"{type(module).__name__} needs {unknown or 'attention that is not causal'}, "

@@ -16,7 +16,8 @@ from torch import nn
 from effchal.config import ConfigError, LoraConfig, ModelConfig
 from effchal.config.choices import Attention, Quantization
 from effchal.model.device import pick_dtype
-from effchal.model.host_memory import release_pages
+from effchal.model.structure import max_positions, own_attention
+from effchal.model.text_model import is_multimodal, text_model_class, text_part
 from effchal.model.tiny import TINY, tiny_folder
 
 
@@ -24,8 +25,11 @@ class ModelError(ConfigError):
     """A model that cannot be loaded. The message names model.name and the remedy."""
 
 
-def pick_attention(cfg: ModelConfig, device: torch.device) -> str:
+def pick_attention(cfg: ModelConfig, device: torch.device, model_class: Any) -> str:
     """transformers' name of the attention to use.
+
+    Args:
+        model_class: transformers', of the model.
 
     Raises:
         ModelError: flash attention was asked for and cannot run here.
@@ -35,13 +39,16 @@ def pick_attention(cfg: ModelConfig, device: torch.device) -> str:
         and importlib.util.find_spec("flash_attn") is not None
         and torch.cuda.get_device_capability(device)[0] >= 8
         and pick_dtype(cfg.dtype, device) is torch.bfloat16  # its kernels know no float32
+        and model_class._supports_flash_attn
     )
     if cfg.attention is Attention.flash_attention_2 and not can:
         raise ModelError(
             "model.attention=flash_attention_2 needs the package flash_attn, an Ampere card or "
-            "newer and model.dtype=bfloat16; use model.attention=auto"
+            "newer, model.dtype=bfloat16 and a model that supports it; use model.attention=auto"
         )
-    return "sdpa" if cfg.attention is Attention.sdpa or not can else "flash_attention_2"
+    if can and cfg.attention is not Attention.sdpa:
+        return "flash_attention_2"
+    return own_attention(model_class)
 
 
 def base_model_path(cfg: ModelConfig) -> str:
@@ -120,15 +127,17 @@ def load_tokenizer(cfg: ModelConfig) -> Any:
 
 
 def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
-    """The frozen base model on `device`, in cfg.dtype or NF4."""
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    """The frozen base model on `device`, in cfg.dtype or NF4; of a multimodal one, its text part.
+
+    Raises:
+        ModelError: it cannot be loaded, or takes fewer positions than cfg.max_seq_len.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
 
     quiet_libraries()
-    dtype = pick_dtype(cfg.dtype, device)
-    path, attention = base_model_path(cfg), pick_attention(cfg, device)
-    # On a CPU the file is mapped, not read. Converted here, tensor by tensor, it is never in memory
-    # as a whole.
-    convert_here = device.type == "cpu" and cfg.quantization is None
+    dtype, path = pick_dtype(cfg.dtype, device), base_model_path(cfg)
+    config = base_model_config(cfg)
+    check_model_config(cfg, config)
     options: dict[str, Any] = {}
     if cfg.quantization is Quantization.nf4:
         options["quantization_config"] = BitsAndBytesConfig(
@@ -137,41 +146,46 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
             bnb_4bit_use_double_quant=cfg.double_quant,
             bnb_4bit_compute_dtype=dtype,
         )
+    multimodal = is_multimodal(config)
     with _loading(cfg):
-        model = AutoModelForCausalLM.from_pretrained(
+        loader: Any = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
+        model = loader.from_pretrained(
             path,
             revision=cfg.revision,
-            dtype="auto" if convert_here else dtype,
-            attn_implementation=attention,
+            dtype=dtype,
+            attn_implementation=pick_attention(cfg, device, text_model_class(config)),
             device_map={"": device},
             use_safetensors=True,  # no pickle
             **options,
         )
-    text_config = model.config.get_text_config()
-    if cfg.max_seq_len > text_config.max_position_embeddings:
-        limit = text_config.max_position_embeddings
-        raise ModelError(
-            f"model.max_seq_len={cfg.max_seq_len} is more than this model's {limit} positions"
-        )
-    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(text_config, name, None) not in (None, 1.0):
-            raise ModelError(
-                f"model.name={cfg.name} changes its logits after the head ({name}); "
-                "not supported yet"
-            )
+        if multimodal:
+            model = text_part(model)
     model.requires_grad_(False)
-    if convert_here:
-        _convert(model, dtype)
     return model.eval()
 
 
-def _convert(model: nn.Module, dtype: torch.dtype) -> None:
-    """Convert weights one after the other and release each one's pages of the mapped file."""
-    for parameter in model.parameters():
-        if parameter.dtype != dtype and parameter.is_floating_point():
-            mapped, parameter.data = parameter.data, parameter.data.to(dtype)
-            release_pages(mapped)
-    model.config.dtype = dtype
+def check_model_config(cfg: ModelConfig, config: Any) -> None:
+    """What config.json and the folder tell before any weight is read.
+
+    Raises:
+        ModelError: no text model that generates, too few positions, weights that are pickles.
+    """
+    if text_model_class(config) is None:
+        raise ModelError(
+            f"model.name={cfg.name} is a {config.model_type}, which transformers knows no causal "
+            "language model of; take a text model"
+        )
+    limit = max_positions(config.get_text_config())
+    if cfg.max_seq_len > limit:
+        raise ModelError(
+            f"model.max_seq_len={cfg.max_seq_len} is more than this model's {limit} positions"
+        )
+    folder = Path(base_model_path(cfg))
+    if not list(folder.glob("*.safetensors")) and (pickles := sorted(folder.glob("*.bin"))):
+        raise ModelError(
+            f"model.name: {pickles[0]} is a pickle, which may run any code when it is loaded; "
+            "convert the model to safetensors (transformers: save_pretrained)"
+        )
 
 
 def base_model_fingerprint(cfg: ModelConfig) -> str | None:
@@ -264,5 +278,5 @@ def base_model_config(cfg: ModelConfig, shipped: Path | None = None) -> Any:
 def model_shape(cfg: ModelConfig) -> ModelShape:
     config = base_model_config(cfg).get_text_config()
     return ModelShape(
-        config.num_hidden_layers, bool(config.tie_word_embeddings), config.max_position_embeddings
+        config.num_hidden_layers, bool(config.tie_word_embeddings), max_positions(config)
     )

@@ -7,9 +7,15 @@ transformers 5.23.0.
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from effchal.config import ConfigError
+
+FINAL_NORMS = (
+    *("norm", "final_layernorm", "ln_f", "final_layer_norm"),
+    *("norm_f", "embedding_norm", "final_norm"),
+)
 
 
 def causal_lm(model: Any) -> Any:
@@ -25,6 +31,49 @@ def backbone(model: Any) -> Any:
 def head(model: Any) -> Any:
     """Hidden states -> logits."""
     return causal_lm(model).get_output_embeddings()
+
+
+class StatesAlone:
+    """A backbone's output whose other parts are None, whatever they are called."""
+
+    def __init__(self, states: Tensor) -> None:
+        self.last_hidden_state = states
+
+    def __getitem__(self, number: int) -> Tensor:
+        return (self.last_hidden_state,)[number]
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+class OwnEnd(nn.Module):
+    """Hidden states (N, D) -> logits (N, V), by the model's own code after its backbone.
+
+    It takes part in what follows the head: a scale, a soft cap. Not thread-safe.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.head = head(model)
+        self._whole = [causal_lm(model)]  # in a list: it is no part of this module
+
+    @property
+    def weight(self) -> Tensor:
+        return self.head.weight
+
+    def forward(self, states: Tensor) -> Tensor:
+        (whole,) = self._whole
+        inner = whole.base_model
+        replaced = inner.__dict__.get("forward")
+        inner.forward = lambda *_, **__: StatesAlone(states[None])
+        try:
+            ids = states.new_zeros((1, len(states)), dtype=torch.int64)
+            return whole(input_ids=ids, use_cache=False).logits[0]
+        finally:
+            if replaced is None:
+                del inner.forward
+            else:
+                inner.forward = replaced
 
 
 def checkpoint_layers(model: Any) -> None:
@@ -56,7 +105,7 @@ def final_norm(model: Any) -> Any:
     Raises:
         ConfigError: an architecture whose norm is not found.
     """
-    for name in ("norm", "final_layernorm", "ln_f", "final_layer_norm"):
+    for name in FINAL_NORMS:
         if hasattr(backbone(model), name):
             return getattr(backbone(model), name)
     raise ConfigError(
@@ -64,9 +113,56 @@ def final_norm(model: Any) -> Any:
     )
 
 
+def max_positions(config: Any) -> int:
+    """Tokens that a text may have, prompt and answer together.
+
+    Args:
+        config: text config of the model. One that names no limit has none.
+    """
+    names = ("max_position_embeddings", "max_seq_len", "seq_length")
+    found = [getattr(config, name, None) for name in names]
+    return next((limit for limit in found if limit), 1 << 30)
+
+
+def end_tokens(model: Any) -> set[int]:
+    """Ids that end an answer: what config.json and generation_config.json name."""
+    whole = causal_lm(model)
+    ends: set[int | None] = set()
+    for config in (whole.config.get_text_config(), getattr(whole, "generation_config", None)):
+        named = getattr(config, "eos_token_id", None)
+        ends.update(named if isinstance(named, list) else [named])
+    return {each for each in ends if each is not None}
+
+
+def rope_switch(config: Any) -> int | None:
+    """Tokens beyond which the rotary embedding takes other factors for the whole text.
+
+    Args:
+        config: text config of the model.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    for each in (rope, *(part for part in rope.values() if isinstance(part, dict))):
+        if each.get("rope_type") == "longrope":
+            named = each.get("original_max_position_embeddings")
+            return named or getattr(config, "original_max_position_embeddings", None)
+    return None
+
+
 def attention_name(config: Any) -> str:
     """transformers' name of the attention function that a model's layers call."""
     return config._attn_implementation
+
+
+def own_attention(model_class: Any) -> str:
+    """The attention function that takes any mask: sdpa, or eager where a model has no other."""
+    return "sdpa" if model_class._supports_sdpa else "eager"
+
+
+def set_attention(model: Any) -> None:
+    """Give a model back the attention function that takes any mask."""
+    whole = causal_lm(model)
+    if attention_name(whole.config) != own_attention(type(whole)):
+        whole.set_attn_implementation(own_attention(type(whole)))
 
 
 def has_foreign_hooks(module: nn.Module) -> bool:

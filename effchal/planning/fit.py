@@ -16,7 +16,7 @@ from effchal.planning.history import Record, kind_of, records_of
 from effchal.planning.hours import Hours, measured_hours, public_hours
 from effchal.planning.machine import Machine
 from effchal.planning.memory import Memory, allocator_bytes, plan_memory
-from effchal.planning.meta_model import describe, shape_config
+from effchal.planning.meta_model import describe, route_of_config, shape_config
 from effchal.planning.workload import MicroBatchSize, Workload, stated_workload, workload_of
 from effchal.runs import write_atomic
 
@@ -45,6 +45,7 @@ class Plan:
     memory_limit: int
     hours: Hours | None  # None: nothing is known of the speed, or of the data
     hours_limit: float
+    route: dict[str, Any]  # how the model is computed with, see model/route.py
     options: list[Option] = field(default_factory=list)
 
     @property
@@ -97,6 +98,7 @@ def make_plan(cfg: Config, machine: Machine, data: PreparedData | None) -> Plan:
         memory_limit=machine.memory_limit,
         hours=hours_of_run(cfg, machine, workload, memory, records),
         hours_limit=cfg.budget.hours,
+        route=route_of_config(cfg.model).report(),
     )
 
 

@@ -27,6 +27,7 @@ FRAGMENTS = 0.05  # of the peak, on a GPU
 # On a CPU, see experiments/planner: bytes of glibc's heap; holes, times what a layer makes;
 # what loading and unpacking 4-bit weights leaves, times their unpacked size.
 HEAP, HOLES, UNPACKED = 80 * 2**20, 1.0, 0.85
+ALIKE = {"full_attention", "sliding_attention", "chunked_attention"}  # kinds of layers, in bytes
 DEPTHS = (2, 4)  # layers of the two models that a deep one is extrapolated from
 SMALLEST_8BIT, SMALLEST_PAGED = 4096, 100_000  # elements; bitsandbytes leaves smaller tensors
 STATE_BLOCK = 256  # elements of an 8-bit state with one float32 constant
@@ -66,6 +67,7 @@ class Counts(StepBytes):
     """Bytes and operations of a run, each linear in the model's number of layers."""
 
     weights: int
+    mapped: int  # of the weights' file, while they are converted
     adapter: int
     optimizer: int
     paged: int  # of the optimizer
@@ -82,14 +84,15 @@ def plan_memory(
 ) -> Memory:
     """Memory that a run takes on `device`, by its config.json alone.
 
-    The layers of a model are alike, so a deep model is extrapolated from two depths.
+    Where the layers of a model are alike, a deep one is extrapolated from two depths.
 
     Raises:
         ModelError: no config.json.
         RuntimeError and others: an architecture whose code cannot run on fake tensors.
     """
-    layers = shape_config(cfg.model).get_text_config().num_hidden_layers
-    if layers <= DEPTHS[1]:
+    text = shape_config(cfg.model).get_text_config()
+    layers, kinds = text.num_hidden_layers, set(getattr(text, "layer_types", None) or ())
+    if layers <= DEPTHS[1] or not kinds <= ALIKE:
         counts = count(cfg, device, largest, validation, None)
         return combine(cfg, largest, replace(counts, made=counts.made // layers))
     less, more = (vars(count(cfg, device, largest, validation, depth)) for depth in DEPTHS)
@@ -129,6 +132,7 @@ def count(
     attention = attention_flops(model, largest)
     return Counts(
         **vars(step),
+        mapped=mapped_bytes(cfg, device, weights),
         weights=weights,
         adapter=adapter,
         optimizer=optimizer,
@@ -140,6 +144,14 @@ def count(
         forward_flops=round(2 * frozen_weights(model, largest) + attention),
         attention_flops=attention,
     )
+
+
+def mapped_bytes(cfg: Config, device: torch.device, weights: int) -> int:
+    """Of the weights' file, which on a CPU stays mapped until its weights are converted."""
+    stored = shape_config(cfg.model).get_text_config().dtype or torch.float32
+    dtype = pick_dtype(cfg.model.dtype, device)
+    converts = device.type == "cpu" and cfg.model.quantization is None and stored is not dtype
+    return weights * stored.itemsize // dtype.itemsize if converts else 0
 
 
 def combine(cfg: Config, largest: MicroBatchSize, c: Counts) -> Memory:
@@ -161,7 +173,7 @@ def combine(cfg: Config, largest: MicroBatchSize, c: Counts) -> Memory:
         "workspace": workspace,
     }
     # Weights are read and quantised one by one; the last one exists in both forms.
-    loading = c.weights + c.largest_weight
+    loading = c.weights + max(c.largest_weight, c.mapped)
     quantised = cfg.model.quantization is not None
     phases = {"load": c.weights, "quantise": loading} if quantised else {"load": loading}
     kept = c.weights + c.adapter + c.optimizer - c.paged

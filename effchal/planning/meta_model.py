@@ -6,10 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from effchal.admission.admit import admit_architecture
 from effchal.config import Config, ModelConfig
 from effchal.config.choices import Quantization
 from effchal.model.device import pick_dtype
-from effchal.model.load import add_adapter, base_model_config, base_model_path, quiet_libraries
+from effchal.model.load import (
+    add_adapter,
+    base_model_config,
+    base_model_path,
+    check_model_config,
+    quiet_libraries,
+)
+from effchal.model.route import Route, set_route
+from effchal.model.structure import own_attention
+from effchal.model.text_model import from_config, keep_layers, text_model_class
 
 SHAPES = Path(__file__).parent / "shapes"  # config.json of hub models that conf/model names
 NF4_BLOCK, CONSTANTS_BLOCK = 64, 256  # weights per constant, constants per second-level constant
@@ -22,23 +32,30 @@ def build_meta_model(cfg: Config, device: torch.device, layers: int | None = Non
         device: where the run will compute.
         layers: keep only the first so many.
     """
-    from transformers import AutoModelForCausalLM
-
     quiet_libraries()
     shape = shape_config(cfg.model)
     if layers is not None:
-        text = shape.get_text_config()
-        text.num_hidden_layers = layers
-        if getattr(text, "layer_types", None):
-            text.layer_types = text.layer_types[:layers]
+        keep_layers(shape.get_text_config(), layers)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            shape, dtype=pick_dtype(cfg.model.dtype, device), attn_implementation="sdpa"
+        model = from_config(
+            shape,
+            dtype=pick_dtype(cfg.model.dtype, device),
+            attn_implementation=own_attention(text_model_class(shape)),
         )
         model.requires_grad_(False)
+        set_route(model, route_of_config(cfg.model))
         if cfg.model.quantization is Quantization.nf4:
             pack_weights(model, cfg.model.double_quant)
         return model if cfg.lora is None else add_adapter(model, cfg.lora, cfg.train.seed)
+
+
+def route_of_config(cfg: ModelConfig) -> Route:
+    """How training and decoding will compute with a model, by its config.json alone.
+
+    Raises:
+        ModelError: no config.json, or an architecture that is not supported.
+    """
+    return admit_architecture(shape_config(cfg), cfg.max_seq_len)
 
 
 def to_fake(model: nn.Module) -> None:
@@ -69,7 +86,9 @@ def shape_config(cfg: ModelConfig) -> Any:
     Raises:
         ModelError: it is in none of these places.
     """
-    return base_model_config(cfg, shipped_shape(cfg))
+    shape = base_model_config(cfg, shipped_shape(cfg))
+    check_model_config(cfg, shape)
+    return shape
 
 
 def shipped_shape(cfg: ModelConfig) -> Path | None:

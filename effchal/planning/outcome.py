@@ -8,6 +8,7 @@ import torch
 from effchal.config import Config
 from effchal.mixing.prepare import PreparedData
 from effchal.model.device import pick_device
+from effchal.model.route import route_of
 from effchal.planning.candidates import plan_with_options
 from effchal.planning.fit import Plan, choose_micro_batch, enforce_plan, make_plan
 from effchal.planning.history import Record, keep_record, kind_of
@@ -104,6 +105,7 @@ def write_record(plan: Plan, trainer: Trainer, status: str, error: str | None) -
         **trainer.state.snapshot(trainer.clock),
         "peak_memory_gib": peak_memory_gib(trainer.setup.device),
         "plan": comparison,
+        "route": route_of(trainer.setup.model).report(),
         **provenance(trainer.setup.device),
     }
     write_atomic(trainer.run_dir / "run.json", json.dumps(record, indent=2) + "\n")

@@ -11,7 +11,8 @@ def screen(plan: Plan, cfg: Config, rules: str | None) -> str:
         rules: a line on the rules of a contest, if there are any.
     """
     memory, work = memory_lines(plan), work_lines(plan, cfg)
-    lines = [about(plan, cfg), "", *memory, "", *work, "", verdict(plan)]
+    notes = [f"note: {note}" for note in plan.route["notes"]]
+    lines = [about(plan, cfg), *notes, "", *memory, "", *work, "", verdict(plan)]
     lines += [option_line(option) for option in plan.options]
     if not plan.fits and not plan.options:
         lines.append(

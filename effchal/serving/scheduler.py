@@ -17,7 +17,6 @@ import torch
 
 from effchal.config import ServeConfig
 from effchal.decoding.engine import Engine
-from effchal.decoding.kv_cache import bytes_per_token
 from effchal.decoding.prefix_cache import PrefixCache
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.sequence import Completion, Prefill, Sequence, TokenScore
@@ -80,7 +79,7 @@ class Scheduler:
 
     def __init__(self, engine: Engine, cfg: ServeConfig, metrics: Metrics) -> None:
         self._engine, self._cfg, self._metrics = engine, cfg, metrics
-        self._row_bytes = bytes_per_token(engine.model.config, engine.model.dtype.itemsize)
+        self._row_bytes = engine.model.bytes_per_token
         warn_if_memory_is_short(engine, cfg, self._row_bytes)
         engine.prefix_cache = PrefixCache(cfg.prefix_gib * GIB)
         self._waiting: deque[QueuedPrompt] = deque()

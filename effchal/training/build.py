@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from effchal.admission.admit import TrainingAdmission
 from effchal.config import Config, ConfigError
 from effchal.decoding.layers import contrast_of
 from effchal.mixing.packing import MicroBatch, TrainingOrder
@@ -92,8 +93,11 @@ def build(cfg: Config, data: PreparedData, device: torch.device) -> TrainingSetu
     """
     if cfg.lora is None:
         raise ConfigError("lora=none leaves nothing to train")
-    model = add_adapter(load_base_model(cfg.model, device), cfg.lora, cfg.train.seed)
+    base = load_base_model(cfg.model, device)
+    admission = TrainingAdmission(base, cfg.model.max_seq_len)
+    model = add_adapter(base, cfg.lora, cfg.train.seed)
     fused = prepare_training(model, cfg.train.activation_checkpointing, cfg.train.compile)
+    admission.confirm()
     dtype = pick_dtype(cfg.model.dtype, device)
     if not fused and dtype is torch.bfloat16 and not multiplies_bfloat16(device):
         log.warning(

@@ -121,13 +121,13 @@ def test_weights_are_those_of_the_library_in_every_dtype(dtype):
 
 @needs_smollm2
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_loading_needs_little_more_than_the_weights():
+def test_loading_needs_little_more_than_the_weights_and_their_mapped_file():
     command = [sys.executable, str(ROOT / "benchmarks" / "bench_start.py"), "--load", "float32"]
     measured = json.loads(
         subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     )
     assert measured["weights_mib"] > 500
-    assert measured["peak_over_weights"] < 1.2
+    assert measured["peak_over_weights"] < 1.5 + 0.2  # the file is half as large as float32
 
 
 @pytest.mark.integration

@@ -1,0 +1,1 @@
+"""The admission check: the fast way, where it gives what the model's own code gives."""

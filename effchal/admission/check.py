@@ -1,0 +1,277 @@
+"""Try a model on random texts: does each faster way give what the library gives, text by text?"""
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from effchal.decoding.contrast import Greedy
+from effchal.decoding.layer_logits import Tap
+from effchal.decoding.library_cache import LibraryCache
+from effchal.decoding.score import Scorer
+from effchal.decoding.taps import NewTokens, TappedModel
+from effchal.kernels.attention import packed_hidden_states
+from effchal.model.load import ModelError
+from effchal.model.route import Decoding, Route, route_of, set_route
+from effchal.model.structure import OwnEnd, backbone, causal_lm, head, set_attention
+
+log = logging.getLogger(__name__)
+
+# Relative differences that rounding explains: of states, and of logits from the same states.
+# Gemma 3n's own two kernels differ by 0.002, in 16 bits others by 0.01 to 0.03. An example
+# that sees another one differs by 0.3 and more.
+ROUNDING, ROUNDING_OF_HEAD = 5e-3, 1e-5
+ROUNDING_16_BITS, ROUNDING_OF_HEAD_16_BITS = 0.1, 0.01
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Tokens of the two texts that are tried, and how many of them come one by one."""
+
+    long: int
+    short: int
+    steps: int
+    chunks: tuple[int, int] = (11, 5)  # in which the two prompts are read
+
+
+COPY = Sizes(long=34, short=20, steps=14)  # beyond the copy's windows and its switch
+ITSELF = Sizes(long=16, short=9, steps=2)
+
+
+class Check:
+    """Tries one model on random texts.
+
+    Args:
+        model: any causal language model of transformers, adapted or not.
+        sizes: of the texts.
+    """
+
+    def __init__(self, model: nn.Module, sizes: Sizes) -> None:
+        self.model, self.sizes, self.whole = model, sizes, causal_lm(model)
+        first = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
+        self.device, self.exact = first.device, first.dtype is torch.float32
+        self.name = type(self.whole).__name__
+        generator = torch.Generator().manual_seed(0)
+        vocabulary = self.whole.config.get_text_config().vocab_size
+        self.texts = [
+            torch.randint(1, vocabulary, (size,), generator=generator).tolist()
+            for size in (sizes.long, sizes.short)
+        ]
+        self.library = [self.alone(ids) for ids in self.texts]
+        # Not so where an embedding or a choice of keys depends on how long the whole text is.
+        self.prefixes_agree = all(
+            self._same(functools.partial(self._alone_up_to, end), self.library[0][0][end - 1][None])
+            for end in (sizes.long // 3, sizes.long // 2, sizes.long - 1)
+        )
+
+    @torch.no_grad()
+    def route(self, start: Route, training: bool, decoding: bool) -> Route:
+        """The fastest route, none faster than `start`, that gives the library's own results."""
+        before = route_of(self.model)
+        try:
+            route = self._end(start)
+            if training and route.packed:
+                route = self._packed(route)
+            if decoding:
+                route = self._decoding(self._taps(route))
+            return route
+        finally:
+            set_route(self.model, before)
+            set_attention(self.model)
+
+    @torch.no_grad()
+    def alone(self, ids: list[int]) -> tuple[Tensor, Tensor]:
+        """((T, D) states, (T, V) logits) of one text by the library alone, without a cache."""
+        kept: list[Tensor] = []
+        hook = backbone(self.model).register_forward_hook(
+            lambda module, args, output: kept.append(output.last_hidden_state[0])
+        )
+        set_attention(self.model)
+        try:
+            rows = torch.tensor([ids], device=self.device)
+            logits = self.whole(input_ids=rows, use_cache=False).logits[0]
+        finally:
+            hook.remove()
+        return kept[0], logits
+
+    def _alone_up_to(self, end: int) -> Tensor:
+        """(1, D), the last state of the first `end` tokens of the longer text."""
+        return self.alone(self.texts[0][:end])[0][-1:]
+
+    def _end(self, route: Route) -> Route:
+        states, logits = self.library[0]
+        ends: list[tuple[bool, Callable]] = [(True, head(self.model)), (False, OwnEnd(self.model))]
+        for plain, end in ends:
+            if plain and not route.plain_head:
+                continue
+            limit = ROUNDING_OF_HEAD if self.exact else ROUNDING_OF_HEAD_16_BITS
+            if self._same(functools.partial(end, states), logits, limit):
+                return replace(route, plain_head=plain)
+        raise ModelError(f"{self.name}: the logits of its states are not those of the model")
+
+    def _packed(self, route: Route) -> Route:
+        set_route(self.model, route)
+        if self.trains_right():
+            return route
+        note = (
+            f"{self.name}: examples of one row would see each other, so training takes one "
+            "example at a time"
+        )
+        return replace(route, packed=False, notes=(*route.notes, note))
+
+    def trains_right(self) -> bool:
+        """Whether rows of examples give what each text gives alone."""
+        return self._same(self.packed, torch.cat([states for states, _ in self.library]))
+
+    def packed(self) -> Tensor:
+        """(T, D) states of both texts in one row, as training computes them."""
+        ids = torch.tensor([[token for text in self.texts for token in text]], device=self.device)
+        positions = [position for text in self.texts for position in range(len(text))]
+        rows = torch.tensor([positions], device=self.device)
+        lengths = tuple(len(text) for text in self.texts)
+        return packed_hidden_states(self.model, ids, rows, lengths)[0]
+
+    def _taps(self, route: Route) -> Route:
+        if not route.taps:
+            return route
+        set_route(self.model, replace(route, decoding=Decoding.reread))
+        set_attention(self.model)
+        count = self.whole.config.get_text_config().num_hidden_layers
+        taps: tuple[Tap, ...] = tuple((layer, False) for layer in range(1, count, 2))
+        ids = self.texts[0]
+
+        def found() -> Tensor:
+            at = torch.arange(len(ids), device=self.device)
+            return TappedModel(self.model).read_alone(ids, taps, at)[:-1]
+
+        def library() -> Tensor:
+            rows = torch.tensor([ids], device=self.device)
+            output = self.whole(input_ids=rows, use_cache=False, output_hidden_states=True)
+            return torch.stack([output.hidden_states[layer][0] for layer, _ in taps])
+
+        if self._same(found, library):
+            return route
+        note = f"{self.name}: the states of its layers are not found, so there is no DoLa or SLED"
+        return replace(route, taps=False, notes=(*route.notes, note))
+
+    def _decoding(self, route: Route) -> Route:
+        ways = list(Decoding)
+        for decoding in ways[ways.index(route.decoding) :]:
+            set_route(self.model, replace(route, decoding=decoding))
+            tapped = self._decodes_right()
+            if tapped is None:
+                continue
+            if decoding is Decoding.fused and not tapped.is_fused:
+                decoding = Decoding.rows
+            note, notes = f"{self.name} decodes slowly: {decoding}", route.notes
+            if not tapped.reads_in_chunks and note not in notes:
+                notes = (*notes, note)
+            size = self._bytes(tapped)
+            return replace(route, decoding=decoding, notes=notes, bytes_per_token=size)
+        raise ModelError(
+            f"{self.name}: no way of decoding gives what the model itself gives; not supported"
+        )
+
+    def _decodes_right(self) -> TappedModel | None:
+        """The model by its present route, if decoding and scoring give what the library gives."""
+        try:
+            tapped = TappedModel(self.model)
+        except Exception as error:
+            log.debug("%s: %r", self.name, error)
+            return None
+        decodes = self._same(functools.partial(self.decoded, tapped), self.expected)
+        scores = decodes and self._same(functools.partial(self.scores, tapped), self.scored)
+        return tapped if scores else None
+
+    def decoded(self, tapped: TappedModel) -> Tensor:
+        """(2 * (steps + 1), D): states after both prompts, and after each step of both rows."""
+        rows, steps = tapped.new_cache(), self.sizes.steps
+        found = []
+        for ids, size in zip(self.texts, self.sizes.chunks, strict=True):
+            prompt, own = ids[:-steps], tapped.new_cache()
+            own.resize(1, len(prompt))
+            own.add_row()
+            size = size if tapped.reads_in_chunks else len(prompt)
+            for start in range(0, len(prompt), size):
+                states = self._extend(tapped, own, [prompt[start : start + size]])
+            found.append(states[-1:])
+            rows.copy_row(rows.add_row(), own, 0)
+        for step in range(-steps, 0):
+            found.append(self._extend(tapped, rows, [[ids[step]] for ids in self.texts]))
+        return torch.cat(found)
+
+    def _extend(self, tapped: TappedModel, cache: Any, ids: list[list[int]]) -> Tensor:
+        """(rows * new, D) mature states of new tokens."""
+        new = torch.tensor(ids, device=self.device)
+        at = torch.arange(new.numel(), device=self.device)
+        return tapped.extend([NewTokens(cache, 0, new)], (), at)[-1]
+
+    def expected(self) -> Tensor:
+        """What `decoded` must give, from whole texts."""
+        steps = self.sizes.steps
+        ends = [(number, len(ids) - steps) for number, ids in enumerate(self.texts)]
+        for step in range(-steps + 1, 1):
+            ends += [(number, len(ids) + step) for number, ids in enumerate(self.texts)]
+        return torch.stack([self._state(number, end) for number, end in ends])
+
+    def _state(self, number: int, end: int) -> Tensor:
+        """The last state of the first `end` tokens of a text."""
+        if self.prefixes_agree:
+            return self.library[number][0][end - 1]
+        return self.alone(self.texts[number][:end])[0][-1]
+
+    def asked(self) -> tuple[list[int], list[list[int]]]:
+        """A prompt and three continuations."""
+        prompt, steps = self.texts[0][: -self.sizes.steps], self.sizes.steps
+        return prompt, [self.texts[0][-steps:], self.texts[1][: steps + 1], self.texts[1][:1]]
+
+    def scores(self, tapped: TappedModel) -> Tensor:
+        """(3, 1) log-probabilities of the continuations."""
+        (found,) = Scorer(tapped).score(*self.asked(), [Greedy()])
+        return torch.tensor(found.logprobs, device=self.device)[:, None]
+
+    def scored(self) -> Tensor:
+        """What `scores` must give."""
+        prompt, continuations = self.asked()
+        return torch.stack([self._logprob(prompt, each) for each in continuations])[:, None]
+
+    def _logprob(self, prompt: list[int], continuation: list[int]) -> Tensor:
+        logits = self.alone([*prompt, *continuation[:-1]])[1][len(prompt) - 1 :]
+        targets = torch.tensor(continuation, device=self.device)[:, None]
+        return logits.float().log_softmax(-1).gather(1, targets).sum()
+
+    def _bytes(self, tapped: TappedModel) -> int | None:
+        """Of one token of a row, where the library keeps it."""
+        if tapped.route.decoding is not Decoding.library:
+            return None
+        cache = tapped.new_cache()
+        cache.add_row()
+        self._extend(tapped, cache, self.texts[:1])
+        assert isinstance(cache, LibraryCache)
+        return -(-cache.nbytes(0) // len(self.texts[0]))
+
+    def _same(
+        self,
+        found: Callable[[], Tensor],
+        wanted: Tensor | Callable[[], Tensor],
+        limit: float | None = None,
+    ) -> bool:
+        """Whether two tensors (..., D) agree up to rounding; an error counts as a difference.
+
+        In 16 bits half of the vectors may be off: a mixture of experts may choose others.
+        """
+        try:
+            expected = wanted if isinstance(wanted, Tensor) else wanted()
+            off = (found().float() - expected.float()).flatten(0, -2)
+        except Exception as error:
+            log.debug("%s: %r", self.name, error)
+            return False
+        size = expected.float().flatten(0, -2).norm(dim=-1).clamp_min(1e-6)
+        share = off.norm(dim=-1) / size
+        worst = float(share.max() if self.exact else share.median())
+        log.debug("%s: off by %.2g", self.name, worst)
+        return worst <= (limit or (ROUNDING if self.exact else ROUNDING_16_BITS))
