@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effchal.config import ConfigError
 from effchal.decoding.layer_logits import Tap
 
 
@@ -16,12 +15,9 @@ def tapped(layers: Any, taps: tuple[Tap, ...], at: Tensor, kept: list[Tensor]) -
     """Copy the inputs of tapped layers into one buffer; its last row stays free.
 
     Args:
-        layers: the model's, or None where they do not show their states.
+        layers: the model's.
         at: (P,) int64, positions of the flattened (B * T).
         kept: gets one tensor (K + 1, P, D).
-
-    Raises:
-        ConfigError: taps of a model that has none.
     """
 
     def copy_into(rows: list[int]):
@@ -34,11 +30,6 @@ def tapped(layers: Any, taps: tuple[Tap, ...], at: Tensor, kept: list[Tensor]) -
 
         return hook
 
-    if taps and layers is None:
-        raise ConfigError(
-            "this model does not show the states of its layers, which DoLa and SLED compare; "
-            "use decoding=greedy or decoding=sample"
-        )
     by_layer: dict[int, list[int]] = {}
     for row, (layer, _) in enumerate(taps):
         by_layer.setdefault(layer, []).append(row)

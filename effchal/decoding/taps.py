@@ -17,7 +17,7 @@ from effchal.kernels.cpu_linear import head_product
 from effchal.kernels.fused_forward import Chunk, FusedForward, fused_forward
 from effchal.kernels.premature_rows import PrematureRows
 from effchal.model.device import multiplies_bfloat16
-from effchal.model.route import Decoding, route_of
+from effchal.model.route import Decoding, require_layer_states, route_of
 from effchal.model.structure import (
     OwnEnd,
     attention_name,
@@ -51,7 +51,8 @@ class TappedModel:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        whole, self.route = causal_lm(model), route_of(model)
+        self._whole = whole = causal_lm(model)
+        self.route = route_of(model)
         set_attention(whole)  # flash attention and packed rows take no mask of ours
         self._additive_masks = attention_name(whole.config) == "eager"
         self.config: Any = whole.config.get_text_config()
@@ -91,6 +92,11 @@ class TappedModel:
     def bytes_per_token(self) -> int:
         """Of a row's cache."""
         return self.route.bytes_per_token or bytes_per_token(self.config, self.dtype.itemsize)
+
+    def check(self, contrast: Contrast) -> None:
+        """Raises ConfigError where it compares layers, and this model does not show them."""
+        if contrast.layers:
+            require_layer_states(self._whole)
 
     def new_cache(self) -> RowCache:
         return RowCache() if self.reads_in_chunks else LibraryCache()
@@ -227,6 +233,8 @@ class TappedModel:
 
     def _collect(self, run: Callable[[], Tensor], taps: tuple[Tap, ...], at: Tensor) -> Tensor:
         """(K + 1, P, D) at positions `at` (P,) of the (N, D) that `run` makes of the backbone."""
+        if taps:
+            require_layer_states(self._whole)
         kept: list[Tensor] = []
         with tapped(self._layers, taps, at, kept):
             mature = run().index_select(0, at)

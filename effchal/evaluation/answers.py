@@ -72,7 +72,10 @@ class EvaluationTask:
     @cached_property
     def engine(self) -> Engine:
         """Loads the model at first use: a resumed evaluation may have nothing left to answer."""
-        return load_engine(self.source)
+        engine = load_engine(self.source)
+        for variant in self.variants:
+            engine.model.check(variant.contrast)
+        return engine
 
     @cached_property
     def scorer(self) -> Scorer:

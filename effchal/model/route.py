@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from effchal.config import ConfigError
 from effchal.model.structure import causal_lm
 
 
@@ -35,6 +36,19 @@ class Route:
             "decoding": self.decoding.value,
             "notes": list(self.notes),
         }
+
+
+def require_layer_states(model: Any) -> None:
+    """Call before a decoding that compares layers.
+
+    Raises:
+        ConfigError: this model does not show the states of its layers.
+    """
+    if not route_of(model).taps:
+        raise ConfigError(
+            f"{type(causal_lm(model)).__name__} does not show the states of its layers, which "
+            "DoLa and SLED compare; use decoding=greedy or decoding=sample"
+        )
 
 
 def route_of(model: Any) -> Route:

@@ -33,7 +33,7 @@ def build_meta_model(cfg: Config, device: torch.device, layers: int | None = Non
         layers: keep only the first so many.
     """
     quiet_libraries()
-    shape = shape_config(cfg.model)
+    shape, route = shape_config(cfg.model), route_of_config(cfg.model)
     if layers is not None:
         keep_layers(shape.get_text_config(), layers)
     with torch.device("meta"):
@@ -43,7 +43,7 @@ def build_meta_model(cfg: Config, device: torch.device, layers: int | None = Non
             attn_implementation=own_attention(text_model_class(shape)),
         )
         model.requires_grad_(False)
-        set_route(model, route_of_config(cfg.model))
+        set_route(model, route)
         if cfg.model.quantization is Quantization.nf4:
             pack_weights(model, cfg.model.double_quant)
         return model if cfg.lora is None else add_adapter(model, cfg.lora, cfg.train.seed)

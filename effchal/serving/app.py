@@ -80,8 +80,10 @@ def start_app(cfg: Config, on_failure: Callable[[], None]) -> Flask:
             start = time.perf_counter()
             source = check_model_source(cfg)
             # Fails on wrong layers before the weights are read.
-            contrast_of(cfg.decoding, source.shape.num_layers, source.shape.tied)
-            service.set_ready(load_engine(source))
+            contrast = contrast_of(cfg.decoding, source.shape.num_layers, source.shape.tied)
+            engine = load_engine(source)
+            engine.model.check(contrast)
+            service.set_ready(engine)
             log.info("ready after %.1f s", time.perf_counter() - start)
         except Exception as error:
             log.critical("cannot load the model: %s", error)

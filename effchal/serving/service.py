@@ -121,6 +121,7 @@ class Service:
         model = self.loaded().engine.model
         try:
             contrast = contrast_of(decoding, model.num_layers, model.tied)
+            model.check(contrast)
         except ConfigError as error:
             raise RequestError(400, str(error), "decoding") from error
         return SamplingParams(

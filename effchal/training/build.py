@@ -9,12 +9,14 @@ import torch
 
 from effchal.admission.admit import TrainingAdmission
 from effchal.config import Config, ConfigError
+from effchal.config.choices import DecodingMethod
 from effchal.decoding.layers import contrast_of
 from effchal.mixing.packing import MicroBatch, TrainingOrder
 from effchal.mixing.prepare import PreparedData, pack_for
 from effchal.mixing.sources import DataError
 from effchal.model.device import multiplies_bfloat16, pick_dtype
 from effchal.model.load import add_adapter, base_model_fingerprint, load_base_model, model_shape
+from effchal.model.route import require_layer_states
 from effchal.runs import device_name
 from effchal.training.budget import WallClock
 from effchal.training.checkpoint import checkpoints, load_checkpoint, trainable_parameters
@@ -95,6 +97,8 @@ def build(cfg: Config, data: PreparedData, device: torch.device) -> TrainingSetu
         raise ConfigError("lora=none leaves nothing to train")
     base = load_base_model(cfg.model, device)
     admission = TrainingAdmission(base, cfg.model.max_seq_len)
+    if cfg.decoding.method in (DecodingMethod.dola, DecodingMethod.sled):
+        require_layer_states(base)  # of the bundle that training leaves
     model = add_adapter(base, cfg.lora, cfg.train.seed)
     fused = prepare_training(model, cfg.train.activation_checkpointing, cfg.train.compile)
     admission.confirm()
