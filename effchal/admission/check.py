@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effchal.decoding.contrast import Greedy
@@ -15,6 +16,7 @@ from effchal.decoding.library_cache import LibraryCache
 from effchal.decoding.score import Scorer
 from effchal.decoding.taps import NewTokens, TappedModel
 from effchal.kernels.attention import packed_hidden_states
+from effchal.kernels.loss import chunked_loss
 from effchal.model.load import ModelError
 from effchal.model.route import Decoding, Route, route_of, set_route
 from effchal.model.structure import OwnEnd, backbone, causal_lm, head, set_attention
@@ -109,9 +111,20 @@ class Check:
             if plain and not route.plain_head:
                 continue
             limit = ROUNDING_OF_HEAD if self.exact else ROUNDING_OF_HEAD_16_BITS
-            if self._same(functools.partial(end, states), logits, limit):
+            logits_agree = self._same(functools.partial(end, states), logits, limit)
+            loss = functools.partial(self._loss, end)
+            if logits_agree and self._same(loss, self._library_loss, limit):
                 return replace(route, plain_head=plain)
         raise ModelError(f"{self.name}: the logits of its states are not those of the model")
+
+    def _loss(self, end: Any) -> Tensor:
+        """(1, 1), as training computes it."""
+        states, targets = self.library[0][0], torch.tensor(self.texts[0], device=self.device)
+        return chunked_loss(end, states, targets)[None, None]
+
+    def _library_loss(self) -> Tensor:
+        targets = torch.tensor(self.texts[0], device=self.device)
+        return F.cross_entropy(self.library[0][1].float(), targets, reduction="sum")[None, None]
 
     def _packed(self, route: Route) -> Route:
         set_route(self.model, route)

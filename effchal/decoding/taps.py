@@ -17,14 +17,12 @@ from effchal.kernels.cpu_linear import head_product
 from effchal.kernels.fused_forward import Chunk, FusedForward, fused_forward
 from effchal.kernels.premature_rows import PrematureRows
 from effchal.model.device import multiplies_bfloat16
-from effchal.model.route import Decoding, require_layer_states, route_of
+from effchal.model.route import Decoding, logits_head, require_layer_states, route_of
 from effchal.model.structure import (
-    OwnEnd,
     attention_name,
     backbone,
     causal_lm,
     final_norm,
-    head,
     layers_of,
     max_positions,
     rope_switch,
@@ -72,7 +70,7 @@ class TappedModel:
         self.backbone = backbone(model)
         self._layers: Any = layers_of(model) if self.route.taps else None
         self._norm: Any = final_norm(model) if self.route.taps else None
-        self._head = head(model) if self.route.plain_head else OwnEnd(model)
+        self._head = logits_head(model)
         self.head = head_product(self._head)  # (rows, D) -> (rows, V)
         self._fused: FusedForward | None = None
         if self.route.decoding is Decoding.fused and self._layers is not None:

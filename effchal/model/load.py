@@ -146,6 +146,7 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
             bnb_4bit_use_double_quant=cfg.double_quant,
             bnb_4bit_compute_dtype=dtype,
         )
+    attention = pick_attention(cfg, device, text_model_class(config))
     multimodal = is_multimodal(config)
     with _loading(cfg):
         loader: Any = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
@@ -153,7 +154,7 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
             path,
             revision=cfg.revision,
             dtype=dtype,
-            attn_implementation=pick_attention(cfg, device, text_model_class(config)),
+            attn_implementation=attention,
             device_map={"": device},
             use_safetensors=True,  # no pickle
             **options,

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from effchal.config import ConfigError
-from effchal.model.structure import causal_lm
+from effchal.model.structure import OwnEnd, causal_lm, head
 
 
 class Decoding(StrEnum):
@@ -36,6 +36,11 @@ class Route:
             "decoding": self.decoding.value,
             "notes": list(self.notes),
         }
+
+
+def logits_head(model: Any) -> Any:
+    """Module of hidden states (N, D) -> logits (N, V), with all that the model does to them."""
+    return head(model) if route_of(model).plain_head else OwnEnd(model)
 
 
 def require_layer_states(model: Any) -> None:

@@ -14,7 +14,7 @@ from effchal.kernels.attention import packed_hidden_states
 from effchal.kernels.loss import chunked_loss
 from effchal.mixing.packing import MicroBatch
 from effchal.model.load import evaluation_mode
-from effchal.model.structure import head
+from effchal.model.route import logits_head
 
 
 class NonFiniteError(FloatingPointError):
@@ -111,9 +111,8 @@ def target_loss(model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:
     """
     ids, positions = micro_batch.input_ids, micro_batch.position_ids
     hidden = packed_hidden_states(model, ids, positions, micro_batch.lengths)  # (1, T, D)
-    return chunked_loss(
-        head(model), hidden[0].index_select(0, micro_batch.target_positions), micro_batch.targets
-    )
+    at_targets = hidden[0].index_select(0, micro_batch.target_positions)
+    return chunked_loss(logits_head(model), at_targets, micro_batch.targets)
 
 
 @torch.no_grad()
