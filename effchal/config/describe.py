@@ -19,7 +19,11 @@ from effchal.config.nearest import nested
 
 MODULES = (schema, inputs, training, decoding, inference, choices)
 UNIT = re.compile(r"\[([^\]]+)\] ")
-NAMED_TYPES = {"Layers": "low, high or list[int]", "list[Layers]": "list of layer sets"}
+NAMED_TYPES = {
+    "Layers": "low, high or list[int]",
+    "list[Layers]": "list of layer sets",
+    "Targets": "all-linear or list[str]",
+}
 
 
 @dataclass(frozen=True)

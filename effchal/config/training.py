@@ -1,6 +1,7 @@
 """The schema of a training run: lora, budget, train, plan, rules and track."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -24,6 +25,9 @@ from effchal.config.errors import (
     require_keys,
 )
 
+ALL_LINEAR = "all-linear"  # peft's word
+Targets = Any  # ALL_LINEAR or a list of str; OmegaConf knows no union of these
+
 
 @dataclass
 class LoraConfig:
@@ -35,8 +39,9 @@ class LoraConfig:
     alpha: int = 16
     # Dropout before the adapter.
     dropout: float = 0.0
-    # Names of the linear layers that get an adapter.
-    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    # Names of the linear layers that get an adapter; all-linear finds those of any model, but
+    # neither head nor routers.
+    target_modules: Targets = field(default_factory=lambda: ["q_proj", "v_proj"])
     # Rank-stabilised scaling, arXiv:2312.03732.
     use_rslora: bool = False
     # Weight-decomposed adapters, arXiv:2402.09353.
@@ -47,7 +52,14 @@ class LoraConfig:
         require_keys(self, "lora", rank, "r")
         require_keys(self, "lora", AT_LEAST_1, "alpha")
         require_keys(self, "lora", SHARE_BELOW_1, "dropout")
-        require(bool(self.target_modules), "lora.target_modules", self.target_modules, "not empty")
+        targets = self.target_modules
+        names = isinstance(targets, list) and all(isinstance(name, str) for name in targets)
+        require(
+            targets == ALL_LINEAR or (names and bool(targets)),
+            "lora.target_modules",
+            targets,
+            "all-linear or a list of names, not empty",
+        )
 
 
 @dataclass

@@ -15,6 +15,7 @@ from torch import nn
 
 from effchal.config import ConfigError, LoraConfig, ModelConfig
 from effchal.config.choices import Attention, Quantization
+from effchal.model.adapter_targets import adapter_targets, has_transposed_weights
 from effchal.model.device import pick_dtype
 from effchal.model.structure import max_positions, own_attention
 from effchal.model.text_model import is_multimodal, text_model_class, text_part
@@ -213,28 +214,26 @@ def add_adapter(model: nn.Module, lora: LoraConfig, seed: int) -> nn.Module:
     """A fresh LoRA adapter (float32) on a frozen base model.
 
     Raises:
-        ConfigError: no module of the model matches lora.target_modules.
+        ConfigError: no module of the model matches lora.target_modules, or takes an adapter.
     """
     import peft
 
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    known = {name.rpartition(".")[2] for name in linear}
-    unknown = [name for name in lora.target_modules if name not in known]
-    if unknown:
-        raise ConfigError(
-            f"lora.target_modules has {unknown}; this model's linear layers are {sorted(known)}"
-        )
+    targets = adapter_targets(model, lora.target_modules)
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=list(lora.target_modules),
+        target_modules=targets,
+        fan_in_fan_out=has_transposed_weights(model),
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
     )
     torch.manual_seed(seed)  # LoRA's A is random
-    return peft.get_peft_model(model, config)
+    try:
+        return peft.get_peft_model(model, config)
+    except ValueError as error:  # a layer that it knows no adapter for
+        raise ConfigError(f"lora.target_modules={lora.target_modules}: {error}") from error
 
 
 def load_adapter(model: nn.Module, folder: Path) -> nn.Module:

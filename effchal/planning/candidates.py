@@ -10,6 +10,7 @@ import torch
 
 from effchal.config import Config, ConfigError
 from effchal.config.choices import ActivationCheckpointing, Optimizer, Quantization
+from effchal.config.training import ALL_LINEAR
 from effchal.mixing.prepare import PreparedData
 from effchal.planning.fit import Option, Plan, make_plan
 from effchal.planning.machine import Machine
@@ -89,7 +90,8 @@ def less_memory(cfg: Config, plan: Plan, device: torch.device) -> Iterator[Overr
         yield Override("train", "optimizer", smaller)
     if model.quantization is None:
         yield Override("model", "quantization", Quantization.nf4)
-    if cfg.lora is not None and len(cfg.lora.target_modules) > len(FEWER_TARGETS):
+    targets = cfg.lora and cfg.lora.target_modules
+    if targets and (targets == ALL_LINEAR or len(targets) > len(FEWER_TARGETS)):
         yield Override("lora", "target_modules", FEWER_TARGETS)
 
 

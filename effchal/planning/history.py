@@ -42,7 +42,10 @@ def kind_of(cfg: Config, device_name: str, model: str) -> dict[str, Any]:
         model: class and size, which do not depend on the model's folder.
     """
     train, lora = cfg.train, cfg.lora
-    adapter = lora and [lora.r, lora.dropout, lora.use_dora, sorted(lora.target_modules)]
+    targets = lora and lora.target_modules
+    if isinstance(targets, list):
+        targets = sorted(targets)
+    adapter = lora and [lora.r, lora.dropout, lora.use_dora, targets]
     return {
         "device": device_name,
         "model": model,

@@ -1,6 +1,7 @@
 """The run plan as a screen of text."""
 
 from effchal.config import Config
+from effchal.config.training import ALL_LINEAR
 from effchal.planning.fit import Option, Plan, gib
 
 
@@ -28,7 +29,9 @@ def about(plan: Plan, cfg: Config) -> str:
     if model.quantization is not None:
         kind = f"{model.quantization.value}{' dq' if model.double_quant else ''}"
     if cfg.lora is not None:
-        lora = f" r {cfg.lora.r} on {len(cfg.lora.target_modules)} modules"
+        targets = cfg.lora.target_modules
+        where = targets if targets == ALL_LINEAR else f"{len(targets)} modules"
+        lora = f" r {cfg.lora.r} on {where}"
     rows = f"{train.micro_batch_size} x {model.max_seq_len} tokens"
     return (
         f"{model.name}: {plan.model}\n{kind}{lora}, {rows}, {train.optimizer.value}, "

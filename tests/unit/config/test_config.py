@@ -95,7 +95,7 @@ def test_an_unknown_key_in_a_yaml_file_is_refused(tmp_path):
         ("lora.r=0", r"lora\.r must be at least 1.*lora=none.*got 0"),
         ("lora.r=many", r"lora\.r.*'many'"),
         ("lora.dropout=1.5", r"lora\.dropout must be in \[0, 1\)"),
-        ("lora.target_modules=[]", r"lora\.target_modules must be not empty"),
+        ("lora.target_modules=[]", r"lora\.target_modules must be all-linear or a list of names"),
         ("budget.hours=0", r"budget\.hours must be above 0"),
         ("budget.reserve_minutes=1500", r"budget\.reserve_minutes must be below budget\.hours"),
         ("train.lr=0", r"train\.lr must be above 0"),
