@@ -11,8 +11,8 @@ from effchal.config.training import ALL_LINEAR, Targets
 from effchal.model.structure import causal_lm
 
 # Routers choose among experts or tokens by rank: most get no gradient, and training one moves
-# tokens to experts that never saw them.
-ROUTERS = re.compile(r"router|indexer|(^|\.)(shared_expert_)?gate(\.|$)")
+# tokens to experts that never saw them. Gemma 3n's altup reads weights past an adapter.
+LEFT_OUT = re.compile(r"router|indexer|altup|(^|\.)(shared_expert_)?gate(\.|$)")
 
 
 def adapter_targets(model: Any, wanted: Targets) -> list[str]:
@@ -40,7 +40,7 @@ def adapter_targets(model: Any, wanted: Targets) -> list[str]:
         for name, module in names.items()
         if id(module) in inside
         and last(name) not in experts
-        and not ROUTERS.search(name)
+        and not LEFT_OUT.search(name)
         and not _bypassed(model, name)
     ]
     if not chosen:

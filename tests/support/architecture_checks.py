@@ -4,6 +4,7 @@ A check returns its largest error, and raises ConfigError where the program refu
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from effchal.config import LoraConfig, ModelConfig, TrainConfig
+from effchal.admission.admit import TrainingAdmission
+from effchal.cli import compose_config, quote
+from effchal.config import Config, ConfigError, LoraConfig, ModelConfig, TrainConfig
 from effchal.config.choices import Dtype
 from effchal.decoding import engine as engine_module
 from effchal.decoding.contrast import Dola, Greedy
 from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.score import Scorer
-from effchal.decoding.taps import TappedModel
+from effchal.decoding.taps import NewTokens, TappedModel
 from effchal.mixing.packing import EncodedExample, pack
-from effchal.model.load import add_adapter, load_base_model, load_tokenizer
-from effchal.model.structure import backbone
+from effchal.model.load import add_adapter, load_base_model
+from effchal.model_source import check_model_source, inference_config, load_engine
+from effchal.planning.fit import make_plan
+from effchal.planning.machine import Machine
+from effchal.serving.app import make_app
+from effchal.serving.service import Service
 from effchal.training.layers import prepare_training
 from effchal.training.step import train_step
 from support.architectures import write_folder
 from support.plain_reference import Reference, dola_logprobs, plain_name
+from support.training_runs import record
+from support.training_runs import run as run_training
 
 CPU = torch.device("cpu")
 PROMPT_LENGTHS = (3, 9, 20, 31, 44, 60)  # around windows of 8 and a rope's switch at 32
@@ -44,12 +53,17 @@ class Subject:
         self.reference = Reference(name, folder)
         self._engine: Engine | None = None
 
-    def base_model(self) -> nn.Module:
-        return load_base_model(self.config, CPU)
+    def training_config(self) -> Config:
+        """Of two steps on the shipped examples."""
+        sizes = ["model.max_seq_len=128", "train.max_steps=2", "train.examples_per_step=4"]
+        ends = ["train.validate_every=2", "train.checkpoint_every=2", "budget=smoke"]
+        what = ["model=tiny", f"model.name={quote(str(self.folder))}", "data_mix=quickstart"]
+        return compose_config([*what, *sizes, *ends, "decoding=greedy", "lora.r=4"])
 
     def engine(self) -> Engine:
+        """As a server loads it."""
         if self._engine is None:
-            self._engine = Engine(self.base_model(), load_tokenizer(self.config))
+            self._engine = load_engine(check_model_source(Config(model=self.config, lora=None)))
         return self._engine
 
 
@@ -66,13 +80,15 @@ PROMPTS = [random_ids(length, seed) for seed, length in enumerate(PROMPT_LENGTHS
 
 def gradients(subject: Subject) -> float:
     """A step on packed examples: relative error of the adapter's gradients."""
-    model = add_adapter(subject.base_model(), LoraConfig(r=4, target_modules=linear(subject)), 0)
+    train, base = TrainConfig(), load_base_model(subject.config, CPU)
+    admission = TrainingAdmission(base, subject.config.max_seq_len)
+    model = add_adapter(base, LoraConfig(r=4, target_modules="all-linear"), 0)
+    model.train()
+    prepare_training(model, train.activation_checkpointing, train.compile)
+    admission.confirm()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # at 0, A would have no gradient
             nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
-    model.train()
-    train = TrainConfig()
-    prepare_training(model, train.activation_checkpointing, train.compile)
     caught: dict[str, torch.Tensor] = {}
 
     class Catch(torch.optim.SGD):
@@ -98,14 +114,6 @@ def training_examples() -> list[tuple[list[int], list[int]]]:
     """Ids and labels; the first third of each is a prompt without loss."""
     rows = [random_ids(length, 100 + length) for length in (5, 12, 30, 45)]
     return [(ids, [-100] * (len(ids) // 3) + ids[len(ids) // 3 :]) for ids in rows]
-
-
-def linear(subject: Subject) -> list[str]:
-    """Names of the linear layers of the decoder, routers left out."""
-    model = subject.base_model()
-    inside = backbone(model).named_modules()
-    last = {name.rpartition(".")[2] for name, m in inside if isinstance(m, nn.Linear)}
-    return sorted(name for name in last if "router" not in name and name != "shared_expert_gate")
 
 
 # Decoding
@@ -151,8 +159,10 @@ def echo(subject: Subject) -> float:
 
 def scoring(subject: Subject) -> float:
     """Log-probabilities of continuations, the largest error in nats per token."""
-    contrasts, worst = [Greedy(), Dola(LAYERS, relative_top=0.0)], 0.0  # drops no token
-    scorer = Scorer(subject.engine().model)
+    scorer, worst = Scorer(subject.engine().model), 0.0
+    contrasts: list[Any] = [Greedy()]
+    if subject.engine().model.route.taps:
+        contrasts.append(Dola(LAYERS, relative_top=0.0))  # drops no token
     for prompt, prefix in zip(PROMPTS, (0, 4, 4, 0, 20, 20), strict=True):
         texts = [random_ids(length, 7 + length) for length in (1, 4, 19)]
         found = scorer.score(prompt, texts, contrasts, prefix)
@@ -169,12 +179,13 @@ def scoring(subject: Subject) -> float:
 def taps(subject: Subject) -> float:
     """States of every layer: the largest relative error."""
     tapped: TappedModel = subject.engine().model
-    ids, worst = PROMPTS[3], 0.0
+    ids, worst, cache = PROMPTS[3], 0.0, tapped.new_cache()
+    cache.add_row()
     expected = subject.reference.read(ids).hidden
     layers = tuple((layer, False) for layer in range(tapped.num_layers))
-    at = torch.arange(len(ids))
     with torch.inference_mode():
-        states = tapped.states(torch.tensor([ids]), at[None], None, None, layers, at)
+        new = NewTokens(cache, 0, torch.tensor([ids]))
+        states = tapped.extend([new], layers, torch.arange(len(ids)))
     for found, wanted in zip(states, expected, strict=True):
         worst = max(worst, float((found - wanted).norm() / wanted.norm()))
     return worst
@@ -183,8 +194,8 @@ def taps(subject: Subject) -> float:
 def logprobs_at(
     reference: Reference, ids: list[int], at: range, contrast: Any, decoding: bool
 ) -> list[torch.Tensor]:
-    """(V,) float64 each, of the next token at some positions."""
-    run = reference.decode(ids) if decoding else reference.read(ids)
+    """(V,) float64 each, of the next token at some positions; nothing reads the last id."""
+    run = reference.decode(ids, at.start) if decoding else reference.read(ids[:-1])
     if contrast == Greedy():
         return list(run.logits[at.start : at.stop].double().log_softmax(-1))
     early = torch.stack([reference.head(run.hidden[layer][at.start : at.stop]) for layer in LAYERS])
@@ -202,6 +213,36 @@ class small_pieces:
         engine_module.PROMPT_CHUNK = self._before
 
 
+# Commands
+
+
+def plan(subject: Subject) -> float:
+    """0 where config.json alone gives the route that the loaded model takes."""
+    cfg = subject.training_config()
+    made = make_plan(cfg, Machine.here(cfg, CPU), None)
+    loaded = subject.engine().model.route.report()
+    same = all(made.route[key] == loaded[key] for key in ("packed", "plain_head", "taps"))
+    return 0.0 if same else math.inf
+
+
+def commands(subject: Subject) -> float:
+    """0 where two steps of training leave a bundle that a server answers a request from."""
+    folder = subject.folder.with_name(subject.folder.name + "-run")
+    code = run_training(subject.training_config(), folder)
+    cfg = compose_config(["prompt=plain"])
+    cfg.bundle = str(folder / "bundle")
+    cfg = inference_config(cfg, [], set())
+    service = Service(cfg, subject.name)
+    service.set_ready(load_engine(check_model_source(cfg)))
+    try:
+        body = {"prompt": "Once upon a time", "max_tokens": 4}
+        answer = make_app(service).test_client().post("/v1/completions", json=body)
+    finally:
+        service.loaded().scheduler.stop()
+    finished = code == 0 and record(folder)["status"] == "finished"
+    return 0.0 if finished and answer.status_code == 200 else math.inf
+
+
 CHECKS: dict[str, tuple[Callable[[Subject], float], float]] = {  # and the error allowed
     "gradients": (gradients, 1e-4),
     "greedy": (greedy, 1e-3),
@@ -209,4 +250,16 @@ CHECKS: dict[str, tuple[Callable[[Subject], float], float]] = {  # and the error
     "scoring": (scoring, 1e-3),
     "taps": (taps, 1e-4),
     "dola": (dola, 1e-3),
+    "plan": (plan, 0.0),
+    "commands": (commands, 0.0),
 }
+
+
+def outcome(check: str, subject: Subject) -> str:
+    """right, wrong by how much, or refused and why; an error that is no refusal is raised."""
+    function, allowed = CHECKS[check]
+    try:
+        error = function(subject)
+    except ConfigError as refusal:
+        return f"refused: {refusal}"
+    return "right" if error <= allowed else f"wrong by {error:.2g}"

@@ -184,7 +184,11 @@ TEXT_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "glm-4": ("Glm4", HEADS_OF_24 | {"attention_bias": True}),
-    "gpt-2": ("GPT2", {"n_embd": 64, "n_layer": 4, "n_head": 4, "n_positions": 512}),
+    "gpt-2": (
+        "GPT2",
+        {"n_embd": 64, "n_layer": 4, "n_head": 4, "n_positions": 512}
+        | {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    ),
     "gpt-neox": ("GPTNeoX", {}),
     "gpt-oss": ("GptOss", EVERY_OTHER | LOCAL_EXPERTS | {"head_dim": 16, "rope_parameters": YARN}),
     "granite-3": ("Granite", GRANITE | {"attention_bias": True}),
@@ -263,11 +267,15 @@ TEXT_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi-4-mini": ("Phi3", longrope(8, partial_rotary_factor=0.5) | {"tie_word_embeddings": True}),
     "phi-3.5-moe": (
         "Phimoe",
-        LOCAL_EXPERTS | {"sliding_window": WINDOW, "attention_bias": True, "lm_head_bias": True},
+        LOCAL_EXPERTS
+        | {"sliding_window": WINDOW, "attention_bias": True, "lm_head_bias": True}
+        | {"router_jitter_noise": 0.0},
     ),
     "phi-3.5-moe, longrope": (
         "Phimoe",
-        LOCAL_EXPERTS | longrope(16, short_mscale=1.2, long_mscale=1.3),
+        LOCAL_EXPERTS
+        | longrope(16, short_mscale=1.2, long_mscale=1.3)
+        | {"router_jitter_noise": 0.0},
     ),
     "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
     "qwen2.5, window": (

@@ -13,6 +13,11 @@ from torch import Tensor
 
 from support.architectures import MULTIMODAL
 
+# transformers 5.23 chooses what a position sees by all tokens of the pass, later ones too.
+LOOK_AHEAD = ("deepseek-v3.2", "doge")
+# Its eager attention adds the position's bias twice; sdpa once, as the model was trained.
+NOT_EAGER = ("falcon, alibi",)
+
 
 @dataclass
 class Pass:
@@ -29,10 +34,12 @@ class Reference:
         auto = transformers.AutoModelForCausalLM
         if name in MULTIMODAL:
             auto = transformers.AutoModelForImageTextToText
+        attention = "sdpa" if name in NOT_EAGER else "eager"
         self.model: Any = auto.from_pretrained(
-            folder, attn_implementation="eager", dtype=torch.float32
+            folder, attn_implementation=attention, dtype=torch.float32
         )
         self.model.eval()
+        self._looks_ahead = name in LOOK_AHEAD
         config = self.model.config.get_text_config()
         rope = getattr(config, "rope_parameters", None) or {}
         self._switch = None
@@ -45,18 +52,23 @@ class Reference:
         out = self.model(input_ids=torch.tensor([ids]), use_cache=False, output_hidden_states=True)
         return Pass(out.logits[0], [state[0] for state in out.hidden_states])
 
-    def decode(self, ids: list[int]) -> Pass:
-        """What position t has where the tokens before it are all there is.
+    @torch.inference_mode()
+    def decode(self, ids: list[int], start: int) -> Pass:
+        """From position `start` on, what each has where the tokens before it are all there is.
 
         A rope that switches its factors computes the first tokens anew then, so they come
         from a shorter pass.
         """
         whole = self.read(ids)
-        if self._switch is None or len(ids) <= self._switch:
-            return whole
-        early, n = self.read(ids[: self._switch]), self._switch
-        hidden = [torch.cat([a, b[n:]]) for a, b in zip(early.hidden, whole.hidden, strict=True)]
-        return Pass(torch.cat([early.logits, whole.logits[n:]]), hidden)
+        ends = [] if self._switch is None or len(ids) <= self._switch else [self._switch]
+        if self._looks_ahead:
+            ends = list(range(len(ids) - 1, start, -1))
+        for end in ends:  # the longest first; each one decides its own positions
+            part = self.read(ids[:end])
+            whole.logits[:end] = part.logits
+            for state, own in zip(whole.hidden, part.hidden, strict=True):
+                state[:end] = own
+        return whole
 
     @torch.inference_mode()
     def head(self, states: Tensor) -> Tensor:
@@ -76,7 +88,11 @@ class Reference:
             like: a peft model with the same base; its adapter's weights are copied.
         """
         source = {plain_name(n): p for n, p in like.named_parameters() if p.requires_grad}
-        config = like.peft_config["default"]
+        adapted = {name.partition(".lora_")[0].removeprefix("base_model.model.") for name in source}
+        config = copy.copy(like.peft_config["default"])
+        config.target_modules = [
+            n for n, _ in self.model.named_modules() if plain_name(n) in adapted
+        ]
         model = peft.get_peft_model(copy.deepcopy(self.model), config)
         own = {plain_name(n): p for n, p in model.named_parameters() if "lora_" in n}
         for name, parameter in source.items():
