@@ -21,7 +21,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import transformers  # noqa: E402
-
 from support.architecture_checks import CHECKS, Subject, outcome  # noqa: E402
 from support.architectures import NAMES  # noqa: E402
 
