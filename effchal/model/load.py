@@ -276,7 +276,9 @@ def base_model_config(cfg: ModelConfig, shipped: Path | None = None) -> Any:
 
 
 def model_shape(cfg: ModelConfig) -> ModelShape:
-    config = base_model_config(cfg).get_text_config()
+    whole = base_model_config(cfg)
+    check_model_config(cfg, whole)
+    config = whole.get_text_config()
     return ModelShape(
         config.num_hidden_layers, bool(config.tie_word_embeddings), max_positions(config)
     )

@@ -143,8 +143,8 @@ def rope_switch(config: Any) -> int | None:
     rope = getattr(config, "rope_parameters", None) or {}
     for each in (rope, *(part for part in rope.values() if isinstance(part, dict))):
         if each.get("rope_type") == "longrope":
-            named = each.get("original_max_position_embeddings")
-            return named or getattr(config, "original_max_position_embeddings", None)
+            named = getattr(config, "original_max_position_embeddings", None)
+            return named or each.get("original_max_position_embeddings")
     return None
 
 

@@ -43,7 +43,7 @@ def test_an_architecture_takes_the_fastest_way_that_is_right(name, packed, plain
 
 def test_texts_up_to_the_switch_of_the_rope_need_no_slow_way():
     config = make("phi-4-mini")
-    config.rope_parameters["original_max_position_embeddings"] = 4096
+    config.original_max_position_embeddings = 4096
     config.max_position_embeddings = 131072
     assert rope_switch(config) == 4096
     assert admit_architecture(config, 4096).packed
