@@ -3,6 +3,7 @@
 One JSON line for each: the wall clock of a command that computes nothing, and of a plan, median.
 Then what loading SmolLM2-135M adds to a process that has its libraries already, at its peak and
 after, against the bytes of the weights it computes with, and its time against that of one copy.
+Last, the seconds that the admission check adds: of SmolLM2, and of Mistral-7B's config in a plan.
 """
 
 import argparse
@@ -94,7 +95,9 @@ def load(name: str, dtype: str) -> dict:
     after = status()
     sizes = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
     weights = sum(sizes.values()) / 2**20  # a tied head counts once
+    checked = admission_seconds(model)
     return {
+        **checked,
         "read_mib": round(
             sum(path.stat().st_size for path in Path(name).glob("*.safetensors")) / 2**20, 1
         ),
@@ -104,6 +107,24 @@ def load(name: str, dtype: str) -> dict:
         "peak_over_weights": round((after["VmHWM"] - before["VmRSS"]) / weights, 3),
         "after_over_weights": round((after["VmRSS"] - before["VmRSS"]) / weights, 3),
         "file_pages_after_mib": round(after["RssFile"] - before["RssFile"], 1),
+    }
+
+
+def admission_seconds(model) -> dict[str, float]:
+    """Seconds of the check of a loaded model, and of one by a config alone."""
+    from effchal.admission.admit import admit, admit_architecture
+    from effchal.config import ModelConfig
+    from effchal.planning.meta_model import shape_config
+
+    shape = shape_config(ModelConfig(name="mistralai/Mistral-7B-v0.1", revision="0" * 40))
+    begun = time.perf_counter()
+    admit(model)
+    loaded = time.perf_counter()
+    admit_architecture(shape)
+    ended = time.perf_counter()
+    return {
+        "admission_s": round(loaded - begun, 2),
+        "admission_in_plan_s": round(ended - loaded, 2),
     }
 
 

@@ -6,12 +6,13 @@ what was found, on a short text. What fails takes the slower way that is right.
 """
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from effchal.admission.check import COPY, ITSELF, Check
+from effchal.admission.check import COPY, ITSELF, Check, Sizes
 from effchal.admission.small_copy import small_copy
 from effchal.model.device import multiplies_bfloat16
 from effchal.model.load import ModelError, evaluation_mode
@@ -41,7 +42,8 @@ def admit_architecture(config: Any, longest: int | None = None) -> Route:
         copied = small_copy(config, longest)
         known[key] = Route(notes=(f"{type(text).__name__}: no small copy could be tried",))
         if copied is not None:
-            known[key] = Check(copied, COPY).route(Route(), training=True, decoding=True)
+            start = Route(copied=True)
+            known[key] = Check(copied, COPY).route(start, training=True, decoding=True)
     return known[key]
 
 
@@ -54,11 +56,16 @@ def admit(model: nn.Module, longest: int | None = None) -> Route:
     whole = causal_lm(model)
     route = admit_architecture(whole.config, longest)
     if can_try_itself(model):
-        route = Check(model, ITSELF).route(route, training=False, decoding=True)
+        route = Check(model, sizes_for(route)).route(route, training=False, decoding=True)
     set_route(model, route)
     for note in route.notes:
         log.warning("%s", note)
     return route
+
+
+def sizes_for(route: Route) -> Sizes:
+    """Of texts to try a model itself with: all that its copy could not show."""
+    return ITSELF if route.copied else replace(ITSELF, thorough=True)
 
 
 class TrainingAdmission:
@@ -78,8 +85,9 @@ class TrainingAdmission:
         self._check: Check | None = None
         if can_try_itself(model):
             with evaluation_mode(model):
-                self._check = Check(model, ITSELF)
-                route = self._check.route(route_of(model), training=True, decoding=False)
+                route = route_of(model)
+                self._check = Check(model, sizes_for(route))
+                route = self._check.route(route, training=True, decoding=False)
             set_route(model, route)
         for note in route_of(model).notes:
             log.warning("%s", note)
