@@ -1,14 +1,22 @@
 """Rows of data files that know their place: an error names file, line, field and value found."""
 
+import codecs
+import contextlib
+import gzip
 import json
+import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from effchal.config import ConfigError
 
 _ENDS_IN_LINE = ", and the file ends inside it: was it written to the end?"
+_ONLY_RETURNS = "; its lines end in CR alone, convert them: tr '\\r' '\\n' < <file> > <new>.jsonl"
+_IS_LIST = "; the file is one JSON list, so its name must end in .json"
 
 
 @dataclass(frozen=True)
@@ -58,48 +66,93 @@ class Row:
         return Row.of(self.fields.get(name), f"{self.place}, field {name!r}", self.error)
 
 
+def is_gzip(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
+def open_rows(path: Path) -> IO[bytes]:
+    """The bytes of a data file, unpacked where its name ends in .gz."""
+    return cast(IO[bytes], gzip.open(path)) if is_gzip(path) else path.open("rb")
+
+
 def read_jsonl(path: Path, error: type[ConfigError]) -> Iterator[Row]:
     """The objects of a file with one on each line.
 
     Raises:
-        error: a line that is empty, not UTF-8, not JSON, or not an object.
+        error: a line that is empty, not UTF-8, not JSON, not an object, or has a key twice.
     """
-    with path.open("rb") as lines:
+    with open_rows(path) as lines, unpacking(path, error):
         for number, line in enumerate(lines, start=1):
             place = f"{path}, line {number}"
-            if not line.strip():
-                raise error(f"{place}: empty line; remove it")
-            ends_in_line = "" if line.endswith(b"\n") else _ENDS_IN_LINE
             # Without its line end, or an error at the end of the line would stand in the next one.
-            value = parse_json(line.rstrip(b"\r\n"), place, error, ends_in_line)
+            content = line.rstrip(b"\r\n").removeprefix(codecs.BOM_UTF8)
+            if not content.strip():
+                raise error(f"{place}: empty line; remove it")
+            hint = "" if line.endswith(b"\n") else _ENDS_IN_LINE
+            if b"\r" in content:
+                hint = _ONLY_RETURNS
+            elif number == 1 and re.match(rb"\s*\[\s*(\{|$)", content):
+                hint = _IS_LIST
+            value = parse_json(content, place, error, hint, unique_keys=True)
+            if hint is _IS_LIST:
+                raise error(f"{place}: expected one object on each line{hint}")
             yield Row.of(value, place, error)
 
 
-def parse_json(content: bytes, place: str, error: type[ConfigError], hint: str = "") -> Any:
+def parse_json(
+    content: bytes, place: str, error: type[ConfigError], hint: str = "", unique_keys: bool = False
+) -> Any:
     """The value of a file, or of one of its lines.
 
     Args:
         hint: ends the message where the content is not JSON.
+        unique_keys: refuse an object that has a key twice, of which JSON would drop the first.
 
     Raises:
-        error: not UTF-8, not JSON, or nested deeper than the parser can follow.
+        error: not UTF-8, not JSON, or more than the parser can hold.
     """
+    hook = partial(_unique, place=place, error=error) if unique_keys else None
     try:
-        return json.loads(content.decode("utf-8"))
+        return json.loads(content.decode("utf-8").removeprefix("\ufeff"), object_pairs_hook=hook)
     except UnicodeDecodeError as reason:
-        raise error(f"{place}, byte {reason.start + 1}: not UTF-8") from reason
+        found = ""
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            found = " but UTF-16, convert it: iconv -f UTF-16 -t UTF-8 <file> > <new>"
+        raise error(f"{place}, byte {reason.start + 1}: not UTF-8{found}") from reason
     except json.JSONDecodeError as reason:
         line = f"line {reason.lineno}, " if reason.lineno > 1 else ""
         where = f"{place}, {line}column {reason.colno}"
         raise error(f"{where}: not JSON ({reason.msg}){hint}") from reason
     except RecursionError as reason:
         raise error(f"{place}: brackets nested too deeply") from reason
+    except error:
+        raise
+    except ValueError as reason:  # Python reads no integer of more than 4,300 digits
+        raise error(f"{place}: a number with too many digits; write it as text") from reason
+
+
+def _unique(pairs: list[tuple[str, Any]], place: str, error: type[ConfigError]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise error(f"{place}: the key {twice!r} stands twice; remove one of the two")
+    return value
+
+
+@contextlib.contextmanager
+def unpacking(path: Path, error: type[ConfigError]) -> Iterator[None]:
+    """Raise `error` where a file that is read is not the whole gzip file of its name."""
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as reason:
+        raise error(f"{path}: not a whole gzip file ({reason}); pack it again") from reason
 
 
 def check_text(value: Any, place: str, error: type[ConfigError], may_be_empty: bool = False) -> str:
     """The value. Raises `error` if it is no text, only white space, or has half a character."""
     if not isinstance(value, str) or not (may_be_empty or value.strip()):
-        raise error(f"{place}: expected text, found {shown(value)}")
+        raise error(f"{place}: expected text, found {shown(value)}; correct or remove the row")
     try:
         value.encode("utf-8")  # JSON can spell half a surrogate pair, which is no character
     except UnicodeEncodeError as reason:

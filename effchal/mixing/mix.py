@@ -69,7 +69,7 @@ def load_mix(cfg: DataMixConfig) -> Mix:
                 "weight": source.weight,
                 "examples": len(examples),
                 "validation": len(validation),
-                "multi_turn": sum(len(example.turns) > 2 for example in examples),
+                "multi_turn": sum(example.questions > 1 for example in examples),
                 "sha256": _digest(examples),
             }
         )

@@ -1,6 +1,8 @@
 """One source of examples: load it from a file or the hub, filter it, check every row."""
 
+import contextlib
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from typing import Any
 from effchal.config import ConfigError, DataSourceConfig
 from effchal.config.choices import DataFormat
 from effchal.prompts import Turn
-from effchal.rows import Row, check_text, parse_json, read_jsonl
+from effchal.rows import Row, check_text, is_gzip, open_rows, parse_json, read_jsonl, unpacking
 
 BUILTIN_DIR = Path(__file__).parent / "quickstart"
 log = logging.getLogger(__name__)
@@ -27,9 +29,14 @@ class Example:
     turns: tuple[Turn, ...]
 
     @property
+    def questions(self) -> int:
+        return sum(turn.role == "user" for turn in self.turns)
+
+    @property
     def prompt_key(self) -> str:
-        """Digest of the first turn, case and spaces aside: the validation choice goes by it."""
-        return hashlib.sha256(" ".join(self.turns[0].content.lower().split()).encode()).hexdigest()
+        """Digest of the first question, case and spaces aside: it decides about validation."""
+        question = next(turn for turn in self.turns if turn.role == "user")
+        return hashlib.sha256(" ".join(question.content.lower().split()).encode()).hexdigest()
 
 
 def load_source(name: str, cfg: DataSourceConfig) -> list[Example]:
@@ -60,7 +67,12 @@ def load_source(name: str, cfg: DataSourceConfig) -> list[Example]:
 def is_local(cfg: DataSourceConfig) -> bool:
     """Whether rows come from a file on this machine; a `revision` then says nothing about them."""
     path = Path(cfg.path)
-    return cfg.path.startswith("builtin:") or path.exists() or path.suffix in _READERS
+    return cfg.path.startswith("builtin:") or path.exists() or _suffix(path) in _READERS
+
+
+def _suffix(path: Path) -> str:
+    """The kind of a file by its name: .jsonl of rows.JSONL and of rows.jsonl.gz."""
+    return Path(path.stem if is_gzip(path) else path.name).suffix.lower()
 
 
 def _kept(row: Row, where: dict[str, list[str]], seen: dict[str, set[str]]) -> bool:
@@ -85,20 +97,35 @@ def _open(name: str, cfg: DataSourceConfig) -> tuple[Iterator[Row], str]:
 
 
 def _read_file(path: Path, owner: str) -> Iterator[Row]:
-    if path.suffix not in _READERS:
-        raise DataError(f"{owner}: {path} is no {', '.join(_READERS)} file")
+    reader = _READERS.get(_suffix(path))
+    if reader is None or (is_gzip(path) and reader is _read_parquet):
+        raise DataError(f"{owner}: {path} is no {', '.join(_READERS)}, .jsonl.gz or .json.gz file")
     if not path.is_file():
         raise DataError(
             f"{owner}: no file {path} (from {Path.cwd()}); give data_mix.sources.<name>.path=<file>"
         )
-    return _READERS[path.suffix](path)
+    return reader(path)
 
 
 def _read_json(path: Path) -> Iterator[Row]:
-    rows = parse_json(path.read_bytes(), str(path), DataError)
+    with open_rows(path) as file, unpacking(path, DataError):
+        content = file.read()
+    rows = parse_json(content, str(path), DataError, _json_hint(content), unique_keys=True)
+    if isinstance(rows, dict):
+        lists = [name for name, value in rows.items() if isinstance(value, list)]
+        remedy = f"; write the list of its key {lists[0]!r} alone" if lists else ""
+        raise DataError(f"{path}: expected a list of rows, found an object{remedy}")
     if not isinstance(rows, list):
         raise DataError(f"{path}: expected a list of rows, found {type(rows).__name__}")
     return _numbered(rows, str(path))
+
+
+def _json_hint(content: bytes) -> str:
+    """What to do about a .json file that is not JSON as a whole."""
+    with contextlib.suppress(ValueError, RecursionError):
+        if isinstance(json.loads(content.partition(b"\n")[0]), dict):
+            return "; the file has one object a line, so its name must end in .jsonl"
+    return ""
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
@@ -170,6 +197,14 @@ def _hub_message(name: str, cfg: DataSourceConfig, error: Exception) -> str:
     )
 
 
+def _system_turn(row: Row) -> list[Turn]:
+    """The system turn of a row that has one, first in its conversation."""
+    if row.fields.get("system") is None:
+        return []
+    text = row.text("system", may_be_empty=True)
+    return [Turn("system", text)] if text.strip() else []
+
+
 def _lima_turns(row: Row) -> list[Turn]:
     texts = row.fields.get("conversations")
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -180,12 +215,13 @@ def _lima_turns(row: Row) -> list[Turn]:
             f"{field}: {len(texts)} turns; it takes question and answer in turn, "
             "ending with an answer"
         )
-    return [
+    turns = [
         Turn(
             "assistant" if i % 2 else "user", check_text(text, f"{field}, turn {i + 1}", DataError)
         )
         for i, text in enumerate(texts)
     ]
+    return _system_turn(row) + turns
 
 
 def _platypus_turns(row: Row) -> list[Turn]:
@@ -193,7 +229,8 @@ def _platypus_turns(row: Row) -> list[Turn]:
     context = "" if row.fields.get("input") is None else row.text("input", may_be_empty=True)
     if context.strip():
         question = f"{question}\n\n{context}"
-    return [Turn("user", question), Turn("assistant", row.text("output"))]
+    turns = [Turn("user", question), Turn("assistant", row.text("output"))]
+    return _system_turn(row) + turns
 
 
 _TURNS = {DataFormat.lima: _lima_turns, DataFormat.platypus: _platypus_turns}

@@ -134,7 +134,7 @@ def test_a_missing_file_and_an_unknown_kind_are_named(tmp_path):
     ):
         load_source("s", source(tmp_path / "nope.jsonl"))
     (tmp_path / "rows.csv").write_text("a,b")
-    with pytest.raises(DataError, match=r"rows\.csv is no \.jsonl, \.json, \.parquet file"):
+    with pytest.raises(DataError, match=r"rows\.csv is no \.jsonl, \.json, \.parquet, "):
         load_source("s", source(tmp_path / "rows.csv"))
 
 
