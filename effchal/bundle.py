@@ -1,12 +1,16 @@
 """A bundle: one folder with all that serving needs besides the base model, checked by digests."""
 
 import dataclasses
+import errno
 import hashlib
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from torch import nn
 
@@ -19,7 +23,7 @@ from effchal.model.load import (
     load_base_model,
     load_tokenizer,
 )
-from effchal.runs import sync_folder, versions
+from effchal.runs import sync_folder, versions, where_supported
 
 FORMAT = 1
 
@@ -33,9 +37,30 @@ def write_bundle(folder: Path, cfg: Config, model: Any, tokenizer: Any) -> None:
 
     Args:
         model: a peft model, or None for a plain base model (lora=none).
+
+    Raises:
+        OSError: the disk is full, for example; a bundle that was there before still is.
     """
     partial = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write_files(partial, cfg, model, tokenizer)
+    except (OSError, safetensors.SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        found = re.search(r"\(os error (\d+)\)", str(error))  # as safetensors tells it
+        number = int(found[1]) if found else getattr(error, "errno", None) or errno.EIO
+        raise OSError(number, os.strerror(number), str(folder)) from error
+    sync_folder(partial)
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    sync_folder(folder.parent)
+
+
+def _write_files(partial: Path, cfg: Config, model: Any, tokenizer: Any) -> None:
     partial.mkdir(parents=True)
     if model is not None:
         # save_embedding_layers=False: peft would ask the hub whether to copy the base's head.
@@ -55,16 +80,10 @@ def write_bundle(folder: Path, cfg: Config, model: Any, tokenizer: Any) -> None:
         },
     }
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-    for path in _files(partial):
-        path.chmod(0o644)  # peft writes for the owner alone; a container runs as another user
-    sync_folder(partial)
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    sync_folder(folder.parent)
+    # peft writes for the owner alone, and so may a umask; a container runs as another user.
+    for path in (partial, *partial.rglob("*")):
+        with where_supported():
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def check_bundle(folder: Path) -> dict[str, Any]:

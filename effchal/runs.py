@@ -1,37 +1,89 @@
-"""A run folder: its lock, files written whole, JSON lines that survive a cut, provenance."""
+"""A run folder: its name, its lock, files written whole, JSON lines that survive a cut."""
 
 import contextlib
 import errno
 import fcntl
 import importlib.metadata
+import itertools
 import json
+import logging
 import os
 import platform
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import filelock
 
 from effchal import __version__
 from effchal.config import ConfigError
 
+if TYPE_CHECKING:  # a command that is refused does not wait for it
+    import torch
+
 DRY_RUN_PREFIX = ".dry_run_"  # of a temporary folder; a killed process may leave it behind
+# What fsync and chmod answer where a file system has no such thing (FUSE, FAT, some of NFS).
+NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EPERM}
+log = logging.getLogger(__name__)
+
+
+def new_folder(path: Path) -> Path:
+    """Make the folder, or the first of <path>_2, <path>_3 … that is free.
+
+    No two processes get the same one, also on a network's file system.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = path if number == 1 else path.with_name(f"{path.name}_{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError("numbers do not end")
+
+
+def is_bundle(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ("manifest.json", "config.yaml"))
+
+
+def bundle_around(path: Path) -> Path | None:
+    """The bundle that a path lies in; None for a path outside of bundles."""
+    path = path.absolute()
+    return next((folder for folder in (path, *path.parents) if is_bundle(folder)), None)
+
+
+@contextlib.contextmanager
+def nothing_left_if_refused(folder: Path, keep: bool = False) -> Iterator[None]:
+    """Empty a folder that had nothing in it, and remove it, if a ConfigError comes out.
+
+    Args:
+        keep: the folder itself is the user's and stays.
+    """
+    was_empty = not folder.is_dir() or not any(folder.iterdir())
+    try:
+        yield
+    except ConfigError:
+        if was_empty and folder.is_dir():
+            with contextlib.suppress(ConfigError, OSError), run_lock(folder):  # or it is in use
+                for path in folder.iterdir() if keep else [folder]:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
 
 
 @contextlib.contextmanager
 def run_lock(run_dir: Path) -> Iterator[None]:
     """Let one process at a time work on a run folder, and remove what a killed one left unfinished.
 
-    The kernel releases the lock when the process ends, however it ends.
+    The kernel releases the lock when the process ends, however it ends. On a file system
+    without such locks, a file that names the process stands for one.
 
     Raises:
         ConfigError: another process has the lock; the message names its number.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("a+") as file:
+    with (run_dir / ".lock").open("a+") as file, contextlib.ExitStack() as stack:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -40,6 +92,8 @@ def run_lock(run_dir: Path) -> Iterator[None]:
             raise ConfigError(
                 f"{run_dir} is in use by process {owner}; wait for it, or take another folder"
             ) from error
+        except OSError as error:
+            stack.enter_context(_lock_by_a_file(run_dir, error))
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
@@ -49,6 +103,21 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         for partial in (run_dir / "checkpoint").glob(".step_*"):
             partial.unlink(missing_ok=True)
         yield
+
+
+def _lock_by_a_file(run_dir: Path, reason: OSError) -> filelock.BaseFileLock:
+    """A lock by a file's existence. One that a dead process of this machine left is taken over."""
+    path = run_dir / ".lock.process"
+    log.warning("%s has no locks (%s); %s stands for one", run_dir, reason.strerror, path.name)
+    lock = filelock.SoftFileLock(path, timeout=0)
+    try:
+        return lock.acquire().lock
+    except filelock.Timeout as error:
+        process, host = [*path.read_text(errors="replace").split(), "?", "?"][:2]
+        raise ConfigError(
+            f"{run_dir} is in use by process {process} of {host}; wait for it, or remove {path} "
+            "if that process has ended"
+        ) from error
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -86,29 +155,69 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Records of a file without lines that a kill cut short; [] if there is no file."""
+    """Records of a file without lines that are cut or damaged; [] if there is no file."""
     records = []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             records.append(json.loads(line))
-    return records
+    return [record for record in records if isinstance(record, dict)]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The JSON object that a run keeps of itself.
+
+    Raises:
+        ConfigError: damaged.
+    """
+    try:
+        record = json.loads(path.read_text())
+        if isinstance(record, dict):
+            return record
+    except (ValueError, RecursionError):
+        pass
+    raise ConfigError(f"{path} is damaged; take another folder")
+
+
+def sync(handle: int) -> None:
+    """Have what was written survive a power cut, as far as the file system can promise it."""
+    with where_supported():
+        os.fsync(handle)
 
 
 def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        sync(handle)
     finally:
         os.close(handle)
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
+@contextlib.contextmanager
+def where_supported() -> Iterator[None]:
+    """Leave out what the file system has no notion of; any other error comes out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:
+            raise
+
+
+def cache_folder() -> Path:
+    """Where this user's caches lie: in the temporary folder for one without a home."""
+    home = Path(os.path.expanduser("~"))
+    place = home / ".cache" if home.is_absolute() else Path(tempfile.gettempdir(), f"{os.getuid()}")
+    return Path(os.environ.get("XDG_CACHE_HOME") or place) / "effchal"
+
+
+def provenance(device: "torch.device") -> dict[str, Any]:
     """What the last bits of a result depend on: device, git commit, versions of libraries."""
     return {"device": device_name(device), "git_commit": git_commit(), "versions": versions()}
 
 
-def device_name(device: torch.device) -> str:
+def device_name(device: "torch.device") -> str:
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -3,12 +3,13 @@
 import contextlib
 import json
 import logging
+import math
 import queue
 import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -46,6 +47,11 @@ class Tracker:
     def log_bundle(self, folder: Path) -> None:
         if self._mirror:
             self._mirror.put(("bundle", folder))
+
+    def summarise(self, results: dict[str, Any]) -> None:
+        """What wandb shows of the whole run. None means that it was not measured."""
+        if self._mirror:
+            self._mirror.put(("summary", results))
 
     def close(self, wait_s: float) -> None:
         """Wait at most `wait_s` seconds for wandb."""
@@ -85,6 +91,9 @@ class _WandbMirror:
                     run.log(
                         {key: v for key, v in value.items() if key != "step"}, step=value["step"]
                     )
+                elif kind == "summary":  # else it keeps the last value logged, of any step
+                    shown = {k: "not measured" if v is None else v for k, v in value.items()}
+                    run.summary.update(shown)
                 elif kind == "bundle":
                     artifact = wandb.Artifact("bundle", type="model")
                     artifact.add_dir(str(value))
@@ -119,7 +128,7 @@ class _WandbMirror:
 
 
 def rewind_metrics(run_dir: Path, step: int) -> float:
-    """Drop the records of steps after `step`, which the run will make again.
+    """Drop damaged records, and those of steps after `step`, which the run will make again.
 
     Returns:
         The most seconds spent in any record, those of a killed process among them.
@@ -127,10 +136,15 @@ def rewind_metrics(run_dir: Path, step: int) -> float:
     path = run_dir / "metrics.jsonl"
     if not path.is_file():
         return 0.0
-    records = read_json_lines(path)
+    records = [record for record in read_json_lines(path) if is_number(record.get("step"))]
     kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
     write_atomic(path, "".join(kept))
-    return max((record.get("spent_s", 0.0) for record in records), default=0.0)
+    spent = (record.get("spent_s") for record in records)
+    return max(filter(is_number, spent), default=0.0)
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 @contextlib.contextmanager

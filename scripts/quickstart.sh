@@ -22,16 +22,24 @@ run, url, question = sys.argv[1:]
 body = json.dumps({"prompt": question, "max_new_tokens": 80}).encode()
 answer = json.load(urllib.request.urlopen(f"{url}/process", body))
 record = json.load(open(f"{run}/run.json"))
+before, after = (
+    "not measured" if record[key] is None else f"{record[key]:.3f}"
+    for key in ("validation_loss_before", "validation_loss")
+)
+slow = "" if record["status"] == "finished" else (
+    f"The time was over after {record['step']} of {record['steps_planned']} steps. For all of them, with the loss after:\n"
+    "  .venv/bin/effchal train experiment=quickstart budget.hours=0.3\n\n"
+)
 print(f"""
   question      {question}
   answer        {answer['text'].strip()}
                 ({len(answer['tokens'])} tokens in {answer['request_time']:.1f} s)
 
-  validation loss {record['validation_loss_before']:.3f} before, {record['validation_loss']:.3f} after {record['step']} steps
+  validation loss {before} before, {after} after {record['step']} steps
   status        {record['status']}, {record['spent_s']:.0f} s, peak {record['peak_memory_gib']:.1f} GiB
   bundle        {run}/bundle
 
-Next:
+{slow}Next:
   .venv/bin/effchal serve {run}
   .venv/bin/effchal evaluate {run} decoding=dola_high 'scenario.entries=[truthful_qa_mc]'
   .venv/bin/effchal train experiment=quickstart lora.r=64 train.epochs=4 budget.hours=0.5

@@ -1,7 +1,6 @@
 """What earlier probes and runs of the same kind took, kept on this machine for the next plan."""
 
 import logging
-import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from effchal.config import Config
-from effchal.runs import append_json_line, read_json_lines
+from effchal.runs import append_json_line, cache_folder, read_json_lines
 
 log = logging.getLogger(__name__)
 NEWEST = 5  # records of a kind that a plan uses
@@ -31,8 +30,7 @@ class Record:
 
 
 def records_file() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "effchal" / "records.jsonl"
+    return cache_folder() / "records.jsonl"
 
 
 def kind_of(cfg: Config, device_name: str, model: str) -> dict[str, Any]:

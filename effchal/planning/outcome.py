@@ -97,12 +97,16 @@ def write_record(plan: Plan, trainer: Trainer, status: str, error: str | None) -
         "tokens": {"predicted": plan.workload.tokens, "actual": trainer.state.tokens},
         "tokens_per_s": trainer.pace.tokens_per_s,
     }
+    loss = trainer.state.final_loss
     record = {
         "status": status,
         "error": error,
         "steps_planned": trainer.steps,
         "limit_s": trainer.clock.limit_s,
         **trainer.state.snapshot(trainer.clock),
+        # Of these weights, or not at all: an earlier step's would pass for theirs.
+        "validation_loss": loss,
+        "validation_step": None if loss is None else trainer.state.step,
         "peak_memory_gib": peak_memory_gib(trainer.setup.device),
         "plan": comparison,
         "route": route_of(trainer.setup.model).report(),

@@ -52,6 +52,19 @@ class RunState:
             return False
         return self.best_loss is None or self.validation_loss < self.best_loss
 
+    @property
+    def final_loss(self) -> float | None:
+        """Validation loss after training; None if it was not measured, or nothing was trained."""
+        return self.validation_loss if self.validation_step == self.step > 0 else None
+
+    def losses(self) -> str:
+        """For the screen: the validation loss before training, and of the present weights."""
+        before, after = (
+            "not measured" if loss is None else f"{loss:.3f}"
+            for loss in (self.validation_loss_before, self.final_loss)
+        )
+        return f"validation loss {before} before, {after} after"
+
     def keep_best(self) -> None:
         """Call once the present weights are saved as the best ones."""
         self.best_loss, self.best_step = self.validation_loss, self.step
@@ -143,16 +156,23 @@ def restore(
         "made_with": f"torch {torch.__version__} on {device_name(setup.device)}",
     }
     saved = saved or here
+    if saved.get("base_model", "unknown") is None and here["base_model"] is not None:
+        raise ConfigError(
+            f"{run_dir} was trained on a model of the hub, whose files were not digested, so "
+            f"{cfg.model.name} cannot be proved the same; leave base_model out"
+        )
     costs, spent_s = saved.pop("costs", {}), saved.pop("spent_s", 0.0)
     state = RunState(**saved)
     if state.data_sha256 != data_sha256:
         raise DataError(
-            f"the data mix is not the one that {run_dir} was trained on; bring its files back"
+            f"the data mix is not the one that {run_dir} was trained on; bring its files back, "
+            "or give data_mix.sources.<name>.path=<file>"
         )
     if state.base_model not in (None, here["base_model"]):
         raise ConfigError(
             f"model.name={cfg.model.name} holds another model (fingerprint {here['base_model']}) "
-            f"than {run_dir} was trained on ({state.base_model}); bring its files back"
+            f"than {run_dir} was trained on ({state.base_model}); bring its files back, or give "
+            "base_model=<folder>"
         )
     if state.made_with != here["made_with"]:
         log.warning(

@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from effchal.config import ConfigError
-from effchal.runs import sync_folder
+from effchal.runs import sync, sync_folder
 
 log = logging.getLogger(__name__)
-BEST = "best.pt"
 FORMAT = 1
 RENAMED = {  # keys of a state without a format number, which came before 1
     "heldout_before": "validation_loss_before",
@@ -33,14 +32,16 @@ def save_checkpoint(
 ) -> Path:
     """Write everything that the next step depends on; then drop all but the newest `kept`.
 
+    The best one stays, too.
+
     Args:
-        state: plain numbers: step, spent_s, and what else the loop counts.
+        state: plain numbers: step, spent_s, best_step, and what else the loop counts.
 
     Raises:
         OSError: the disk is full, for example; earlier checkpoints are untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step_{state['step']:07d}.pt"
+    path = checkpoint_file(folder, state["step"])
     partial = folder / f".{path.name}.{os.getpid()}"
     content = {
         "format": FORMAT,
@@ -54,33 +55,32 @@ def save_checkpoint(
         with partial.open("wb") as file:
             torch.save(content, file)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a failed write
         partial.unlink(missing_ok=True)
         number = getattr(error, "errno", None) or errno.EIO
         raise OSError(number, f"cannot write {path}: {error}") from error
     partial.replace(path)
     sync_folder(folder)
+    best = state.get("best_step")
     for old in checkpoints(folder)[kept:]:
-        old.unlink()
+        if best is None or old != checkpoint_file(folder, best):
+            old.unlink()
     return path
 
 
-def mark_best(path: Path) -> None:
-    """Keep this checkpoint as the best one, even after its own file is dropped."""
-    link = path.with_name(f".{BEST}")
-    link.unlink(missing_ok=True)
-    os.link(path, link)
-    link.replace(path.with_name(BEST))
+def checkpoint_file(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:07d}.pt"
 
 
-def load_best(folder: Path, model: nn.Module) -> int | None:
-    """Put the best checkpoint's weights into the model. Returns its step, None if unreadable."""
-    content = _read(folder / BEST)
-    if content is None:
-        return None
-    _copy_into(model, content["parameters"])
-    return content["state"]["step"]
+def load_weights(folder: Path, step: int, model: nn.Module) -> bool:
+    """Put the weights of a step into the model. Returns whether its checkpoint can be read."""
+    for path in (checkpoint_file(folder, step), folder / "best.pt"):  # the second is version 0.1's
+        content = _read(path)
+        if content is not None and content["state"]["step"] == step:
+            _copy_into(model, content["parameters"])
+            return True
+    return False
 
 
 def load_checkpoint(

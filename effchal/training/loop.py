@@ -160,28 +160,41 @@ class Trainer:
         if self.validator.is_due(self.state.step):
             self.validator.validate(periodic=True)
         if self.saver.is_due(self.state.step):
-            self.saver.periodic_checkpoint()
+            self.saver.try_checkpoint(periodic=True)
 
     def save(self, status: str) -> None:
-        """Save what is there, then measure it: no end of the process loses what was trained."""
-        self.saver.checkpoint()
+        """Save what is there, then measure it: no end of the process loses what was trained.
+
+        Raises:
+            OSError: the disk takes no bundle, for example; earlier checkpoints are untouched.
+        """
+        self.saver.try_checkpoint()
         self.saver.write_bundle()
         self.tracker.log_bundle(self.saver.bundle)
         if status in ("finished", "stopped_by_budget"):
+            is_measured = self.state.validation_step == self.state.step
             if self.clock.fits_at_end("validation"):
                 self.validator.validate()
-            else:
-                log.warning("no time is left for the last validation")
+            elif not is_measured:
+                log.warning(
+                    "no time is left for the last validation; for one, give more than "
+                    "budget.hours=%g",
+                    self.cfg.budget.hours,
+                )
             self.saver.choose_weights()
         if self.error is not None:
             log.error("%s", self.error)
+        measured = {
+            "validation_loss_before": self.state.validation_loss_before,
+            "validation_loss": self.state.final_loss,
+        }
+        self.tracker.summarise({"status": status, "steps": self.state.step} | measured)
         self.tracker.close(wait_s=30.0 if status != "interrupted" else 5.0)
 
     def log_end(self, status: str) -> None:
         spent = hours(self.clock.spent_s())
-        log.info(
-            "%s after %d steps in %s; bundle: %s", status, self.state.step, spent, self.saver.bundle
-        )
+        log.info("%s after %d steps in %s; %s", status, self.state.step, spent, self.state.losses())
+        log.info("bundle: %s", self.saver.bundle)
 
     def log_step(self, stats: StepStats, step_s: float) -> None:
         state, tokens_per_s = self.state, stats.tokens / step_s

@@ -10,7 +10,7 @@ from effchal.config.choices import BundleOf
 from effchal.runs import DRY_RUN_PREFIX
 from effchal.training.budget import WallClock
 from effchal.training.build import RunState, TrainingSetup
-from effchal.training.checkpoint import checkpoints, load_best, mark_best, save_checkpoint
+from effchal.training.checkpoint import load_weights, save_checkpoint
 
 log = logging.getLogger("effchal.train")
 
@@ -33,7 +33,9 @@ class Saver:
 
     def dry_run(self) -> None:
         """Save everything into a temporary folder: does it work, and how long does it take?"""
-        with tempfile.TemporaryDirectory(dir=self.run_dir, prefix=DRY_RUN_PREFIX) as folder:
+        with tempfile.TemporaryDirectory(
+            dir=self.run_dir, prefix=DRY_RUN_PREFIX, ignore_cleanup_errors=True
+        ) as folder:
             started_s = self.clock.spent_s()
             state = self.state.snapshot(self.clock)
             model, optimizer = self.setup.model, self.setup.optimizer
@@ -60,18 +62,22 @@ class Saver:
         if is_best:
             snapshot |= {"best_loss": state.validation_loss, "best_step": state.step}
         kept = self.cfg.train.keep_checkpoints
-        path = save_checkpoint(self.checkpoints, model, optimizer, snapshot, kept)
+        save_checkpoint(self.checkpoints, model, optimizer, snapshot, kept)
         if is_best:  # not before the file is written
-            mark_best(path)
             state.keep_best()
         self.clock.add_cost("checkpoint", self.clock.spent_s() - snapshot["spent_s"], periodic)
 
-    def periodic_checkpoint(self) -> None:
-        """Write a checkpoint between steps. A full disk may have space again later."""
+    def try_checkpoint(self, periodic: bool = False) -> bool:
+        """Write a checkpoint if the disk takes it. Returns whether it did.
+
+        A full disk may have space again later, and a bundle takes less of it.
+        """
         try:
-            self.checkpoint(periodic=True)
+            self.checkpoint(periodic)
         except OSError as error:
             log.error("no checkpoint at step %d: %s", self.state.step, error)
+            return False
+        return True
 
     def write_bundle(self) -> None:
         write_bundle(self.bundle, self.cfg, self.setup.model, self.setup.tokenizer)
@@ -80,7 +86,6 @@ class Saver:
         """Put the best weights into the bundle if train.bundle=best; else leave the last ones."""
         state = self.state
         if state.is_best:  # the last checkpoint was saved before its loss was known
-            mark_best(checkpoints(self.checkpoints)[0])
             state.keep_best()
         if state.best_step in (None, state.step):
             return
@@ -89,10 +94,10 @@ class Saver:
             log.info(
                 "%s; the bundle holds the last weights (train.bundle=best would take those)", best
             )
-        elif load_best(self.checkpoints, self.setup.model) == state.best_step:
+        elif load_weights(self.checkpoints, state.best_step, self.setup.model):
             self.write_bundle()
             log.info("%s; the bundle holds these weights", best)
         else:
             log.warning(
-                "%s, but checkpoint/best.pt cannot be read; the bundle holds the last weights", best
+                "%s, but its checkpoint cannot be read; the bundle holds the last weights", best
             )

@@ -6,18 +6,25 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from support.paths import ROOT, SMOLLM2, needs_smollm2
-from support.training_runs import TINY, adapter, metrics, record, run, same_weights, start
+from support.training_runs import (
+    TINY,
+    Stop,
+    metrics,
+    record,
+    run,
+    same_weights,
+    start,
+    wait_for_checkpoint,
+)
 
 from effchal.bundle import check_bundle
 from effchal.config import BudgetConfig, ConfigError, LoraConfig, save_config
-from effchal.config.choices import BundleOf, Optimizer
+from effchal.config.choices import Optimizer
 from effchal.mixing.sources import BUILTIN_DIR, DataError
-from effchal.training import build, loop
 from effchal.training.checkpoint import checkpoints
 
 
@@ -30,18 +37,6 @@ def test_seconds_before_a_restart_count(tiny_cfg, tmp_path):
     assert run(tiny_cfg, tmp_path) == 0
     assert record(tmp_path)["status"] == "stopped_by_budget"
     assert record(tmp_path)["step"] <= 8
-
-
-class Stop:
-    """Stands for StopSignals and turns up after some steps."""
-
-    def __init__(self, after_steps):
-        self.patience = after_steps + 1  # the loop asks once more, before it begins
-
-    @property
-    def received(self):
-        self.patience -= 1
-        return signal.SIGTERM if self.patience < 0 else None
 
 
 @pytest.mark.parametrize("optimizer", [Optimizer.adamw, Optimizer.adamw8bit, Optimizer.lion8bit])
@@ -62,16 +57,6 @@ def test_stop_and_resume_equals_not_stopping(tiny_cfg, tmp_path, optimizer):
         assert whole[key] == parts[key]
     steps = [line["step"] for line in metrics(tmp_path / "parts") if "loss" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
-
-
-def wait_for_checkpoint(process, folder, step):
-    """Block until the run wrote a checkpoint of `step` or later."""
-    end = time.monotonic() + 120
-    while time.monotonic() < end and process.poll() is None:
-        if any(int(path.stem[5:]) >= step for path in checkpoints(folder / "checkpoint")):
-            return
-        time.sleep(0.002)
-    raise AssertionError(process.stdout.read())
 
 
 def check_killed_and_resumed_equals_not_killed(arguments, kill_after, steps, tmp_path):
@@ -126,7 +111,7 @@ def test_a_signal_saves_and_says_interrupted(tmp_path, number):
 
 def test_a_resumed_run_keeps_its_config_but_for_the_budget(tiny_cfg, tmp_path):
     tiny_cfg.train.max_steps = 2
-    run(tiny_cfg, tmp_path)
+    run(tiny_cfg, tmp_path, Stop(after_steps=1))
     before = (tmp_path / "config.yaml").read_text()
     refused = start([f"resume_from={tmp_path}", "train.lr=1"], tmp_path / "unused")
     output, _ = refused.communicate(timeout=300)
@@ -227,62 +212,3 @@ def test_a_second_process_on_the_same_folder_is_refused(tmp_path):
         )
         assert f"is in use by process {os.getpid()}" in result.stderr
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT).returncode == 0
-
-
-def test_a_full_disk_costs_no_more_than_the_steps_since_the_last_checkpoint(
-    tiny_cfg, tmp_path, monkeypatch, caplog
-):
-    run(tiny_cfg, tmp_path / "whole")
-    good, written = torch.save, []
-
-    def save(content, file):
-        written.append(content)
-        if len(written) > 2:  # the dry run and one checkpoint had space
-            file.write(b"half of it")
-            raise OSError(28, "No space left on device")
-        good(content, file)
-
-    monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(OSError, match="No space left"):
-        run(tiny_cfg, tmp_path / "parts")
-    assert "no checkpoint at step 4" in caplog.text
-    assert record(tmp_path / "parts")["status"] == "failed"
-    kept = [path.name for path in (tmp_path / "parts" / "checkpoint").glob("*.pt")]
-    assert kept == ["step_0000002.pt"]
-    monkeypatch.setattr(torch, "save", good)
-    assert run(tiny_cfg, tmp_path / "parts") == 0
-    assert same_weights(tmp_path / "whole", tmp_path / "parts")
-
-
-def test_the_best_checkpoint_is_kept_and_can_be_packaged(tiny_cfg, tmp_path, monkeypatch, caplog):
-    losses = {2: 3.0, 4: 1.0, 6: 2.0}
-
-    def validation_loss(model, micro_batches):
-        return next(losses_left)
-
-    tiny_cfg.train.validate_every, tiny_cfg.train.checkpoint_every = 2, 5
-    tiny_cfg.budget.periodic_work_share = 1.0
-    for name, choice in (("last", BundleOf.last), ("best", BundleOf.best)):
-        losses_left = iter([4.0, *losses.values()])
-        monkeypatch.setattr(loop, "validation_loss", validation_loss)
-        tiny_cfg.train.bundle = choice
-        assert run(tiny_cfg, tmp_path / name) == 0
-        done = record(tmp_path / name)
-        assert (done["best_step"], done["best_loss"]) == (4, 1.0)
-    assert "train.bundle=best would take those" in caplog.text
-    losses_left = iter([4.0, 3.0, 2.0, 1.0])
-    assert run(tiny_cfg, tmp_path / "falling") == 0
-    best = torch.load(tmp_path / "falling" / "checkpoint" / "best.pt", weights_only=True)["state"]
-    assert best["step"] == 6  # the last validation comes after the last checkpoint
-    assert not same_weights(tmp_path / "last", tmp_path / "best")
-    best = torch.load(tmp_path / "last" / "checkpoint" / "best.pt", weights_only=True)["parameters"]
-    packaged = adapter(tmp_path / "best")
-    for name, value in best.items():
-        assert torch.equal(packaged[name.replace(".default.", ".")], value)
-
-
-def test_a_resume_on_another_base_model_is_refused(tiny_cfg, tmp_path, monkeypatch):
-    run(tiny_cfg, tmp_path, Stop(after_steps=3))
-    monkeypatch.setattr(build, "base_model_fingerprint", lambda cfg: "0123")
-    with pytest.raises(ConfigError, match=r"another model \(fingerprint 0123\)"):
-        run(tiny_cfg, tmp_path)

@@ -1,12 +1,15 @@
 """Training runs of the tiny model, in this process or another."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import torch
 
 from effchal.train import run as run_training
+from effchal.training.checkpoint import checkpoints
 from effchal.training.signals import StopSignals
 from support.paths import ROOT
 
@@ -45,6 +48,28 @@ def start(arguments, folder, **options):
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
     )
+
+
+def wait_for_checkpoint(process, folder, step):
+    """Block until the run wrote a checkpoint of `step` or later."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        if any(int(path.stem[5:]) >= step for path in checkpoints(folder / "checkpoint")):
+            return
+        time.sleep(0.002)
+    raise AssertionError(process.stdout.read())
+
+
+class Stop:
+    """Stands for StopSignals and turns up after some steps."""
+
+    def __init__(self, after_steps):
+        self.patience = after_steps + 1  # the loop asks once more, before it begins
+
+    @property
+    def received(self):
+        self.patience -= 1
+        return signal.SIGTERM if self.patience < 0 else None
 
 
 TINY = ["model=tiny", "data_mix=quickstart", "budget=smoke", "lora.dropout=0.1", "train.lr=1e-2"]

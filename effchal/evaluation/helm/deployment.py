@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -113,4 +114,7 @@ def place_data(data: Path, folder: Path) -> None:
             link = folder / file.relative_to(data)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.unlink(missing_ok=True)
-            link.symlink_to(file.resolve())
+            try:
+                link.symlink_to(file.resolve())
+            except OSError:  # FAT has no links
+                shutil.copyfile(file, link)

@@ -18,7 +18,6 @@ import http.client
 import io
 import json
 import logging
-import os
 import pickle
 import tempfile
 import urllib.parse
@@ -35,8 +34,9 @@ from effchal.evaluation.scenarios.files import HELM_FOLDER
 from effchal.evaluation.scenarios.generation import SHOT_WORDS
 from effchal.evaluation.scenarios.multiple_choice import TRUTHFUL_QA_COLUMNS
 from effchal.evaluation.scenarios.types import ScenarioError
+from effchal.runs import cache_folder
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "effchal" / "scenarios"
+CACHE = cache_folder() / "scenarios"
 GITHUB = "https://raw.githubusercontent.com"
 RECORD = "source.json"
 _TIMEOUT_S = 60.0  # of silence

@@ -215,3 +215,33 @@ def test_time_decides_where_it_is_further_on_than_the_steps(schedule):
     assert lr_factor(3, 1000, 10, schedule, 0.1, time_progress=1.0) == pytest.approx(
         0.1
     )  # still warming up
+
+
+@pytest.mark.parametrize("times_slower", [1, 2, 3])
+def test_the_quick_start_keeps_time_for_its_last_validation(times_slower):
+    now = Clock()
+    clock = WallClock(limit_s=0.075 * 3600, now=now)
+
+    def work(seconds, cost=None):
+        now.t += seconds * times_slower
+        if cost is not None:
+            clock.add_cost(cost, seconds * times_slower)
+
+    work(12.0)  # imports, data and model
+    work(8.0, "validation")
+    steps = 0
+    while steps < 44 and (clock.can_start_step() or clock.can_start_last_step()):
+        clock.start_lap()
+        for _ in range(4):
+            work(1.0)
+            clock.end_micro_batch()
+        steps += 1
+        clock.lap()
+        if steps == 1:
+            work(0.5, "checkpoint")
+            work(0.5, "bundle")
+    work(1.0)  # the last save
+    assert steps > 10
+    assert clock.fits_at_end("validation")
+    work(8.0)
+    assert clock.spent_s() < clock.limit_s

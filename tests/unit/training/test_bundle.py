@@ -1,8 +1,10 @@
 import dataclasses
 import json
+import os
 import shutil
 
 import pytest
+import safetensors
 import torch
 
 from effchal.bundle import (
@@ -145,3 +147,28 @@ def test_an_adapter_on_the_head_comes_back_and_brings_no_base_weights(tmp_path):
     size = (tmp_path / "bundle" / "adapter" / "adapter_model.safetensors").stat().st_size
     adapter_bytes = sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
     assert size < adapter_bytes + 4096
+
+
+def test_every_user_may_read_a_bundle_whatever_the_umask(tmp_path):
+    before = os.umask(0o077)
+    try:
+        write_bundle(tmp_path / "bundle", CFG, None, load_tokenizer(CFG.model))
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "bundle", *(tmp_path / "bundle").rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
+
+
+def test_a_bundle_that_cannot_be_written_leaves_the_one_before(bundle, monkeypatch):
+    folder, _ = bundle
+    model = load_bundle(folder, None, CPU)[0]
+
+    def full(*_, **__):
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(model, "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_bundle(folder, CFG, model, load_tokenizer(CFG.model))
+    assert (caught.value.errno, caught.value.filename) == (28, str(folder))
+    check_bundle(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["bundle"]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from effchal.config import ConfigError
-from effchal.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from effchal.training.checkpoint import checkpoints, load_checkpoint, load_weights, save_checkpoint
 
 
 @pytest.fixture
@@ -41,6 +41,29 @@ def test_only_the_newest_are_kept(tmp_path, model):
         save_checkpoint(tmp_path, model, optimizer_of(model), {"step": step})
     assert [path.name for path in checkpoints(tmp_path)] == ["step_0000005.pt", "step_0000004.pt"]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_best_is_kept_beside_the_newest_and_can_be_loaded(tmp_path, model):
+    optimizer, weights = optimizer_of(model), {}
+    for step in range(1, 6):
+        one_step(model, optimizer)
+        weights[step] = model.weight.detach().clone()
+        save_checkpoint(tmp_path, model, optimizer, {"step": step, "best_step": min(step, 2)})
+    assert [path.name[-4:-3] for path in checkpoints(tmp_path)] == ["5", "4", "2"]
+    assert load_weights(tmp_path, 2, model)
+    assert torch.equal(model.weight, weights[2])
+    assert not load_weights(tmp_path, 3, model)
+
+
+def test_the_best_of_an_older_run_folder_is_found(tmp_path, model):
+    path = save_checkpoint(tmp_path, model, optimizer_of(model), {"step": 2})
+    expected = model.weight.detach().clone()
+    path.rename(tmp_path / "best.pt")  # as version 0.1 kept it
+    with torch.no_grad():
+        model.weight.zero_()
+    assert load_weights(tmp_path, 2, model)
+    assert torch.equal(model.weight, expected)
+    assert not load_weights(tmp_path, 3, model)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise"])

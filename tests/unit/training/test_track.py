@@ -30,6 +30,16 @@ def test_rewinding_drops_later_steps_and_a_cut_line_but_not_their_seconds(tmp_pa
     assert rewind_metrics(tmp_path / "elsewhere", step=3) == 0.0
 
 
+@pytest.mark.parametrize(
+    "line", [b"5", b"{}", b'{"step": "x"}', b'{"step": NaN}', b'{"step": null}', b"\xff", b"\x00"]
+)
+def test_a_damaged_record_is_dropped(tmp_path, line):
+    good = b'{"step": 1, "spent_s": 2.0}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(good + line + b'\n{"step": 2, "spent_s": "x"}\n')
+    assert rewind_metrics(tmp_path, step=3) == 2.0
+    assert [record["step"] for record in records(tmp_path)] == [1, 2]
+
+
 @pytest.mark.integration
 def test_wandb_offline_mirrors_the_record_and_the_bundle(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -42,6 +52,7 @@ def test_wandb_offline_mirrors_the_record_and_the_bundle(tmp_path, monkeypatch):
     for step in range(5):
         tracker.log({"step": step, "loss": 3.0 - step})
     tracker.log_bundle(bundle)
+    tracker.summarise({"validation_loss": None})
     tracker.close(wait_s=120)
     (written,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     content = written.read_bytes()
@@ -49,6 +60,7 @@ def test_wandb_offline_mirrors_the_record_and_the_bundle(tmp_path, monkeypatch):
         assert content.count(word) >= 4, (
             word
         )  # of 5: a block's border in the file may cut one in two
+    assert b"not measured" in content
     assert len(records(tmp_path)) == 5
 
 
