@@ -2,8 +2,11 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
+
+LARGEST_INT, LARGEST_SEED, LARGEST_FLOAT = 2**31 - 1, 2**63 - 1, 1e15
+MAY_BE_INFINITE = ("train.max_grad_norm",)  # it clips nothing
 
 
 class ConfigError(ValueError):
@@ -27,10 +30,35 @@ SHARE = Bound("in [0, 1]", lambda value: 0 <= value <= 1)
 SHARE_BELOW_1 = Bound("in [0, 1)", lambda value: 0 <= value < 1)
 
 
+def check_numbers(config: Any, key: str = "") -> None:
+    """Raise ConfigError for a number that is not finite, or too large to compute with."""
+    if is_dataclass(config):
+        parts: Any = ((field.name, getattr(config, field.name)) for field in fields(config))
+    elif isinstance(config, (dict, list)):
+        parts = config.items() if isinstance(config, dict) else enumerate(config)
+    else:
+        if isinstance(config, int):
+            most = LARGEST_SEED if key.endswith("seed") else LARGEST_INT
+            require(abs(config) <= most, key, config, f"at most {most}")
+        elif isinstance(config, float) and key not in MAY_BE_INFINITE:
+            require(abs(config) <= LARGEST_FLOAT, key, config, f"at most {LARGEST_FLOAT:g}")
+        return
+    for name, value in parts:
+        check_numbers(value, f"{key}.{name}".lstrip("."))
+
+
 def require(ok: bool, key: str, value: Any, allowed: str) -> None:
     """Raise ConfigError with the key, the value found and what is allowed, unless `ok`."""
     if not ok:
-        raise ConfigError(f"{key} must be {allowed}, got {value!r}")
+        raise ConfigError(f"{key} must be {allowed}, got {shown_value(value)}")
+
+
+def shown_value(value: Any) -> str:
+    """A value for a message. Python spells no integer of more than 4,300 digits."""
+    if isinstance(value, int) and abs(value) > LARGEST_SEED:
+        return f"a number of {math.floor(math.log10(abs(value))) + 1} digits"
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def require_keys(config: Any, group: str, bound: Bound, *keys: str) -> None:

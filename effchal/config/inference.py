@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from os.path import expanduser
 
 from effchal.config.decoding import Layers, require_layers
 from effchal.config.errors import (
@@ -54,7 +55,7 @@ class ServeConfig:
         limits = ("max_waiting", "max_rows", "prefill_tokens", "max_prompt_tokens")
         require_keys(self, "serve", AT_LEAST_1, *limits, "max_new_tokens")
         require_keys(self, "serve", FINITE_ABOVE_0, "cache_gib")
-        require_keys(self, "serve", FINITE, "prefix_gib")
+        require_keys(self, "serve", FINITE, "prefix_gib", "drain_s")
         require_keys(self, "serve", ABOVE_0, "deadline_s")
 
 
@@ -70,6 +71,7 @@ class ScenarioConfig:
     path: str | None = None
 
     def __post_init__(self) -> None:
+        self.path = self.path and expanduser(self.path)
         require_keys(self, "scenario", AT_LEAST_1, "max_instances")
         twice = [entry for entry, count in Counter(self.entries).items() if count > 1]
         if twice:
@@ -104,7 +106,8 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         require_keys(self, "evaluate", AT_LEAST_1, "rows_at_once")
-        require_keys(self, "evaluate", Bound("at least 100", lambda n: n >= 100), "resamples")
+        resamples = Bound("in 100..1000000", lambda count: 100 <= count <= 1_000_000)
+        require_keys(self, "evaluate", resamples, "resamples")
         require_keys(self, "evaluate", Bound("in (0, 1)", lambda p: 0 < p < 1), "confidence")
 
 
@@ -128,6 +131,7 @@ class HelmConfig:
     page: bool = False
 
     def __post_init__(self) -> None:
+        self.environment = expanduser(self.environment)
         allowed = "<organisation>/<model> of letters, digits, '.', '-' and '_'"
         is_name = self.name is None or re.fullmatch(r"[\w.-]+/[\w.-]+", self.name)
         require(bool(is_name), "helm.name", self.name, allowed)

@@ -1,11 +1,14 @@
 """The schema of what a run starts from: model, prompt templates and data_mix."""
 
 from dataclasses import dataclass, field
+from os.path import expanduser
 
 from omegaconf import MISSING
 
 from effchal.config.choices import Attention, DataFormat, Dtype, Origin, Quantization
-from effchal.config.errors import ABOVE_0, SHARE_BELOW_1, Bound, require_keys
+from effchal.config.errors import SHARE_BELOW_1, Bound, require_keys
+
+WEIGHT = Bound("above 0 and at most 1000", lambda weight: 0 < weight <= 1000)
 
 
 @dataclass
@@ -29,6 +32,7 @@ class ModelConfig:
     max_seq_len: int = 2048
 
     def __post_init__(self) -> None:
+        self.name = expanduser(self.name)
         require_keys(self, "model", Bound("at least 8", lambda n: n >= 8), "max_seq_len")
 
 
@@ -58,7 +62,8 @@ class PromptConfig:
 class DataSourceConfig:
     """One source of training examples."""
 
-    # Hugging Face data set id, local .jsonl, .json or .parquet file, or builtin:<file>.
+    # Hugging Face data set id, local .jsonl, .json or .parquet file (the first two also packed:
+    # .gz), or builtin:<file>.
     path: str = MISSING
     # How a row spells a conversation.
     format: DataFormat = MISSING
@@ -83,6 +88,9 @@ class DataSourceConfig:
     # For origin=llm: the licence by which that model's output may be trained on.
     llm_license: str | None = None
 
+    def __post_init__(self) -> None:
+        self.path = expanduser(self.path)
+
 
 @dataclass
 class DataMixConfig:
@@ -98,4 +106,4 @@ class DataMixConfig:
     def __post_init__(self) -> None:
         require_keys(self, "data_mix", SHARE_BELOW_1, "validation_fraction")
         for name, source in self.sources.items():
-            require_keys(source, f"data_mix.sources.{name}", ABOVE_0, "weight")
+            require_keys(source, f"data_mix.sources.{name}", WEIGHT, "weight")

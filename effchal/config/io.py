@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from effchal.config.errors import ConfigError
+from effchal.config.errors import ConfigError, check_numbers
 from effchal.config.nearest import RENAMED, explain
 from effchal.config.schema import Config
 
@@ -24,6 +25,7 @@ def to_config(tree: Any) -> Config:
         if missing:
             raise ConfigError(f"no value for {', '.join(sorted(missing))}")
         config: Any = OmegaConf.to_object(checked)
+        check_numbers(config)
         return config
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, Config)) from error
@@ -46,13 +48,17 @@ def load_config(path: Path) -> Config:
     """Read what save_config wrote, also where an earlier version wrote it.
 
     Raises:
-        ConfigError: no such file, or to_config refuses what it says.
+        ConfigError: no such file, a damaged one, or to_config refuses what it says.
     """
     if not path.is_file():
         raise ConfigError(
             f"{path} does not exist; is {path.parent} a run or bundle folder of effchal?"
         )
-    tree = OmegaConf.load(path)
+    try:
+        tree = OmegaConf.load(path)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is damaged: {reason}") from error
     if not isinstance(tree, DictConfig):
         raise ConfigError(f"{path} holds no keys; it is not a config of effchal")
     for old, new in RENAMED.items():

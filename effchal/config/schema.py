@@ -6,6 +6,7 @@ Comments above or behind a key are its documentation, a unit first in brackets:
 """
 
 from dataclasses import dataclass, field
+from os.path import expanduser
 
 from hydra.core.config_store import ConfigStore
 
@@ -53,8 +54,14 @@ class Config:
     resume_from: str | None = None
     # Folder of a bundle (serve, evaluate, helm). null = the base model of this config.
     bundle: str | None = None
-    # Where the bundle's base model lies on this machine, if not where the bundle says.
+    # Where the base model lies on this machine, if not where the config of the bundle or of the run
+    # to go on with says.
     base_model: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("resume_from", "bundle", "base_model"):
+            value = getattr(self, key)
+            setattr(self, key, value and expanduser(value))
 
 
 ConfigStore.instance().store(name="schema", node=Config)

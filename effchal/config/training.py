@@ -81,7 +81,7 @@ class BudgetConfig:
     gpu: str | None = None
 
     def __post_init__(self) -> None:
-        require_keys(self, "budget", ABOVE_0, "hours")
+        require_keys(self, "budget", ABOVE_0, "hours", "memory_gib")
         below = Bound(
             f"below budget.hours ({self.hours} h)", lambda minutes: 0 <= minutes < self.hours * 60
         )

@@ -74,6 +74,14 @@ def test_the_nearest_known_key_is_named(typo, meant):
         compose_config([typo])
 
 
+@pytest.mark.parametrize("content", [b"a: [1,", b"a: b: c", b"\xff\xfe\x00", b"\x00\x00"])
+def test_a_damaged_file_is_one_line(tmp_path, content):
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"config\.yaml (is damaged: |holds no keys)") as caught:
+        load_config(tmp_path / "config.yaml")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_file_without_keys_is_refused(tmp_path):
     (tmp_path / "config.yaml").write_text("- 1\n")
     with pytest.raises(ConfigError, match=r"config\.yaml holds no keys"):
