@@ -3,12 +3,16 @@
 Without a network: scenario.path=<folder of data in HELM's layout>.
 """
 
+import signal
 import sys
 from pathlib import Path
 
 from effchal.cli import entry_point, overlay
 from effchal.config import Config, ConfigError, load_config
 from effchal.model_source import inference_config
+
+# Keys that a resumed evaluation takes from its command. Model and data must be the same ones.
+MAY_CHANGE = {"resume_from", "bundle", "base_model", "scenario.path"}
 
 
 @entry_point
@@ -20,9 +24,8 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         run_dir = Path(cfg.resume_from)
         if not (run_dir / "results.json").is_file():
             raise ConfigError(f"{run_dir} is no evaluation: it has no results.json")
-        cfg = overlay(
-            load_config(run_dir / "config.yaml"), cfg, overrides, {"resume_from"}, str(run_dir)
-        )
+        frozen = load_config(run_dir / "config.yaml")
+        cfg = overlay(frozen, cfg, overrides, MAY_CHANGE, str(run_dir))
         cfg.resume_from = None
     elif (run_dir / "results.json").is_file():
         raise ConfigError(
@@ -35,7 +38,8 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     except FloatingPointError as error:
         sys.exit(f"error: {error}; what was scored before is kept in {run_dir}")
     except KeyboardInterrupt:
-        sys.exit(f"interrupted; go on with: effchal evaluate resume_from={run_dir}")
+        print(f"interrupted; go on with: effchal evaluate resume_from={run_dir}", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

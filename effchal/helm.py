@@ -13,6 +13,7 @@ from effchal.evaluation.helm.processes import HelmError, reach_loopback_directly
 from effchal.evaluation.helm.results import runs_table
 from effchal.evaluation.helm.run import resumed, run, show_page
 from effchal.model_source import inference_config
+from effchal.runs import run_lock
 
 
 @entry_point
@@ -30,14 +31,16 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     again = f"go on with: effchal helm resume_from={run_dir}"
     try:
-        runs = run(cfg, run_dir)
+        with run_lock(run_dir):
+            runs = run(cfg, run_dir)
         print(runs_table(runs))
         if cfg.helm.page:
             show_page(cfg, run_dir)
     except HelmError as error:
         sys.exit(f"error: {error}\n{again}")
     except KeyboardInterrupt:
-        sys.exit(f"interrupted; {again}")
+        print(f"interrupted; {again}", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     failed = [f"{each.name}: {each.error}" for each in runs if each.score is None]
     if failed:
         lines = "\n  ".join(failed)

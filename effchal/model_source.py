@@ -70,7 +70,10 @@ def check_model_source(cfg: Config) -> ModelSource:
     from effchal.model.load import model_shape
 
     bundle = None if cfg.bundle is None else bundle_folder(cfg.bundle)
-    base = cfg.model if bundle is None else base_of_bundle(bundle, cfg.base_model)
+    if bundle is not None:
+        base = base_of_bundle(bundle, cfg.base_model)
+    else:
+        base = replace(cfg.model, name=cfg.base_model or cfg.model.name)
     return ModelSource(bundle, base, model_shape(base))
 
 
@@ -89,8 +92,14 @@ def identity(source: ModelSource) -> dict[str, Any]:
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], run_dir: Path) -> None:
-    """Raises ConfigError if a resumed run would go on with another model."""
-    changed = [key for key in now if now[key] != before.get(key)]
+    """Raises ConfigError if a resumed run would go on with another model.
+
+    Where bundle and base model lie may change: their digests tell whether they are the same.
+    """
+    places = {"bundle"} if now["manifest_sha256"] else set()
+    if now["fingerprint"]:
+        places |= {"base_model", "revision"}
+    changed = [key for key in now if key not in places and now[key] != before.get(key)]
     if changed:
         raise ConfigError(
             f"{run_dir} was begun with another model ({', '.join(changed)} differ); start anew"

@@ -1,5 +1,6 @@
 """Records of an evaluation, and the summaries and tables that come from them."""
 
+import contextlib
 import csv
 import json
 from collections import Counter
@@ -96,8 +97,10 @@ class Records:
         lines = read_json_lines(self._path)
         if self._path.is_file():  # without what a kill cut
             write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in lines))
-        for record in map(Record.from_json, lines):
-            self._by_key[record.entry, record.id] = record
+        for line in lines:
+            with contextlib.suppress(KeyError, TypeError, AttributeError):  # damaged: answer again
+                record = Record.from_json(line)
+                self._by_key[record.entry, record.id] = record
 
     def get(self, entry: str, instance_id: str) -> Record | None:
         return self._by_key.get((entry, instance_id))

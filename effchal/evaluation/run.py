@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from effchal.model_source import (
     load_source_tokenizer,
 )
 from effchal.prompts import PromptEncoder
-from effchal.runs import device_name, git_commit, versions, write_atomic
+from effchal.runs import device_name, git_commit, read_record, run_lock, versions, write_atomic
 from effchal.tracking import peak_memory_gib, progress_bar
 
 POOLED = ("mmlu", "bbq")  # scenarios whose entries are parts, one for each subject
@@ -50,7 +51,8 @@ def run(cfg: Config, run_dir: Path) -> str:
         the table of results, as in results.md.
 
     Raises:
-        ConfigError: a bad bundle, layer, entry or data file; before any weight is read.
+        ConfigError: a bad bundle, layer, entry or data file, or another process works in the
+            folder; before any weight is read.
         FloatingPointError: the model's logits are not finite; earlier records are kept.
     """
     started = time.monotonic()
@@ -60,19 +62,30 @@ def run(cfg: Config, run_dir: Path) -> str:
     encoder = PromptEncoder(load_source_tokenizer(source), cfg.prompt)
     scenarios = load_scenarios(cfg, encoder)
     encoded = [encode(scenario, encoder, source.shape.max_positions) for scenario in scenarios]
-    header = begin(cfg, source, run_dir)
-    task = EvaluationTask(cfg, source, variants, Records(run_dir))
-    answer_all(task, scenarios, encoded)
+    with run_lock(run_dir):
+        header = begin(cfg, source, run_dir)
+        task = EvaluationTask(cfg, source, variants, Records(run_dir))
+        answer_all(task, scenarios, encoded)
+        header |= {"status": "finished", "seconds_of_last_process": time.monotonic() - started}
+        return finish(task, scenarios, header, run_dir)
+
+
+def finish(
+    task: EvaluationTask, scenarios: list[Scenario], header: dict[str, Any], run_dir: Path
+) -> str:
+    """Summarise the answers, write what results.json holds, and return the table."""
     entries = {each.entry: summarise_entry(task, each) for each in scenarios}
     entries |= pooled(task, scenarios)
-    header |= {"status": "finished", "seconds_of_last_process": time.monotonic() - started}
     if task.is_loaded:
         device = task.engine.model.device
         header |= {"peak_memory_gib": peak_memory_gib(device), "device": device_name(device)}
     plain = {entry: as_plain(summary) for entry, summary in entries.items()}
     write_results(run_dir, header | {"entries": plain})
-    write_tables(entries, run_dir)
-    plot(entries, run_dir)
+    for name, write in (("tables", write_tables), ("figures", plot)):
+        try:
+            write(entries, run_dir)
+        except Exception as error:  # results.json is complete without them
+            log.warning("%s: no %s (%s)", run_dir, name, error)
     log.info("results: %s", run_dir)
     return results_table(entries)
 
@@ -107,9 +120,9 @@ def begin(cfg: Config, source: ModelSource, run_dir: Path) -> dict[str, Any]:
     model = identity(source)
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / "results.json"
-    before = json.loads(path.read_text()) if path.is_file() else {"model": model}
+    before = read_record(path) if path.is_file() else {"model": model}
     check_same(before["model"], model, run_dir)
-    if path.is_file() and load_config(run_dir / "config.yaml") != cfg:
+    if path.is_file() and placeless(load_config(run_dir / "config.yaml")) != placeless(cfg):
         raise ConfigError(f"{run_dir} holds an evaluation with another config; take another folder")
     header = {
         "status": "running",
@@ -122,6 +135,12 @@ def begin(cfg: Config, source: ModelSource, run_dir: Path) -> dict[str, Any]:
     save_config(cfg, run_dir / "config.yaml")
     write_results(run_dir, header)
     return header
+
+
+def placeless(cfg: Config) -> Config:
+    """The config without where model and data lie: digests say whether they are the same."""
+    model, scenario = replace(cfg.model, name=""), replace(cfg.scenario, path=None)
+    return replace(cfg, bundle=None, base_model=None, model=model, scenario=scenario)
 
 
 def answer_all(

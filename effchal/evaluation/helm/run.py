@@ -23,7 +23,7 @@ from effchal.evaluation.helm.processes import (
 )
 from effchal.evaluation.helm.results import SUITE, HelmRun, error_of, read_run, run_folder
 from effchal.model_source import ModelSource, check_model_source, check_same, identity
-from effchal.runs import git_commit, versions, write_atomic
+from effchal.runs import git_commit, read_record, versions, write_atomic
 from effchal.serving.ready import free_port, is_ready
 
 log = logging.getLogger("effchal.helm")
@@ -38,7 +38,8 @@ def resumed(cfg: Config, overrides: list[str], run_dir: Path) -> Config:
     if not (run_dir / "scores.json").is_file():
         raise ConfigError(f"{run_dir} is no run of effchal.helm: it has no scores.json")
     before = load_config(run_dir / "config.yaml")
-    cfg = overlay(before, cfg, overrides, {"resume_from", "helm"}, str(run_dir))
+    may_change = {"resume_from", "helm", "bundle", "base_model", "scenario.path"}
+    cfg = overlay(before, cfg, overrides, may_change, str(run_dir))
     for key in ("name", "max_sequence_length"):
         if getattr(cfg.helm, key) != getattr(before.helm, key):
             raise ConfigError(
@@ -128,7 +129,7 @@ def begin(cfg: Config, run_dir: Path, model: dict[str, Any]) -> list[HelmRun]:
     """
     scores, task = run_dir / "scores.json", run_dir / "prepared.json"
     if scores.is_file():
-        check_same(json.loads(scores.read_text())["model"], model, run_dir)
+        check_same(read_record(scores)["model"], model, run_dir)
     else:
         prepare(cfg, run_dir, task, model["name"])
     entries = json.loads(task.read_text())["prepared"]

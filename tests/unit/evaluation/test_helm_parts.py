@@ -265,7 +265,8 @@ def test_a_resumed_run_keeps_what_its_scores_depend_on(tmp_path):
         None,
     )
     assert again.scenario.entries == ["simple_mcqa", "synthetic_reasoning:mode=pattern_match"]
-    for typed in ("scenario.max_instances=3", "decoding=sample", "bundle=elsewhere"):
+    assert resume("bundle=elsewhere").bundle == "elsewhere"  # its digest decides
+    for typed in ("scenario.max_instances=3", "decoding=sample"):
         with pytest.raises(ConfigError, match="is frozen in"):
             resume(typed)
     for typed in ("helm.name=a/b", "helm.max_sequence_length=512"):
