@@ -13,7 +13,7 @@ def main() -> None:
     if command == "--version":
         print(f"effchal {__version__}")
         return
-    from effchal import cli, command_help, completion
+    from effchal import arguments, cli, command_help, completion
 
     if command == "--completion":
         with cli.one_line_errors():
@@ -28,7 +28,7 @@ def main() -> None:
         sys.exit(cli.fail(f"no command {command!r}; {meant}"))
     else:
         sys.argv = [f"effchal {command}", *rest]
-        if cli.wants_help(rest):  # before the import, which may bring torch
+        if arguments.wants_help(rest):  # before the import, which may bring torch
             return command_help.print_help(command, rest)
         importlib.import_module(f"effchal.{command}").main()
 

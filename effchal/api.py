@@ -17,7 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from effchal.cli import compose_config, overlay, quote
+from effchal.arguments import quote
+from effchal.cli import compose_config, overlay
 from effchal.config import Config, ConfigError, ModelConfig
 from effchal.config.decoding import change_decoding
 from effchal.decoding.engine import Engine
@@ -78,13 +79,16 @@ def train(config: Config, run_dir: str | Path | None = None) -> TrainedRun:
     Raises:
         ConfigError: the config cannot be run, or the folder holds a run already.
     """
-    from effchal.runs import run_lock
-    from effchal.train import open_run, run
+    from effchal.runs import nothing_left_if_refused, run_lock
+    from effchal.train import nothing_to_do, open_run, run
     from effchal.training.signals import StopSignals
 
-    config, folder = open_run(deepcopy(config), [], _folder("train", config, run_dir))
-    with run_lock(folder), StopSignals() as signals:
-        run(config, folder, signals)
+    folder = _folder("train", config, run_dir)
+    with nothing_left_if_refused(folder, keep=run_dir is not None and folder.is_dir()):
+        config, folder = open_run(deepcopy(config), [], folder)
+        if nothing_to_do(config, folder) is None:
+            with run_lock(folder), StopSignals() as signals:
+                run(config, folder, signals)
     return TrainedRun(folder, json.loads((folder / "run.json").read_text()))
 
 
@@ -243,6 +247,9 @@ def _inference_config(source: Source, overrides: Sequence[str], free: set[str]) 
 
 def _folder(command: str, config: Config, run_dir: str | Path | None) -> Path:
     """The folder of a run: the one that is given, or a new one as the command makes it."""
-    if run_dir is not None:
-        return Path(run_dir)
-    return Path("outputs", command, f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.name}")
+    from effchal.runs import new_folder
+
+    given = config.resume_from if run_dir is None else run_dir
+    if given is not None:
+        return Path(given)
+    return new_folder(Path("outputs", command, f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.name}"))

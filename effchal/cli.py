@@ -1,12 +1,15 @@
-"""What every command shares: its arguments, the config they compose, and errors of one line."""
+"""What every command shares: its folder, the config that it composes, and errors of one line."""
 
 import contextlib
+import errno
 import functools
 import os
-import re
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +17,33 @@ import hydra
 import psutil
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from effchal.arguments import (
+    LOG_ONLY,
+    RUN_DIRS,
+    RUN_FILES,
+    check_lora_keys,
+    check_readable,
+    hydra_arguments,
+    parse_override,
+    split_flags,
+    values_of,
+    wants_help,
+)
 from effchal.config import Config, ConfigError, to_config
 from effchal.config.nearest import explain
+from effchal.runs import bundle_around, new_folder, nothing_left_if_refused
 
 # An installed package carries the tree inside itself; a checkout has it beside the package.
 PACKAGE = Path(__file__).resolve().parent
 CONF_DIR = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
-# Hydra's flags that a value follows.
-VALUE_FLAGS = {"--cfg", "--package", "--config-path", "--config-name", "--config-dir"}
-VALUE_FLAGS |= {"--experimental-rerun", "-c", "-p", "-cp", "-cn", "-cd"}
-INFO_VALUES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-# The file by which a folder is known as a run of a command that can go on with it.
-RUN_FILES = {"train": "config.yaml", "evaluate": "results.json", "helm": "scores.json"}
+# Flags of Hydra that show something and run nothing.
+SHOWING_FLAGS = {"--cfg", "-c", "--info", "-i", "--hydra-help"}
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+PATH_ERRORS = {errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
 Run = Callable[[Config, list[str], Path], None]
 
@@ -37,47 +51,148 @@ Run = Callable[[Config, list[str], Path], None]
 def entry_point(run: Run) -> Callable[[], None]:
     """Turn run(cfg, typed overrides, output folder) into the main() of a command.
 
-    A config that cannot be run ends with one line on stderr and exit code 2;
-    any other exception is ours and keeps its traceback.
+    A config that cannot be run ends with one line on stderr and exit code 2, and leaves no
+    folder; any other exception is ours and keeps its traceback. A sweep goes on after a
+    failed job.
     """
+    command = Path(run.__code__.co_filename).stem
+    outputs = Outputs(command)
+    failures: list[str] = []
 
     @functools.wraps(run)  # Hydra takes the job's name from the wrapped function's module
     def task(tree: DictConfig) -> None:
         job = HydraConfig.get()
-        try:
+        folder, is_sweep = Path(job.runtime.output_dir), job.mode == RunMode.MULTIRUN
+        with (
+            failures_kept(failures) if is_sweep else one_line_errors(),
+            nothing_left_if_refused(folder, folder in outputs.of_user),
+        ):
             cfg, typed = to_config(tree), list(job.overrides.task)
             check_lora_choice(cfg, typed)
-            run(cfg, typed, Path(job.runtime.output_dir))
-        except ConfigError as error:
-            sys.exit(fail(str(error)))
+            if is_sweep and (folder / RUN_FILES.get(command, "none")).is_file():
+                cfg.resume_from = str(folder)  # the same sweep again: this job was begun
+            run(cfg, typed, folder)
 
     def main() -> None:
         # Hydra then raises its errors to us, instead of printing them and exiting.
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-        command = Path(run.__code__.co_filename).stem
         if wants_help(sys.argv[1:]):
             from effchal.command_help import print_help
 
             return print_help(command, sys.argv[1:])
-        with one_line_errors():
+        with one_line_errors(), outputs:
             sys.argv[1:] = hydra_arguments(command, sys.argv[1:])
+            outputs.register(sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
+        if failures:
+            count = "1 job" if len(failures) == 1 else f"{len(failures)} jobs"
+            lines = "".join(f"\n  {line}" for line in failures)
+            again = "the same command with hydra.sweep.dir=<its folder> does what is not done"
+            sys.exit(f"error: {count} of the sweep failed; {again}{lines}")
 
     return main
 
 
+class Outputs:
+    """The output folders of a command: each with a name of its own, none left by a refusal."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+        self._made: list[Path] = []
+        self.of_user: set[Path] = set()  # typed folders that were there before
+
+    def register(self, arguments: list[str]) -> None:
+        """Tell Hydra how conf/config.yaml gets its folder: `${new_folder:<path>}`."""
+        flags, words = split_flags(arguments)
+        typed = map(Path, values_of(words, RUN_DIRS))
+        self.of_user = {folder.absolute() for folder in typed if folder.is_dir()}
+        shows_only = not SHOWING_FLAGS.isdisjoint(flag.partition("=")[0] for flag in flags)
+        make = str if shows_only else self._make
+        # Cached, for Hydra asks more than once, and again for each job of a sweep.
+        OmegaConf.register_new_resolver("new_folder", make, use_cache=True, replace=True)
+
+    def _make(self, path: str) -> str:
+        try:
+            if bundle_around(Path(path)) is not None:  # only LOG_ONLY commands get here
+                raise OSError(errno.EPERM, "it lies in a bundle")
+            folder = new_folder(Path(path))
+        except OSError as error:
+            if self._command not in LOG_ONLY:
+                return path  # Hydra tries as well, and its error comes out as it is
+            folder = Path(tempfile.mkdtemp(prefix=f"effchal_{self._command}_"))
+            print(f"cannot write {path} ({error.strerror}); using {folder}", file=sys.stderr)
+        else:
+            self._made.append(folder.absolute())
+        return str(folder)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        """Remove what has nothing in it: a sweep whose jobs were all refused, empty parents."""
+        for folder in self._made:
+            if {path.name for path in folder.glob("*")} == {"multirun.yaml"}:
+                (folder / "multirun.yaml").unlink()
+            with contextlib.suppress(OSError):
+                for each in (folder, *folder.parents[:2]):
+                    if each.is_dir():
+                        each.rmdir()
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an error of the user's into one line on stderr and exit code 2."""
+    """Turn an error of the user's into one line on stderr and exit code 2, or 1 for a full disk."""
     try:
         yield
-    except HydraException as error:
-        sys.exit(fail(explain(error, Config)))
-    except ConfigError as error:
-        sys.exit(fail(str(error)))
-    except PermissionError as error:
-        remedy = "another output folder: hydra.run.dir=<folder>"
-        sys.exit(fail(f"may not write or read {error.filename}; {remedy}"))
+    except (HydraException, ConfigError, OSError) as error:
+        message = one_line(error)
+        if message is None:
+            raise
+        fail(message)
+        sys.exit(1 if getattr(error, "errno", None) in DISK_ERRORS else 2)
+
+
+def one_line(error: BaseException) -> str | None:
+    """What to tell a user of an error; None for one that is ours."""
+    if isinstance(error, HydraException):
+        return explain(error, Config)
+    if isinstance(error, ConfigError):
+        return str(error)
+    if not isinstance(error, OSError):
+        return None
+    remedy = "another output folder: hydra.run.dir=<folder>"
+    if isinstance(error, PermissionError):
+        return f"may not write or read {error.filename}; {remedy}"
+    if error.errno in DISK_ERRORS | PATH_ERRORS:
+        where = f" {error.filename}" if error.filename else ""
+        room = "make room and go on with resume_from=<run>, or take "
+        room = room if error.errno in DISK_ERRORS else ""
+        return f"cannot write{where}: {error.strerror}; {room}{remedy}"
+    return None
+
+
+@contextlib.contextmanager
+def failures_kept(failures: list[str]) -> Iterator[None]:
+    """Let a sweep go on after a job that failed, and keep what to say of it at the end."""
+    job: Any = HydraConfig.get()
+    try:
+        return (yield)
+    except SystemExit as end:
+        if isinstance(end.code, int) and end.code > 128:  # a signal ends the whole sweep
+            raise
+        if not end.code:
+            return
+        message = f"exit code {end.code}"
+        if isinstance(end.code, str):
+            message = end.code.removeprefix("error: ")
+    except Exception as error:
+        found = one_line(error)
+        if found is None:
+            traceback.print_exc()
+        message = found or f"{type(error).__name__}: {error}"
+    fail(message)
+    own = " ".join(word for word in job.overrides.task if word not in sys.argv)
+    failures.append(f"{job.runtime.output_dir} ({own}): {message}")
 
 
 def fail(message: str) -> int:
@@ -92,97 +207,6 @@ def job_age_s() -> float:
     return time.time() - psutil.Process().create_time() if number == 0 else 0.0
 
 
-def wants_help(typed: list[str]) -> bool:
-    return not {"--help", "-h"}.isdisjoint(typed)
-
-
-def hydra_arguments(command: str, typed: list[str]) -> list[str]:
-    """What was typed, as Hydra takes it: flags last, a folder as the key that it stands for.
-
-    Hydra's parser refuses overrides on both sides of a flag.
-
-    Raises:
-        ConfigError: a folder that is not there or that this command cannot use.
-    """
-    flags, words = split_flags(typed)
-    folders = [word for word in words if is_folder(word)]
-    if len(folders) > 1:
-        raise ConfigError(f"one folder at most, got {' and '.join(folders)}")
-    words = [folder_override(command, word) if word in folders else word for word in words]
-    check_lora_keys(words)
-    return [*words, *run_dir_of_resumed_run(words), *flags]
-
-
-def split_flags(typed: list[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags with their values, and all other words."""
-    flags: list[str] = []
-    words: list[str] = []
-    takes_value = False
-    for word in typed:
-        previous = flags[-1] if flags else ""
-        is_info = previous in ("--info", "-i") and word in INFO_VALUES
-        if takes_value or is_info or (word.startswith("-") and word != "-"):
-            flags.append(word)
-            is_prefix = (
-                len(word) > 2
-                and word.startswith("--")
-                and any(f.startswith(word) for f in VALUE_FLAGS)
-            )
-            takes_value = not takes_value and (word in VALUE_FLAGS or is_prefix)
-        else:
-            words.append(word)
-    return flags, words
-
-
-def is_folder(word: str) -> bool:
-    """Whether a word is a path: no override, or a path whose name only looks like one."""
-    key, equals, _ = word.partition("=")
-    return Path(word).is_dir() if equals and "/" in key else not equals and not word.startswith("~")
-
-
-def folder_override(command: str, folder: str) -> str:
-    """The override that a folder stands for: `resume_from=` for a run to go on with, or `bundle=`.
-
-    Raises:
-        ConfigError: no such folder, or not one that this command can use.
-    """
-    path = Path(folder)
-    if command not in (*RUN_FILES, "serve"):
-        raise ConfigError(f"{folder}: effchal {command} takes no folder, only key=value")
-    if not path.is_dir():
-        raise ConfigError(f"no folder {folder} (from {Path.cwd()})")
-    if command == "train" and (path / "manifest.json").is_file():
-        raise ConfigError(f"{folder} is a bundle; give the run folder that it lies in")
-    others = [name for name, file in RUN_FILES.items() if (path / file).is_file()]
-    if command == "train" and others and others != ["train"]:
-        raise ConfigError(f"{folder} is a run of effchal {others[-1]}, not of train")
-    if command in RUN_FILES and (path / RUN_FILES[command]).is_file():
-        return f"resume_from={quote(folder)}"
-    if command == "train":
-        raise ConfigError(f"{folder} is no run: it has no config.yaml")
-    return f"bundle={quote(folder)}"  # model_source finds the bundle in a run folder
-
-
-def quote(value: str) -> str:
-    """A text as the value of an override: spaces, commas, quotes and `=` lose their meaning."""
-    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
-    return "'" + escaped.replace("${", "\\${") + "'"
-
-
-def run_dir_of_resumed_run(overrides: list[str]) -> list[str]:
-    """A resumed run goes on in its own folder, so that its log does too."""
-    for word in overrides:
-        if word.partition("=")[0] == "resume_from":
-            folder = str(parse_override(word).value()).replace("\\${", "${")
-            if Path(folder).is_dir():  # Hydra would make a missing one
-                return [f"hydra.run.dir={quote(folder)}"]
-    return []
-
-
-def parse_override(word: str) -> Any:
-    return OverridesParser.create().parse_override(word)
-
-
 def compose_config(overrides: list[str]) -> Config:
     """What a command would get for these overrides.
 
@@ -190,6 +214,8 @@ def compose_config(overrides: list[str]) -> Config:
         ConfigError: as on the command line.
     """
     check_lora_keys(overrides)
+    for word in overrides:
+        check_readable(word, is_sweep=False)
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = to_config(compose("config", overrides))
@@ -197,12 +223,6 @@ def compose_config(overrides: list[str]) -> Config:
             return cfg
     except HydraException as error:
         raise ConfigError(explain(error, Config)) from error
-
-
-def check_lora_keys(overrides: list[str]) -> None:
-    """Refuse lora.r=8 beside lora=none, where OmegaConf would fail an assertion of its own."""
-    if "lora=none" in overrides and any(word.lstrip("+").startswith("lora.") for word in overrides):
-        raise ConfigError("a key below lora was given beside lora=none; leave one of them out")
 
 
 def check_lora_choice(cfg: Config, overrides: list[str]) -> None:
@@ -221,7 +241,8 @@ def overlay(
         frozen: the config of a run or bundle folder.
         composed: what Hydra composed from the same overrides; the values are taken from it.
         overrides: what the user typed, e.g. ["decoding=sample", "serve.port=80"].
-        allowed: top-level keys that may change; an experiment may set no others either.
+        allowed: keys that may change, as patterns; a group's name allows all keys in it. An
+            experiment may set no others either.
         home: the folder `frozen` comes from, for the message.
 
     Raises:
@@ -231,7 +252,8 @@ def overlay(
     values = OmegaConf.structured(composed)
     for key in keys_set_by(overrides):
         there, here = OmegaConf.select(result, key), OmegaConf.select(values, key)
-        if key.partition(".")[0] in allowed:
+        names = (key, key.partition(".")[0])
+        if any(fnmatchcase(name, pattern) for name in names for pattern in allowed):
             OmegaConf.update(result, key, here)
         elif there != here:
             is_group = OmegaConf.is_config(there) or OmegaConf.is_config(here)
@@ -245,10 +267,13 @@ def keys_set_by(overrides: list[str]) -> list[str]:
     """Dotted keys that the overrides set, those of an experiment's file included."""
     keys: list[str] = []
     for override in map(parse_override, overrides):
-        if override.key_or_group != "experiment":
+        value = override.value()
+        if isinstance(value, dict):
+            keys += _leaves(value, f"{override.key_or_group}.")
+        elif override.key_or_group != "experiment":
             keys.append(override.key_or_group)
-        elif override.value() is not None:
-            tree: Any = OmegaConf.load(CONF_DIR / "experiment" / f"{override.value()}.yaml")
+        elif value is not None:
+            tree: Any = OmegaConf.load(CONF_DIR / "experiment" / f"{value}.yaml")
             groups = [group for entry in tree.pop("defaults", []) for group in entry]
             keys += [group.removeprefix("override /") for group in groups]
             tree.pop("hydra", None)

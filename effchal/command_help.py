@@ -8,15 +8,8 @@ import shutil
 import textwrap
 from dataclasses import dataclass
 
-from effchal.cli import (
-    CONF_DIR,
-    PACKAGE,
-    compose_config,
-    hydra_arguments,
-    one_line_errors,
-    parse_override,
-    split_flags,
-)
+from effchal.arguments import hydra_arguments, parse_override, split_flags
+from effchal.cli import CONF_DIR, PACKAGE, compose_config, one_line_errors
 from effchal.config.describe import Key, describe, groups
 
 

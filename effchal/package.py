@@ -5,6 +5,7 @@ from pathlib import Path
 
 from effchal.cli import entry_point
 from effchal.config import Config, ConfigError
+from effchal.runs import is_bundle
 
 
 @entry_point
@@ -16,6 +17,8 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         raise ConfigError(
             "a run writes the bundle of its adapter itself; for the plain base model add lora=none"
         )
+    if is_bundle(output_dir / "bundle"):
+        raise ConfigError(f"{output_dir} holds a bundle already; take another folder")
     write_bundle(output_dir / "bundle", cfg, None, load_tokenizer(cfg.model))
     logging.getLogger("effchal.package").info("bundle: %s", output_dir / "bundle")
 

@@ -1,22 +1,29 @@
 """Train one adapter inside a budget of time and memory, and leave it in a bundle."""
 
 import contextlib
+import json
+import logging
 import sys
 from pathlib import Path
 
+from effchal.arguments import run_of
 from effchal.cli import entry_point, job_age_s, overlay
 from effchal.config import Config, ConfigError, load_config
+from effchal.runs import is_bundle, run_lock
 from effchal.training.signals import StopSignals
 
 # What imports torch is imported inside the functions: --help and --cfg job do without.
-MAY_CHANGE = {"budget", "track", "resume_from"}  # keys that a resumed run takes from its command
+# Keys that a resumed run takes from its command. Model and data must be the same ones.
+MAY_CHANGE = {"budget", "track", "resume_from", "base_model", "data_mix.sources.*.path"}
+log = logging.getLogger("effchal.train")
 
 
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
-    from effchal.runs import run_lock
-
     cfg, run_dir = open_run(cfg, overrides, output_dir)
+    done = nothing_to_do(cfg, run_dir)
+    if done is not None:
+        return log.info("%s", done)
     with run_lock(run_dir), StopSignals() as signals:
         code = run(cfg, run_dir, signals, job_age_s())
     if code:  # an exit after success would end a sweep with its first run
@@ -27,19 +34,33 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
     """Config and folder of a new run, or of the one in cfg.resume_from.
 
     Raises:
-        ConfigError: the folder holds a run already, a frozen key was changed, there is
-            nothing to train, or an enforced rule is broken.
+        ConfigError: the folder holds a run already or is a bundle, a frozen key was changed,
+            the base model is gone, there is nothing to train, or an enforced rule is broken.
     """
     from effchal.model.device import gpu_names
+    from effchal.model.load import ModelError, base_model_path
     from effchal.rules import enforce_rules
     from effchal.training.checkpoint import checkpoints
 
     run_dir = output_dir
     if cfg.resume_from is not None:
-        run_dir = Path(cfg.resume_from)
+        run_dir = run_of("train", Path(cfg.resume_from))
+        if is_bundle(run_dir):
+            raise ConfigError(
+                f"resume_from={run_dir} is a bundle, and lies in no run to go on with"
+            )
         frozen = load_config(run_dir / "config.yaml")
         cfg = overlay(frozen, cfg, overrides, MAY_CHANGE, str(run_dir))
         cfg.resume_from = None
+        if cfg.base_model is not None:
+            cfg.model.name, cfg.base_model = cfg.base_model, None
+        try:
+            base_model_path(cfg.model)
+        except ModelError as error:
+            raise ConfigError(
+                f"the base model of {run_dir} is not here: no {cfg.model.name}; "
+                "give base_model=<folder>"
+            ) from error
     elif checkpoints(run_dir / "checkpoint"):
         raise ConfigError(
             f"{run_dir} holds a run already; go on with it by resume_from={run_dir}, "
@@ -51,6 +72,25 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
         )
     enforce_rules(cfg, gpu_names())
     return cfg, run_dir
+
+
+def nothing_to_do(cfg: Config, run_dir: Path) -> str | None:
+    """Why a run that is gone on with has nothing to do; None if it has, or is a new one."""
+    try:
+        record = json.loads((run_dir / "run.json").read_text())
+        status, steps, limit_s = record["status"], record["step"], record["limit_s"]
+    except (OSError, ValueError, TypeError, KeyError):  # no record, or a damaged one
+        return None
+    if not is_bundle(run_dir / "bundle"):
+        return None
+    if status == "finished":
+        return f"{run_dir} is finished, with {steps} steps; its bundle: {run_dir / 'bundle'}"
+    if status == "stopped_by_budget" and cfg.budget.hours * 3600 <= limit_s:
+        return (
+            f"{run_dir} was stopped by its budget after {steps} steps; its bundle: "
+            f"{run_dir / 'bundle'}; to go on, give more than budget.hours={cfg.budget.hours}"
+        )
+    return None
 
 
 def run(cfg: Config, run_dir: Path, signals: StopSignals, spent_before_s: float = 0.0) -> int:

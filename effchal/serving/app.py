@@ -15,7 +15,8 @@ from pathlib import Path
 
 from flask import Flask, Response, jsonify
 
-from effchal.cli import compose_config, quote
+from effchal.arguments import quote
+from effchal.cli import compose_config
 from effchal.config import Config, ConfigError
 from effchal.model_source import check_model_source, inference_config, load_engine
 from effchal.serving.access import guard, register_errors

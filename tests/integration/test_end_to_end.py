@@ -107,6 +107,9 @@ def test_the_plain_base_model_is_packaged_and_served(tmp_path):
     assert refused.returncode == 2
     assert "add lora=none" in refused.stderr
     subprocess.run([*command, "lora=none"], cwd=ROOT, check=True, capture_output=True)
+    again = subprocess.run([*command, "lora=none"], cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 2
+    assert "holds a bundle already; take another folder" in again.stderr
     ask = {"prompt": "once", "max_new_tokens": 6}
     with Server(serve_command(tmp_path / "bundle"), cwd=ROOT) as server:
         packaged = post(f"{server.url}/process", ask)["text"]

@@ -9,7 +9,8 @@ import pytest
 from support.paths import ROOT
 
 from effchal import __version__, command_help
-from effchal.cli import compose_config, hydra_arguments, quote, split_flags
+from effchal.arguments import hydra_arguments, quote, split_flags
+from effchal.cli import compose_config
 from effchal.config import ConfigError
 
 PROGRAM = [sys.executable, "-m", "effchal"]

@@ -1,0 +1,207 @@
+"""What was typed, as Hydra takes it: flags last, paths quoted, folders as the keys they mean."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from effchal.config import ConfigError, load_config
+from effchal.runs import bundle_around, is_bundle
+
+# Hydra's flags that a value follows.
+VALUE_FLAGS = {"--cfg", "--package", "--config-path", "--config-name", "--config-dir"}
+VALUE_FLAGS |= {"--experimental-rerun", "-c", "-p", "-cp", "-cn", "-cd"}
+SWEEP_FLAGS = {"-m", "--multirun", "--multi"}
+INFO_VALUES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+# The file by which a folder is known as a run of a command that can go on with it.
+RUN_FILES = {"train": "config.yaml", "evaluate": "results.json", "helm": "scores.json"}
+LOG_ONLY = ("serve", "plan", "check")  # what they tell is on the screen
+SOURCE_PATH = re.compile(r"data_mix\.sources\.([^.]+)\.path")
+RUN_DIRS = ("hydra.run.dir", "hydra.sweep.dir")
+PATHS = (*RUN_DIRS, "base_model", "bundle", "resume_from", "model.name", "scenario.path")
+
+
+def wants_help(typed: list[str]) -> bool:
+    return not {"--help", "-h"}.isdisjoint(typed)
+
+
+def hydra_arguments(command: str, typed: list[str]) -> list[str]:
+    """What was typed, as Hydra takes it: flags last, a folder as the key that it stands for.
+
+    Hydra's parser refuses overrides on both sides of a flag.
+
+    Raises:
+        ConfigError: a folder that is not there or that this command cannot use, a word that
+            Hydra cannot read, or an output folder inside a bundle.
+    """
+    flags, words = split_flags(typed)
+    folders = [word for word in words if is_folder(word)]
+    if len(folders) > 1:
+        raise ConfigError(f"one folder at most, got {' and '.join(folders)}")
+    words = [folder_override(command, word) if word in folders else word for word in words]
+    words = [path_override(word) for word in words]
+    check_lora_keys(words)
+    is_sweep = not SWEEP_FLAGS.isdisjoint(flags)
+    for word in words:
+        check_readable(word, is_sweep)
+    words = resumed(command, words)
+    check_output(command, words)
+    return [*words, *flags]
+
+
+def split_flags(typed: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, and all other words."""
+    flags: list[str] = []
+    words: list[str] = []
+    takes_value = False
+    for word in typed:
+        previous = flags[-1] if flags else ""
+        is_info = previous in ("--info", "-i") and word in INFO_VALUES
+        if takes_value or is_info or (word.startswith("-") and word != "-"):
+            flags.append(word)
+            is_prefix = (
+                len(word) > 2
+                and word.startswith("--")
+                and any(f.startswith(word) for f in VALUE_FLAGS)
+            )
+            takes_value = not takes_value and (word in VALUE_FLAGS or is_prefix)
+        else:
+            words.append(word)
+    return flags, words
+
+
+def is_folder(word: str) -> bool:
+    """Whether a word is a path: no override, or a path whose name only looks like one."""
+    key, equals, _ = word.partition("=")
+    if equals:
+        return "/" in key and Path(word).expanduser().is_dir()
+    return word.startswith("~/") or not word.startswith("~")  # ~key takes a key out of the config
+
+
+def folder_override(command: str, word: str) -> str:
+    """The override that a folder stands for: `resume_from=` for a run to go on with, or `bundle=`.
+
+    Raises:
+        ConfigError: no such folder, or not one that this command can use.
+    """
+    if command not in (*RUN_FILES, "serve"):
+        raise ConfigError(f"{word}: effchal {command} takes no folder, only key=value")
+    path = Path(word).expanduser()
+    if not path.is_dir():
+        raise ConfigError(f"no folder {word} (from {Path.cwd()})")
+    if command == "train":
+        path = run_of(command, path)
+        if is_bundle(path):
+            raise ConfigError(f"{word} is a bundle; give the run folder that it lies in")
+    others = [name for name, file in RUN_FILES.items() if (path / file).is_file()]
+    if command == "train" and others and others != ["train"]:
+        raise ConfigError(f"{word} is a run of effchal {others[-1]}, not of train")
+    if command in RUN_FILES and (path / RUN_FILES[command]).is_file():
+        return f"resume_from={quote(str(path))}"
+    if command == "train":
+        raise ConfigError(f"{word} is no run: it has no config.yaml")
+    return f"bundle={quote(str(path))}"  # model_source finds the bundle in a run folder
+
+
+def run_of(command: str, folder: Path) -> Path:
+    """The run that a folder stands for: a bundle's is the run that it lies in."""
+    is_inside = is_bundle(folder) and (folder.absolute().parent / RUN_FILES[command]).is_file()
+    return folder.parent if is_inside and folder.parent != folder else folder
+
+
+def path_override(word: str) -> str:
+    """The override of a path, quoted where Hydra would read something else than what is typed."""
+    key, equals, value = word.partition("=")
+    name = key.lstrip("+")
+    if not equals or (name not in PATHS and not SOURCE_PATH.fullmatch(name)):
+        return word
+    try:
+        override = parse_override(word)
+        read = None if override.is_sweep_override() else override.value()
+        is_typed_so = read == value or not Path(value).expanduser().exists()
+    except (HydraException, ValueError):
+        is_typed_so = False
+    return word if is_typed_so else f"{key}={quote(os.path.expanduser(value))}"
+
+
+def check_readable(word: str, is_sweep: bool) -> None:
+    """Raise ConfigError, with how to type it, if Hydra cannot read the word."""
+    key, _, value = word.partition("=")
+    as_text = shlex.quote(f"{key}={quote(value)}")
+    if "'" not in value and '"' not in value:
+        as_text = f"'{key}=\"{value}\"'"
+    try:
+        wants_sweep = parse_override(word).is_sweep_override()
+    except (HydraException, ValueError) as error:  # ValueError: a number of thousands of digits
+        raise ConfigError(f"cannot read {word}; if it is a text, type {as_text}") from error
+    if wants_sweep and not is_sweep:
+        raise ConfigError(
+            f"{word} has several values, which is a sweep and needs -m; type a list as "
+            f"'{key}=[{value}]', a text as {as_text}"
+        )
+
+
+def quote(value: str) -> str:
+    """A text as the value of an override: spaces, commas, quotes and `=` lose their meaning."""
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
+    return "'" + escaped.replace("${", "\\${") + "'"
+
+
+def resumed(command: str, words: list[str]) -> list[str]:
+    """The words of a command that goes on with a run: in its own folder, so that its log does too.
+
+    A source's new path brings the format that the run knows, or the source would lack one.
+    """
+    folder = next((Path(text) for text in values_of(words, ("resume_from",))), None)
+    if folder is None or command not in RUN_FILES:
+        return words
+    folder = run_of(command, folder)
+    if is_bundle(folder) or not (folder / RUN_FILES[command]).is_file():
+        return words  # the command says what is wrong
+    result = []
+    for word in words:
+        key, _, value = word.partition("=")
+        source = SOURCE_PATH.fullmatch(key.lstrip("+"))
+        if source is not None:
+            known = load_config(folder / "config.yaml").data_mix.sources.get(source[1])
+            if known is None:
+                raise ConfigError(f"{key}: {folder} was trained on no source {source[1]}")
+            # As a dict, since Hydra adds no source key by key.
+            fields = f"path: {value}, format: {known.format.name}"
+            result.append(f"++data_mix.sources={{{source[1]}: {{{fields}}}}}")
+        elif key != "resume_from":
+            result.append(word)
+    return [*result, f"resume_from={quote(str(folder))}", f"hydra.run.dir={quote(str(folder))}"]
+
+
+def check_output(command: str, words: list[str]) -> None:
+    """Raise ConfigError if a command would write into a bundle, which its digests hold."""
+    typed = values_of(words, RUN_DIRS)
+    for folder in typed or ["."]:
+        bundle = bundle_around(Path(folder))
+        if bundle is not None and (typed or command not in LOG_ONLY):
+            where = folder if typed else "the working directory"
+            raise ConfigError(
+                f"{where} lies in the bundle {bundle}, which must not change; "
+                "give another output folder: hydra.run.dir=<folder>"
+            )
+
+
+def values_of(words: list[str], keys: tuple[str, ...]) -> list[str]:
+    """The texts that the words give to these keys."""
+    values = (parse_override(word).value() for word in words if word.partition("=")[0] in keys)
+    return [str(value).replace("\\${", "${") for value in values]
+
+
+def parse_override(word: str) -> Any:
+    return OverridesParser.create().parse_override(word)
+
+
+def check_lora_keys(overrides: list[str]) -> None:
+    """Refuse lora.r=8 beside lora=none, where OmegaConf would fail an assertion of its own."""
+    if "lora=none" in overrides and any(word.lstrip("+").startswith("lora.") for word in overrides):
+        raise ConfigError("a key below lora was given beside lora=none; leave one of them out")

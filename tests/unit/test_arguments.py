@@ -1,0 +1,110 @@
+"""What was typed, as Hydra takes it: paths of any spelling, and words that Hydra cannot read."""
+
+import pytest
+
+from effchal.arguments import check_readable, hydra_arguments
+from effchal.cli import compose_config
+from effchal.config import ConfigError
+
+ODD_NAMES = ["a b", "a,b", "a=b", "it's", "(1)", "[x]", "{y}", 'say "x"', "ü#&;!", "1e5", "a\\,b"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_typed_path_that_is_there_is_taken_as_it_is(tmp_path, name):
+    file = tmp_path / f"{name}.jsonl"
+    file.write_text("")
+    (tmp_path / name).mkdir()
+    typed = [f"data_mix.sources.lima.path={file}", f"base_model={tmp_path / name}"]
+    config = compose_config(hydra_arguments("train", typed))
+    assert config.data_mix.sources["lima"].path == str(file)
+    assert config.base_model == str(tmp_path / name)
+
+
+def test_a_path_that_hydra_cannot_read_is_a_text_all_the_same(tmp_path):
+    config = compose_config(hydra_arguments("train", [f"base_model={tmp_path}/it's new"]))
+    assert config.base_model == f"{tmp_path}/it's new"
+
+
+def test_a_quoted_path_an_escaped_one_and_null_mean_what_they_say(tmp_path):
+    for typed, meant in (
+        ("'a b'", "a b"),
+        ("a\\,b", "a,b"),
+        ("null", None),
+        ("${oc.env:NO_SUCH,x}/y", "x/y"),
+    ):
+        assert compose_config(hydra_arguments("train", [f"base_model={typed}"])).base_model == meant
+
+
+def test_the_home_folder_is_found_wherever_a_path_is_typed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run" / "bundle").mkdir(parents=True)
+    for name in ("manifest.json", "config.yaml"):
+        (tmp_path / "run" / "bundle" / name).write_text("")
+    typed = ["~/run", "model.name=~/model", "scenario.path=~/data", "helm.environment='~/helm'"]
+    config = compose_config(hydra_arguments("helm", typed))
+    assert config.bundle == f"{tmp_path}/run"
+    assert config.model.name == f"{tmp_path}/model"
+    assert config.scenario.path == f"{tmp_path}/data"
+    assert config.helm.environment == f"{tmp_path}/helm"
+    assert hydra_arguments("plan", ["hydra.run.dir=~/out"]) == [f"hydra.run.dir='{tmp_path}/out'"]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("name=a=b", r"cannot read name=a=b; if it is a text, type 'name=\"a=b\"'"),
+        ("name=(1", r"cannot read name=\(1; if it is a text, type 'name=\"\(1\"'"),
+        ("lora.r=" + "9" * 5000, "cannot read lora.r=9"),
+        ("name=a,b", r"a sweep and needs -m; type a list as 'name=\[a,b\]', a text as 'name=\"a,b"),
+    ],
+)
+def test_a_word_that_hydra_cannot_read_is_told_with_how_to_type_it(word, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_readable(word, is_sweep=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["a=b", "(1", "a,b", "it's", 'a"b', 'it\'s "x" = y'])
+def test_what_the_message_says_to_type_is_what_was_meant(value):
+    import re
+    import shlex
+
+    with pytest.raises(ConfigError) as caught:
+        check_readable(f"name={value}", is_sweep=False)
+    typed = re.search(r"text,? (?:type|as) (.*)$", str(caught.value))[1]
+    (word,) = shlex.split(typed)
+    assert compose_config([word]).name == value
+
+
+def make_bundle(folder):
+    folder.mkdir(parents=True)
+    for name in ("manifest.json", "config.yaml"):
+        (folder / name).write_text("")
+    return folder
+
+
+def test_no_command_writes_into_a_bundle(tmp_path, monkeypatch):
+    bundle = make_bundle(tmp_path / "run" / "bundle")
+    for folder in (bundle, bundle / "new"):
+        with pytest.raises(ConfigError, match=r"lies in the bundle .*, which must not change"):
+            hydra_arguments("serve", [f"hydra.run.dir={folder}"])
+    monkeypatch.chdir(bundle)
+    with pytest.raises(ConfigError, match="the working directory lies in the bundle"):
+        hydra_arguments("evaluate", ["."])
+    assert hydra_arguments("serve", ["."]) == ["bundle='.'"]  # its log goes elsewhere
+
+
+def test_a_bundle_stands_for_the_run_that_it_lies_in(tmp_path):
+    bundle = make_bundle(tmp_path / "run" / "bundle")
+    (tmp_path / "run" / "config.yaml").write_text("")
+    run = tmp_path / "run"
+    words = [f"resume_from='{run}'", f"hydra.run.dir='{run}'"]
+    assert hydra_arguments("train", [str(bundle)]) == words
+    assert hydra_arguments("train", [f"resume_from={bundle}"]) == words
+
+
+def test_a_folder_that_is_no_run_becomes_no_output_folder(tmp_path):
+    bundle = make_bundle(tmp_path / "bundle")
+    for command in ("train", "evaluate"):
+        typed = [f"resume_from={bundle}"]
+        assert hydra_arguments(command, typed) == typed
