@@ -60,7 +60,8 @@ class Echo:
         self._texts = TokenTexts(tokenizer)
         self._position = 0  # of the next state
         # HELM expects 0.0 of the first token, which nothing predicts.
-        self.tokens = [TokenScore(self._texts.add(prompt_ids[start]), 0.0, 0.0)]
+        # Nothing is left to report of a prompt that is its beginning-of-sequence token alone.
+        self.tokens = [TokenScore(self._texts.add(i), 0.0, 0.0) for i in prompt_ids[start:][:1]]
 
     def feed(self, states: Tensor, taps: tuple[Tap, ...]) -> None:
         """states: (K + 1, T, D), of the prompt's next T positions."""
@@ -71,7 +72,7 @@ class Echo:
         for at in range(begin, end, SCORED_AT_ONCE):
             stop = min(at + SCORED_AT_ONCE, end)
             self._score(states[:, at - first : stop - first], self._ids[at + 1 : stop + 1], taps)
-        if self._position == len(self._ids):
+        if self._position == len(self._ids) and self.tokens:
             self.tokens[-1].text += self._texts.rest()
 
     def _score(self, states: Tensor, targets: list[int], taps: tuple[Tap, ...]) -> None:

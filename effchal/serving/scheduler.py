@@ -6,64 +6,23 @@ The scheduler owns the queue and the memory, the engine the arithmetic.
 import atexit
 import logging
 import math
-import queue
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
-
-import psutil
-import torch
+from dataclasses import dataclass
 
 from effchal.config import ServeConfig
 from effchal.decoding.engine import Engine
 from effchal.decoding.prefix_cache import PrefixCache
-from effchal.decoding.sampling import SamplingParams
-from effchal.decoding.sequence import Completion, Prefill, Sequence, TokenScore
+from effchal.decoding.recovery import drop_failed, rows_of, step_apart
+from effchal.decoding.sequence import Prefill, Sequence
 from effchal.model.host_memory import trim_heap
+from effchal.serving.memory import GIB, warn_if_memory_is_short
 from effchal.serving.metrics import Metrics
+from effchal.serving.queued import QueuedPrompt, QueueFull
 
-GIB = 1 << 30
 TRIM_EVERY_S = 30.0  # caches and batches of ever other sizes leave holes in the heap
 log = logging.getLogger(__name__)
-
-
-class QueueFull(Exception):
-    """Too many prompts wait already."""
-
-
-@dataclass(eq=False)
-class QueuedPrompt:
-    """One prompt with its n sampling settings.
-
-    A request thread creates it, the engine thread runs it, and it carries the results
-    back. `completions` and `error` are set before `finished`.
-    """
-
-    prompt_ids: list[int]
-    variants: list[SamplingParams]
-    streams: bool = False
-    cancelled: bool = False
-    error: Exception | None = None
-    completions: list[Completion] = field(default_factory=list)  # one for each variant
-    finished: threading.Event = field(default_factory=threading.Event)
-    # For streams: (variant, tokens that no stop can cut any more), and None at the end.
-    updates: "queue.SimpleQueue[tuple[int, list[TokenScore]] | None]" = field(
-        default_factory=queue.SimpleQueue
-    )
-    submitted: float = field(default_factory=time.perf_counter)
-
-    def __post_init__(self) -> None:
-        self.streamed = [0] * self.rows  # tokens sent so far, by variant
-
-    @property
-    def rows(self) -> int:
-        return len(self.variants)
-
-    @property
-    def max_tokens(self) -> int:
-        """The longest that one of its rows may become, prompt included."""
-        return len(self.prompt_ids) + max(params.max_new_tokens for params in self.variants)
 
 
 @dataclass(frozen=True)
@@ -75,7 +34,10 @@ class Prefilling:
 
 
 class Scheduler:
-    """Runs an engine in a thread. `submit` and `cancel` may be called from any thread."""
+    """Runs an engine in a thread. `submit` and `cancel` may be called from any thread.
+
+    A fault fails one prompt alone: a step that fails is repeated row by row.
+    """
 
     def __init__(self, engine: Engine, cfg: ServeConfig, metrics: Metrics) -> None:
         self._engine, self._cfg, self._metrics = engine, cfg, metrics
@@ -89,6 +51,7 @@ class Scheduler:
         self._wake = threading.Condition()
         self._stopped = False
         self._trimmed = time.monotonic()
+        self._last_fault = ""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
         # An interpreter that ends while a thread is inside torch aborts the process.
@@ -141,9 +104,8 @@ class Scheduler:
                     break
             try:
                 self._run_once()
-            except Exception as error:  # e.g. out of memory: the next prompts may succeed
-                log.exception("the engine failed")
-                error.with_traceback(None)  # its frames hold tensors
+            except Exception as error:  # nothing above could save a row
+                self._note(error)
                 self._engine.clear()
                 self._fail(self._begun(), error)
         self._engine.clear()
@@ -156,16 +118,15 @@ class Scheduler:
         if self._prefilling is None:
             self._begin_next()
         current, chunk = self._prefilling, self._cfg.prefill_tokens
-        if current is not None and not self._engine.can_prefill_in_step(current.prefill, chunk):
+        if current is not None and (
+            current.prompt.alone or not self._engine.can_prefill_in_step(current.prefill, chunk)
+        ):
             self._prefill_alone(current, chunk)
             current = None
         if self._engine.rows:
             start = time.perf_counter()
             self._metrics.rows.observe(len(self._engine.rows))
-            if current is None:
-                self._engine.step()
-            elif self._engine.step_and_prefill(current.prefill, chunk):
-                self._start_decoding(current)
+            self._step(current, chunk)
             self._metrics.step_s.observe(time.perf_counter() - start)
         for prompt, sequences in list(self._running.items()):
             self._report(prompt, sequences)
@@ -178,7 +139,7 @@ class Scheduler:
             gone = [prompt for prompt in (*self._waiting, *self._begun()) if prompt.cancelled]
         for prompt in gone:
             for sequence in self._running.get(prompt, ()):
-                sequence.end("cancelled")
+                sequence.finish_reason = "cancelled"
         self._engine.drop_finished()
         for prompt in gone:
             self._finish(prompt)
@@ -186,14 +147,13 @@ class Scheduler:
     def _begin_next(self) -> None:
         """Begin the first prompt of the queue if its rows fit; nobody overtakes it."""
         prompt = self._waiting[0] if self._waiting else None
-        if prompt is None or not self._fits(prompt):
+        if prompt is None or not self._fits(prompt) or not self._reserve(prompt):
             return
         try:
-            self._reserve(prompt)
             prefill = self._engine.begin(prompt.prompt_ids, prompt.variants)
         except Exception as error:
-            self._fail([prompt], error)
-            raise
+            self._fail_alone(prompt, error)
+            return
         reused = prefill.reused_tokens
         self._metrics.prompt_tokens.labels("reused").inc(reused)
         self._metrics.prompt_tokens.labels("read").inc(len(prompt.prompt_ids) - reused)
@@ -211,37 +171,93 @@ class Scheduler:
         within = rows <= self._cfg.max_rows and rows * tokens <= self.cache_tokens
         return within or not self._running
 
-    def _reserve(self, prompt: QueuedPrompt) -> None:
-        """Allocate what all rows may come to need; shrink the cache only to stay in bounds."""
+    def _reserve(self, prompt: QueuedPrompt) -> bool:
+        """Allocate what all rows may come to need; shrink the cache only to stay in bounds.
+
+        Without the memory for it, this prompt fails and False comes back.
+        """
         rows, tokens = self._size_with(prompt)
         had_rows, had_tokens = self._engine.cache.capacity
         if rows <= had_rows and tokens <= had_tokens:
-            return
+            return True
         size = max(rows, had_rows), max(tokens, had_tokens)
         if math.prod(size) > self.cache_tokens:
             size = rows, tokens
-        self._engine.cache.resize(*size)
+        try:
+            self._engine.cache.resize(*size)
+        except Exception as error:
+            self._fail_alone(prompt, error)
+            self._engine.cache.resize(had_rows, had_tokens)  # some layers have the new size by now
+            return False
+        return True
 
     def _prefill_alone(self, current: Prefilling, chunk: int) -> None:
-        """Prefill a chunk in a forward pass of its own."""
+        """Prefill a chunk in a forward pass of its own. If that fails, no other prompt does."""
         try:
-            if self._engine.prefill(current.prefill, chunk):
+            through = self._engine.prefill(current.prefill, chunk)
+        except Exception as error:
+            self._fail_alone(current.prompt, error)
+            drop_failed(self._engine, current.prefill.sequences, error)
+            return
+        if through:
+            self._start_decoding(current)
+
+    def _step(self, current: Prefilling | None, chunk: int) -> None:
+        """One more token for every row, and the next chunk of a prompt that goes with them."""
+        try:
+            if current is None:
+                self._engine.step()
+            elif self._engine.step_and_prefill(current.prefill, chunk):
                 self._start_decoding(current)
-        except FloatingPointError as error:  # of an echo; the running rows are not affected
-            self._fail([current.prompt], error.with_traceback(None))
+        except Exception as error:  # of one row, of the prompt, or not enough memory for all
+            self._note(error)
+            if current is not None:
+                self._begin_again(current, error)
+            step_apart(self._engine)
+            self._fail_lost(error)
+
+    def _begin_again(self, current: Prefilling, error: Exception) -> None:
+        """Forget how far a prompt has come, and read it next, without other rows."""
+        drop_failed(self._engine, current.prefill.sequences, error)
+        with self._wake:
+            self._prefilling = None
+            current.prompt.alone = True
+            self._waiting.appendleft(current.prompt)
+
+    def _fail_lost(self, error: Exception) -> None:
+        """Fail the prompts of which a sequence is neither done nor in a row any more."""
+        held = rows_of(self._engine)
+        for prompt, sequences in list(self._running.items()):
+            if any(not (each.done or each in held) for each in sequences):
+                drop_failed(self._engine, sequences, error)
+                self._fail([prompt], error)
+
+    def _note(self, error: Exception) -> None:
+        """Log a fault, one that repeats without its traceback; free what its frames hold."""
+        repeats, self._last_fault = repr(error) == self._last_fault, repr(error)
+        log.error("the engine failed: %r", error, exc_info=None if repeats else error)
+        error.with_traceback(None)  # its frames hold tensors
 
     def _start_decoding(self, current: Prefilling) -> None:
         """The prompt is prefilled and its sequences have their first token."""
         prompt, sequences = current.prompt, current.prefill.sequences
         self._metrics.first_token_s.observe(time.perf_counter() - prompt.submitted)
         if not any(sequence.error for sequence in sequences):
-            self._engine.keep_prefix(current.prefill)
+            self._keep_prefix(current.prefill)
         with self._wake:
             self._prefilling = None
             self._running[prompt] = sequences
         for i, sequence in enumerate(sequences):
             if prompt.streams and sequence.echo:
                 prompt.updates.put((i, sequence.echo.tokens))
+
+    def _keep_prefix(self, prefill: Prefill) -> None:
+        """Keep what a prompt begins with, unless there is no memory for it."""
+        try:
+            self._engine.keep_prefix(prefill)
+        except Exception as error:
+            self._note(error)
+            self._engine.prefix_cache.clear()
 
     def _report(self, prompt: QueuedPrompt, sequences: list[Sequence]) -> None:
         """Stream the stable tokens, and finish the prompt when all its sequences are done."""
@@ -267,6 +283,10 @@ class Scheduler:
             prompt.error = error
             self._finish(prompt)
 
+    def _fail_alone(self, prompt: QueuedPrompt, error: Exception) -> None:
+        self._note(error)
+        self._fail([prompt], error)
+
     def _finish(self, prompt: QueuedPrompt) -> None:
         """Take a prompt out of the scheduler, wherever it stands, and wake who waits for it."""
         with self._wake:
@@ -277,23 +297,3 @@ class Scheduler:
                 self._prefilling = None
         prompt.updates.put(None)
         prompt.finished.set()
-
-
-def warn_if_memory_is_short(engine: Engine, cfg: ServeConfig, row_bytes: int) -> None:
-    """Log a warning if the caches may outgrow the memory that is free now.
-
-    Keys and values are allocated on demand, so the shortage would show only under load. A
-    container's own limit is not looked up, and mapped weights count as free.
-    """
-    rows = min(cfg.cache_gib, cfg.max_rows * engine.max_positions * row_bytes / GIB)
-    needed, device = rows + cfg.prefix_gib, engine.model.device
-    on_cuda = device.type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if on_cuda else psutil.virtual_memory().available
-    if needed > free / GIB:
-        log.warning(
-            "keys and values may take %.1f GiB (serve.cache_gib, serve.prefix_gib) and %.1f GiB "
-            "are left on %s: with many rows the server may run out of memory; give less",
-            needed,
-            free / GIB,
-            device,
-        )

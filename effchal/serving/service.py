@@ -17,7 +17,8 @@ if TYPE_CHECKING:  # torch comes with them, and the master process must stay sma
     from effchal.decoding.engine import Engine
     from effchal.decoding.sampling import SamplingParams
     from effchal.decoding.sequence import Completion, TokenScore
-    from effchal.serving.scheduler import QueuedPrompt, Scheduler
+    from effchal.serving.queued import QueuedPrompt
+    from effchal.serving.scheduler import Scheduler
 
 POLL_S = 0.25  # how often to look whether the client still listens
 RETRY_AFTER_S = 10
@@ -167,7 +168,7 @@ class Service:
         Raises:
             RequestError: 400 or 413, more than the model or the cache holds; 503, a full queue.
         """
-        from effchal.serving.scheduler import QueuedPrompt, QueueFull
+        from effchal.serving.queued import QueuedPrompt, QueueFull
 
         queued = [QueuedPrompt(ids, variants, streams) for ids in prompts]
         for prompt in queued:

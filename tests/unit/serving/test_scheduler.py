@@ -11,7 +11,7 @@ from effchal.decoding.contrast import Dola
 from effchal.decoding.engine import Engine
 from effchal.decoding.prefix_cache import BLOCK
 from effchal.decoding.sampling import SamplingParams
-from effchal.serving.scheduler import QueuedPrompt
+from effchal.serving.queued import QueuedPrompt
 
 
 # Tokens of a prompt that may go through the model in the step of other rows.

@@ -10,9 +10,10 @@ import pytest
 from support.http_client import post
 
 from effchal.config import ServeConfig
-from effchal.serving import scheduler as scheduler_module
+from effchal.serving import memory
 from effchal.serving.app import ROUTES, make_app
 from effchal.serving.metrics import Metrics
+from effchal.serving.scheduler import Scheduler
 
 
 def test_a_deadline_ends_the_wait_with_504(client, service):
@@ -31,10 +32,10 @@ def test_a_deadline_ends_the_wait_with_504(client, service):
 def test_a_server_warns_at_its_start_of_memory_that_may_not_do(
     tiny_engine, caplog, monkeypatch, left_gib, warns
 ):
-    left = types.SimpleNamespace(available=int(left_gib * scheduler_module.GIB))
-    monkeypatch.setattr(scheduler_module.psutil, "virtual_memory", lambda: left)
+    left = types.SimpleNamespace(available=int(left_gib * memory.GIB))
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: left)
     cfg = ServeConfig(cache_gib=0.01, prefix_gib=1.0)
-    scheduler_module.Scheduler(tiny_engine, cfg, Metrics()).stop()
+    Scheduler(tiny_engine, cfg, Metrics()).stop()
     assert ("keys and values may take 1.0 GiB" in caplog.text) == warns
 
 
@@ -158,8 +159,9 @@ from effchal.config import ModelConfig, ServeConfig
 from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
 from effchal.model.load import load_base_model, load_tokenizer
-from effchal.serving.scheduler import QueuedPrompt, Scheduler
 from effchal.serving.metrics import Metrics
+from effchal.serving.queued import QueuedPrompt
+from effchal.serving.scheduler import Scheduler
 
 cfg = ModelConfig(name="builtin:tiny")
 engine = Engine(load_base_model(cfg, torch.device("cpu")), load_tokenizer(cfg))
