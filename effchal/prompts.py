@@ -3,9 +3,11 @@
 import copy
 import json
 import re
+import threading
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+LONG_TEXT = 4096  # characters; less is encoded in a few milliseconds
 ROLES = ("system", "user", "assistant")
 
 
@@ -48,15 +50,23 @@ class PromptEncoder:
         self._plain.encode_special_tokens = True
         self._plain.no_truncation()
         self._plain.no_padding()
+        self._encoding_long_text = threading.Lock()
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of ordinary text: no beginning-of-sequence token, special tokens as characters."""
-        return self._plain.encode(text, add_special_tokens=False).ids if text else []
+        return self._encode(self._plain, text)
 
     def raw_ids(self, text: str) -> list[int]:
         """Ids of a whole prompt as it is spelled: special tokens count, none is added."""
-        backend = self.tokenizer.backend_tokenizer
-        return backend.encode(text, add_special_tokens=False).ids if text else []
+        return self._encode(self.tokenizer.backend_tokenizer, text)
+
+    def _encode(self, backend: Any, text: str) -> list[int]:
+        if len(text) < LONG_TEXT:
+            return backend.encode(text, add_special_tokens=False).ids if text else []
+        # `encode` stops all other threads of the process, encode_batch does not. One text at a
+        # time: it has a processor core to itself.
+        with self._encoding_long_text:
+            return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def chat_template(self) -> str:
         """The templates in Jinja, like a tokenizer's, for clients that build prompts."""

@@ -1,6 +1,6 @@
 """The schema of decoding.*, which a bundle, an evaluation and (where allowed) a request may set."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -17,8 +17,9 @@ from effchal.config.errors import (
     require,
     require_keys,
 )
-from effchal.config.nearest import explain
+from effchal.config.nearest import explain, hint
 
+MOST_LAYERS = 200  # in a list that a request sends; OmegaConf takes seconds for very many
 Layers = Any  # "low", "high" or a list of ints; OmegaConf knows no union of these
 
 
@@ -90,6 +91,12 @@ def change_decoding(decoding: DecodingConfig, changes: dict[str, Any]) -> Decodi
     Raises:
         ConfigError: unknown key, wrong type, or values that do not go together.
     """
+    known = {field.name for field in fields(DecodingConfig)}
+    for key, value in changes.items():
+        if key not in known:
+            raise ConfigError(f"unknown key {key[:40]}; {hint(key[:40], DecodingConfig)}")
+        if isinstance(value, dict) or (isinstance(value, list) and len(value) > MOST_LAYERS):
+            require(False, key, type(value), f"a value or a list of at most {MOST_LAYERS}")
     # OmegaConf would resolve an interpolation, and so give away an environment variable.
     if "${" in repr(changes):
         raise ConfigError("decoding takes plain values")

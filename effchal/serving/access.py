@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NO_TOKEN_NEEDED = {"/health", "/ready"}  # container managers ask for them
 CLOSED_BY_CLIENT = 499  # nginx's number
+LONGEST_MESSAGE = 1000  # characters
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("effchal.access")
 
@@ -100,6 +101,8 @@ def error_of(error: Exception) -> tuple[ErrorResponse, int, dict[str, str]]:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             field = ".".join(str(part) for part in first["loc"]) or "body"
             status, message = 400, f"{field}: {first['msg']}"
+        case RecursionError():
+            status, message, field = 400, "the body is nested too deeply", "body"
         case HTTPException(code=int(code)):
             status, message = code, error.description or error.name
             # Such as Allow of a 405.
@@ -110,6 +113,7 @@ def error_of(error: Exception) -> tuple[ErrorResponse, int, dict[str, str]]:
     if status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     kind = "invalid_request_error" if status < 500 else "server_error"
+    message = message[:LONGEST_MESSAGE]  # it may repeat what the client sent
     return ErrorResponse(error=Error(message=message, field=field, type=kind)), status, headers
 
 

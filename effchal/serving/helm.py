@@ -4,12 +4,13 @@ from effchal.prompts import Turn
 from effchal.serving import helm_types as types
 from effchal.serving.access import log_answer, log_fields
 from effchal.serving.routes import Route, elapsed_s, hung_up
-from effchal.serving.service import RequestError, Service
+from effchal.serving.service import LONGEST_TEXT, RequestError, Service
 
 
 def process(service: Service, body: types.ProcessRequest) -> types.ProcessResponse:
     """Answer a prompt in the template, for HELM."""
     encoder = service.loaded().encoder
+    service.check_length([body.prompt], "prompt")
     if body.echo_prompt:  # a whole text to score: no template
         ids = encoder.bos_ids + encoder.text_ids(body.prompt)
     else:
@@ -43,6 +44,8 @@ def process(service: Service, body: types.ProcessRequest) -> types.ProcessRespon
 def tokenize(service: Service, body: types.TokenizeRequest) -> types.TokenizeResponse:
     """Text to token ids."""
     model = service.loaded()
+    if len(body.text or body.prompt or "") > LONGEST_TEXT:
+        raise RequestError(413, f"a text of more than {LONGEST_TEXT} characters", "text")
     if body.text is not None and body.prompt is None:
         ids = model.encoder.text_ids(body.text)
     elif body.prompt is not None and body.text is None:

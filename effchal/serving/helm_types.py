@@ -19,6 +19,7 @@ Text = Annotated[str, AfterValidator(_encodable)]
 Stop = Annotated[Text, Field(max_length=200)]
 Stops = Annotated[list[Stop], Field(max_length=64)]
 TokenId = Annotated[int, Field(ge=0)]
+# fail_fast on long lists: a report of the errors of 100,000 items takes a second.
 Temperature = Annotated[float, Field(ge=0)]  # greedy at or below 1e-6
 Probability = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -84,7 +85,7 @@ class TokenizeRequest(ApiModel):
 class DecodeRequest(ApiModel):
     """Body of POST /decode and POST /detokenize."""
 
-    tokens: list[TokenId]
+    tokens: Annotated[list[TokenId], Field(fail_fast=True)]
 
 
 class BaseLogprob(ApiModel):

@@ -46,6 +46,7 @@ def chat(service: Service, body: types.ChatRequest) -> types.ChatResponse | Resp
         Turn("system" if message.role == "developer" else message.role, message.text)
         for message in body.messages
     ]
+    service.check_length([turn.content for turn in turns], "messages")
     ids = service.check_prompt(service.loaded().encoder.prompt_ids(turns))
     new = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     alternatives = (body.top_logprobs or 0) if body.logprobs else 0
@@ -92,6 +93,7 @@ def encode_prompts(
     encoded = []
     for prompt in body.prompts:
         if isinstance(prompt, str):
+            service.check_length([prompt], "prompt")
             ids = model.encoder.raw_ids(prompt)
             ids = ids if bos and ids[: len(bos)] == bos else bos + ids
         else:

@@ -21,7 +21,7 @@ from effchal.serving.helm_types import (
 FinishReason = Literal["stop", "length"]
 Count = Annotated[int, Field(ge=1, le=128)]
 Alternatives = Annotated[int, Field(ge=0, le=20)]
-Ids = Annotated[list[TokenId], Field(min_length=1)]
+Ids = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 NOT_SUPPORTED = (
     "logit_bias",
     "frequency_penalty",
@@ -62,9 +62,9 @@ class CompletionRequest(OpenAIRequest):
 
     prompt: (
         Text
-        | Annotated[list[Text], Field(min_length=1)]
+        | Annotated[list[Text], Field(min_length=1, fail_fast=True)]
         | Ids
-        | Annotated[list[Ids], Field(min_length=1)]
+        | Annotated[list[Ids], Field(min_length=1, fail_fast=True)]
     )
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     echo: bool = False
@@ -91,7 +91,7 @@ class TextPart(ApiModel):
 
 class Message(ApiModel):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1)]
+    content: Text | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
 
     @property
     def text(self) -> str:
@@ -105,7 +105,7 @@ class Message(ApiModel):
 class ChatRequest(OpenAIRequest):
     """Body of POST /v1/chat/completions. The conversation goes into the training's template."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: bool = False

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # torch comes with them, and the master process must stay sma
 
 POLL_S = 0.25  # how often to look whether the client still listens
 RETRY_AFTER_S = 10
+LONGEST_TEXT = 1_000_000  # characters that /tokenize takes
 
 
 class RequestError(Exception):
@@ -43,6 +44,7 @@ class LoadedModel:
     engine: "Engine"
     encoder: PromptEncoder
     scheduler: "Scheduler"
+    longest_token: int  # characters
 
     def check_ids(self, ids: list[int], field: str) -> None:
         """Raises: RequestError: an id that the tokenizer does not know."""
@@ -65,7 +67,8 @@ class Service:
 
         encoder = PromptEncoder(engine.tokenizer, self.cfg.prompt)
         scheduler = Scheduler(engine, self.cfg.serve, self.metrics)
-        self._model = LoadedModel(engine, encoder, scheduler)
+        longest_token = max(map(len, engine.tokenizer.get_vocab()))
+        self._model = LoadedModel(engine, encoder, scheduler, longest_token)
 
     def loaded(self) -> LoadedModel:
         """The model, which answers.
@@ -82,16 +85,41 @@ class Service:
     def _layer_counts(self) -> list[int]:
         return [] if self._model is None else self._model.engine.layer_counts.tolist()
 
+    def check_length(self, texts: Sequence[str], field: str) -> None:
+        """Refuse what cannot fit into one prompt, before it is tokenised, which takes seconds.
+
+        Raises:
+            RequestError: 413, no tokens within serve.max_prompt_tokens spell so many characters.
+        """
+        longest, tokens = self.loaded().longest_token, self.cfg.serve.max_prompt_tokens
+        if len(texts) > tokens:
+            message = f"{len(texts)} messages are more than {tokens} (serve.max_prompt_tokens)"
+            raise RequestError(413, message, field)
+        characters = sum(map(len, texts))
+        if characters > tokens * longest:
+            message = (
+                f"{characters} characters are more than {tokens} tokens "
+                f"(serve.max_prompt_tokens) of at most {longest} characters"
+            )
+            raise RequestError(413, message, field)
+
     def check_prompt(self, ids: list[int]) -> list[int]:
         """The ids that go to the model. An empty prompt becomes one end-of-sequence token.
 
         Raises:
-            RequestError: 413, longer than serve.max_prompt_tokens.
+            RequestError: 413, longer than serve.max_prompt_tokens; 400, an id that the model has
+                no embedding of, as some tokenizers have more tokens than their model.
         """
         length, limit = len(ids), self.cfg.serve.max_prompt_tokens
         if length > limit:
             too_long = f"{length} tokens; this server takes {limit} (serve.max_prompt_tokens)"
             raise RequestError(413, f"the prompt has {too_long}", "prompt")
+        embeddings = self.loaded().engine.model.vocabulary
+        unknown = next((i for i in ids if i >= embeddings), None)
+        if unknown is not None:
+            token = self.loaded().engine.tokenizer.convert_ids_to_tokens(unknown)
+            message = f"token {unknown} ({token!r}) is beyond this model's {embeddings} embeddings"
+            raise RequestError(400, message, "prompt")
         return ids or [self.loaded().encoder.eos_id]
 
     def sampling_params(
