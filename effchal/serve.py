@@ -1,17 +1,19 @@
 """Serve a bundle or a base model over HTTP, for HELM, lm-eval and OpenAI clients."""
 
+import socket
 from pathlib import Path
 
 from gunicorn.app.base import BaseApplication
 
 from effchal.cli import entry_point
-from effchal.config import Config, ServeConfig
+from effchal.config import Config, ConfigError, ServeConfig
 from effchal.model_source import inference_config
+from effchal.serving.access import bearer_token
 from effchal.serving.app import create_app, exit_worker, start_app
 
 __all__ = ["create_app"]
 
-SPARE_THREADS = 16  # for /tokenize and /health, which must not wait behind completions
+SPARE_THREADS = 16  # for /tokenize and the like, which must not wait behind completions
 
 
 class Server(BaseApplication):
@@ -24,13 +26,14 @@ class Server(BaseApplication):
     def load_config(self) -> None:
         serve: ServeConfig = self._config.serve
         settings = {
-            "bind": f"{serve.host}:{serve.port}",
+            "bind": f"[{serve.host}]:{serve.port}",  # brackets for the colons of IPv6
             "workers": 1,
-            "worker_class": "gthread",  # the sync worker kills long requests
+            "worker_class": "effchal.serving.worker.Worker",
             "threads": serve.max_waiting + SPARE_THREADS,
             "timeout": 0,  # a generation may take long; serve.deadline_s is its limit
             "graceful_timeout": serve.drain_s,
             "control_socket_disable": True,  # one way in is enough
+            "forwarder_headers": "",  # SCRIPT_NAME from any client would be a fault of ours
             "preload_app": False,  # torch must start after the fork
         }
         for key, value in settings.items():
@@ -40,9 +43,28 @@ class Server(BaseApplication):
         return start_app(self._config, exit_worker)
 
 
+def check_address(host: str, port: int) -> None:
+    """Raises ConfigError if nobody can listen there; gunicorn would try for five seconds."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, _, _, address = found[0]
+        with socket.socket(family, kind) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen at serve.host={host} serve.port={port}: {error.strerror}; "
+            "give serve.port=<another one>, or end the program that listens there"
+        ) from error
+
+
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
-    Server(inference_config(cfg, overrides, {"serve"})).run()
+    served = inference_config(cfg, overrides, {"serve"})
+    bearer_token()
+    check_address(served.serve.host, served.serve.port)
+    Server(served).run()
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class ServeConfig:
     deadline_s: float = 3000.0
     # [s] After SIGTERM: time to finish the requests that run.
     drain_s: int = 600
+    # Web pages that a browser may let ask this server, e.g. [https://example.org]. ["*"] = all.
+    cors_origins: list[str] = field(default_factory=list)
     # Let a request carry `decoding`, with keys of decoding.*.
     allow_decoding_override: bool = False
     # Write prompts and answers into the access log.
@@ -57,6 +59,9 @@ class ServeConfig:
         require_keys(self, "serve", FINITE_ABOVE_0, "cache_gib")
         require_keys(self, "serve", FINITE, "prefix_gib", "drain_s")
         require_keys(self, "serve", ABOVE_0, "deadline_s")
+        for origin in self.cors_origins:
+            ok = re.fullmatch(r"\*|https?://[^/\s]+", origin) is not None
+            require(ok, "serve.cors_origins", origin, "* or origins such as https://example.org")
 
 
 @dataclass

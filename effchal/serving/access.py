@@ -6,29 +6,53 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, g, jsonify, request
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
+from effchal.config import ConfigError
 from effchal.serving.helm_types import Error, ErrorResponse
 from effchal.serving.service import RETRY_AFTER_S, ClientGone, RequestError, Service
 
 if TYPE_CHECKING:
     from effchal.decoding.sequence import Completion
 
-NO_TOKEN_NEEDED = {"/health", "/ready"}  # container managers ask for them
+NO_TOKEN_NEEDED = {"/health", "/ready"}  # container managers ask for them, every few seconds
+TOKEN = "EFFCHAL_TOKEN"
+PREFLIGHT_S = "600"  # a browser asks again after this time
 CLOSED_BY_CLIENT = 499  # nginx's number
 LONGEST_MESSAGE = 1000  # characters
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("effchal.access")
 
 
+def bearer_token() -> bytes:
+    """What EFFCHAL_TOKEN holds; empty: no token is asked for.
+
+    Raises:
+        ConfigError: white space around it, which no header can carry.
+    """
+    token = os.environ.get(TOKEN, "")
+    if token != token.strip() or not token.isprintable():
+        raise ConfigError(
+            f"{TOKEN} has white space or a control character, perhaps from a file; "
+            f'set {TOKEN}="$(cat <file>)"'
+        )
+    return token.encode("utf-8", "surrogateescape")
+
+
+def given_token(header: str) -> bytes:
+    """The token of an Authorization header; empty: none. WSGI gives its bytes as latin-1."""
+    scheme, _, token = header.partition(" ")
+    return token.strip().encode("latin-1", "replace") if scheme.lower() == "bearer" else b""
+
+
 def guard(app: Flask, service: Service) -> None:
     """Check the bearer token of EFFCHAL_TOKEN, if set; count and log each finished request."""
-    token = os.environ.get("EFFCHAL_TOKEN", "")
+    token = bearer_token()
     if not access_log.handlers:
         access_log.addHandler(logging.StreamHandler(sys.stdout))
         access_log.setLevel(logging.INFO)
@@ -37,10 +61,11 @@ def guard(app: Flask, service: Service) -> None:
     @app.before_request
     def check_token() -> None:
         g.start = time.perf_counter()
-        if not token or request.path in NO_TOKEN_NEEDED:
+        # A browser asks what it may send, before it sends the token.
+        if not token or request.path in NO_TOKEN_NEEDED or request.method == "OPTIONS":
             return
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), token.encode()):
+        given = given_token(request.headers.get("Authorization", ""))
+        if not hmac.compare_digest(given, token):
             message = "this server wants Authorization: Bearer <token>"
             raise RequestError(401, message, "Authorization")
 
@@ -60,12 +85,29 @@ def guard(app: Flask, service: Service) -> None:
             seconds = time.perf_counter() - start
             service.metrics.requests.labels(path, str(response.status_code)).inc()
             service.metrics.request_s.labels(path).observe(seconds)
+            if path in NO_TOKEN_NEEDED:  # polls would bury the requests
+                return
             now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
             line = {"time": now, **head, "seconds": round(seconds, 4), **fields}
             access_log.info(json.dumps(line))
 
         response.call_on_close(finish)
+        allow_origin(response, service.cfg.serve.cors_origins)
         return response
+
+
+def allow_origin(response: Response, origins: Iterable[str]) -> None:
+    """Tell a browser that pages of these origins may read the answer (CORS)."""
+    origin = request.headers.get("Origin")
+    if origin is None or not {"*", origin} & set(origins):
+        return
+    response.headers["Access-Control-Allow-Origin"] = origin
+    response.headers["Access-Control-Expose-Headers"] = "Retry-After"
+    response.vary.add("Origin")
+    if request.method == "OPTIONS":
+        response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+        response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
+        response.headers["Access-Control-Max-Age"] = PREFLIGHT_S
 
 
 def log_fields() -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """HTTP server for HELM's client, lm-eval and OpenAI clients.
 
-EFFCHAL_BUNDLE=outputs/train/<run> gunicorn --threads 80 'effchal.serve:create_app()'
+EFFCHAL_BUNDLE=outputs/train/<run> gunicorn -k effchal.serving.worker.Worker --threads 80 \\
+    'effchal.serve:create_app()'
 
 HELM's routes are in helm.py, OpenAI's in openai.py; here are the app and the routes for
 whoever runs it: GET /health, /ready, /metrics, /openapi.json.
 """
 
+import gc
 import logging
 import os
 import threading
@@ -21,12 +23,12 @@ from effchal.config import Config, ConfigError
 from effchal.model_source import check_model_source, inference_config, load_engine
 from effchal.serving.access import guard, register_errors
 from effchal.serving.helm import HELM_ROUTES
+from effchal.serving.incoming import BODY_LIMIT_BYTES
 from effchal.serving.openai import OPENAI_ROUTES
 from effchal.serving.openapi import openapi_document
 from effchal.serving.routes import Route, add_routes
 from effchal.serving.service import Service
 
-BODY_LIMIT_BYTES = 8 << 20
 log = logging.getLogger(__name__)
 
 
@@ -85,6 +87,8 @@ def start_app(cfg: Config, on_failure: Callable[[], None]) -> Flask:
             engine = load_engine(source)
             engine.model.check(contrast)
             service.set_ready(engine)
+            gc.collect()
+            gc.freeze()  # what lives from now on to the end need not be looked through again
             log.info("ready after %.1f s", time.perf_counter() - start)
         except Exception as error:
             log.critical("cannot load the model: %s", error)

@@ -77,7 +77,10 @@ def parse(body_type: type[Body]) -> Body:
         RecursionError: nested too deeply.
         pydantic.ValidationError: a wrong key.
     """
-    data = request.get_data()
+    try:
+        data = request.get_data()
+    except OSError as error:  # gunicorn's, of chunks that cannot be read
+        raise RequestError(400, f"the body cannot be read: {error!r}", "body") from error
     for sign, most in MOST_SIGNS.items():
         if data.count(sign) > most:
             raise RequestError(413, f"the body has more than {most} of {sign.decode()!r}", "body")
@@ -103,8 +106,9 @@ def hung_up() -> Callable[[], bool]:
 
     def closed() -> bool:
         try:
-            readable, _, _ = select.select([connection], [], [], 0)
-            return bool(readable) and connection.recv(1, socket.MSG_PEEK) == b""
+            poller = select.poll()  # select takes no descriptor above 1,023
+            poller.register(connection, select.POLLIN)
+            return bool(poller.poll(0)) and connection.recv(1, socket.MSG_PEEK) == b""
         except (OSError, ValueError):  # reset, or closed on our side
             return True
 

@@ -73,7 +73,8 @@ print(len(json.load(urllib.request.urlopen(request, timeout=60))["tokens"]))
 
 
 def test_gunicorn_serves_the_bundle_of_the_environment(bundle):
-    command = [sys.executable, "-m", "gunicorn", "--threads", "8", "--bind", "127.0.0.1:PORT"]
+    command = [sys.executable, "-m", "gunicorn", "-k", "effchal.serving.worker.Worker"]
+    command += ["--threads", "8", "--bind", "127.0.0.1:PORT"]
     command += ["effchal.serve:create_app('decoding.max_new_tokens=2')"]
     environment = os.environ | {"EFFCHAL_BUNDLE": str(bundle)}
     with Server(command, env=environment, cwd=bundle.parent) as server:
