@@ -1,20 +1,40 @@
-"""Malformed bodies on every route: python benchmarks/fuzz_serve.py --st <its environment>/bin/st
+"""Random requests beside clients that must not notice: python benchmarks/fuzz_serve.py
 
-Schemathesis (pip install schemathesis, in an environment of its own) reads the /openapi.json
-of a server of the tiny model. It sends bodies that break the document, and methods that no
-route has (405). It fails where an answer's status, type or shape is not documented. This
-script also fails where an answer is a 500. The RESULT line counts answers by status, as the
-server counts them.
+The server serves two random models in turn, each with a beginning-of-sequence token: one
+with a padded vocabulary, and one whose tokenizer has more tokens than the embedding. Random
+requests go to all routes, texts as long as a body may be and decoding overrides among them.
+Eight other clients compare each answer with the one that they got alone.
+
+The RESULT line gives the answers by status and the longest pause between two events of a
+stream. The exit status is 1 if an answer is a 500 or none, if a client's answer is different
+or failed, or if a pause is longer than --pause. The pause means something on an idle machine.
+
+    python benchmarks/fuzz_serve.py --count 3000 --seed 1
+    python benchmarks/fuzz_serve.py --st <its environment>/bin/st
+
+With --st, schemathesis (pip install schemathesis, in an environment of its own) reads the
+/openapi.json of a server of the tiny model instead. It sends bodies that break the document,
+and methods that no route has, and fails where an answer's status, type or shape is not
+documented.
 """
 
 import argparse
 import json
+import random
 import re
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
+import urllib.request
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+from fuzz_bodies import FuzzRequest, fuzz_request
+from fuzz_neighbours import Neighbours
+from odd_models import OVERLONG, PADDED, odd_model
 from server_process import ServerProcess
 
 from effchal.serving.ready import free_port
@@ -25,16 +45,94 @@ CHECKS = [
     "response_schema_conformance",
     "unsupported_method",
 ]
+FUZZERS = 2  # random requests at once
+CLIENTS = 8
+RIGHT = {200, 400, 413, 503, 504}
+ALLOW = "serve.allow_decoding_override=true"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--st", required=True, help="schemathesis' command line")
-    parser.add_argument("--examples", type=int, default=500, help="at most, a route")
-    parser.add_argument("--mode", choices=["negative", "positive", "all"], default="negative")
+    parser.add_argument("--count", type=int, default=3000, help="random requests")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--pause", type=float, default=0.3, help="longest one allowed, in seconds")
+    parser.add_argument("--st", help="schemathesis' command line, to run it instead")
+    parser.add_argument("--examples", type=int, default=500, help="with --st: at most, a route")
+    parser.add_argument("--mode", choices=["negative", "positive", "all"], default="negative")
     args = parser.parse_args()
-    server = ServerProcess("tiny", free_port(), "serve.allow_decoding_override=true")
+    if args.st:
+        sys.exit(run_schemathesis(args))
+    results = {}
+    for number, kind in enumerate([PADDED, OVERLONG]):
+        count = args.count // 2 + (args.count % 2 if number == 0 else 0)
+        results[kind] = fuzz(kind, random.Random(args.seed + number), count)
+        print(kind, json.dumps(results[kind]), flush=True)
+    worst = max(result["longest_pause_s"] for result in results.values())
+    faults = [fault for result in results.values() for fault in result["faults"]]
+    stopped = [result["exit"] for result in results.values()]
+    answers: Counter[str] = Counter()
+    for result in results.values():
+        answers.update(result["answers"])
+    summary = {"seed": args.seed, "requests": args.count, "answers": dict(sorted(answers.items()))}
+    summary |= {"longest_pause_s": worst, "faults": len(faults), "exit": stopped}
+    print("RESULT", json.dumps(summary))
+    sys.exit(bool(faults) or any(stopped) or worst > args.pause)
+
+
+def fuzz(kind: str, draw: random.Random, count: int) -> dict:
+    """Send `count` random requests to a server of one odd model, with clients beside them."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = odd_model(kind, Path(folder) / "model")
+        log = Path(folder) / "log"
+        server = ServerProcess("tiny", free_port(), f"model.name={model}", ALLOW, log=log)
+        neighbours = Neighbours(server.url, CLIENTS)
+        start = time.monotonic()
+        requests = (fuzz_request(draw) for _ in range(count))
+        with ThreadPoolExecutor(FUZZERS) as pool:
+            outcomes = list(pool.map(lambda each: outcome(server.url, each), requests))
+        seconds = time.monotonic() - start
+        report = neighbours.stop()
+        result = {
+            "seconds": round(seconds, 1),
+            "answers": dict(sorted(Counter(status for status, _ in outcomes).items())),
+            "clients_answers": report.answers,
+            "longest_pause_s": round(max(report.pauses, default=0.0), 3),
+            "pauses": len(report.pauses),
+            "faults": [*filter(None, (fault for _, fault in outcomes)), *report.faults],
+            "exit": server.stop(),
+        }
+        if "the engine failed" in log.read_text():
+            result["faults"].append("the engine failed: see its log")
+    return result
+
+
+def outcome(url: str, request: FuzzRequest) -> tuple[str, str | None]:
+    """Status of the answer, and what is wrong with it."""
+    shown = f"{request.path} {request.data[:300]!r}"
+    try:
+        sent = urllib.request.Request(url + request.path, request.data)
+        with urllib.request.urlopen(sent, timeout=300) as response:
+            status, data, kind = response.status, response.read(), response.headers["Content-Type"]
+    except urllib.error.HTTPError as error:
+        status, data, kind = error.code, error.read(), error.headers["Content-Type"]
+    except OSError as error:
+        return "none", f"{error!r}: {shown}"
+    if status not in RIGHT:
+        return str(status), f"{status} {data[:200]!r}: {shown}"
+    if not kind.startswith("text/event-stream"):
+        try:
+            assert kind == "application/json", kind
+            json.loads(data, parse_constant=lambda constant: 1 / 0)  # NaN is no JSON
+        except (ValueError, ZeroDivisionError, AssertionError) as error:
+            return str(status), f"{error!r} {data[:200]!r}: {shown}"
+    elif b'"server_error"' in data:
+        return "500", f"{data[-300:]!r}: {shown}"
+    return str(status), None
+
+
+def run_schemathesis(args: argparse.Namespace) -> bool:
+    """Whether something was wrong."""
+    server = ServerProcess("tiny", free_port(), ALLOW)
     command = [args.st, "run", f"{server.url}/openapi.json", "--checks", ",".join(CHECKS)]
     command += ["--mode", args.mode, "-n", str(args.examples), "--seed", str(args.seed)]
     command += ["--continue-on-failure", "--no-shrink", "--no-color"]
@@ -43,7 +141,7 @@ def main() -> None:
     counts = answers_by_status(server.get("/metrics"))
     stopped = server.stop()
     print("RESULT", json.dumps({"answers": counts, "conforms": conforms, "exit": stopped}))
-    sys.exit(not conforms or "500" in counts or stopped != 0)
+    return not conforms or "500" in counts or stopped != 0
 
 
 def answers_by_status(metrics: str) -> dict[str, int]:
