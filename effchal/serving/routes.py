@@ -15,7 +15,7 @@ from effchal.serving.helm_types import ApiModel
 from effchal.serving.service import RequestError, Service
 
 # Of each sign in a body. json and pydantic run without a pause, and other requests wait.
-MOST_SIGNS = {b",": 300_000, b"[": 300_000, b"{": 300_000, b":": 100_000}
+MOST_SIGNS = {b",": 300_000, b"[": 300_000, b"{": 300_000, b":": 100_000, b"\\": 1_000_000}
 Body = TypeVar("Body", bound=ApiModel)
 Handler = Callable[..., ApiModel | Response]
 

@@ -107,11 +107,11 @@ def test_a_body_that_is_nested_deeply_is_400(client, service, path, body, depth)
     assert response.get_json()["error"]["message"]
 
 
-@pytest.mark.parametrize("sign", [",", "[", "{", ":"])
+@pytest.mark.parametrize("sign", [",", "[", "{", ":", "\\"])
 def test_a_body_of_very_many_values_is_413_before_it_is_parsed(client, sign):
-    response = client.post("/decode", data='{"tokens": [' + sign * 300_001)  # parsed, it is 400
+    response = client.post("/decode", data='{"tokens": [' + sign * 1_000_001)  # parsed, it is 400
     assert response.status_code == 413
-    assert f"'{sign}'" in response.get_json()["error"]["message"]
+    assert repr(sign) in response.get_json()["error"]["message"]
 
 
 def keys(prefix):

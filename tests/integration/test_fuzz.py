@@ -1,0 +1,22 @@
+"""A small run of the fuzz: random requests beside clients that must not notice."""
+
+import json
+import os
+import subprocess
+import sys
+
+from support.paths import ROOT
+
+
+def test_random_requests_disturb_no_other_client():
+    # Pauses are measured on an idle machine only; here they may be as long as a busy one makes.
+    command = [sys.executable, "benchmarks/fuzz_serve.py", "--count", "40", "--pause", "60"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("RESULT ")]
+    found = json.loads(line.removeprefix("RESULT "))
+    assert (found["requests"], found["faults"], found["exit"]) == (40, 0, [0, 0])
+    assert {"200", "400", "413"} <= set(found["answers"])
