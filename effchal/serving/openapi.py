@@ -13,6 +13,7 @@ from effchal.serving.routes import Route
 REFUSALS = {
     "400": "The request is wrong: message and field",
     "401": "No or a wrong bearer token",
+    "408": "Not all of the request came in time",
     "413": "Too long",
     "503": "Loading, or too many wait; Retry-After says when to ask again",
     "504": "No answer within the deadline",
