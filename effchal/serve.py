@@ -46,11 +46,9 @@ class Server(BaseApplication):
 def check_address(host: str, port: int) -> None:
     """Raises ConfigError if nobody can listen there; gunicorn would try for five seconds."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, _, _, address = found[0]
-        with socket.socket(family, kind) as listener:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
+            listener.bind((host, port))
             listener.listen()
     except OSError as error:
         raise ConfigError(

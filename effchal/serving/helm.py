@@ -44,8 +44,9 @@ def process(service: Service, body: types.ProcessRequest) -> types.ProcessRespon
 def tokenize(service: Service, body: types.TokenizeRequest) -> types.TokenizeResponse:
     """Text to token ids."""
     model = service.loaded()
-    if len(body.text or body.prompt or "") > LONGEST_TEXT:
-        raise RequestError(413, f"a text of more than {LONGEST_TEXT} characters", "text")
+    for field, text in (("text", body.text), ("prompt", body.prompt)):
+        if len(text or "") > LONGEST_TEXT:
+            raise RequestError(413, f"{field} has more than {LONGEST_TEXT} characters", field)
     if body.text is not None and body.prompt is None:
         ids = model.encoder.text_ids(body.text)
     elif body.prompt is not None and body.text is None:

@@ -4,6 +4,7 @@ gunicorn -k effchal.serving.worker.Worker ...
 """
 
 import http
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ RECEIVED_AT_ONCE = 64 << 10  # bytes
 RECEIVED_LIMIT_BYTES = 512 << 20  # of all requests that come in or wait for a thread
 HEALTH_PATHS = (b"/health", b"/ready")
 HEALTH_THREADS = 2
+DESCRIPTORS = 65536  # as many as allowed, up to here
+OTHER_DESCRIPTORS = 256  # those that are no client's connection
 # A thread that computes in Python lets the engine's thread in after this. By default it is
 # 5 ms, and the engine waits for it many times a step.
 SWITCH_S = 0.0005
@@ -45,6 +48,9 @@ class Worker(ThreadWorker):
 
     def init_process(self) -> None:
         sys.setswitchinterval(SWITCH_S)
+        # A connection without a descriptor for it would end gunicorn's loop.
+        most = raise_descriptor_limit() - OTHER_DESCRIPTORS
+        self.worker_connections = max(1, min(self.worker_connections, most))
         self._health_pool = ThreadPoolExecutor(HEALTH_THREADS, "health")
         self._deadlines: dict[TConn, float] = {}  # of the requests that are coming in
         self._received = 0  # bytes of all requests in hand
@@ -181,6 +187,16 @@ class Worker(ThreadWorker):
         message = str(exc) if status < 500 else f"internal error: {type(exc).__name__}"
         with suppress(OSError):
             client.sendall(error_bytes(status, message))
+
+
+def raise_descriptor_limit() -> int:
+    """How many files and connections this process may have open from now on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        return allowed
+    return DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
 def pieces(data: bytes) -> Iterator[bytes]:

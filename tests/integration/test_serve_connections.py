@@ -149,6 +149,21 @@ def test_a_server_that_stops_does_not_wait_for_half_a_request(tmp_path):
         assert live.process.wait(timeout=30) == 0
 
 
+def test_more_connections_than_descriptors_do_not_end_the_server(tmp_path):
+    serve = " ".join([*TINY, "serve.port=PORT", f"hydra.run.dir={tmp_path}"])
+    command = ["bash", "-c", f"ulimit -n 400; exec {serve}"]
+    with Server(command, cwd=ROOT) as live:
+        held = [connect(live) for _ in range(450)]
+        for connection in held:
+            connection.sendall(b"GET")
+        time.sleep(1)
+        for connection in held:
+            connection.close()
+        assert seconds_of(live, "/health") < 10
+        live.process.terminate()
+        assert live.process.wait(timeout=60) == 0
+
+
 def test_a_port_in_use_is_one_line_that_names_the_key(live):
     command = [*TINY, f"serve.port={live.port}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

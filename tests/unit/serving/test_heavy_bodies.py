@@ -69,7 +69,7 @@ TOO_LONG = "x" * 1001
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": TOO_LONG}]}, "messages"),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": ""}] * 201}, "messages"),
         ("/tokenize", {"text": "x" * (LONGEST_TEXT + 1)}, "text"),
-        ("/tokenize", {"prompt": "x" * (LONGEST_TEXT + 1)}, "text"),
+        ("/tokenize", {"prompt": "x" * (LONGEST_TEXT + 1)}, "prompt"),
     ],
 )
 def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenised(
