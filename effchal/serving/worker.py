@@ -50,7 +50,7 @@ class Worker(ThreadWorker):
         sys.setswitchinterval(SWITCH_S)
         # A connection without a descriptor for it would end gunicorn's loop.
         most = raise_descriptor_limit() - OTHER_DESCRIPTORS
-        self.worker_connections = max(1, min(self.worker_connections, most))
+        self.worker_connections = max(1, min(self.cfg.worker_connections, most))
         self._health_pool = ThreadPoolExecutor(HEALTH_THREADS, "health")
         self._deadlines: dict[TConn, float] = {}  # of the requests that are coming in
         self._received = 0  # bytes of all requests in hand

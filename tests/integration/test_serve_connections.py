@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 
+import psutil
 import pytest
 from support.paths import ROOT
 from support.servers import Server
@@ -153,6 +154,7 @@ def test_more_connections_than_descriptors_do_not_end_the_server(tmp_path):
     serve = " ".join([*TINY, "serve.port=PORT", f"hydra.run.dir={tmp_path}"])
     command = ["bash", "-c", f"ulimit -n 400; exec {serve}"]
     with Server(command, cwd=ROOT) as live:
+        (worker,) = psutil.Process(live.process.pid).children()
         held = [connect(live) for _ in range(450)]
         for connection in held:
             connection.sendall(b"GET")
@@ -160,6 +162,7 @@ def test_more_connections_than_descriptors_do_not_end_the_server(tmp_path):
         for connection in held:
             connection.close()
         assert seconds_of(live, "/health") < 10
+        assert psutil.Process(live.process.pid).children() == [worker]  # not a new one
         live.process.terminate()
         assert live.process.wait(timeout=60) == 0
 
