@@ -26,8 +26,13 @@ class Report:
     """What the clients saw."""
 
     answers: int = 0
-    pauses: list[float] = field(default_factory=list)  # seconds between two events of a stream
+    # Between two events of a stream: when it ended (time.monotonic), and how long it was.
+    pauses: list[tuple[float, float]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)  # different or failed answers
+
+    def longest_pause(self, start: float, end: float) -> tuple[float, float]:
+        """Seconds of the longest pause that ended between two times, and when it ended."""
+        return max(((s, at) for at, s in self.pauses if start <= at < end), default=(0.0, 0.0))
 
 
 class Neighbours:
@@ -75,9 +80,11 @@ def run_clients(url: str, clients: int, began, stop, reports) -> None:
     reports.put(report)
 
 
-def one_answer(url: str, path: str, body: dict, alone: dict) -> tuple[list[float], str | None]:
+def one_answer(
+    url: str, path: str, body: dict, alone: dict
+) -> tuple[list[tuple[float, float]], str | None]:
     """Pauses between the events of a stream, and what is wrong with the answer."""
-    pauses: list[float] = []
+    pauses: list[tuple[float, float]] = []
     try:
         one = body.get("n", 1) == 1 and isinstance(body.get("prompt", ""), str)
         if one and path != "/process":
@@ -93,7 +100,7 @@ def one_answer(url: str, path: str, body: dict, alone: dict) -> tuple[list[float
         return pauses, f"failed: {path} {error!r}"
 
 
-def streamed(url: str, path: str, body: dict) -> tuple[list[float], str]:
+def streamed(url: str, path: str, body: dict) -> tuple[list[tuple[float, float]], str]:
     data = json.dumps(body | {"stream": True}).encode()
     times, found = [], ""
     with urllib.request.urlopen(urllib.request.Request(url + path, data), timeout=300) as response:
@@ -102,4 +109,4 @@ def streamed(url: str, path: str, body: dict) -> tuple[list[float], str]:
                 times.append(time.monotonic())
                 for choice in json.loads(line[6:])["choices"]:
                     found += choice.get("text") or choice.get("delta", {}).get("content") or ""
-    return [later - sooner for sooner, later in itertools.pairwise(times)], found
+    return [(later, later - sooner) for sooner, later in itertools.pairwise(times)], found

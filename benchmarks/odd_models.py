@@ -36,7 +36,12 @@ def odd_model(kind: str, folder: Path) -> Path:
         eos_token_id=tokenizer.eos_token_id,
     )
     torch.manual_seed(0)
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    model = transformers.LlamaForCausalLM(config)
+    # Greedy answers are of plain letters, so that each token is an event of a stream.
+    decoded = [tokenizer.decode([i], skip_special_tokens=True) for i in range(embeddings)]
+    plain = torch.tensor([text.isascii() and text.isprintable() and text != "" for text in decoded])
+    model.lm_head.weight.data[~plain] = 0.0
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
