@@ -84,6 +84,21 @@ def tiny_engine():
 
 
 @pytest.fixture(scope="session")
+def row_by_row_engine():
+    """The tiny model by the library's own cache, as architectures of other kinds decode."""
+    import torch
+
+    from effchal.decoding.engine import Engine
+    from effchal.model.load import load_base_model, load_tokenizer
+    from effchal.model.route import Decoding, Route, set_route
+
+    cfg = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
+    model = load_base_model(cfg, torch.device("cpu"))
+    set_route(model, Route(decoding=Decoding.library))
+    return Engine(model, load_tokenizer(cfg))
+
+
+@pytest.fixture(scope="session")
 def loaded_smollm2():
     import torch
 

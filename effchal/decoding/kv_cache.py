@@ -65,6 +65,14 @@ class RowCache:
         self.lengths.pop()
         return last
 
+    def shorten(self, row: int, length: int) -> None:
+        """Forget what a row holds beyond its first `length` tokens."""
+        self.lengths[row] = length
+
+    def keep_rows(self, count: int) -> None:
+        """Forget all rows but the first `count`."""
+        del self.lengths[count:]
+
     def wipe(self, row: int) -> None:
         """Overwrite a row's content: a NaN would spoil a sum even where it is masked."""
         for part in (*self._keys, *self._values):

@@ -42,6 +42,16 @@ class LibraryCache(RowCache):
             rows.pop()
         return last
 
+    def shorten(self, row: int, length: int) -> None:
+        super().shorten(row, length)
+        del self._ids[row][length:]
+        self._states[row] = None  # it cannot be cut, so the next step reads the text again
+
+    def keep_rows(self, count: int) -> None:
+        super().keep_rows(count)
+        del self._ids[count:]
+        del self._states[count:]
+
     def wipe(self, row: int) -> None:
         """Nothing to do: rows never share a sum."""
 

@@ -64,7 +64,7 @@ def _settle(engine: Engine) -> None:
         running = [each for each in row.sequences if not each.done]
         behind = [each for each in running if len(row.prompt_ids) + len(each.ids) == held]
         if behind and len(behind) == len(running):
-            engine.cache.lengths[number] -= 1  # the step goes through the model once more
+            engine.cache.shorten(number, held - 1)  # the step goes through the model once more
         else:
             for each in behind:  # the others of this row have their next token
                 each.fail(RuntimeError("the step failed before this answer had its next token"))
@@ -72,4 +72,4 @@ def _settle(engine: Engine) -> None:
 
 
 def _forget_row_being_added(engine: Engine) -> None:
-    del engine.cache.lengths[len(engine.rows) :]
+    engine.cache.keep_rows(len(engine.rows))

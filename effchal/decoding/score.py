@@ -155,11 +155,11 @@ class Scorer:
         """The states of the prompt's last position, (K + 1, 1, D)."""
         prefix = prompt_ids[:prefix_tokens]
         if self._prefix != prefix:
-            self._cache.lengths[0] = 0
+            self._cache.shorten(0, 0)
             self._prefix = prefix
             if prefix:
                 self._extend(prefix, ())
-        self._cache.lengths[0] = prefix_tokens
+        self._cache.shorten(0, prefix_tokens)
         return self._extend(prompt_ids[prefix_tokens:], taps)
 
     def _extend(self, ids: list[int], taps: tuple[Tap, ...]) -> Tensor:
