@@ -1,6 +1,7 @@
 """What is wrong with a config, in one form."""
 
 import math
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,17 @@ SHARE_BELOW_1 = Bound("in [0, 1)", lambda value: 0 <= value < 1)
 def require(ok: bool, key: str, value: Any, allowed: str) -> None:
     """Raise ConfigError with the key, the value found and what is allowed, unless `ok`."""
     if not ok:
-        raise ConfigError(f"{key} must be {allowed}, got {value!r}")
+        raise ConfigError(f"{key} must be {allowed}, got {shown(value)}")
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 40, 10
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 200
+
+
+def shown(value: Any) -> str:
+    """A value for a message, in one line of bounded length however large or deep it is."""
+    return _SHORT.repr(value)
 
 
 def require_keys(config: Any, group: str, bound: Bound, *keys: str) -> None:
