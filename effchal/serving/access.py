@@ -13,6 +13,7 @@ from flask import Flask, Response, g, jsonify, request
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
+from effchal.serving.fields import first_error
 from effchal.serving.helm_types import Error, ErrorResponse
 from effchal.serving.service import RETRY_AFTER_S, ClientGone, RequestError, Service
 
@@ -97,9 +98,7 @@ def error_of(error: Exception) -> tuple[ErrorResponse, int, dict[str, str]]:
         case ClientGone():
             status, message = CLOSED_BY_CLIENT, "the client closed the connection"
         case ValidationError():
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            field = ".".join(str(part) for part in first["loc"]) or "body"
-            status, message = 400, f"{field}: {first['msg']}"
+            status, (field, message) = 400, first_error(error)
         case HTTPException(code=int(code)):
             status, message = code, error.description or error.name
             # Such as Allow of a 405.
