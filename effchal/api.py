@@ -164,7 +164,8 @@ class Model:
 
         Returns:
             One completion for each prompt: `.text`, `.finish_reason` ("stop" or "length"),
-            `.ids`, and `.tokens` with log-probabilities in nats.
+            `.ids`, `.tokens` with log-probabilities in nats, and `.end`, the same of the
+            end token, where the model ended the answer itself.
 
         Raises:
             ConfigError: an unknown decoding key, a bad value, or a layer that the model lacks.

@@ -1,25 +1,13 @@
 """The schema of decoding.*, which a bundle, an evaluation and (where allowed) a request may set."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from enum import Enum
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from effchal.config.choices import DecodingMethod, Selector
-from effchal.config.errors import (
-    AT_LEAST_1,
-    FINITE,
-    FINITE_ABOVE_0,
-    SHARE,
-    Bound,
-    ConfigError,
-    require,
-    require_keys,
-)
-from effchal.config.nearest import explain, hint
+from effchal.config.errors import SHARE, Bound, ConfigError, require, require_keys, shown
+from effchal.config.nearest import hint
 
-MOST_LAYERS = 200  # in a list that a request sends; OmegaConf takes seconds for very many
 Layers = Any  # "low", "high" or a list of ints; OmegaConf knows no union of these
 
 
@@ -61,20 +49,29 @@ class DecodingConfig:
     sled_top_k: int = 10
 
     def __post_init__(self) -> None:
-        temperature = Bound("above 0; for 0 use decoding=greedy", FINITE_ABOVE_0.holds)
+        temperature = Bound("above 0 and at most 100; for 0 use decoding=greedy", up_to_100)
         require_keys(self, "decoding", temperature, "temperature")
         require_keys(self, "decoding", Bound("in (0, 1]", lambda p: 0 < p <= 1), "top_p")
         counts = ("max_new_tokens", "min_tokens_to_keep", "sled_top_k")
-        require_keys(self, "decoding", AT_LEAST_1, *counts)
-        require_keys(self, "decoding", FINITE_ABOVE_0, "repetition_penalty")
+        require_keys(self, "decoding", Bound("in 1..2147483647", is_count), *counts)
+        penalty = Bound("in [0.01, 100]", lambda p: 0.01 <= p <= 100)
+        require_keys(self, "decoding", penalty, "repetition_penalty")
         require_keys(self, "decoding", SHARE, "relative_top")
-        require_keys(self, "decoding", FINITE, "sled_rate")
-        if self.method in (DecodingMethod.dola, DecodingMethod.sled):
-            key, layers = "decoding.premature_layers", self.premature_layers
+        require_keys(self, "decoding", Bound("in [0, 100]", lambda r: 0 <= r <= 100), "sled_rate")
+        key, layers = "decoding.premature_layers", self.premature_layers
+        if layers is not None or self.method in (DecodingMethod.dola, DecodingMethod.sled):
             require_layers(key, layers)
-            if self.selector is Selector.static and self.method is DecodingMethod.dola:
-                one = layers not in ("low", "high") and len(layers) == 1
-                require(one, key, layers, "a list of one layer where decoding.selector=static")
+        if self.selector is Selector.static and self.method is DecodingMethod.dola:
+            one = layers not in ("low", "high") and len(layers) == 1
+            require(one, key, layers, "a list of one layer where decoding.selector=static")
+
+
+def up_to_100(value: float) -> bool:
+    return 0 < value <= 100
+
+
+def is_count(value: int) -> bool:
+    return 1 <= value < 2**31
 
 
 def require_layers(key: str, value: Any) -> None:
@@ -86,22 +83,32 @@ def require_layers(key: str, value: Any) -> None:
 
 
 def change_decoding(decoding: DecodingConfig, changes: dict[str, Any]) -> DecodingConfig:
-    """`decoding` with some keys changed.
+    """`decoding` with some keys changed; None changes nothing. "5" is no number.
 
     Raises:
         ConfigError: unknown key, wrong type, or values that do not go together.
     """
-    known = {field.name for field in fields(DecodingConfig)}
-    for key, value in changes.items():
-        if key not in known:
-            raise ConfigError(f"unknown key {key[:40]}; {hint(key[:40], DecodingConfig)}")
-        if isinstance(value, dict) or (isinstance(value, list) and len(value) > MOST_LAYERS):
-            require(False, key, type(value), f"a value or a list of at most {MOST_LAYERS}")
-    # OmegaConf would resolve an interpolation, and so give away an environment variable.
-    if "${" in repr(changes):
-        raise ConfigError("decoding takes plain values")
-    try:
-        changed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(decoding), changes))
-        return changed
-    except OmegaConfBaseException as error:
-        raise ConfigError(explain(error, DecodingConfig)) from error
+    kinds = {item.name: item.type for item in fields(DecodingConfig)}
+    unknown = next((shown(key[:60])[1:-1] for key in changes if key not in kinds), None)
+    if unknown is not None:
+        raise ConfigError(f"unknown key {unknown}; {hint(unknown, DecodingConfig)}")
+    given = {key: value for key, value in changes.items() if value is not None}
+    return replace(decoding, **{key: typed(key, kinds[key], given[key]) for key in given})
+
+
+def typed(key: str, kind: Any, value: Any) -> Any:
+    """`value`, or the choice that it names; ConfigError where it has another type."""
+    if kind is Layers:  # DecodingConfig checks them
+        return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, Enum):
+        value = value.name
+    if issubclass(kind, Enum):
+        names = list(kind.__members__)
+        ok, allowed = isinstance(value, str) and value in names, f"one of {', '.join(names)}"
+        value = kind[value] if ok else value
+    elif kind is float:
+        ok, allowed = type(value) in (int, float), "a number"
+    else:
+        ok, allowed = type(value) is kind, {int: "a whole number", bool: "true or false"}[kind]
+    require(ok, f"decoding.{key}", value, allowed)
+    return value

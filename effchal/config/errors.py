@@ -1,6 +1,7 @@
 """What is wrong with a config, in one form."""
 
 import math
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -50,15 +51,19 @@ def check_numbers(config: Any, key: str = "") -> None:
 def require(ok: bool, key: str, value: Any, allowed: str) -> None:
     """Raise ConfigError with the key, the value found and what is allowed, unless `ok`."""
     if not ok:
-        raise ConfigError(f"{key} must be {allowed}, got {shown_value(value)}")
+        raise ConfigError(f"{key} must be {allowed}, got {shown(value)}")
 
 
-def shown_value(value: Any) -> str:
-    """A value for a message. Python spells no integer of more than 4,300 digits."""
-    if isinstance(value, int) and abs(value) > LARGEST_SEED:
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 40, 10
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 200
+
+
+def shown(value: Any) -> str:
+    """A value for a message, in one line of bounded length however large or deep it is."""
+    if isinstance(value, int) and abs(value) > LARGEST_SEED:  # Python spells 4,300 digits at most
         return f"a number of {math.floor(math.log10(abs(value))) + 1} digits"
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return _SHORT.repr(value)
 
 
 def require_keys(config: Any, group: str, bound: Bound, *keys: str) -> None:

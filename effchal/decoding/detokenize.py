@@ -17,13 +17,30 @@ class TokenTexts:
 
     WINDOW = 8  # tokens of context, enough for spaces and characters
 
-    def __init__(self, tokenizer: Any, context: Sequence[int] = ()) -> None:
-        """`context`: ids before the first token, e.g. the prompt; none at the start of a text."""
-        self._decode = lambda ids: tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+    def __init__(
+        self, tokenizer: Any, context: Sequence[int] = (), spell_special: bool = False
+    ) -> None:
+        """
+        Args:
+            context: ids before the first token, e.g. the prompt; none at the start of a text.
+            spell_special: whether special tokens are part of the text; otherwise they add "".
+        """
+        self._tokenizer, self._skip_special = tokenizer, not spell_special
         self._ids = list(context[-self.WINDOW :])
         self._start, self._read = 0, len(self._ids)  # _ids[_start:_read] was given out last
+
+    def _decode(self, ids: Sequence[int], skip_special: bool | None = None) -> str:
+        skip = self._skip_special if skip_special is None else skip_special
+        text: str = self._tokenizer.decode(
+            ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def special(self, token_id: int) -> str:
+        """How a special token is spelled; "" for any other token."""
+        if self._decode([token_id], skip_special=True):
+            return ""
+        return self._decode([token_id], skip_special=False)
 
     def peek(self, token_id: int) -> str:
         """What `token_id` would add now."""

@@ -267,14 +267,11 @@ class Engine:
                 each.fail(FloatingPointError("the model's logits are not finite"))
             if each.done:
                 continue
-            if int(token_id) in self._ends:
-                each.ids.append(int(token_id))
-                each.end("stop")
-                continue
             best = most_probable(logprobs[i][None], each.params.alternatives)[0]
             top = by_text(best, each.texts)
             token = TokenScore("", logprob, base_logprob, top, layer_or_none(layer))
-            each.add(int(token_id), token)
+            ends = int(token_id) in self._ends and not each.params.ignore_eos
+            (each.add_end if ends else each.add)(int(token_id), token)
 
     def _regroup(self, number: int) -> None:
         """Give each chosen token of a row a row of its own; drop a row that nobody wants."""

@@ -9,16 +9,19 @@ from effchal.decoding.contrast import Contrast, Dola, Greedy, Sled
 
 
 def candidate_layers(bucket: str, num_layers: int, tied: bool) -> tuple[int, ...]:
-    """`low` or `high` as DoLa cuts them: even layers of the lower or the upper half.
+    """`low` or `high` as in transformers' DoLa: every second layer of the lower or the upper half.
 
-    Above 40 layers, the lowest and the highest 20. With tied embeddings layer 0 gives back
-    the input token, so `low` starts at 2.
+    N layers give 0, 2 … below N // 2, or N // 2, N // 2 + 2 … below N. Above 40 layers, the lowest
+    or the highest 20. With tied embeddings layer 0 gives back the input token, so `low` starts at
+    2 (in two layers, at 1); where the upper half begins there, that layer alone is `low`. The DoLa
+    paper's models (32, 40, 60 and 80 layers) get the paper's layers.
     """
-    cut = num_layers // 2 if num_layers <= 40 else 20
+    middle = num_layers // 2
     if bucket == "low":
-        return tuple(range(2 if tied else 0, cut, 2))
-    start = cut if num_layers <= 40 else num_layers - 20
-    return tuple(range(start + start % 2, num_layers, 2))
+        first = min(2, num_layers - 1) if tied else 0
+        layers = range(first, middle if num_layers <= 40 else 20, 2)
+        return (first,) if first == middle else tuple(layers)
+    return tuple(range(middle if num_layers <= 40 else num_layers - 20, num_layers, 2))
 
 
 def check_premature_layers(layers: Sequence[int], num_layers: int, key: str) -> None:

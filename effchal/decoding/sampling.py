@@ -19,6 +19,7 @@ class SamplingParams:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int | None = None  # sample among the k most probable tokens
+    min_p: float = 0.0  # sample among tokens with this share of the best one's probability
     stops: tuple[str, ...] = ()
     first_line: bool = False  # end at the first line break after some text
     alternatives: int = 0  # most probable tokens reported at each position
@@ -27,6 +28,7 @@ class SamplingParams:
     contrast: Contrast = GREEDY  # how scores come out of layers
     contrast_prompt: bool = False  # the echoed prompt's log-probabilities too
     repetition_penalty: float = 1.0  # after the contrast
+    ignore_eos: bool = False  # an end token is a token like others
 
     @property
     def is_greedy(self) -> bool:
@@ -48,7 +50,7 @@ def penalise_repetition(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
 
 
 def sample(logprobs: Tensor, params: SamplingParams, generator: torch.Generator) -> int:
-    """A draw from (V,) log-probabilities within top_k and top_p at the temperature.
+    """A draw from (V,) log-probabilities within min_p, top_k and top_p at the temperature.
 
     Raises:
         FloatingPointError: no probability is a number.
@@ -56,6 +58,8 @@ def sample(logprobs: Tensor, params: SamplingParams, generator: torch.Generator)
     probs = (logprobs / params.temperature).softmax(-1)
     if not torch.isfinite(probs.sum()):
         raise FloatingPointError("the model's logits are not finite")
+    if params.min_p > 0:
+        probs = probs.where(probs >= params.min_p * probs.max(), 0.0)
     if params.top_k is not None or params.top_p < 1.0:
         ids = within_top(probs, params)
         probs = torch.zeros_like(probs).scatter_(0, ids, probs[ids])

@@ -29,6 +29,7 @@ class TokenScore:
     base_logprob: float
     top_logprobs: dict[str, float] = field(default_factory=dict)
     layer: int | None = None  # that a contrast chose, where there was a choice of tokens
+    is_predicted: bool = True  # False for the first token of an echoed prompt; its values are 0
 
 
 @dataclass
@@ -36,10 +37,16 @@ class Completion:
     tokens: list[TokenScore]
     finish_reason: str  # "stop" or "length"
     ids: list[int]  # the answer's, before stops cut it
+    end: TokenScore | None = None  # the end token that the model chose; its text is ""
 
     @property
     def text(self) -> str:
         return "".join(token.text for token in self.tokens)
+
+    @property
+    def all_tokens(self) -> list[TokenScore]:
+        """With the end token."""
+        return self.tokens if self.end is None else [*self.tokens, self.end]
 
 
 class Echo:
@@ -53,15 +60,19 @@ class Echo:
         params: SamplingParams,
         model: TappedModel,
     ) -> None:
-        """start: position of the first token reported."""
+        """start: position of the first token reported; behind the last one, there is none."""
         self._ids, self._start, self._model = prompt_ids, start, model
         self._contrast = params.contrast if params.contrast_prompt else Greedy()
         self._alternatives = params.alternatives
-        self._texts = TokenTexts(tokenizer)
+        # The client's own special tokens are part of its text.
+        self._texts = TokenTexts(tokenizer, spell_special=True)
         self._position = 0  # of the next state
-        # HELM expects 0.0 of the first token, which nothing predicts.
-        # Nothing is left to report of a prompt that is its beginning-of-sequence token alone.
-        self.tokens = [TokenScore(self._texts.add(i), 0.0, 0.0) for i in prompt_ids[start:][:1]]
+        # HELM expects 0.0 of the first token. Nothing is left to report of a prompt that is its
+        # beginning-of-sequence token alone.
+        self.tokens = [
+            TokenScore(self._texts.add(first), 0.0, 0.0, is_predicted=False)
+            for first in prompt_ids[start : start + 1]
+        ]
 
     def feed(self, states: Tensor, taps: tuple[Tap, ...]) -> None:
         """states: (K + 1, T, D), of the prompt's next T positions."""
@@ -113,9 +124,12 @@ class Sequence:
             self.seen[torch.tensor(prompt_ids, device=model.device)] = True
         self.tokens: list[TokenScore] = []
         self.ids: list[int] = []
+        self.end_token: TokenScore | None = None
         self.finish_reason = "length" if params.max_new_tokens == 0 else ""
         self.error: Exception | None = None
-        self._text = ""
+        # Stop sequences may name special tokens, which the answer's text does not show.
+        self._spelled: list[str] = []  # what each token adds to the text that is searched
+        self._searched = ""
 
     @property
     def done(self) -> bool:
@@ -128,15 +142,30 @@ class Sequence:
             self.seen[token_id] = True
         token.text = self.texts.add(token_id)
         self.tokens.append(token)
-        searched, self._text = len(self._text), self._text + token.text
-        cut = find_stop(self._text, self.params.stops, searched)
+        searched, spelled = len(self._searched), self._spelled
+        spelled.append(token.text or self.texts.special(token_id))
+        self._searched += spelled[-1]
+        cut = find_stop(self._searched, self.params.stops, searched)
         if cut is None and self.params.first_line:
-            cut = end_of_first_line(self._text)
+            spelled = [each.text for each in self.tokens]
+            cut = end_of_first_line("".join(spelled))
         if cut is not None:
-            self.tokens = cut_tokens(self.tokens, cut)
+            self.tokens = cut_tokens(self.tokens, spelled, cut)
             self.finish_reason = "stop"
         elif len(self.tokens) == self.params.max_new_tokens:
             self.end("length")
+
+    def add_end(self, token_id: int, token: TokenScore) -> None:
+        """End with an end token, which has a log-probability and no text."""
+        self.ids.append(token_id)
+        token.text = ""
+        self.end_token = token
+        self.end("stop")
+        # A stop sequence may begin in the text and end with this token.
+        searched = len(self._searched)
+        cut = find_stop(self._searched + self.texts.special(token_id), self.params.stops, searched)
+        if cut is not None and cut < searched:
+            self.tokens = cut_tokens(self.tokens, self._spelled, cut)
 
     def end(self, finish_reason: str) -> None:
         self.finish_reason = finish_reason
@@ -152,17 +181,17 @@ class Sequence:
         count = len(self.tokens)
         if self.done:
             return count
-        unsure = stop_begun(self._text, self.params.stops)
+        unsure = stop_begun(self._searched, self.params.stops)
         while count and (unsure > 0 or not self.tokens[count - 1].text):
             count -= 1
-            unsure -= len(self.tokens[count].text)
+            unsure -= len(self._spelled[count])
         return count
 
     def completion(self) -> Completion:
         if self.error is not None:
             raise self.error
         echoed = self.echo.tokens if self.echo else []
-        return Completion(echoed + self.tokens, self.finish_reason, self.ids)
+        return Completion(echoed + self.tokens, self.finish_reason, self.ids, self.end_token)
 
 
 @dataclass
@@ -225,14 +254,18 @@ def by_text(best: list[tuple[int, float]], texts: TokenTexts) -> dict[str, float
     return top
 
 
-def cut_tokens(tokens: list[TokenScore], length: int) -> list[TokenScore]:
-    """The tokens that spell the first `length` characters; the last one's text is cut, too."""
+def cut_tokens(tokens: list[TokenScore], spelled: list[str], length: int) -> list[TokenScore]:
+    """The tokens that spell the first `length` characters; the last one's text is cut, too.
+
+    Args:
+        spelled: what each token adds to those characters: its text, or a special token's name.
+    """
     kept: list[TokenScore] = []
     start = 0
-    for token in tokens:
+    for token, characters in zip(tokens, spelled, strict=False):
         if start >= length:
             break
-        whole, token.text = len(token.text), token.text[: length - start]
+        token.text = token.text[: length - start]
         kept.append(token)
-        start += whole
+        start += len(characters)
     return kept

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
 from effchal.config import ConfigError
+from effchal.serving.fields import first_error
 from effchal.serving.helm_types import Error, ErrorResponse
 from effchal.serving.service import RETRY_AFTER_S, ClientGone, RequestError, Service
 
@@ -140,9 +141,7 @@ def error_of(error: Exception) -> tuple[ErrorResponse, int, dict[str, str]]:
         case ClientGone():
             status, message = CLOSED_BY_CLIENT, "the client closed the connection"
         case ValidationError():
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            field = ".".join(str(part) for part in first["loc"]) or "body"
-            status, message = 400, f"{field}: {first['msg']}"
+            status, (field, message) = 400, first_error(error)
         case RecursionError():
             status, message, field = 400, "the body is nested too deeply", "body"
         case HTTPException(code=int(code)):

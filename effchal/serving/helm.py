@@ -23,9 +23,9 @@ def process(service: Service, body: types.ProcessRequest) -> types.ProcessRespon
         alternatives=body.top_k_per_token,
         # The beginning-of-sequence token is not part of the client's text.
         echo_from=len(encoder.bos_ids) if body.echo_prompt and body.prompt else None,
-        field="max_new_tokens",
     )
-    ((completion,),) = service.wait(service.submit([ids], [params]), body.deadline_s, hung_up())
+    ((completion,),) = service.wait(service.submit([ids], [[params]]), body.deadline_s, hung_up())
+    # Without the end token: HELM's own clients cut it off, too, and out of the sum.
     tokens = [
         types.Token(
             text=t.text, logprob=t.logprob, base_logprob=t.base_logprob, top_logprob=t.top_logprobs

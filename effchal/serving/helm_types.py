@@ -6,7 +6,9 @@ the other types are in openai_types.
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, computed_field
+from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, computed_field
+
+from effchal.serving.fields import OTHER_NAMES, ApiModel, ApiRequest
 
 
 def _encodable(text: str) -> str:
@@ -15,42 +17,50 @@ def _encodable(text: str) -> str:
     return text
 
 
+def _asks_for_nothing(value: Any) -> Any:
+    if value:
+        raise ValueError("not supported; leave it out")
+    return value
+
+
 Text = Annotated[str, AfterValidator(_encodable)]
 Stop = Annotated[Text, Field(max_length=200)]
 Stops = Annotated[list[Stop], Field(max_length=64)]
 TokenId = Annotated[int, Field(ge=0)]
 # fail_fast on long lists: a report of the errors of 100,000 items takes a second.
-Temperature = Annotated[float, Field(ge=0)]  # greedy at or below 1e-6
+Temperature = Annotated[float, Field(ge=0, le=100)]  # greedy at or below 1e-6
 Probability = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+# A key of other servers. Its neutral value (0, false, empty) is taken, any other one refused.
+NotSupported = Annotated[Any, AfterValidator(_asks_for_nothing)]
 
 
-class ApiModel(BaseModel):
-    """A body or an answer.
-
-    Types are not converted: "5" is no number. Unknown keys are ignored, because clients
-    add some.
-    """
-
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-
-
-class SamplingRequest(ApiModel):
+class SamplingRequest(ApiRequest):
     """The sampling settings that every route takes. Where one is None, decoding.* counts."""
 
     temperature: Temperature | None = None
     top_p: Probability | None = None
     # Sample among the k most likely; a key of the 2023 sample server.
     top_k: Annotated[int, Field(ge=1)] | None = None
+    # Sample among tokens with at least this share of the best token's probability.
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    # Go on after an end token, to max_tokens.
+    ignore_eos: bool = False
     seed: Seed | None = None
     # Give up after so many seconds; serve.deadline_s is the upper limit.
     deadline_s: Annotated[float, Field(gt=0)] | None = None
     # Keys of decoding.*; needs serve.allow_decoding_override=true.
     decoding: dict[str, Any] | None = None
+    min_tokens: NotSupported = None
+    stop_token_ids: NotSupported = None
+    logit_bias: NotSupported = None
+    frequency_penalty: NotSupported = None
+    presence_penalty: NotSupported = None
 
 
 class ProcessRequest(SamplingRequest):
-    """Body of POST /process."""
+    """Body of POST /process. Keys that neither HELM nor another route has are ignored."""
 
     prompt: Text  # the one key without a default
     max_new_tokens: Annotated[int, Field(ge=0)] | None = None
@@ -61,10 +71,15 @@ class ProcessRequest(SamplingRequest):
         default=1, validation_alias=AliasChoices("num_return_sequences", "num_samples")
     )
     echo_prompt: bool = False
-    stop_sequences: Stops = []
+    stop_sequences: Stops = Field(default_factory=list)
+    stream: NotSupported = None
+
+    @classmethod
+    def refuses(cls, key: str) -> bool:
+        return key in OTHER_NAMES
 
 
-class TokenizeRequest(ApiModel):
+class TokenizeRequest(ApiRequest):
     """Body of POST /tokenize.
 
     `text` (HELM) and `content` are ordinary text. `prompt` (vLLM's server, lm-eval's client)
@@ -82,7 +97,7 @@ class TokenizeRequest(ApiModel):
     )
 
 
-class DecodeRequest(ApiModel):
+class DecodeRequest(ApiRequest):
     """Body of POST /decode and POST /detokenize."""
 
     tokens: Annotated[list[TokenId], Field(fail_fast=True)]

@@ -1,5 +1,7 @@
 """Routes of OpenAI's API, and vLLM's tokenizer routes for lm-eval."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,16 +30,12 @@ def completions(
     service: Service, body: types.CompletionRequest
 ) -> types.CompletionResponse | Response:
     """Continue prompts."""
-    prompts, echo_from = encode_prompts(service, body)
-    params = service.sampling_params(
-        body,
-        body.max_tokens,
-        body.stops,
-        alternatives=body.logprobs or 0,
-        echo_from=echo_from,
-        field="max_tokens",
-    )
-    return _answer(service, body, prompts, params, CompletionWriter(service, body))
+    with own_names({"max_new_tokens": "max_tokens"}):
+        prompts, echo_from = encode_prompts(service, body)
+        alternatives = body.logprobs or 0
+        params = service.sampling_params(body, body.max_tokens, body.stops, alternatives)
+        variants = [n_samples(replace(params, echo_from=each), body.n) for each in echo_from]
+        return _answer(service, body, prompts, variants, CompletionWriter(service, body))
 
 
 def chat(service: Service, body: types.ChatRequest) -> types.ChatResponse | Response:
@@ -46,27 +44,40 @@ def chat(service: Service, body: types.ChatRequest) -> types.ChatResponse | Resp
         Turn("system" if message.role == "developer" else message.role, message.text)
         for message in body.messages
     ]
-    service.check_length([turn.content for turn in turns], "messages")
-    ids = service.check_prompt(service.loaded().encoder.prompt_ids(turns))
-    new = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    alternatives = (body.top_logprobs or 0) if body.logprobs else 0
-    params = service.sampling_params(body, new, body.stops, alternatives, None, "max_tokens")
-    return _answer(service, body, [ids], params, ChatWriter(service, body))
+    new, name = body.max_completion_tokens, "max_completion_tokens"
+    if new is None:
+        new, name = body.max_tokens, "max_tokens"
+    with own_names({"max_new_tokens": name, "prompt": "messages"}):
+        service.check_length([turn.content for turn in turns], "messages")
+        ids = service.check_prompt(service.loaded().encoder.prompt_ids(turns))
+        alternatives = (body.top_logprobs or 0) if body.logprobs else 0
+        params = service.sampling_params(body, new, body.stops, alternatives)
+        variants = [n_samples(params, body.n)]
+        return _answer(service, body, [ids], variants, ChatWriter(service, body))
+
+
+@contextmanager
+def own_names(names: dict[str, str]) -> Iterator[None]:
+    """Within it, an error names the client's field in place of ours."""
+    try:
+        yield
+    except RequestError as error:
+        error.field = names.get(error.field or "", error.field)
+        raise
 
 
 def _answer(
     service: Service,
     body: types.OpenAIRequest,
     prompts: list[list[int]],
-    params: "SamplingParams",
+    variants: "list[list[SamplingParams]]",
     writer: Writer[Answer],
 ) -> Answer | Response:
     """The answer to all prompts, or a stream of its parts."""
-    variants = n_samples(params, body.n)
     if body.stream:
         if len(prompts) > 1:
             raise RequestError(400, "a stream answers one prompt", "prompt")
-        return event_stream(service, body, prompts[0], variants, writer)
+        return event_stream(service, body, prompts[0], variants[0], writer)
     found = service.wait(service.submit(prompts, variants), body.deadline_s, hung_up())
     answers = [completion for each in found for completion in each]
     prompt_tokens = sum(map(len, prompts))
@@ -76,11 +87,12 @@ def _answer(
 
 def encode_prompts(
     service: Service, body: types.CompletionRequest
-) -> tuple[list[list[int]], int | None]:
-    """Ids of every prompt, and the first position to echo, or None.
+) -> tuple[list[list[int]], list[int | None]]:
+    """Ids of every prompt, and of each the first position to echo, or None.
 
     Token ids are used as they are. Text is encoded with the special tokens that it spells.
-    The beginning-of-sequence token comes first, unless the text begins with it.
+    The beginning-of-sequence token comes first, unless the text begins with it. What the client
+    did not write is not echoed.
 
     Raises:
         RequestError: 400 or 413, too many prompts, an unknown id, or too long a prompt.
@@ -90,20 +102,19 @@ def encode_prompts(
     if len(body.prompts) > limit:
         message = f"{len(body.prompts)} prompts; this server takes {limit} (serve.max_waiting)"
         raise RequestError(400, message, "prompt")
-    encoded = []
+    encoded, echo_from = [], []
     for prompt in body.prompts:
         if isinstance(prompt, str):
             service.check_length([prompt], "prompt")
-            ids = model.encoder.raw_ids(prompt)
-            ids = ids if bos and ids[: len(bos)] == bos else bos + ids
+            own = model.encoder.raw_ids(prompt)
+            ids = own if bos and own[: len(bos)] == bos else bos + own
         else:
-            ids = prompt
+            ids = own = prompt
             model.check_ids(ids, "prompt")
-        encoded.append(service.check_prompt(ids))
-    if not body.echo:
-        return encoded, None
-    is_text = isinstance(body.prompts[0], str) and any(body.prompts)
-    return encoded, len(bos) if is_text else 0
+        ids = service.check_prompt(ids)
+        encoded.append(ids)
+        echo_from.append(len(ids) - len(own) if body.echo else None)
+    return encoded, echo_from
 
 
 def n_samples(params: "SamplingParams", n: int) -> list["SamplingParams"]:
@@ -113,12 +124,17 @@ def n_samples(params: "SamplingParams", n: int) -> list["SamplingParams"]:
     return [replace(params, seed=(params.seed + i) % 2**63) for i in range(n)]
 
 
+def model(service: Service, id: str) -> types.Model:
+    """The one model, by its name."""
+    longest = service.loaded().engine.max_positions
+    if id != service.name:
+        raise RequestError(404, f"no model {id[:100]}; this server has {service.name}", "model")
+    return types.Model(id=id, created=service.created, max_model_len=longest)
+
+
 def models(service: Service) -> types.Models:
     """The one model."""
-    longest = service.loaded().engine.max_positions
-    return types.Models(
-        data=[types.Model(id=service.name, created=service.created, max_model_len=longest)]
-    )
+    return types.Models(data=[model(service, service.name)])
 
 
 def tokenizer_info(service: Service) -> types.TokenizerInfo:
@@ -146,5 +162,6 @@ OPENAI_ROUTES = [
     Route("/v1/chat/completions", chat, event=types.ChatChunk),
     Route("/detokenize", detokenize),
     Route("/v1/models", models),
+    Route("/v1/models/<path:id>", model),
     Route("/tokenizer_info", tokenizer_info),
 ]

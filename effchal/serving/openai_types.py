@@ -1,16 +1,16 @@
 """Bodies and answers of OpenAI's completions and chat completions.
 
-As the openai client and lm-eval use them. Unknown keys are ignored. Known keys that this
-server cannot honour are refused rather than answered wrongly.
+As the openai client and lm-eval use them. As with OpenAI, an unknown key is refused by name.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, computed_field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, computed_field, field_validator
 
+from effchal.serving.fields import ApiModel, ApiRequest
 from effchal.serving.helm_types import (
-    ApiModel,
     BaseLogprob,
+    NotSupported,
     SamplingRequest,
     Stop,
     Stops,
@@ -22,54 +22,79 @@ FinishReason = Literal["stop", "length"]
 Count = Annotated[int, Field(ge=1, le=128)]
 Alternatives = Annotated[int, Field(ge=0, le=20)]
 Ids = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
-NOT_SUPPORTED = (
-    "logit_bias",
-    "frequency_penalty",
-    "presence_penalty",
-    "tools",
-    "functions",
-    "suffix",
-)
 
 
-class StreamOptions(ApiModel):
+def _kind(value: Any) -> str | None:
+    """The type that a value is meant to have, by its beginning: an error is then of that type."""
+    lists = ""
+    while isinstance(value, list) and value and len(lists) < 2:
+        value, lists = value[0], lists + "s"
+    kinds: dict[type, str] = {str: "<text>", int: "<id>", dict: "<part>", TextPart: "<part>"}
+    kind = kinds.get(type(value))
+    return None if kind is None else kind + lists
+
+
+def _choice(message: str) -> Discriminator:
+    return Discriminator(_kind, custom_error_type="choice", custom_error_message=message)
+
+
+OneText = Annotated[Text, Tag("<text>")]
+Prompt = Annotated[
+    OneText
+    | Annotated[list[Text], Field(fail_fast=True), Tag("<text>s")]
+    | Annotated[Ids, Tag("<id>s")]
+    | Annotated[list[Ids], Field(fail_fast=True), Tag("<id>ss")],
+    _choice("give a text, a list of texts, token ids, or a list of these"),
+]
+
+
+class StreamOptions(ApiRequest):
     include_usage: bool = False
+    include_obfuscation: Any = None  # changes no answer
+
+    @classmethod
+    def refuses(cls, key: str) -> bool:
+        return True
 
 
 class OpenAIRequest(SamplingRequest):
-    model: Text | None = None  # any name is taken: this server has one model
+    """What both routes take. Any model name is taken: this server has one model."""
+
+    model: Text | None = None
     n: Count = 1
-    stop: Stop | Stops | None = None
+    stop: Annotated[
+        Annotated[Stop, Tag("<text>")] | Annotated[Stops, Tag("<text>s")],
+        _choice("give a text or a list of texts"),
+    ] = Field(default_factory=list)
     stream: bool = False
     stream_options: StreamOptions | None = None
+    # For bookkeeping at OpenAI; none of them changes an answer.
+    user: Any = None
+    metadata: Any = None
+    store: Any = None
+    service_tier: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
 
-    @model_validator(mode="before")
     @classmethod
-    def _refuse_what_we_cannot_honour(cls, body: Any) -> Any:
-        for key in NOT_SUPPORTED:
-            if isinstance(body, dict) and body.get(key):
-                raise ValueError(f"{key} is not supported; leave it out")
-        return body
+    def refuses(cls, key: str) -> bool:
+        return True
 
     @property
     def stops(self) -> tuple[str, ...]:
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop
         return tuple(stop for stop in stops if stop)
 
 
 class CompletionRequest(OpenAIRequest):
     """Body of POST /v1/completions. The prompt is used as it is, without a template."""
 
-    prompt: (
-        Text
-        | Annotated[list[Text], Field(min_length=1, fail_fast=True)]
-        | Ids
-        | Annotated[list[Ids], Field(min_length=1, fail_fast=True)]
-    )
+    prompt: Prompt
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     echo: bool = False
     logprobs: Alternatives | None = None
     best_of: Count | None = None
+    suffix: NotSupported = None
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -77,21 +102,27 @@ class CompletionRequest(OpenAIRequest):
         prompt: Any = self.prompt
         return [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
 
-    @model_validator(mode="after")
-    def _best_of_nothing(self) -> "CompletionRequest":
-        if self.best_of is not None and self.best_of != self.n:
-            raise ValueError("best_of other than n is not supported; leave it out")
-        return self
+    @field_validator("best_of")
+    @classmethod
+    def _best_of_nothing(cls, best_of: int, info: ValidationInfo) -> int:
+        if best_of != info.data.get("n"):
+            raise ValueError("other than n is not supported; leave it out")
+        return best_of
 
 
-class TextPart(ApiModel):
+class TextPart(ApiRequest):
     type: Literal["text"]
     text: Text
 
 
-class Message(ApiModel):
+class Message(ApiRequest):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
+    content: Annotated[
+        OneText | Annotated[list[TextPart], Field(min_length=1, fail_fast=True), Tag("<part>s")],
+        _choice("give a text, or a list of parts of type text"),
+    ]
+    tool_calls: NotSupported = None
+    function_call: NotSupported = None
 
     @property
     def text(self) -> str:
@@ -111,6 +142,10 @@ class ChatRequest(OpenAIRequest):
     logprobs: bool = False
     top_logprobs: Alternatives | None = None
     response_format: dict[str, Any] | None = None
+    tools: NotSupported = None
+    functions: NotSupported = None
+    tool_choice: Literal["none", "auto"] | None = None  # without tools both are the same
+    parallel_tool_calls: bool | None = None
 
     @field_validator("response_format")
     @classmethod

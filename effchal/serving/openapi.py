@@ -1,5 +1,6 @@
 """GET /openapi.json: the routes and the types of their bodies and answers."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,12 +14,15 @@ from effchal.serving.routes import Route
 REFUSALS = {
     "400": "The request is wrong: message and field",
     "401": "No or a wrong bearer token",
+    "404": "There is no such thing",
     "408": "Not all of the request came in time",
     "413": "Too long",
     "503": "Loading, or too many wait; Retry-After says when to ask again",
     "504": "No answer within the deadline",
 }
 REFUSALS_OF_GET = ("401", "503")
+REFUSALS_OF_POST = ("400", "401", "408", "413", "503", "504")
+PATH_PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")  # as Flask spells it
 Mode = Literal["validation", "serialization"]
 
 
@@ -47,9 +51,16 @@ def openapi_document(routes: Sequence[Route]) -> dict[str, Any]:
         operation: dict[str, Any] = {"summary": route.summary}
         if route.body:
             operation["requestBody"] = {"required": True, **content(route.body, "validation")}
-        statuses = REFUSALS if route.body else REFUSALS_OF_GET
+        statuses = REFUSALS_OF_POST if route.body else REFUSALS_OF_GET
         operation["responses"] = {"200": answer} | {each: refusals[each] for each in statuses}
-        paths[route.path] = {route.method.lower(): operation}
+        if names := PATH_PARAMETER.findall(route.path):
+            string = {"type": "string"}
+            operation["parameters"] = [
+                {"name": name, "in": "path", "required": True, "schema": string} for name in names
+            ]
+            operation["responses"]["404"] = refusals["404"]
+        path = PATH_PARAMETER.sub(r"{\1}", route.path)
+        paths[path] = {route.method.lower(): operation}
     return {
         "openapi": "3.1.0",
         "info": {"title": "effchal", "version": __version__},

@@ -11,7 +11,7 @@ from typing import TypeVar, get_args, get_type_hints
 
 from flask import Flask, Response, g, request
 
-from effchal.serving.helm_types import ApiModel
+from effchal.serving.fields import ApiModel
 from effchal.serving.service import RequestError, Service
 
 # Of each sign in a body. json and pydantic run without a pause, and other requests wait.
@@ -56,9 +56,9 @@ def add_routes(app: Flask, service: Service, routes: Sequence[Route]) -> None:
         app.add_url_rule(route.path, endpoint=route.path, view_func=view, methods=[route.method])
 
 
-def _answer(service: Service, route: Route) -> Response:
+def _answer(service: Service, route: Route, **path: str) -> Response:
     if route.body is None:
-        answer = route.handler(service)
+        answer = route.handler(service, **path)
     else:
         service.loaded()  # a client that comes too early gets 503, whatever its body
         answer = route.handler(service, parse(route.body))

@@ -128,15 +128,13 @@ class Service:
         max_new_tokens: int | None,
         stops: Sequence[str],
         alternatives: int,
-        echo_from: int | None,
-        field: str,
+        echo_from: int | None = None,
     ) -> "SamplingParams":
         """The request's settings, with the bundle's decoding.* where the request gives none.
 
         Args:
             alternatives: number of most likely tokens to report at each position.
             echo_from: first position of the prompt to report, or None.
-            field: the request's name for max_new_tokens.
 
         Raises:
             RequestError: 400, a value that this server does not allow.
@@ -145,7 +143,7 @@ class Service:
         from effchal.decoding.sampling import SamplingParams
 
         decoding = self._decoding(body)
-        new_tokens = self._new_tokens(max_new_tokens, decoding, field)
+        new_tokens = self._new_tokens(max_new_tokens, decoding)
         temperature = decoding.temperature if decoding.method is DecodingMethod.sample else 0.0
         model = self.loaded().engine.model
         try:
@@ -158,23 +156,29 @@ class Service:
             temperature=temperature if body.temperature is None else body.temperature,
             top_p=decoding.top_p if body.top_p is None else body.top_p,
             top_k=body.top_k,
+            min_p=body.min_p,
             stops=tuple(stop for stop in stops if stop),
             alternatives=alternatives,
             echo_from=echo_from,
             seed=body.seed,
             contrast=contrast,
             contrast_prompt=decoding.contrast_prompt,
-            repetition_penalty=decoding.repetition_penalty,
+            repetition_penalty=(
+                decoding.repetition_penalty
+                if body.repetition_penalty is None
+                else body.repetition_penalty
+            ),
+            ignore_eos=body.ignore_eos,
             first_line=decoding.end_at_first_line and not any(stops),
         )
 
-    def _new_tokens(self, asked: int | None, decoding: DecodingConfig, field: str) -> int:
+    def _new_tokens(self, asked: int | None, decoding: DecodingConfig) -> int:
         limit = self.cfg.serve.max_new_tokens
         if asked is None:
             return min(decoding.max_new_tokens, limit)
         if asked > limit:
             message = f"{asked} is above this server's limit of {limit} (serve.max_new_tokens)"
-            raise RequestError(400, message, field)
+            raise RequestError(400, message, "max_new_tokens")
         return asked
 
     def _decoding(self, body: SamplingRequest) -> DecodingConfig:
@@ -189,16 +193,20 @@ class Service:
             raise RequestError(400, str(error), "decoding") from error
 
     def submit(
-        self, prompts: list[list[int]], variants: list["SamplingParams"], streams: bool = False
+        self,
+        prompts: list[list[int]],
+        variants: list[list["SamplingParams"]],
+        streams: bool = False,
     ) -> list["QueuedPrompt"]:
-        """Queue the prompts of one request, each with the same sampling settings.
+        """Queue the prompts of one request, each with the settings of its answers.
 
         Raises:
             RequestError: 400 or 413, more than the model or the cache holds; 503, a full queue.
         """
         from effchal.serving.queued import QueuedPrompt, QueueFull
 
-        queued = [QueuedPrompt(ids, variants, streams) for ids in prompts]
+        pairs = zip(prompts, variants, strict=True)
+        queued = [QueuedPrompt(ids, each, streams) for ids, each in pairs]
         for prompt in queued:
             self._check_capacity(prompt)
         try:

@@ -1,5 +1,6 @@
 """Answers of OpenAI's routes from completions: whole ones, and streams of server-sent events."""
 
+import time
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -8,7 +9,7 @@ from flask import Response
 
 from effchal.serving import openai_types as types
 from effchal.serving.access import error_of, log_answer, log_fields
-from effchal.serving.helm_types import ApiModel
+from effchal.serving.fields import ApiModel
 from effchal.serving.routes import hung_up
 from effchal.serving.service import ClientGone, Service
 
@@ -37,14 +38,14 @@ class CompletionWriter:
     def __init__(self, service: Service, body: types.CompletionRequest) -> None:
         self.prompt: object = body.prompt
         self._head = answer_head(service, "cmpl")
-        self._logprobs, self._echo = body.logprobs is not None, body.echo
+        self._logprobs = body.logprobs is not None
         self._offsets = [0] * body.n  # characters streamed so far, by choice
 
     def whole(
         self, completions: "list[Completion]", usage: types.Usage
     ) -> types.CompletionResponse:
         choices = [
-            self._choice(index, completion.tokens, finish_reason(completion), 0)
+            self._choice(index, completion.all_tokens, finish_reason(completion), 0)
             for index, completion in enumerate(completions)
         ]
         return types.CompletionResponse(**self._head, choices=choices, usage=usage)
@@ -64,7 +65,7 @@ class CompletionWriter:
         self, index: int, tokens: "list[TokenScore]", reason: Reason, offset: int
     ) -> types.CompletionChoice:
         text = "".join(token.text for token in tokens)
-        logprobs = completion_logprobs(tokens, self._echo, offset) if self._logprobs else None
+        logprobs = completion_logprobs(tokens, offset) if self._logprobs else None
         return types.CompletionChoice(
             index=index, text=text, finish_reason=reason, logprobs=logprobs
         )
@@ -83,7 +84,7 @@ class ChatWriter:
                 index=index,
                 message=types.ChatMessage(content=completion.text),
                 finish_reason=finish_reason(completion),
-                logprobs=chat_logprobs(completion.tokens) if self._logprobs else None,
+                logprobs=chat_logprobs(completion.all_tokens) if self._logprobs else None,
             )
             for index, completion in enumerate(completions)
         ]
@@ -96,7 +97,7 @@ class ChatWriter:
         text = "".join(token.text for token in tokens)
         logprobs = chat_logprobs(tokens) if self._logprobs else None
         return self._chunk(
-            index, types.Delta(content=text) if tokens else types.Delta(), reason, logprobs
+            index, types.Delta(content=text) if text else types.Delta(), reason, logprobs
         )
 
     def usage_chunk(self, usage: types.Usage) -> ApiModel:
@@ -123,7 +124,7 @@ def event_stream(
     Raises:
         RequestError: the prompt is refused. Later errors are events of the stream.
     """
-    (queued,) = service.submit([ids], variants, streams=True)
+    (queued,) = service.submit([ids], [variants], streams=True)
     scheduler = service.loaded().scheduler
     updates = service.stream(queued, body.deadline_s, hung_up())
     fields = log_fields()
@@ -138,7 +139,8 @@ def event_stream(
         # Log now: a client may hang up once it has read how the answer ends.
         log_answer(fields, service, len(ids), queued.completions, writer.prompt)
         for index, completion in enumerate(queued.completions):
-            yield writer.chunk(index, [], finish_reason(completion))
+            end = [] if completion.end is None else [completion.end]
+            yield writer.chunk(index, end, finish_reason(completion))
         if body.stream_options and body.stream_options.include_usage:
             yield writer.usage_chunk(usage_of(len(ids), queued.completions))
 
@@ -161,7 +163,7 @@ def event_stream(
 
 def answer_head(service: Service, kind: str) -> dict[str, Any]:
     """What every answer and every chunk of a stream begins with."""
-    return {"id": f"{kind}-{uuid.uuid4().hex}", "created": service.created, "model": service.name}
+    return {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
 
 
 def finish_reason(completion: "Completion") -> types.FinishReason:
@@ -175,19 +177,18 @@ def usage_of(prompt_tokens: int, completions: "list[Completion]") -> types.Usage
     )
 
 
-def completion_logprobs(tokens: "list[TokenScore]", echo: bool, offset: int) -> types.Logprobs:
+def completion_logprobs(tokens: "list[TokenScore]", offset: int) -> types.Logprobs:
     """Log-probabilities in the form of OpenAI's first API.
 
-    lm-eval calls an answer greedy where a token's value equals the best one exactly.
+    lm-eval takes the last entry for the one token that it has to ask for, also where the model
+    ends there. It calls an answer greedy where a token's value equals the best one exactly.
 
     Args:
         offset: characters of this choice before `tokens`.
     """
-    values: list[float | None] = [token.logprob for token in tokens]
-    base: list[float | None] = [token.base_logprob for token in tokens]
-    top: list[dict[str, float] | None] = [token.top_logprobs for token in tokens]
-    if echo and offset == 0 and tokens:  # nothing predicts the first token of the prompt
-        values[0] = base[0] = top[0] = None
+    values = [token.logprob if token.is_predicted else None for token in tokens]
+    base = [token.base_logprob if token.is_predicted else None for token in tokens]
+    top = [token.top_logprobs if token.is_predicted else None for token in tokens]
     offsets = []
     for token in tokens:
         offsets.append(offset)

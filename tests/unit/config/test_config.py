@@ -120,7 +120,7 @@ def test_an_unknown_key_in_a_yaml_file_is_refused(tmp_path):
             r"decoding\.premature_layers must be low, high or a list.*got None",
         ),
         ("decoding.relative_top=1.5", r"decoding\.relative_top must be in \[0, 1\]"),
-        ("decoding.repetition_penalty=0", r"decoding\.repetition_penalty must be above 0"),
+        ("decoding.repetition_penalty=0", r"decoding\.repetition_penalty must be in \[0.01, 100\]"),
         (
             "sweep.premature_layers=[low,[2,2]]",
             r"sweep\.premature_layers\[1\] must be low, high or a list of distinct",

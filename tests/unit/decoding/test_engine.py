@@ -3,14 +3,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from support.paths import needs_smollm2
 
 from effchal.decoding.engine import Engine
 from effchal.decoding.kv_cache import bytes_per_token
-from effchal.decoding.layer_logits import LayerLogits
 from effchal.decoding.sampling import SamplingParams, sample
-from effchal.decoding.sequence import TokenScore, cut_tokens
 
 
 def ids_of(engine, text):
@@ -71,74 +68,6 @@ def test_echo_can_leave_out_what_is_no_text_of_the_client(tiny_engine):
     assert len(completion.tokens) == 6 + 2
     expected = forward_logprobs(tiny_engine, ids)[3, ids[4]]
     assert completion.tokens[1].logprob == pytest.approx(float(expected), abs=1e-4)
-
-
-class Scripted:
-    """A tapped model that always says the same text, whatever the weights."""
-
-    def __init__(self, engine, text):
-        self.model, self.script, self.eos_id = (
-            engine.model,
-            ids_of(engine, text),
-            engine.tokenizer.eos_token_id,
-        )
-
-    def __getattr__(self, name):
-        return getattr(self.model, name)
-
-    def logits_to_choose(self, states, taps, contrasts):
-        wanted = self.script.pop(0) if self.script else self.eos_id
-        return [
-            (
-                [0],
-                LayerLogits(
-                    10 * F.one_hot(torch.tensor([wanted]), self.vocabulary).float(), None, taps
-                ),
-            )
-        ]
-
-
-def scripted(engine, text):
-    copy = Engine.__new__(Engine)
-    copy.__dict__.update(engine.__dict__ | {"model": Scripted(engine, text)})
-    return copy
-
-
-@pytest.mark.parametrize(
-    ("said", "stops", "kept", "finish_reason"),
-    [
-        ("one\n\ntwo", ("\n\n",), "one", "stop"),
-        ("one###two", ("###", "\n\n"), "one", "stop"),
-        ("ab", ("x",), "ab", "stop"),  # the end-of-sequence token
-        ("stop", ("stop",), "", "stop"),
-        ("漢字###", ("字#",), "漢", "stop"),
-        ("abcdefghij", ("ij",), "abcdefgh", "length"),  # cut by max_new_tokens first
-    ],
-)
-def test_stops_cut_text_and_tokens_alike(tiny_engine, said, stops, kept, finish_reason):
-    limit = 8 if finish_reason == "length" else 50
-    params = SamplingParams(max_new_tokens=limit, stops=stops)
-    completion = scripted(tiny_engine, said).complete([1, 2, 3], params)
-    assert completion.text == kept
-    assert completion.finish_reason == finish_reason
-    assert "".join(token.text for token in completion.tokens) == kept
-
-
-def test_a_character_cut_by_the_limit_shows_in_text_and_tokens(tiny_engine):
-    completion = scripted(tiny_engine, "a漢").complete([1], SamplingParams(max_new_tokens=3))
-    assert completion.text == tiny_engine.tokenizer.decode(ids_of(tiny_engine, "a漢")[:3])
-    assert len(completion.tokens) == 3
-
-
-def test_cutting_a_token_that_straddles_the_stop():
-    tokens = [
-        TokenScore("ab", -1.0, -1.0),
-        TokenScore("c#", -2.0, -2.0),
-        TokenScore("##d", -3.0, -3.0),
-    ]
-    kept = cut_tokens(tokens, 3)
-    assert [(token.text, token.logprob) for token in kept] == [("ab", -1.0), ("c", -2.0)]
-    assert cut_tokens(kept, 0) == []
 
 
 @pytest.mark.integration

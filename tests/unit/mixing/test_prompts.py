@@ -56,15 +56,23 @@ def test_text_survives_encoding(tiny_encoder, text):
 
 
 @needs_smollm2
-def test_chatml_equals_the_models_own_chat_template():
+def test_chatml_equals_the_models_own_chat_template_where_a_system_turn_is_given():
     tokenizer = load_tokenizer(ModelConfig(name=str(SMOLLM2)))
     encoder = PromptEncoder(tokenizer, compose_config(["prompt=chatml"]).prompt)
-    turns = [Turn("system", "Be kind."), *TALK, Turn("user", "\n  odd  spaces\n")]
-    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-    expected = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_dict=False
-    )
-    assert encoder.prompt_ids(turns) == expected
+    turns = [*TALK, Turn("user", "\n  odd  spaces\n")]
+
+    def theirs(turns):
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        return tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False
+        )
+
+    kind = [Turn("system", "Be kind."), *turns]
+    assert encoder.prompt_ids(kind) == theirs(kind)
+    # As docs/data.md says, theirs adds a system turn where none is given.
+    own = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    assert encoder.prompt_ids([Turn("system", own), *turns]) == theirs(turns)
+    assert encoder.prompt_ids(turns) != theirs(turns)
 
 
 @needs_smollm2

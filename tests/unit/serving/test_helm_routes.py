@@ -32,7 +32,7 @@ def check_answer(answer):
 def sampling_params(body, service):
     """What /process makes of a body."""
     stops, top = body.stop_sequences, body.top_k_per_token
-    return service.sampling_params(body, body.max_new_tokens, stops, top, None, "max_new_tokens")
+    return service.sampling_params(body, body.max_new_tokens, stops, top)
 
 
 def test_process_answers_helm_with_the_trained_template(client, service):

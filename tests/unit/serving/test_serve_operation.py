@@ -88,7 +88,9 @@ def test_the_openapi_document_covers_every_route(client, service):
     routes = {
         rule.rule for rule in make_app(service).url_map.iter_rules() if rule.endpoint != "static"
     }
-    assert set(document["paths"]) == routes
+    assert set(document["paths"]) == {rule.replace("<path:id>", "{id}") for rule in routes}
+    (parameter,) = document["paths"]["/v1/models/{id}"]["get"]["parameters"]
+    assert (parameter["name"], parameter["in"]) == ("id", "path")
     text = json.dumps(document)
     for name in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in document["components"]["schemas"]
@@ -126,6 +128,9 @@ LISTS = [[], [1], ["a"], [[1, 2]], [[]], [None], [3, 4, 5]]
 MESSAGES = [[{"role": "user", "content": content}] for content in ("hi", [{}])]
 OBJECTS = [
     {},
+    {"sled_rate": 1e308, "method": "sled", "premature_layers": [0]},
+    {"repetition_penalty": 1e-300},
+    {"relative_top": "???", "temperature": [[{}]]},
     {"a": 1},
     {"method": "dola", "premature_layers": [0]},
     {"premature_layers": "low"},
