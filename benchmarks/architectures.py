@@ -1,6 +1,7 @@
 """Try every architecture that tests/support knows, and write the table of docs/architectures.md.
 
-    python benchmarks/architectures.py                   all of them; about 20 minutes on 2 cores
+    python benchmarks/architectures.py                   all of them; about 15 minutes of a core
+    python benchmarks/architectures.py --processes 2     the same, two at a time
     python benchmarks/architectures.py --only gemma-3    some; prints, writes nothing
 
 Each is a small random model. Training, decoding and scoring are compared with transformers
@@ -9,11 +10,13 @@ is wrong or an error is no refusal.
 """
 
 import argparse
+import functools
 import logging
+import multiprocessing
 import os
 import sys
 import tempfile
-import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,16 +29,26 @@ from support.architectures import NAMES  # noqa: E402
 
 PAGE = ROOT / "docs" / "architectures.md"
 HEAD = ("Architecture", "Training rows", "Decoding", "Logits", "Result")
+TEXTS = {  # of the checks
+    "gradients": "gradients of a training step on packed examples",
+    "greedy": "greedy texts of a batch of six, of different lengths",
+    "echo": "log-probabilities of a prompt's own tokens",
+    "scoring": "log-probabilities of given continuations",
+    "taps": "states of every layer",
+    "dola": "texts and log-probabilities of DoLa",
+    "commands": "plan, train, bundle and serve, to an answered request",
+}
 INTRODUCTION = """\
 # Architectures
 
 <!-- Written by benchmarks/architectures.py. -->
 
 Small random models of these architectures were compared with transformers {version} alone:
-eager, in float32, one text at a time. Compared were the gradients of packed examples, the
-greedy texts of a batch, echoed and scored log-probabilities, the states of every layer, and
-DoLa. `plan`, `train` and `serve` ran, too, from a folder with weights to an answered
-request. `python benchmarks/architectures.py` does it again.
+eager, in float32, one text at a time. Checked were:
+
+{checks}
+
+`python benchmarks/architectures.py` does it again.
 
 - **Training rows.** Examples share a row where none can see another. Else a forward pass
   takes one example, which is slower.
@@ -52,36 +65,38 @@ request. `python benchmarks/architectures.py` does it again.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
+    parser.add_argument("--checks", nargs="+", choices=TEXTS, default=list(CHECKS))
+    parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    logging.disable(logging.WARNING)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     rows, sound = [], True
-    for name in options.only:
-        began = time.monotonic()
-        row, good = tried(name)
-        rows.append(row)
-        sound = sound and good
-        print(" | ".join(row), f"({time.monotonic() - began:.0f} s)", flush=True)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.processes, spawn) as pool:
+        for row, good in pool.map(functools.partial(tried, options.checks), options.only):
+            rows.append(row)
+            sound = sound and good
+            print(" | ".join(row), flush=True)
     if options.only == NAMES:
-        PAGE.write_text(page(rows), encoding="utf-8")
+        PAGE.write_text(page(rows, options.checks), encoding="utf-8")
     sys.exit(not sound)
 
 
-def tried(name: str) -> tuple[tuple[str, ...], bool]:
+def tried(checks: list[str], name: str) -> tuple[tuple[str, ...], bool]:
     """The table's row of an architecture, and whether nothing is wrong with it."""
+    logging.disable(logging.WARNING)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         subject = Subject(name, Path(folder) / "model")
-        found = {check: outcome_or_error(check, subject) for check in CHECKS}
+        found = {check: outcome_or_error(check, subject) for check in checks}
         route = route_of(subject)
     odd = {check: text for check, text in found.items() if text != "right"}
     good = all(text.startswith("refused") for text in odd.values())
-    return (name, *route, result(odd)), good
+    return (name, *route, result(odd, len(checks))), good
 
 
 def outcome_or_error(check: str, subject: Subject) -> str:
     try:
-        return outcome(check, subject)
+        return outcome(check, subject).replace(str(subject.folder), "<folder>")
     except Exception as error:  # a fault of the program; the others are still tried
         return f"{type(error).__name__}: {str(error)[:100]}"
 
@@ -96,24 +111,26 @@ def route_of(subject: Subject) -> tuple[str, str, str]:
     return rows, str(model.route.decoding), "head" if model.route.plain_head else "the model's end"
 
 
-def result(odd: dict[str, str]) -> str:
+def result(odd: dict[str, str], checks: int) -> str:
     """What is not right, checks with the same outcome together."""
     if not odd:
         return "right"
-    if len(odd) == len(CHECKS) and len(set(odd.values())) == 1:
-        return next(iter(odd.values()))
-    checks: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for check, text in odd.items():
-        checks.setdefault(text, []).append(check)
-    parts = [f"{', '.join(names)} {text}" for text, names in checks.items()]
-    return "right, but " + "; ".join(parts).replace("\n", " ").replace("|", "\\|")
+        line = text.replace("\n", " ").replace("|", "\\|").replace("<", "&lt;")
+        found.setdefault(line, []).append(check)
+    parts = [f"{', '.join(names)} {text}" for text, names in found.items()]
+    if len(odd) == checks and len(found) == 1:
+        return next(iter(found))
+    return "; ".join(["right" if len(odd) < checks else "", *parts]).removeprefix("; ")
 
 
-def page(rows: list[tuple[str, ...]]) -> str:
+def page(rows: list[tuple[str, ...]], checks: list[str]) -> str:
     """The whole page as Markdown."""
     lines = [HEAD, ("---",) * len(HEAD), *rows]
     table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    return INTRODUCTION.format(version=transformers.__version__) + table
+    texts = "\n".join(f"- {TEXTS[check]}" for check in checks)
+    return INTRODUCTION.format(version=transformers.__version__, checks=texts) + table
 
 
 if __name__ == "__main__":
