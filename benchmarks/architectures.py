@@ -58,6 +58,7 @@ eager, in float32, one text at a time. Checked were:
 - **Logits.** Of the head alone, or of the model's own end, which scales or caps them.
 
 "right" means equal up to rounding. What is refused is refused in one line before any work.
+Falcon with alibi is compared with sdpa attention: eager adds the position's bias twice.
 
 """
 
