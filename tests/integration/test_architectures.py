@@ -40,7 +40,9 @@ def test_an_architecture_gives_what_transformers_gives(subject, check):
 def test_layers_that_a_model_hides_are_refused_for_dola_alone(tmp_path):
     subject = Subject("falcon-mamba", tmp_path)
     assert [outcome(check, subject) for check in ("greedy", "echo", "scoring")] == ["right"] * 3
-    assert outcome("dola", subject).startswith("refused: this model does not show the states")
+    assert outcome("dola", subject).startswith(
+        "refused: FalconMambaForCausalLM does not show the states"
+    )
 
 
 @pytest.mark.parametrize("name", ["phi-4-mini"])
