@@ -8,7 +8,6 @@ import pytest
 from support.http_client import helm_body, post
 
 from effchal.config import PromptConfig
-from effchal.config.decoding import MOST_LAYERS
 from effchal.prompts import LONG_TEXT, PromptEncoder
 from effchal.serving.service import LONGEST_TEXT
 
@@ -144,7 +143,7 @@ def test_very_many_faults_are_refused_at_once_and_in_few_words(client, service, 
 
 def test_as_many_layers_as_any_model_has_may_be_named(client, service):
     service.cfg.serve.allow_decoding_override = True
-    decoding = {"method": "dola", "premature_layers": list(range(MOST_LAYERS))}
+    decoding = {"method": "dola", "premature_layers": list(range(200))}
     error = post(client, "/process", {"prompt": "x", "decoding": decoding}, status=400)["error"]
     assert error["message"].startswith("decoding.premature_layers has [2, 3, ")
 

@@ -100,7 +100,7 @@ def test_a_neutral_value_of_what_is_not_supported_is_taken(client):
     assert plain == answered
 
 
-def test_a_million_unknown_keys_are_one_short_error(client):
-    body = {"prompt": "x"} | {f"k{i}": 1 for i in range(500_000)}
+def test_very_many_unknown_keys_are_one_short_error(client):
+    body = {"prompt": "x"} | {f"k{i}": 1 for i in range(90_000)}
     error = post(client, "/v1/completions", body, status=400)["error"]
     assert error["field"] == "k0"
