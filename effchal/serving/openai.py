@@ -126,10 +126,15 @@ def n_samples(params: "SamplingParams", n: int) -> list["SamplingParams"]:
 
 def model(service: Service, id: str) -> types.Model:
     """The one model, by its name."""
-    longest = service.loaded().engine.max_positions
+    engine = service.loaded().engine
     if id != service.name:
         raise RequestError(404, f"no model {id[:100]}; this server has {service.name}", "model")
-    return types.Model(id=id, created=service.created, max_model_len=longest)
+    return types.Model(
+        id=id,
+        created=service.created,
+        max_model_len=engine.max_positions,
+        route=engine.model.route.report(),
+    )
 
 
 def models(service: Service) -> types.Models:

@@ -268,6 +268,7 @@ class Model(ApiModel):
     created: int
     owned_by: str = "effchal"
     max_model_len: int  # prompt and answer together
+    route: dict[str, Any]  # how the model is computed with: the admission check's verdict
 
 
 class Models(ApiModel):

@@ -169,6 +169,7 @@ def test_each_answer_says_when_it_was_made(client, service):
 def test_the_one_model_is_found_by_its_name(client, service):
     service.name = "org/tiny"
     (listed,) = client.get("/v1/models").get_json()["data"]
+    assert listed["route"]["decoding"] == "fused layers"
     assert client.get("/v1/models/org/tiny").get_json() == listed
     missing = client.get("/v1/models/other")
     assert missing.status_code == 404
