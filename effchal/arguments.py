@@ -21,6 +21,7 @@ INFO_VALUES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchp
 RUN_FILES = {"train": "config.yaml", "evaluate": "results.json", "helm": "scores.json"}
 LOG_ONLY = ("serve", "plan", "check")  # what they tell is on the screen
 SOURCE_PATH = re.compile(r"data_mix\.sources\.([^.]+)\.path")
+SOURCE_KEY = re.compile(r"\+{0,2}data_mix\.sources\.[^.=]+\.[^=]+=")
 RUN_DIRS = ("hydra.run.dir", "hydra.sweep.dir")
 PATHS = (*RUN_DIRS, "base_model", "bundle", "resume_from", "model.name", "scenario.path")
 
@@ -43,7 +44,7 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     if len(folders) > 1:
         raise ConfigError(f"one folder at most, got {' and '.join(folders)}")
     words = [folder_override(command, word) if word in folders else word for word in words]
-    words = [path_override(word) for word in words]
+    words = [source_override(path_override(word)) for word in words]
     check_lora_keys(words)
     is_sweep = not SWEEP_FLAGS.isdisjoint(flags)
     for word in words:
@@ -105,6 +106,11 @@ def folder_override(command: str, word: str) -> str:
     if command == "train":
         raise ConfigError(f"{word} is no run: it has no config.yaml")
     return f"bundle={quote(str(path))}"  # model_source finds the bundle in a run folder
+
+
+def source_override(word: str) -> str:
+    """A key of a source, whether the source is there already or not; to_config checks the key."""
+    return f"++{word.lstrip('+')}" if SOURCE_KEY.match(word) else word
 
 
 def run_of(command: str, folder: Path) -> Path:

@@ -29,6 +29,7 @@ from effchal.arguments import (
     check_readable,
     hydra_arguments,
     parse_override,
+    source_override,
     split_flags,
     values_of,
     wants_help,
@@ -214,6 +215,7 @@ def compose_config(overrides: list[str]) -> Config:
         ConfigError: as on the command line.
     """
     check_lora_keys(overrides)
+    overrides = [source_override(word) for word in overrides]
     for word in overrides:
         check_readable(word, is_sweep=False)
     try:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 LONG_TEXT = 4096  # characters; less is encoded in a few milliseconds
-ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
 class Turn:
-    role: str  # one of ROLES
+    role: str  # system, user, assistant, tool, or text: a whole document without a template
     content: str
+    learn: bool = True  # False leaves an answer out of the loss
 
 
 class Templates(Protocol):
@@ -105,14 +105,19 @@ class PromptEncoder:
         """
         ids, is_answer = list(self.bos_ids), [False] * len(self.bos_ids)
         for position, turn in enumerate(turns):
-            if turn.role == "assistant":
+            is_target = turn.role in ("assistant", "text") and turn.learn
+            if turn.role == "text":
+                added = [*self.text_ids(turn.content), self.eos_id]
+            elif turn.role == "assistant":
                 added = [*self._fill(self.templates.assistant, turn.content), self.eos_id]
             else:
                 follows = position > 0 and turns[position - 1].role == "assistant"
                 before = self.templates.after_answer if follows else ""
-                added = self._fill(before + getattr(self.templates, turn.role), turn.content)
+                # A tool's answer is told to the model as a user's turn.
+                kind = self.templates.system if turn.role == "system" else self.templates.user
+                added = self._fill(before + kind, turn.content)
             ids += added
-            is_answer += [turn.role == "assistant"] * len(added)
+            is_answer += [is_target] * len(added)
         return ids, is_answer
 
     def _fill(self, template: str, content: str) -> list[int]:

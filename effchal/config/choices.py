@@ -23,8 +23,13 @@ class Attention(Enum):
 
 
 class DataFormat(Enum):
+    auto = "auto"  # by the fields of the first rows
     lima = "lima"  # conversations: [question, answer, question, answer, ...], source
-    platypus = "platypus"  # instruction, input, output, data_source
+    platypus = "platypus"  # instruction, input, output: also Alpaca's
+    messages = "messages"  # messages: [{role, content}, ...], as OpenAI has them
+    sharegpt = "sharegpt"  # conversations: [{from, value}, ...]
+    prompt_completion = "prompt_completion"  # prompt, completion: texts, or lists of messages
+    text = "text"  # text: learned as it stands, without a template
 
 
 class Optimizer(Enum):

@@ -62,11 +62,13 @@ class PromptConfig:
 class DataSourceConfig:
     """One source of training examples."""
 
-    # Hugging Face data set id, local .jsonl, .json or .parquet file (the first two also packed:
-    # .gz), or builtin:<file>.
+    # Hugging Face data set id, local .jsonl, .json, .csv, .tsv or .parquet file (all but the last
+    # also packed: .gz), or builtin:<file>.
     path: str = MISSING
-    # How a row spells a conversation.
-    format: DataFormat = MISSING
+    # How a row spells a conversation. auto = by the fields of the first rows.
+    format: DataFormat = DataFormat.auto
+    # Columns of other names, by the field of the format: {prompt: question, completion: answer}.
+    columns: dict[str, str] = field(default_factory=dict)
     # Commit hash. A data set id needs one.
     revision: str | None = None
     # One file inside the hub repository. null = the table named by `split`.
@@ -96,7 +98,7 @@ class DataSourceConfig:
 class DataMixConfig:
     """The training examples: sources by name, mixed by weight."""
 
-    # By name. A new source needs a file in conf/data_mix/.
+    # By name. Any key of a new source adds it: data_mix.sources.mine.path=<file>.
     sources: dict[str, DataSourceConfig] = field(default_factory=dict)
     # Share of each source that is kept for validation, by distinct first prompt.
     validation_fraction: float = 0.05

@@ -1,13 +1,14 @@
 """The only way in and out of the config: from OmegaConf trees and YAML files to Config and back."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from effchal.config.errors import ConfigError, check_numbers
+from effchal.config.errors import ConfigError, check_numbers, shown
 from effchal.config.nearest import RENAMED, explain
 from effchal.config.schema import Config
 
@@ -20,7 +21,11 @@ def to_config(tree: Any) -> Config:
     """
     try:
         # Hydra's `+key=value` can add keys that the schema lacks; this merge refuses them.
-        checked = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(tree))
+        plain: Any = OmegaConf.to_container(tree)
+        if plain.get("data") is not None:
+            plain |= {"data": None}
+            plain.setdefault("data_mix", {})["sources"] = sources_of(OmegaConf.select(tree, "data"))
+        checked = OmegaConf.merge(OmegaConf.structured(Config), plain)
         missing = OmegaConf.missing_keys(checked)
         if missing:
             raise ConfigError(f"no value for {', '.join(sorted(missing))}")
@@ -29,6 +34,32 @@ def to_config(tree: Any) -> Config:
         return config
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, Config)) from error
+
+
+def sources_of(data: Any) -> dict[str, dict[str, Any]]:
+    """Sources by name, from paths or data set ids, each with a weight behind a colon or without.
+
+    Raises:
+        ConfigError: neither a text nor a list of texts.
+    """
+    words = [data] if isinstance(data, str) else data
+    if not isinstance(words, (list, ListConfig)) or not all(isinstance(w, str) for w in words):
+        raise ConfigError(
+            f"data must be a file or a list of files, got {shown(data)}; "
+            "a weight stands behind a colon: data=[a.jsonl:2,b.parquet:0.5]"
+        )
+    sources: dict[str, dict[str, Any]] = {}
+    for word in words:
+        path, colon, weight = word.rpartition(":")
+        if not colon or Path(word).exists() or not re.fullmatch(r"\d*\.?\d+", weight):
+            path, weight = word, "1"
+        name = stem = re.sub(r"\W+", "_", Path(path).name.partition(".")[0]) or "data"
+        number = 1
+        while name in sources:
+            number += 1
+            name = f"{stem}_{number}"
+        sources[name] = {"path": path, "weight": float(weight)}
+    return sources
 
 
 def save_config(cfg: Config, path: Path) -> None:

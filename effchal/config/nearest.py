@@ -29,7 +29,7 @@ SYNONYMS = {
     "model.dtype": "torch_dtype precision bf16 fp16",
     "model.quantization": "load_in_4bit",
     "model.max_seq_len": "max_length max_seq_length seq_len context_length",
-    "data_mix.sources": "dataset datasets data",
+    "data": "dataset datasets train_file data_path data_files",
     "data_mix.validation_fraction": "val_fraction validation_split test_size",
     "lora.r": "rank lora_r lora_rank",
     "lora.alpha": "lora_alpha",

@@ -7,6 +7,7 @@ Comments above or behind a key are its documentation, a unit first in brackets:
 
 from dataclasses import dataclass, field
 from os.path import expanduser
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
@@ -35,6 +36,9 @@ class Config:
 
     # Name of the run, part of its folder's name.
     name: str = "dev"
+    # Training data in a word: a file or data set id, or a list of them, each with a weight behind a
+    # colon where it is not 1: [a.jsonl:2, b.parquet:0.5]. It replaces data_mix.sources.
+    data: Any = None
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     data_mix: DataMixConfig = field(default_factory=DataMixConfig)
@@ -64,4 +68,18 @@ class Config:
             setattr(self, key, value and expanduser(value))
 
 
-ConfigStore.instance().store(name="schema", node=Config)
+@dataclass
+class ComposedMix(DataMixConfig):
+    """Sources without a type, so that the command line can add one; to_config checks them."""
+
+    sources: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Composed(Config):
+    """What Hydra composes."""
+
+    data_mix: ComposedMix = field(default_factory=ComposedMix)
+
+
+ConfigStore.instance().store(name="schema", node=Composed)

@@ -1,7 +1,9 @@
 """One source of examples: load it from a file or the hub, filter it, check every row."""
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -12,8 +14,9 @@ from typing import Any
 
 from effchal.config import ConfigError, DataSourceConfig
 from effchal.config.choices import DataFormat
+from effchal.mixing.formats import renamed, with_format
 from effchal.prompts import Turn
-from effchal.rows import Row, check_text, is_gzip, open_rows, parse_json, read_jsonl, unpacking
+from effchal.rows import Row, is_gzip, open_rows, parse_json, read_jsonl, unpacking
 
 BUILTIN_DIR = Path(__file__).parent / "quickstart"
 log = logging.getLogger(__name__)
@@ -35,7 +38,7 @@ class Example:
     @property
     def prompt_key(self) -> str:
         """Digest of the first question, case and spaces aside: it decides about validation."""
-        question = next(turn for turn in self.turns if turn.role == "user")
+        question = next((turn for turn in self.turns if turn.role == "user"), self.turns[0])
         return hashlib.sha256(" ".join(question.content.lower().split()).encode()).hexdigest()
 
 
@@ -46,11 +49,16 @@ def load_source(name: str, cfg: DataSourceConfig) -> list[Example]:
         DataError: missing, gated or unreachable source; malformed row; filter that keeps nothing.
     """
     rows, where_found = _open(name, cfg)
+    if cfg.columns:
+        rows = (renamed(row, cfg.columns) for row in rows)
+    kind, turns_of, rows = with_format(rows, cfg.format)
+    if cfg.format is DataFormat.auto:
+        log.info("source %s: format %s", name, kind.value)
     examples = []
     seen: dict[str, set[str]] = {column: set() for column in cfg.where}
     for number, row in enumerate(rows):
         if _kept(row, cfg.where, seen):
-            examples.append(Example(f"{name}:{number}", tuple(_TURNS[cfg.format](row))))
+            examples.append(Example(f"{name}:{number}", tuple(turns_of(row))))
     if not examples:
         found = "; ".join(
             f"{column} has {', '.join(sorted(values)[:20])}" for column, values in seen.items()
@@ -99,7 +107,7 @@ def _open(name: str, cfg: DataSourceConfig) -> tuple[Iterator[Row], str]:
 def _read_file(path: Path, owner: str) -> Iterator[Row]:
     reader = _READERS.get(_suffix(path))
     if reader is None or (is_gzip(path) and reader is _read_parquet):
-        raise DataError(f"{owner}: {path} is no {', '.join(_READERS)}, .jsonl.gz or .json.gz file")
+        raise DataError(f"{owner}: {path} is no {', '.join(_READERS)} or .jsonl.gz file")
     if not path.is_file():
         raise DataError(
             f"{owner}: no file {path} (from {Path.cwd()}); give data_mix.sources.<name>.path=<file>"
@@ -138,6 +146,28 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     return _numbered(rows, str(path))
 
 
+def _read_table(path: Path, separator: str) -> Iterator[Row]:
+    """Rows of a table as text; the first line names the columns."""
+    with open_rows(path) as file, unpacking(path, DataError):
+        try:
+            lines = io.StringIO(file.read().decode("utf-8-sig"), newline="")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}, byte {error.start + 1}: not UTF-8") from error
+    table = csv.reader(lines, delimiter=separator, strict=True)
+    try:
+        names = next(table, [])
+        for values in table:
+            place = f"{path}, line {table.line_num}"
+            if len(values) != len(names):
+                raise DataError(
+                    f"{place}: {len(values)} values for {len(names)} columns ({', '.join(names)}); "
+                    "put a value that holds a separator or a line end in quotes"
+                )
+            yield Row(dict(zip(names, values, strict=True)), place, DataError)
+    except csv.Error as error:
+        raise DataError(f"{path}, line {table.line_num}: {error}") from error
+
+
 def _numbered(rows: Iterable[Any], source: str) -> Iterator[Row]:
     return (Row.of(row, f"{source}, row {i}", DataError) for i, row in enumerate(rows, start=1))
 
@@ -145,6 +175,8 @@ def _numbered(rows: Iterable[Any], source: str) -> Iterator[Row]:
 _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".jsonl": partial(read_jsonl, error=DataError),
     ".json": _read_json,
+    ".csv": partial(_read_table, separator=","),
+    ".tsv": partial(_read_table, separator="\t"),
     ".parquet": _read_parquet,
 }
 
@@ -195,42 +227,3 @@ def _hub_message(name: str, cfg: DataSourceConfig, error: Exception) -> str:
         f"data_mix.sources.{name}.path=<.jsonl, .json or .parquet>. "
         f"The hub said: {text.strip()[:300]}"
     )
-
-
-def _system_turn(row: Row) -> list[Turn]:
-    """The system turn of a row that has one, first in its conversation."""
-    if row.fields.get("system") is None:
-        return []
-    text = row.text("system", may_be_empty=True)
-    return [Turn("system", text)] if text.strip() else []
-
-
-def _lima_turns(row: Row) -> list[Turn]:
-    texts = row.fields.get("conversations")
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise row.wrong("conversations", "a list of texts")
-    field = f"{row.place}, field 'conversations'"
-    if len(texts) < 2 or len(texts) % 2:
-        raise DataError(
-            f"{field}: {len(texts)} turns; it takes question and answer in turn, "
-            "ending with an answer"
-        )
-    turns = [
-        Turn(
-            "assistant" if i % 2 else "user", check_text(text, f"{field}, turn {i + 1}", DataError)
-        )
-        for i, text in enumerate(texts)
-    ]
-    return _system_turn(row) + turns
-
-
-def _platypus_turns(row: Row) -> list[Turn]:
-    question = row.text("instruction")
-    context = "" if row.fields.get("input") is None else row.text("input", may_be_empty=True)
-    if context.strip():
-        question = f"{question}\n\n{context}"
-    turns = [Turn("user", question), Turn("assistant", row.text("output"))]
-    return _system_turn(row) + turns
-
-
-_TURNS = {DataFormat.lima: _lima_turns, DataFormat.platypus: _platypus_turns}

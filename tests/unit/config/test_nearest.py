@@ -30,7 +30,7 @@ def test_where_no_key_is_close_the_keys_of_the_group_are_listed():
         ConfigError, match=r"unknown key lora\.zebra; known keys here: r, alpha, dr"
     ):
         compose_config(["lora.zebra=1"])
-    with pytest.raises(ConfigError, match="unknown key zebra; known keys here: name, model, pr"):
+    with pytest.raises(ConfigError, match="unknown key zebra; known keys here: name, data, mo"):
         compose_config(["+zebra=1"])
 
 

@@ -109,8 +109,8 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
         (["only a question"], ": 1 turns; it takes question and answer in turn"),
         (["q", "a", "q"], ": 3 turns"),
         (["q", " "], ", turn 2: expected text, found str ' '"),
-        ("text", ": expected a list of texts, found str"),
-        (None, ": expected a list of texts, found nothing"),
+        ("text", ": expected a list of texts, question and answer in turn, found str"),
+        (None, ": expected a list of texts, question and answer in turn, found nothing"),
         (["q", 5], ": expected a list of texts"),
     ],
 )
@@ -133,9 +133,9 @@ def test_a_missing_file_and_an_unknown_kind_are_named(tmp_path):
         DataError, match=r"source s: no file .*nope\.jsonl .*data_mix\.sources\.<name>\.path"
     ):
         load_source("s", source(tmp_path / "nope.jsonl"))
-    (tmp_path / "rows.csv").write_text("a,b")
-    with pytest.raises(DataError, match=r"rows\.csv is no \.jsonl, \.json, \.parquet, "):
-        load_source("s", source(tmp_path / "rows.csv"))
+    (tmp_path / "rows.txt").write_text("a,b")
+    with pytest.raises(DataError, match=r"rows\.txt is no \.jsonl, \.json, \.csv, \.tsv, "):
+        load_source("s", source(tmp_path / "rows.txt"))
 
 
 def test_a_hub_id_without_a_revision_is_refused():

@@ -1,0 +1,216 @@
+"""How a row spells a conversation: one reader of turns for each format, and which one fits."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from effchal.config.choices import DataFormat
+from effchal.prompts import Turn
+from effchal.rows import Row, check_text
+
+LOOKED_AT = 20  # rows that must agree on a format
+SHAREGPT = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+SHAREGPT |= {
+    "system": "system",
+    "tool": "tool",
+    "observation": "tool",
+    "function_call": "assistant",
+}
+ROLES = {"developer": "system", "function": "tool"}  # of OpenAI's messages, beside the usual ones
+FIELDS = {  # what each format needs, the likeliest first
+    DataFormat.messages: ("messages",),
+    DataFormat.lima: ("conversations",),
+    DataFormat.platypus: ("instruction", "output"),
+    DataFormat.prompt_completion: ("prompt", "completion"),
+    DataFormat.text: ("text",),
+}
+
+
+def with_format(
+    rows: Iterator[Row], wanted: DataFormat
+) -> tuple[DataFormat, Callable[[Row], list[Turn]], Iterator[Row]]:
+    """The format of rows, its reader, and all the rows again.
+
+    Raises:
+        ConfigError: `auto`, and the first rows fit no format, or different ones.
+    """
+    if wanted is DataFormat.auto:
+        first = list(itertools.islice(rows, LOOKED_AT))
+        found: dict[DataFormat, Row] = {}
+        for row in first:
+            found.setdefault(format_of(row), row)
+        if len(found) > 1:
+            (one, at), (other, there), *_ = found.items()
+            raise there.error(
+                f"{at.place} is {one.value} and {there.place} is {other.value}; "
+                "one source has one format"
+            )
+        rows, wanted = itertools.chain(first, rows), next(iter(found), DataFormat.text)
+    return wanted, TURNS[wanted], rows
+
+
+def format_of(row: Row) -> DataFormat:
+    """The format whose fields a row has.
+
+    Raises:
+        ConfigError: none; the message names the nearest one.
+    """
+    for each, names in FIELDS.items():
+        if all(name in row.fields for name in names):
+            return _kind_of_conversations(row) if each is DataFormat.lima else each
+    has = {
+        name: [field for field in names if field in row.fields] for name, names in FIELDS.items()
+    }
+    nearest = max(FIELDS, key=lambda each: len(has[each]))
+    lacks = [name for name in FIELDS[nearest] if name not in row.fields]
+    raise row.error(
+        f"{row.place}: no known format. It has {', '.join(row.fields) or 'no field'}; "
+        f"{nearest.value} needs {', '.join(lacks)}, too. Name its columns: "
+        "data_mix.sources.<name>.columns={prompt: <column>, completion: <column>}"
+    )
+
+
+def _kind_of_conversations(row: Row) -> DataFormat:
+    """Of the formats that call it so: texts in turn, ShareGPT's or OpenAI's objects."""
+    turns = row.fields["conversations"]
+    first = turns[0] if isinstance(turns, list) and turns else None
+    if isinstance(first, dict):
+        return DataFormat.sharegpt if "from" in first else DataFormat.messages
+    return DataFormat.lima
+
+
+def renamed(row: Row, columns: dict[str, str]) -> Row:
+    """The row with the fields of a format in place of columns of other names.
+
+    Raises:
+        ConfigError: it lacks a column.
+    """
+    for name, column in columns.items():
+        if column not in row.fields:
+            raise row.error(
+                f"{row.place}: no column {column!r}, which `columns` reads as {name}; "
+                f"it has {', '.join(row.fields)}"
+            )
+    return replace(row, fields=row.fields | {name: row.fields[c] for name, c in columns.items()})
+
+
+def system_turn(row: Row) -> list[Turn]:
+    """The system turn of a row that has one, first in its conversation."""
+    if row.fields.get("system") is None:
+        return []
+    text = row.text("system", may_be_empty=True)
+    return [Turn("system", text)] if text.strip() else []
+
+
+def lima_turns(row: Row) -> list[Turn]:
+    texts = row.fields.get("conversations")
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise row.wrong("conversations", "a list of texts, question and answer in turn")
+    field = f"{row.place}, field 'conversations'"
+    if len(texts) < 2 or len(texts) % 2:
+        raise row.error(
+            f"{field}: {len(texts)} turns; it takes question and answer in turn, "
+            "ending with an answer"
+        )
+    roles = itertools.cycle(("user", "assistant"))
+    return system_turn(row) + [
+        Turn(role, check_text(text, f"{field}, turn {i}", row.error))
+        for i, (text, role) in enumerate(zip(texts, roles, strict=False), start=1)
+    ]
+
+
+def platypus_turns(row: Row) -> list[Turn]:
+    question = row.text("instruction")
+    context = "" if row.fields.get("input") is None else row.text("input", may_be_empty=True)
+    if context.strip():
+        question = f"{question}\n\n{context}"
+    answer = Turn("assistant", row.text("output"))
+    return [*system_turn(row), Turn("user", question), answer]
+
+
+def messages_turns(row: Row) -> list[Turn]:
+    name = "messages" if "messages" in row.fields else "conversations"
+    return _complete(system_turn(row) + _messages(row, name), row, name)
+
+
+def sharegpt_turns(row: Row) -> list[Turn]:
+    turns = system_turn(row)
+    for turn in _objects(row, "conversations"):
+        role = SHAREGPT[turn.choice("from", tuple(SHAREGPT))]
+        turns.append(Turn(role, turn.text("value"), _learns(turn)))
+    return _complete(turns, row, "conversations")
+
+
+def prompt_completion_turns(row: Row) -> list[Turn]:
+    if isinstance(row.fields.get("prompt"), str):
+        turns = [Turn("user", row.text("prompt")), Turn("assistant", row.text("completion"))]
+        return system_turn(row) + turns
+    return _complete(_messages(row, "prompt") + _messages(row, "completion"), row, "completion")
+
+
+def text_turns(row: Row) -> list[Turn]:
+    return [Turn("text", row.text("text"))]
+
+
+def _messages(row: Row, name: str) -> list[Turn]:
+    turns = []
+    for message in _objects(row, name):
+        allowed = ("system", "user", "assistant", "tool", *ROLES)
+        role = message.choice("role", allowed)
+        turns.append(Turn(ROLES.get(role, role), _content(message), _learns(message)))
+    return turns
+
+
+def _content(message: Row) -> str:
+    """The text of a message: a text, a list of parts of text, or the calls of tools."""
+    content, calls = message.fields.get("content"), message.fields.get("tool_calls")
+    if calls and not content:
+        return "\n".join(json.dumps(call.get("function", call)) for call in calls)
+    if not isinstance(content, list):
+        return message.text("content")
+    parts = [Row.of(part, f"{message.place}, field 'content'", message.error) for part in content]
+    for part in parts:
+        part.choice("type", ("text",))
+    text = "".join(part.text("text", may_be_empty=True) for part in parts)
+    return check_text(text, f"{message.place}, field 'content'", message.error)
+
+
+def _learns(turn: Row) -> bool:
+    """Whether the turn's answer is learned from; `weight: 0` says no."""
+    weight = turn.fields.get("weight")
+    if weight not in (None, 0, 1):
+        raise turn.wrong("weight", "0 or 1")
+    return weight != 0
+
+
+def _objects(row: Row, name: str) -> list[Row]:
+    values = row.fields.get(name)
+    if not isinstance(values, list) or not values:
+        raise row.wrong(name, "a list of turns, each an object")
+    place = f"{row.place}, field {name!r}"
+    return [Row.of(v, f"{place}, turn {i}", row.error) for i, v in enumerate(values, start=1)]
+
+
+def _complete(turns: list[Turn], row: Row, name: str) -> list[Turn]:
+    """The turns, if they ask something and end with an answer to learn from."""
+    problem = ""
+    if turns[-1].role != "assistant":
+        problem = f"the last turn is {turns[-1].role}'s; add the answer, or leave the turn out"
+    elif not any(turn.role == "user" for turn in turns):
+        problem = "no turn is a user's"
+    elif not any(turn.role == "assistant" and turn.learn for turn in turns):
+        problem = "every answer has weight 0, so there is nothing to learn"
+    if problem:
+        raise row.error(f"{row.place}, field {name!r}: {problem}")
+    return turns
+
+
+TURNS: dict[DataFormat, Callable[[Row], list[Turn]]] = {
+    DataFormat.lima: lima_turns,
+    DataFormat.platypus: platypus_turns,
+    DataFormat.messages: messages_turns,
+    DataFormat.sharegpt: sharegpt_turns,
+    DataFormat.prompt_completion: prompt_completion_turns,
+    DataFormat.text: text_turns,
+}
