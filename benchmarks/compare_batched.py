@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from compare_dola import TIED_LAYERS, margins
 
+from effchal.admission.admit import admit
 from effchal.config import ModelConfig
 from effchal.config.choices import Dtype
 from effchal.decoding.contrast import Contrast, Dola, Greedy, Sled
@@ -40,7 +41,9 @@ def main() -> None:
     parser.add_argument("--tie", type=float, default=1e-4, help="nats")
     args = parser.parse_args()
     cfg = ModelConfig(name=args.model, dtype=Dtype(args.dtype))
-    engine = Engine(load_base_model(cfg, pick_device()), load_tokenizer(cfg))
+    model = load_base_model(cfg, pick_device())
+    admit(model)
+    engine = Engine(model, load_tokenizer(cfg))
     exact = engine.model.dtype is torch.float32
     prompts = make_prompts(engine, args.prompts, args.few_shot)
     high = candidate_layers("high", engine.model.num_layers, engine.model.tied)

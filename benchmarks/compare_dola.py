@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from effchal.admission.admit import admit
 from effchal.config import ModelConfig
 from effchal.config.choices import Dtype
 from effchal.decoding.contrast import Dola, taps_of
@@ -38,7 +39,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=list(range(16, 30, 2)))
     args = parser.parse_args()
     cfg = ModelConfig(name=args.model, dtype=Dtype.float32)
-    engine = Engine(load_base_model(cfg, pick_device()), load_tokenizer(cfg))
+    model = load_base_model(cfg, pick_device())
+    admit(model)
+    engine = Engine(model, load_tokenizer(cfg))
     engine._ends = set()  # as in the peer: every answer has all its tokens
     lines = (
         (ROOT / "effchal" / "mixing" / "quickstart" / "instructions.jsonl")

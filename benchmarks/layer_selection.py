@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from effchal.admission.admit import admit
 from effchal.config import ModelConfig
 from effchal.config.choices import Dtype
 from effchal.decoding.contrast import Dola, taps_of
@@ -36,7 +37,9 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=88)
     args = parser.parse_args()
     cfg = ModelConfig(name=args.model, dtype=Dtype.float32)
-    engine = Engine(load_base_model(cfg, pick_device()), load_tokenizer(cfg))
+    model = load_base_model(cfg, pick_device())
+    admit(model)
+    engine = Engine(model, load_tokenizer(cfg))
     file = ROOT / "effchal" / "mixing" / "quickstart" / "instructions.jsonl"
     rows = [
         json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[: args.texts]

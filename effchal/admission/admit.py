@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from effchal.admission.check import COPY, ITSELF, Check, Sizes
+from effchal.admission.check import Check
+from effchal.admission.measure import COPY, ITSELF, Sizes
 from effchal.admission.small_copy import small_copy
 from effchal.model.device import multiplies_bfloat16
 from effchal.model.load import ModelError, evaluation_mode
-from effchal.model.route import Route, route_of, set_route
+from effchal.model.route import Decoding, Route, route_of, set_route
 from effchal.model.structure import causal_lm, max_positions, rope_switch
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,9 @@ def admit_architecture(config: Any, longest: int | None = None) -> Route:
     key = text.to_json_string(use_diff=False), switch is not None and longest > switch
     if key not in known:
         copied = small_copy(config, longest)
-        known[key] = Route(notes=(f"{type(text).__name__}: no small copy could be tried",))
+        # What the library itself does to generate; the model itself may show no more than that.
+        note = f"{type(text).__name__}: no small copy could be tried, so it takes the slow ways"
+        known[key] = Route(packed=False, decoding=Decoding.library, notes=(note,))
         if copied is not None:
             start = Route(copied=True)
             known[key] = Check(copied, COPY).route(start, training=True, decoding=True)

@@ -3,46 +3,41 @@
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effchal.admission.measure import (
+    ROUNDING,
+    ROUNDING_16_BITS,
+    ROUNDING_OF_HEAD,
+    ROUNDING_OF_HEAD_16_BITS,
+    Sizes,
+    furthest,
+    within,
+)
 from effchal.decoding.contrast import Greedy
 from effchal.decoding.layer_logits import Tap
-from effchal.decoding.library_cache import LibraryCache
 from effchal.decoding.score import Scorer
 from effchal.decoding.taps import NewTokens, TappedModel
 from effchal.kernels.attention import packed_hidden_states
 from effchal.kernels.loss import chunked_loss
 from effchal.model.load import ModelError
 from effchal.model.route import Decoding, Route, route_of, set_route
-from effchal.model.structure import OwnEnd, backbone, causal_lm, head, set_attention
+from effchal.model.structure import (
+    OwnEnd,
+    attention_name,
+    backbone,
+    causal_lm,
+    head,
+    max_positions,
+    set_attention,
+)
 
 log = logging.getLogger(__name__)
-
-# Relative differences that rounding explains: of states, and of logits from the same states.
-# Gemma 3n's own two kernels differ by 0.002, in 16 bits others by 0.01 to 0.03. An example
-# that sees another one differs by 0.3 and more.
-ROUNDING, ROUNDING_OF_HEAD = 5e-3, 1e-5
-ROUNDING_16_BITS, ROUNDING_OF_HEAD_16_BITS = 0.1, 0.01
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Tokens of the two texts that are tried, and how many of them come one by one."""
-
-    long: int
-    short: int
-    steps: int
-    thorough: bool  # also taps, scoring, and texts of several lengths
-    chunks: tuple[int, int] = (11, 5)  # in which the two prompts are read
-
-
-COPY = Sizes(long=34, short=20, steps=14, thorough=True)  # beyond its windows and its switch
-ITSELF = Sizes(long=16, short=9, steps=2, thorough=False)  # after its copy
 
 
 class Check:
@@ -54,7 +49,9 @@ class Check:
     """
 
     def __init__(self, model: nn.Module, sizes: Sizes) -> None:
-        self.model, self.sizes, self.whole = model, sizes, causal_lm(model)
+        self.model, self.whole = model, causal_lm(model)
+        self.attention = attention_name(self.whole.config)  # the model gets it back
+        self.sizes = sizes = within(sizes, max_positions(self.whole.config.get_text_config()))
         first = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
         self.device, self.exact = first.device, first.dtype is torch.float32
         self.name = type(self.whole).__name__
@@ -64,7 +61,10 @@ class Check:
             torch.randint(1, vocabulary, (size,), generator=generator).tolist()
             for size in (sizes.long, sizes.short)
         ]
-        self.library = [self.alone(ids) for ids in self.texts]
+        try:
+            self.library = [self.alone(ids) for ids in self.texts]
+        except Exception as error:
+            raise ModelError(f"{self.name} does not run in the library itself: {error}") from error
         # Not so where an embedding or a choice of keys depends on how long the whole text is.
         self.prefixes_agree = not sizes.thorough or all(
             self._same(functools.partial(self._alone_up_to, end), self.library[0][0][end - 1][None])
@@ -84,7 +84,11 @@ class Check:
             return route
         finally:
             set_route(self.model, before)
-            set_attention(self.model)
+            self._restore_attention()
+
+    def _restore_attention(self) -> None:
+        if attention_name(self.whole.config) != self.attention:
+            self.whole.set_attn_implementation(self.attention)
 
     @torch.no_grad()
     def alone(self, ids: list[int]) -> tuple[Tensor, Tensor]:
@@ -139,7 +143,10 @@ class Check:
 
     def trains_right(self) -> bool:
         """Whether rows of examples give what each text gives alone."""
-        return self._same(self.packed, torch.cat([states for states, _ in self.library]))
+        self._restore_attention()
+        text_of = [number for number, text in enumerate(self.texts) for _ in text]
+        wanted = torch.cat([states for states, _ in self.library])
+        return self._same(self.packed, wanted, text_of=text_of)
 
     def packed(self) -> Tensor:
         """(T, D) states of both texts in one row, as training computes them."""
@@ -155,7 +162,7 @@ class Check:
         set_route(self.model, replace(route, decoding=Decoding.reread))
         set_attention(self.model)
         count = self.whole.config.get_text_config().num_hidden_layers
-        taps: tuple[Tap, ...] = tuple((layer, False) for layer in range(1, count, 2))
+        taps: tuple[Tap, ...] = tuple((layer, False) for layer in range(count))
         ids = self.texts[0]
 
         def found() -> Tensor:
@@ -181,11 +188,11 @@ class Check:
                 continue
             if decoding is Decoding.fused and not tapped.is_fused:
                 decoding = Decoding.rows
-            note, notes = f"{self.name} decodes slowly: {decoding}", route.notes
-            if not tapped.reads_in_chunks and note not in notes:
-                notes = (*notes, note)
-            size = self._bytes(tapped)
-            return replace(route, decoding=decoding, notes=notes, bytes_per_token=size)
+            slowly = f"{self.name} decodes slowly: "
+            notes = tuple(note for note in route.notes if not note.startswith(slowly))
+            if not tapped.reads_in_chunks:
+                notes = (*notes, f"{slowly}{decoding}")
+            return replace(route, decoding=decoding, notes=notes)
         raise ModelError(
             f"{self.name}: no way of decoding gives what the model itself gives; not supported"
         )
@@ -197,7 +204,9 @@ class Check:
         except Exception as error:
             log.debug("%s: %r", self.name, error)
             return None
-        decodes = self._same(functools.partial(self.decoded, tapped), self.expected)
+        text_of = [0, 1] * (self.sizes.steps + 1)
+        decoded = functools.partial(self.decoded, tapped)
+        decodes = self._same(decoded, self.expected, text_of=text_of)
         if not self.sizes.thorough:
             return tapped if decodes else None
         scores = decodes and self._same(functools.partial(self.scores, tapped), self.scored)
@@ -260,34 +269,22 @@ class Check:
         targets = torch.tensor(continuation, device=self.device)[:, None]
         return logits.float().log_softmax(-1).gather(1, targets).sum()
 
-    def _bytes(self, tapped: TappedModel) -> int | None:
-        """Of one token of a row, where the library keeps it."""
-        if tapped.route.decoding is not Decoding.library:
-            return None
-        cache = tapped.new_cache()
-        cache.add_row()
-        self._extend(tapped, cache, self.texts[:1])
-        assert isinstance(cache, LibraryCache)
-        return -(-cache.nbytes(0) // len(self.texts[0]))
-
     def _same(
         self,
         found: Callable[[], Tensor],
         wanted: Tensor | Callable[[], Tensor],
         limit: float | None = None,
+        text_of: list[int] | None = None,
     ) -> bool:
-        """Whether two tensors (..., D) agree up to rounding; an error counts as a difference.
-
-        In 16 bits half of the vectors may be off: a mixture of experts may choose others.
-        """
+        """Whether two tensors (..., D) agree up to rounding; an error counts as a difference."""
         try:
             expected = wanted if isinstance(wanted, Tensor) else wanted()
             off = (found().float() - expected.float()).flatten(0, -2)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             log.debug("%s: %r", self.name, error)
             return False
-        size = expected.float().flatten(0, -2).norm(dim=-1).clamp_min(1e-6)
-        share = off.norm(dim=-1) / size
-        worst = float(share.max() if self.exact else share.median())
+        worst = furthest(off, expected, text_of, self.exact)
         log.debug("%s: off by %.2g", self.name, worst)
         return worst <= (limit or (ROUNDING if self.exact else ROUNDING_16_BITS))

@@ -18,10 +18,14 @@ SWITCH = 24  # tokens, in place of a rope_switch
 WIDTH = 64  # of MLPs and experts
 KV_HEADS, GROUP = 2, 2  # and query heads to each
 MOST_WEIGHTS = 100_000_000
+POSITIONS = 40
 LAYERS = 4  # more where it takes more to show every kind of layer
 
 KINDS = ("layer_types", "layers_block_type", "mlp_layer_types")
-WINDOWS = ("sliding_window", "attention_chunk_size", "index_topk", "keep_window_size")
+WINDOWS = (
+    *("sliding_window", "window_size", "attention_window_size", "sliding_window_size"),
+    *("local_attention", "attention_chunk_size", "index_topk", "keep_window_size"),
+)
 CHUNKS = ("chunk_size", "mamba_chunk_size")  # tokens that a recurrent layer computes together
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 TOP_K = ("num_experts_per_tok", "top_k", "moe_k", "moe_topk", "top_k_experts")
@@ -76,15 +80,16 @@ def _shallow(config: Any, longest: int) -> None:
     total = config.num_hidden_layers
     kept = _layers_to_keep(config, total)
     keep_layers(config, kept)
-    shared = getattr(config, "num_kv_shared_layers", None)
-    if shared:
-        config.num_kv_shared_layers = min(shared, kept // 2)
     if getattr(config, "first_k_dense_replace", None):
         config.first_k_dense_replace = 1
     config.vocab_size = min(config.vocab_size, VOCABULARY)
     if getattr(config, "vocab_size_per_layer_input", None):
         config.vocab_size_per_layer_input = config.vocab_size
-    config.pad_token_id = None
+    config.pad_token_id = 0
+    if not getattr(config, "rope_parameters", None) and getattr(
+        config, "max_position_embeddings", None
+    ):  # tables of positions and masks end before a packed row does
+        config.max_position_embeddings = min(config.max_position_embeddings, POSITIONS)
     for name, value in _items(config):
         if "intermediate_size" in name or name in ("ffn_hidden_size", "ffn_dim", "n_inner"):
             narrow = [min(each, WIDTH) for each in value] if isinstance(value, list) else value
@@ -99,6 +104,9 @@ def _shallow(config: Any, longest: int) -> None:
 def _narrow(config: Any, longest: int) -> None:
     """As `_shallow`, with few heads; hidden size and heads keep their ratio."""
     _shallow(config, longest)
+    if not hasattr(config, "num_attention_heads"):
+        _narrow_recurrent(config)
+        return
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     few = min(kv_heads, KV_HEADS) * min(heads // kv_heads, GROUP)
@@ -108,6 +116,13 @@ def _narrow(config: Any, longest: int) -> None:
         config.num_key_value_heads = min(kv_heads, KV_HEADS)
     if getattr(config, "mamba_expand", None) and getattr(config, "mamba_n_heads", None):
         config.mamba_n_heads = config.mamba_expand * config.hidden_size // config.mamba_d_head
+
+
+def _narrow_recurrent(config: Any) -> None:
+    """The sizes of Mamba and Mamba 2, which go together."""
+    config.hidden_size = 2 * WIDTH
+    if getattr(config, "num_heads", None):
+        config.num_heads, config.n_groups = config.expand * config.hidden_size // config.head_dim, 1
 
 
 def _layers_to_keep(config: Any, total: int) -> int:

@@ -121,6 +121,10 @@ class RowCache:
         self._equal_lengths = min(lengths) == max(lengths)
         return self._starts[:, None] + torch.arange(new, device=device)
 
+    def nbytes(self) -> int:
+        """Of all memory that it has."""
+        return sum(part.nbytes for part in (*self._keys, *self._values))
+
     def commit(self) -> None:
         for row in range(self._first, self._first + self._count):
             self.lengths[row] += self._new
@@ -165,18 +169,6 @@ class RowCache:
         more_tokens = max(tokens, has_tokens * 3 // 2) if tokens > has_tokens else has_tokens
         if (more_rows, more_tokens) != self.capacity:
             self.resize(more_rows, -(-more_tokens // GROW) * GROW)
-
-
-def bytes_per_token(config: Any, itemsize: int) -> int:
-    """Bytes of one token of one row: a key and a value in every layer.
-
-    Args:
-        config: text config of the model.
-        itemsize: bytes of a number.
-    """
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * size * itemsize
 
 
 def attention_mask(config: Any, visible: Tensor, position_ids: Tensor, columns: Tensor) -> Any:

@@ -61,9 +61,8 @@ class LibraryCache(RowCache):
         self._ids[row] = list(other._ids[other_row])
         self._states[row] = copy.deepcopy(other._states[other_row])
 
-    def nbytes(self, row: int) -> int:
-        """Bytes of all tensors that the library's cache of a row holds."""
-        return sum(part.nbytes for part in tensors_of(self._states[row]))
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in tensors_of(self._states))
 
     def extend_row(
         self, row: int, new: Tensor, switch: int | None, reread: bool

@@ -1,6 +1,8 @@
 """The model as decoding sees it: ids -> states of chosen layers at chosen positions -> logits."""
 
+import functools
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from effchal.decoding.contrast import Contrast
-from effchal.decoding.kv_cache import RowCache, additive, attention_mask, bytes_per_token
+from effchal.decoding.kv_cache import RowCache, additive, attention_mask
 from effchal.decoding.layer_logits import LayerLogits, Tap
 from effchal.decoding.layer_states import tapped
 from effchal.decoding.library_cache import LibraryCache, run_row
@@ -30,6 +32,7 @@ from effchal.model.structure import (
 )
 
 log = logging.getLogger(__name__)
+MEASURED, SPREAD = (8, 16), 256  # tokens
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,21 @@ class TappedModel:
     def is_fused(self) -> bool:
         return self._fused is not None
 
-    @property
+    @functools.cached_property
+    @torch.inference_mode()
     def bytes_per_token(self) -> int:
-        """Of a row's cache."""
-        return self.route.bytes_per_token or bytes_per_token(self.config, self.dtype.itemsize)
+        """Of a row's cache, measured; of what does not grow, a part of SPREAD tokens' worth."""
+        sizes = []
+        for tokens in MEASURED:
+            cache = self.new_cache()
+            cache.resize(1, tokens)
+            cache.add_row()
+            ids = torch.ones((1, tokens), dtype=torch.int64, device=self.device)
+            self.extend([NewTokens(cache, 0, ids)], (), ids[0, :1])
+            sizes += [cache.nbytes()]
+        grows = (sizes[1] - sizes[0]) / (MEASURED[1] - MEASURED[0])
+        constant = max(0.0, sizes[0] - grows * MEASURED[0])
+        return math.ceil(grows + constant / SPREAD)
 
     def check(self, contrast: Contrast) -> None:
         """Raises ConfigError where it compares layers, and this model does not show them."""
@@ -101,7 +115,6 @@ class TappedModel:
 
     @property
     def shares_prefix(self) -> bool:
-        """Whether `extend` makes use of what rows share."""
         return self._fused is not None and self._fused.shares_prefix
 
     def fits_together(self, tokens: int) -> bool:

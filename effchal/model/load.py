@@ -246,14 +246,17 @@ def load_adapter(model: nn.Module, folder: Path) -> nn.Module:
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Turn dropout off for a while, in the middle of training."""
+    was_training = model.training
     model.eval()
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
             # In evaluation mode on a CPU, bitsandbytes silently repacks 4-bit weights for good into
             # a form that passes no gradient.
             module.train()
-    yield
-    model.train()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ class Route:
     decoding: Decoding = Decoding.fused
     taps: bool = True  # states of single layers are there, for DoLa and SLED
     copied: bool = False  # whether a small copy showed it, beyond windows
-    bytes_per_token: int | None = None  # of a row's cache, where it was measured
     notes: tuple[str, ...] = field(default=())  # what is slower, and why
 
     def report(self) -> dict[str, Any]:

@@ -25,7 +25,9 @@ def causal_lm(model: Any) -> Any:
 
 def backbone(model: Any) -> Any:
     """All but the head: input ids -> hidden states after the final norm."""
-    return causal_lm(model).base_model
+    whole = causal_lm(model)
+    inner = whole.base_model
+    return whole.get_decoder() if inner is whole else inner
 
 
 def head(model: Any) -> Any:
@@ -63,7 +65,7 @@ class OwnEnd(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         (whole,) = self._whole
-        inner = whole.base_model
+        inner = backbone(whole)
         replaced = inner.__dict__.get("forward")
         inner.forward = lambda *_, **__: StatesAlone(states[None])
         try:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from effchal.model.structure import causal_lm
+from effchal.model.structure import backbone, causal_lm
 
 
 def text_model_class(config: Any) -> Any:
@@ -45,6 +45,9 @@ def keep_layers(config: Any, kept: int) -> None:
         elif isinstance(value, list) and name.endswith(("_idxs", "layer_indices", "layers_idx")):
             setattr(config, name, [number for number in value if number < kept])
     config.num_hidden_layers = kept
+    shared = getattr(config, "num_kv_shared_layers", None)
+    if shared:
+        config.num_kv_shared_layers = min(shared, kept // 2)
 
 
 def text_part(whole: Any) -> nn.Module:
@@ -54,7 +57,10 @@ def text_part(whole: Any) -> nn.Module:
         model = text_model_class(whole.config)._from_config(
             config, dtype=whole.dtype, attn_implementation=whole.config._attn_implementation
         )
-    setattr(model, model.base_model_prefix, whole.base_model.language_model)
+    inner = whole.get_decoder()
+    if type(inner) is not type(backbone(model)):
+        raise ValueError(f"its text model is a {type(inner).__name__}, which is not known")
+    setattr(model, model.base_model_prefix, inner)
     model.set_output_embeddings(whole.get_output_embeddings())
     model.generation_config = whole.generation_config
     # peft and bitsandbytes ask for these.

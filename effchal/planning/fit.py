@@ -147,7 +147,9 @@ def choose_micro_batch(cfg: Config, machine: Machine, data: PreparedData | None)
     if planned(1).memory_fits:
         while size * 2 <= cfg.train.examples_per_step:
             plan = planned(size * 2)
-            if not plan.memory_fits or plan.workload.largest == largest:  # holds a whole step
+            if (
+                plan.memory is None or not plan.memory_fits or plan.workload.largest == largest
+            ):  # holds a whole step
                 break
             size, largest = size * 2, plan.workload.largest
     cfg.train.micro_batch_size = size

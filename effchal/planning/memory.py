@@ -91,8 +91,8 @@ def plan_memory(
         RuntimeError and others: an architecture whose code cannot run on fake tensors.
     """
     text = shape_config(cfg.model).get_text_config()
-    layers, kinds = text.num_hidden_layers, set(getattr(text, "layer_types", None) or ())
-    if layers <= DEPTHS[1] or not kinds <= ALIKE:
+    layers = text.num_hidden_layers
+    if layers <= DEPTHS[1] or not layers_are_alike(text):
         counts = count(cfg, device, largest, validation, None)
         return combine(cfg, largest, replace(counts, made=counts.made // layers))
     less, more = (vars(count(cfg, device, largest, validation, depth)) for depth in DEPTHS)
@@ -144,6 +144,14 @@ def count(
         forward_flops=round(2 * frozen_weights(model, largest) + attention),
         attention_flops=attention,
     )
+
+
+def layers_are_alike(text: Any) -> bool:
+    """Whether the layers of a text config have weights and states of the same sizes."""
+    kinds = set(getattr(text, "layer_types", None) or ())
+    others = ("first_k_dense_replace", "mlp_only_layers", "num_kv_shared_layers")
+    mixed = len(set(getattr(text, "mlp_layer_types", None) or ())) > 1
+    return kinds <= ALIKE and not (mixed or any(getattr(text, name, None) for name in others))
 
 
 def mapped_bytes(cfg: Config, device: torch.device, weights: int) -> int:

@@ -8,7 +8,8 @@ from support.architectures import make, random_model
 
 from effchal.admission import check
 from effchal.admission.admit import TrainingAdmission, admit, admit_architecture, known
-from effchal.admission.check import COPY, Check
+from effchal.admission.check import Check
+from effchal.admission.measure import COPY, ITSELF
 from effchal.admission.small_copy import SWITCH, WINDOW, small_copy
 from effchal.config import ConfigError, LoraConfig, ModelConfig
 from effchal.config.choices import ActivationCheckpointing
@@ -74,6 +75,54 @@ def test_examples_that_see_each_other_are_found(monkeypatch):
     assert not route.packed
     assert "one example at a time" in route.notes[0]
     known.clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_model_itself_shows_a_leak_in_every_dtype(monkeypatch, dtype):
+    model = random_model("llama-3.1").to(dtype)
+    start = Route(copied=True)
+    assert Check(model, ITSELF).route(start, training=True, decoding=False).packed
+    monkeypatch.setattr(check, "packed_hidden_states", seeing_all)
+    assert not Check(model, ITSELF).route(start, training=True, decoding=False).packed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_model_itself_shows_a_mask_that_is_wrong_for_one_row(monkeypatch, dtype):
+    from effchal.decoding import taps
+
+    right, model = taps.attention_mask, random_model("smollm3").to(dtype)
+
+    def wrong(config, visible, position_ids, columns):
+        mask = right(config, visible, position_ids, columns).clone()
+        if len(mask) > 1:
+            mask[1:, ..., :3] = False
+        return mask
+
+    start = Route(decoding=Decoding.rows, copied=True)
+    assert Check(model, ITSELF).route(start, False, True).decoding is Decoding.rows
+    monkeypatch.setattr(taps, "attention_mask", wrong)
+    assert Check(model, ITSELF).route(start, False, True).decoding is Decoding.library
+
+
+def test_flash_attention_stays_what_it_was():
+    model = random_model("llama-3.1")
+    model.set_attn_implementation("eager")  # stands for flash attention, which is not here
+    TrainingAdmission(model, 64)
+    assert model.config._attn_implementation == "eager"
+
+
+def test_without_a_copy_the_ways_are_slow(monkeypatch):
+    monkeypatch.setattr("effchal.admission.admit.small_copy", lambda config, longest: None)
+    known.clear()
+    route = admit_architecture(make("llama-3.1"))
+    assert (route.packed, route.decoding) == (False, Decoding.library)
+    known.clear()
+
+
+def test_a_model_of_few_positions_is_tried_on_short_texts():
+    config = make("gpt-2")
+    config.n_positions = 24
+    assert admit_architecture(config).decoding is Decoding.rows
 
 
 def test_a_window_that_is_off_by_one_is_found(monkeypatch):

@@ -1,12 +1,10 @@
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 from support.paths import needs_smollm2
 
 from effchal.decoding.engine import Engine
-from effchal.decoding.kv_cache import bytes_per_token
 from effchal.decoding.sampling import SamplingParams, sample
 
 
@@ -152,13 +150,8 @@ def test_logits_that_are_no_numbers_are_an_error(tiny_engine, temperature, monke
 
 def test_bytes_per_token_are_those_of_the_cache(tiny_engine):
     tiny_engine.start(list(range(5, 15)), [SamplingParams(max_new_tokens=5)])
-    parts = [*tiny_engine.cache._keys, *tiny_engine.cache._values]
     rows, tokens = tiny_engine.cache.capacity
-    assert sum(part.nbytes for part in parts) == rows * tokens * bytes_per_token(
-        tiny_engine.model.config, 4
-    )
+    assert tiny_engine.cache.nbytes() == rows * tokens * tiny_engine.model.bytes_per_token
     tiny_engine.clear()
-    mistral = SimpleNamespace(
-        num_hidden_layers=32, num_key_value_heads=8, num_attention_heads=32, hidden_size=4096
-    )
-    assert bytes_per_token(mistral, 2) == 128 << 10
+    # Keys and values of two layers, two heads of 16 numbers each, in float32.
+    assert tiny_engine.model.bytes_per_token == 2 * 2 * 2 * 16 * 4
