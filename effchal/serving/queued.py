@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from effchal.decoding.sampling import SamplingParams
-from effchal.decoding.sequence import Completion, TokenScore
+from effchal.decoding.sequence import Completion, Prefill, TokenScore
 
 
 class QueueFull(Exception):
@@ -46,3 +46,11 @@ class QueuedPrompt:
     def max_tokens(self) -> int:
         """The longest that one of its rows may become, prompt included."""
         return len(self.prompt_ids) + max(params.max_new_tokens for params in self.variants)
+
+
+@dataclass(frozen=True)
+class Prefilling:
+    """The prompt that is being prefilled, one at a time."""
+
+    prompt: QueuedPrompt
+    prefill: Prefill

@@ -9,7 +9,6 @@ import math
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 
 from effchal.config import ServeConfig
 from effchal.decoding.engine import Engine
@@ -19,18 +18,10 @@ from effchal.decoding.sequence import Prefill, Sequence
 from effchal.model.host_memory import trim_heap
 from effchal.serving.memory import GIB, warn_if_memory_is_short
 from effchal.serving.metrics import Metrics
-from effchal.serving.queued import QueuedPrompt, QueueFull
+from effchal.serving.queued import Prefilling, QueuedPrompt, QueueFull
 
 TRIM_EVERY_S = 30.0  # caches and batches of ever other sizes leave holes in the heap
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Prefilling:
-    """The prompt that is being prefilled, one at a time."""
-
-    prompt: QueuedPrompt
-    prefill: Prefill
 
 
 class Scheduler:
@@ -129,7 +120,11 @@ class Scheduler:
             self._step(current, chunk)
             self._metrics.step_s.observe(time.perf_counter() - start)
         for prompt, sequences in list(self._running.items()):
-            self._report(prompt, sequences)
+            try:
+                self._report(prompt, sequences)
+            except Exception as error:
+                self._fail_alone(prompt, error)
+                drop_failed(self._engine, sequences, error)
         if time.monotonic() > self._trimmed + TRIM_EVERY_S:
             trim_heap()
             self._trimmed = time.monotonic()

@@ -9,6 +9,7 @@ import torch
 from support.batches import GREEDY, VARIANTS, answers, check_same, ids, watched
 
 from effchal.decoding.sampling import SamplingParams
+from effchal.decoding.sequence import Sequence
 from effchal.serving.queued import QueuedPrompt, QueueFull
 
 
@@ -78,6 +79,27 @@ def test_a_row_that_is_no_number_fails_alone(start, tiny_engine, monkeypatch, te
     monkeypatch.undo()
     ((after,),) = answers(scheduler, [QueuedPrompt(ids(30), [GREEDY])])
     check_same(after, expected)
+
+
+@pytest.mark.parametrize("name", ["stable_tokens", "completion"])
+def test_an_answer_that_cannot_be_reported_fails_alone(start, tiny_engine, monkeypatch, name):
+    expected = tiny_engine.complete(ids(30), GREEDY)
+    spoilt = dataclasses.replace(GREEDY, seed=7)
+    report = getattr(Sequence, name)
+
+    def fail(sequence):
+        return 1 / 0 if sequence.params is spoilt else report(sequence)
+
+    monkeypatch.setattr(Sequence, name, fail)
+    queued = [QueuedPrompt(ids(30), [each], streams=True) for each in (GREEDY, spoilt, GREEDY)]
+    scheduler = start()
+    scheduler.submit(queued)
+    assert all(prompt.finished.wait(60) for prompt in queued)
+    assert isinstance(queued[1].error, ZeroDivisionError)
+    for prompt in (queued[0], queued[2]):
+        assert prompt.error is None
+        check_same(prompt.completions[0], expected)
+    assert not tiny_engine.rows
 
 
 def test_a_cancelled_prompt_leaves_the_batch_and_the_queue(start, tiny_engine):
