@@ -4,10 +4,12 @@ import copy
 import json
 import re
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 LONG_TEXT = 4096  # characters; less is encoded in a few milliseconds
+VERY_LONG_TEXT = 100_000  # characters; more may take seconds
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class PromptEncoder:
         self._plain.encode_special_tokens = True
         self._plain.no_truncation()
         self._plain.no_padding()
-        self._encoding_long_text = threading.Lock()
+        self._encoding_very_long_text = threading.Lock()
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of ordinary text: no beginning-of-sequence token, special tokens as characters."""
@@ -63,9 +65,10 @@ class PromptEncoder:
     def _encode(self, backend: Any, text: str) -> list[int]:
         if len(text) < LONG_TEXT:
             return backend.encode(text, add_special_tokens=False).ids if text else []
-        # `encode` stops all other threads of the process, encode_batch does not. One text at a
-        # time: it has a processor core to itself.
-        with self._encoding_long_text:
+        # `encode` stops all other threads of the process, encode_batch does not. One very long
+        # text at a time: each has a processor core to itself.
+        very_long = len(text) > VERY_LONG_TEXT
+        with self._encoding_very_long_text if very_long else nullcontext():
             return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def chat_template(self) -> str:

@@ -1,16 +1,8 @@
 """Bodies of requests: null is as left out, and an error names the client's own field."""
 
-from functools import cache
 from typing import Any
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    GetJsonSchemaHandler,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -52,7 +44,7 @@ class ApiRequest(ApiModel):
         a million errors."""
         if not isinstance(body, dict):
             return body
-        known = keys_of(cls)
+        known = cls.model_fields
         given = {key: body[key] for key in known if body.get(key) is not None}
         unknown = (key for key, value in body.items() if key not in known and value is not None)
         refused = next((key for key in unknown if cls.refuses(key)), None)
@@ -76,17 +68,6 @@ class ApiRequest(ApiModel):
                 shown = {key: kind.pop(key) for key in ("title", "default") if key in kind}
                 schema["properties"][name] = {"anyOf": [kind, {"type": "null"}], **shown}
         return schema
-
-
-@cache
-def keys_of(model: type[BaseModel]) -> frozenset[str]:
-    """The names under which a body may give its fields."""
-    names: set[str] = set()
-    for name, field in model.model_fields.items():
-        alias = field.validation_alias
-        choices = alias.choices if isinstance(alias, AliasChoices) else [alias or name]
-        names.update(str(choice) for choice in choices)
-    return frozenset(names)
 
 
 def first_error(error: ValidationError) -> tuple[str, str]:

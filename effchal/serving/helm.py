@@ -44,15 +44,15 @@ def process(service: Service, body: types.ProcessRequest) -> types.ProcessRespon
 def tokenize(service: Service, body: types.TokenizeRequest) -> types.TokenizeResponse:
     """Text to token ids."""
     model = service.loaded()
-    for field, text in (("text", body.text), ("prompt", body.prompt)):
-        if len(text or "") > LONGEST_TEXT:
-            raise RequestError(413, f"{field} has more than {LONGEST_TEXT} characters", field)
-    if body.text is not None and body.prompt is None:
-        ids = model.encoder.text_ids(body.text)
-    elif body.prompt is not None and body.text is None:
-        ids = model.encoder.raw_ids(body.prompt)
-    else:
-        raise RequestError(400, "give text, or prompt", "text")
+    texts = body.model_dump(include=set(types.TOKENIZE_NAMES), exclude_none=True)
+    if len(texts) != 1:
+        given = " and ".join(texts) or "none of them"
+        message = f"give one of {', '.join(types.TOKENIZE_NAMES)}; this body has {given}"
+        raise RequestError(400, message, next(iter(texts), "text"))
+    ((field, text),) = texts.items()
+    if len(text) > LONGEST_TEXT:
+        raise RequestError(413, f"{field} has more than {LONGEST_TEXT} characters", field)
+    ids = model.encoder.raw_ids(text) if field == "prompt" else model.encoder.text_ids(text)
     if body.add_special_tokens:
         ids = model.encoder.bos_ids + ids
     if body.truncation and body.max_length is not None:

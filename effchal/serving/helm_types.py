@@ -6,7 +6,14 @@ the other types are in openai_types.
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, computed_field
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    computed_field,
+    field_validator,
+)
 
 from effchal.serving.fields import OTHER_NAMES, ApiModel, ApiRequest
 
@@ -27,7 +34,6 @@ Text = Annotated[str, AfterValidator(_encodable)]
 Stop = Annotated[Text, Field(max_length=200)]
 Stops = Annotated[list[Stop], Field(max_length=64)]
 TokenId = Annotated[int, Field(ge=0)]
-# fail_fast on long lists: a report of the errors of 100,000 items takes a second.
 Temperature = Annotated[float, Field(ge=0, le=100)]  # greedy at or below 1e-6
 Probability = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -67,9 +73,8 @@ class ProcessRequest(SamplingRequest):
     # Number of alternatives to report; it does not affect sampling.
     top_k_per_token: Annotated[int, Field(ge=0, le=100)] = 0
     # Accepted, but one completion is returned: HELM reads no second.
-    num_return_sequences: Annotated[int, Field(ge=1)] = Field(
-        default=1, validation_alias=AliasChoices("num_return_sequences", "num_samples")
-    )
+    num_return_sequences: Annotated[int, Field(ge=1)] | None = None
+    num_samples: Annotated[int, Field(ge=1)] | None = None  # another name of it
     echo_prompt: bool = False
     stop_sequences: Stops = Field(default_factory=list)
     stream: NotSupported = None
@@ -77,6 +82,16 @@ class ProcessRequest(SamplingRequest):
     @classmethod
     def refuses(cls, key: str) -> bool:
         return key in OTHER_NAMES
+
+    @field_validator("num_samples")
+    @classmethod
+    def _one_name(cls, samples: int, info: ValidationInfo) -> int:
+        if info.data.get("num_return_sequences") is not None:
+            raise ValueError("num_return_sequences, which is the same, is given, too; give one")
+        return samples
+
+
+TOKENIZE_NAMES = ("text", "content", "prompt")
 
 
 class TokenizeRequest(ApiRequest):
@@ -86,20 +101,22 @@ class TokenizeRequest(ApiRequest):
     is a whole prompt: special tokens that it spells count as such.
     """
 
-    text: Text | None = Field(default=None, validation_alias=AliasChoices("text", "content"))
+    text: Text | None = None
+    content: Text | None = None
     prompt: Text | None = None
     add_special_tokens: bool = False  # put the beginning-of-sequence token first
     truncation: bool = False
     max_length: Annotated[int, Field(ge=0)] | None = None
 
     model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["text"]}, {"required": ["prompt"]}]}
+        json_schema_extra={"oneOf": [{"required": [name]} for name in TOKENIZE_NAMES]}
     )
 
 
 class DecodeRequest(ApiRequest):
     """Body of POST /decode and POST /detokenize."""
 
+    # Without fail_fast a report of the errors of 100,000 items takes a second.
     tokens: Annotated[list[TokenId], Field(fail_fast=True)]
 
 

@@ -147,6 +147,13 @@ class ChatRequest(OpenAIRequest):
     tool_choice: Literal["none", "auto"] | None = None  # without tools both are the same
     parallel_tool_calls: bool | None = None
 
+    @field_validator("top_logprobs")
+    @classmethod
+    def _with_logprobs(cls, wanted: int, info: ValidationInfo) -> int:
+        if wanted and not info.data.get("logprobs"):
+            raise ValueError("needs logprobs=true")
+        return wanted
+
     @field_validator("response_format")
     @classmethod
     def _text_only(cls, wanted: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import pytest
 from support.http_client import helm_body, post
 
 from effchal.config import PromptConfig
-from effchal.prompts import LONG_TEXT, PromptEncoder
+from effchal.prompts import LONG_TEXT, VERY_LONG_TEXT, PromptEncoder
 from effchal.serving.service import LONGEST_TEXT
 
 MANY = 50_000
@@ -44,7 +44,22 @@ def test_other_threads_run_while_a_long_text_is_encoded(tiny_engine, encode):
     assert pause < seconds / 3
 
 
-@pytest.mark.parametrize("length", [0, 1, LONG_TEXT - 1, LONG_TEXT, LONG_TEXT + 1])
+def test_a_prompt_of_ordinary_length_does_not_wait_for_a_very_long_text(tiny_engine):
+    encoder = PromptEncoder(tiny_engine.tokenizer, PromptConfig())
+    long = threading.Thread(target=encoder.text_ids, args=["word " * 600_000])
+    long.start()
+    while not encoder._encoding_very_long_text.locked():
+        assert long.is_alive()
+        time.sleep(0.001)
+    assert encoder.text_ids("word " * 2000)
+    assert encoder._encoding_very_long_text.locked()
+    long.join()
+
+
+LENGTHS = [0, 1, LONG_TEXT - 1, LONG_TEXT, LONG_TEXT + 1, VERY_LONG_TEXT, VERY_LONG_TEXT + 1]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
 def test_a_long_text_has_the_same_ids_as_a_short_one(tiny_engine, length):
     encoder = PromptEncoder(tiny_engine.tokenizer, PromptConfig())
     text = ("naïve </s> 漢字 \n" * length)[:length]
@@ -68,6 +83,7 @@ TOO_LONG = "x" * 1001
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": TOO_LONG}]}, "messages"),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": ""}] * 201}, "messages"),
         ("/tokenize", {"text": "x" * (LONGEST_TEXT + 1)}, "text"),
+        ("/tokenize", {"content": "x" * (LONGEST_TEXT + 1)}, "content"),
         ("/tokenize", {"prompt": "x" * (LONGEST_TEXT + 1)}, "prompt"),
     ],
 )

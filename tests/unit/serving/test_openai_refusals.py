@@ -42,6 +42,8 @@ WRONG_CHATS = [
     ({"messages": TALK, "tools": [{}]}, "tools"),
     ({"messages": TALK, "response_format": {"type": "json_object"}}, "response_format"),
     ({"messages": TALK, "deadline_s": 0}, "deadline_s"),
+    ({"messages": TALK, "top_logprobs": 2}, "top_logprobs"),
+    ({"messages": TALK, "top_logprobs": 2, "logprobs": False}, "top_logprobs"),
     ({"messages": TALK, "max_tokens": 51}, "max_tokens"),
     ({"messages": TALK, "max_completion_tokens": 51}, "max_completion_tokens"),
     ({"messages": [{"role": "user", "content": "x" * 300}]}, "messages"),
@@ -82,6 +84,24 @@ def test_another_routes_word_is_refused_with_this_routes(client, path, key, name
     error = post(client, path, body | {key: 3}, status=400)["error"]
     assert error["field"] == key
     assert f"it is called {name} here" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "names"),
+    [
+        ("/process", {"num_return_sequences": 1, "num_samples": 2}, "num_return_sequences"),
+        ("/process", {"num_samples": 2, "num_return_sequences": 2}, "num_return_sequences"),
+        ("/tokenize", {"text": "secret", "content": "secret"}, "text and content"),
+        ("/tokenize", {"content": "secret"}, "content and prompt"),
+    ],
+)
+def test_one_thing_under_two_names_is_refused_with_both(client, path, body, names):
+    if path == "/process" or "text" not in body:
+        body = body | {"prompt": "secret"}
+    error = post(client, path, body, status=400)["error"]
+    assert error["field"] in body
+    assert names in error["message"]
+    assert "secret" not in error["message"]
 
 
 def test_a_neutral_value_of_what_is_not_supported_is_taken(client):
