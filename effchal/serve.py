@@ -1,5 +1,6 @@
 """Serve a bundle or a base model over HTTP, for HELM, lm-eval and OpenAI clients."""
 
+import errno
 import socket
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from effchal.serving.app import create_app, exit_worker, start_app
 __all__ = ["create_app"]
 
 SPARE_THREADS = 16  # for /tokenize and the like, which must not wait behind completions
+REMEDIES = {
+    errno.EADDRINUSE: "give serve.port=<another one>, or end the program that listens there",
+    errno.EACCES: "give serve.port=<1024 or more>",
+}
 
 
 class Server(BaseApplication):
@@ -32,8 +37,6 @@ class Server(BaseApplication):
             "threads": serve.max_waiting + SPARE_THREADS,
             "timeout": 0,  # a generation may take long; serve.deadline_s is its limit
             "graceful_timeout": serve.drain_s,
-            "control_socket_disable": True,  # one way in is enough
-            "forwarder_headers": "",  # SCRIPT_NAME from any client would be a fault of ours
             "preload_app": False,  # torch must start after the fork
         }
         for key, value in settings.items():
@@ -50,10 +53,11 @@ def check_address(host: str, port: int) -> None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, port))
             listener.listen()
-    except OSError as error:
+    except (OSError, TypeError) as error:  # TypeError: of a host that is no name
+        number, reason = getattr(error, "errno", None), getattr(error, "strerror", error)
+        remedy = REMEDIES.get(number or 0, "give serve.host=<an address of this machine>")
         raise ConfigError(
-            f"cannot listen at serve.host={host} serve.port={port}: {error.strerror}; "
-            "give serve.port=<another one>, or end the program that listens there"
+            f"cannot listen at serve.host={host} serve.port={port}: {reason}; {remedy}"
         ) from error
 
 

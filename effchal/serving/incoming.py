@@ -5,6 +5,7 @@ import re
 HEAD_LIMIT_BYTES = 64 << 10
 BODY_LIMIT_BYTES = 8 << 20
 SIZE_LINE_LIMIT_BYTES = 1024  # of a chunk
+CHUNK_LIMIT = 20_000  # each takes microseconds of the thread that reads for all clients
 CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*chunked", re.IGNORECASE)
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)[ \t]*\r\n", re.IGNORECASE)
 EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
@@ -33,7 +34,8 @@ class Incoming:
         self._body = 0  # where it begins; 0: the head is not there yet
         self._end: int | None = None  # of the request
         self._chunk = 0  # where the next chunk begins, of a body in chunks
-        self._in_chunks = 0  # bytes of all chunks so far
+        self._chunks = 0  # how many so far
+        self._in_chunks = 0  # their bytes, those to come of the last one included
         self.expects_continue = False  # the client waits for "100 Continue" before its body
 
     def __len__(self) -> int:
@@ -102,6 +104,9 @@ class Incoming:
                 elif len(self._data) - end > HEAD_LIMIT_BYTES:
                     raise Refused(431, f"the trailers have more than {HEAD_LIMIT_BYTES} bytes")
                 return
+            self._chunks += 1
+            if self._chunks > CHUNK_LIMIT:
+                raise Refused(413, f"the body has more than {CHUNK_LIMIT} chunks")
             self._chunk = end + 2 + size + 2
         if len(self._data) - self._chunk > SIZE_LINE_LIMIT_BYTES:
             raise Refused(400, "a chunk has no size")

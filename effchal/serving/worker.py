@@ -19,7 +19,7 @@ from gunicorn.http import errors, get_parser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from effchal.serving.helm_types import Error, ErrorResponse
-from effchal.serving.incoming import Incoming, Refused
+from effchal.serving.incoming import HEAD_LIMIT_BYTES, Incoming, Refused
 
 HEAD_S = 10.0  # for the headers, from the first byte or the connection on
 BODY_S = 60.0  # for the body after them
@@ -46,7 +46,14 @@ STATUS_OF = {
 class Worker(ThreadWorker):
     """gunicorn's threads, behind a loop that waits for slow clients in their place."""
 
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """gunicorn's hook, in the master before it opens anything."""
+        super().check_config(cfg, log)
+        cfg.set("control_socket_disable", True)  # one way in is enough
+
     def init_process(self) -> None:
+        self.cfg.set("forwarder_headers", "")  # SCRIPT_NAME from any client would be our fault
         sys.setswitchinterval(SWITCH_S)
         # A connection without a descriptor for it would end gunicorn's loop.
         most = raise_descriptor_limit() - OTHER_DESCRIPTORS
@@ -88,7 +95,8 @@ class Worker(ThreadWorker):
         self._received += len(data)
         try:
             whole = conn.incoming.add(data)
-            if self._received > RECEIVED_LIMIT_BYTES:
+            # A small request is taken nonetheless: large ones must not keep /health away.
+            if self._received > RECEIVED_LIMIT_BYTES and conn.received > HEAD_LIMIT_BYTES:
                 raise Refused(503, "too many large requests at once; try again")
         except Refused as error:
             self._refuse(conn, error)
@@ -120,7 +128,7 @@ class Worker(ThreadWorker):
         super().wait_for_and_dispatch_events(min(timeout, 1.0))
 
     def _refuse(self, conn: TConn, error: Refused) -> None:
-        self.log.debug("refused %s: %d, %s", conn.client, error.status, error.message)
+        self.log.info("refused %s: %d, %s", conn.client, error.status, error.message)
         with suppress(OSError):
             conn.sock.send(error_bytes(error.status, error.message))
             conn.sock.shutdown(SHUT_WR)

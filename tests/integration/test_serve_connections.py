@@ -1,5 +1,6 @@
 """Slow, broken and hostile connections: they get an error in JSON and stall nobody."""
 
+import errno
 import http.client
 import json
 import os
@@ -14,7 +15,8 @@ import pytest
 from support.paths import ROOT
 from support.servers import Server
 
-from effchal.serve import SPARE_THREADS
+from effchal.config import ConfigError
+from effchal.serve import SPARE_THREADS, check_address
 from effchal.serving.ready import free_port
 from effchal.serving.worker import HEAD_S
 
@@ -148,6 +150,44 @@ def test_a_server_that_stops_does_not_wait_for_half_a_request(tmp_path):
         assert (status, body["error"]["message"]) == (503, "the server is stopping")
         assert idle.recv(1) == b""
         assert live.process.wait(timeout=30) == 0
+        assert ": 503, the server is stopping\n" in live.process.stdout.read()
+
+
+SMALL_LIMIT = """
+from effchal.serving import worker
+worker.RECEIVED_LIMIT_BYTES = 1 << 20
+from effchal.serve import main
+main()
+"""
+
+
+def test_half_sent_large_bodies_keep_out_large_requests_alone(tmp_path):
+    command = [sys.executable, "-c", SMALL_LIMIT, *TINY[3:], "serve.port=PORT"]
+    with Server([*command, f"hydra.run.dir={tmp_path}"], cwd=ROOT) as live:
+        large = HEAD + b"Content-Length: 2000000\r\n\r\n" + b" " * 1_000_000
+        with connect(live) as held, connect(live) as refused:
+            held.sendall(large)
+            assert seconds_of(live, "/health") < 5
+            refused.sendall(large)
+            status, headers, _ = answer(refused)
+            assert (status, headers["Retry-After"]) == (503, "10")
+            held.sendall(b" " * 40_000)  # within the limit by less than a small request
+            assert seconds_of(live, "/health") < 5
+            assert seconds_of(live, "/v1/completions", BODY + b" " * 60_000) < 5
+            held.sendall(b" " * 50_000)
+            assert answer(held)[0] == 503
+
+
+def test_gunicorn_alone_has_the_settings_of_this_server(tmp_path):
+    command = [sys.executable, "-m", "gunicorn", "-k", "effchal.serving.worker.Worker"]
+    command += ["--threads", "8", "--bind", "127.0.0.1:PORT"]
+    command += ["effchal.serve:create_app('model=tiny', 'prompt=plain', 'lora=none')"]
+    environment = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "EFFCHAL_TOKEN": ""}
+    with Server(command, cwd=ROOT, env=environment) as live:
+        with connect(live) as connection:
+            connection.sendall(WHOLE.replace(b"Host: x", b"Host: x\r\nSCRIPT_NAME: /elsewhere"))
+            assert answer(connection)[0] == 200
+        assert list(tmp_path.iterdir()) == []  # no control socket
 
 
 def test_more_connections_than_descriptors_do_not_end_the_server(tmp_path):
@@ -176,9 +216,26 @@ def test_a_port_in_use_is_one_line_that_names_the_key(live):
     assert "give serve.port=" in line
 
 
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", "ä..b"])
+def test_a_host_that_is_not_this_machine_is_one_line_that_names_the_key(host):
+    with pytest.raises(ConfigError, match=r"give serve\.host=") as refused:
+        check_address(host, free_port())
+    assert f"serve.host={host}" in str(refused.value)
+    assert "give serve.port" not in str(refused.value)
+
+
+def test_a_port_that_is_not_allowed_is_one_line_that_names_the_key(monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)  # root may listen at any port
+    with pytest.raises(ConfigError, match=r"serve\.port=80: Permission denied; give serve\.port="):
+        check_address("127.0.0.1", 80)
+
+
 def test_a_server_listens_at_an_ipv6_address_and_takes_a_token_beyond_ascii(tmp_path):
     port = free_port()
-    command = [*TINY, "serve.host='::1'", f"serve.port={port}", f"hydra.run.dir={tmp_path}"]
+    command = [*TINY, "serve.host=::1", f"serve.port={port}", f"hydra.run.dir={tmp_path}"]
     environment = os.environ | {"EFFCHAL_TOKEN": "sésame"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
     try:

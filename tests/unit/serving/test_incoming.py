@@ -2,7 +2,13 @@
 
 import pytest
 
-from effchal.serving.incoming import BODY_LIMIT_BYTES, HEAD_LIMIT_BYTES, Incoming, Refused
+from effchal.serving.incoming import (
+    BODY_LIMIT_BYTES,
+    CHUNK_LIMIT,
+    HEAD_LIMIT_BYTES,
+    Incoming,
+    Refused,
+)
 
 HEAD = b"POST /process?a=b HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -50,6 +56,7 @@ def test_a_client_that_expects_to_continue_is_told_once():
         (HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", 413),
         (CHUNKED + b"%x\r\n" % (BODY_LIMIT_BYTES + 1), 413),
         (CHUNKED + (b"100000\r\n" + b"x" * (1 << 20) + b"\r\n") * 8 + b"1\r\n", 413),
+        (CHUNKED + b"1\r\nx\r\n" * (CHUNK_LIMIT + 1), 413),
         (CHUNKED + b"-5\r\n", 400),
         (CHUNKED + b"0x5\r\n", 400),
         (CHUNKED + b"\r\n", 400),
@@ -75,3 +82,9 @@ def test_a_body_of_exactly_the_limit_is_taken():
     incoming = Incoming()
     assert not incoming.add(HEAD + b"Content-Length: %d\r\n\r\n" % BODY_LIMIT_BYTES)
     assert incoming.add(b"x" * BODY_LIMIT_BYTES)
+
+
+def test_a_body_of_exactly_as_many_chunks_as_allowed_is_taken():
+    incoming = Incoming()
+    assert not incoming.add(CHUNKED + b"1\r\nx\r\n" * CHUNK_LIMIT)
+    assert incoming.add(b"0\r\n\r\n")
