@@ -43,11 +43,8 @@ def main() -> None:
     admit(model)
     engine = Engine(model, load_tokenizer(cfg))
     engine._ends = set()  # as in the peer: every answer has all its tokens
-    lines = (
-        (ROOT / "effchal" / "mixing" / "quickstart" / "instructions.jsonl")
-        .read_text(encoding="utf-8")
-        .splitlines()
-    )
+    questions = ROOT / "effchal" / "mixing" / "quickstart" / "instructions.jsonl"
+    lines = questions.read_text(encoding="utf-8").splitlines()
     prompts = [
         engine.tokenizer(json.loads(line)["instruction"]).input_ids
         for line in lines[: args.prompts]
