@@ -23,7 +23,7 @@ def source(path, data_format=DataFormat.platypus):
     [
         ("rows.JSONL", OK_LINES),
         ("rows.jsonl", codecs.BOM_UTF8 + OK_LINES),
-        ("rows.jsonl.gz", gzip.compress(OK_LINES)),
+        ("rows.jsonl.gz", gzip.compress(OK_LINES, mtime=0)),
         ("rows.json.gz", gzip.compress(json.dumps(OK_ROWS).encode())),
         ("rows.json", codecs.BOM_UTF8 + json.dumps(OK_ROWS).encode()),
     ],
@@ -87,7 +87,11 @@ def test_separators_of_unicode_end_no_line(tmp_path):
             OK_LINES + b'{"instruction": "a", "output": 42}\n',
             "line 4, field 'output': expected text, found int 42; correct or remove the row",
         ),
-        ("rows.jsonl.gz", gzip.compress(OK_LINES)[:-12], r"not a whole gzip file \(.*\); pack it"),
+        (
+            "rows.jsonl.gz",
+            gzip.compress(OK_LINES, mtime=0)[:-12],
+            r"not a whole gzip file \(.*\); pack it",
+        ),
         ("rows.jsonl.gz", OK_LINES, r"not a whole gzip file \(.*\); pack it again"),
         ("rows.parquet.gz", OK_LINES, "is no .jsonl, .json, .csv, .tsv, .parquet or "),
     ],
