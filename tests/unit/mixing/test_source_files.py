@@ -24,7 +24,7 @@ def source(path, data_format=DataFormat.platypus):
         ("rows.JSONL", OK_LINES),
         ("rows.jsonl", codecs.BOM_UTF8 + OK_LINES),
         ("rows.jsonl.gz", gzip.compress(OK_LINES, mtime=0)),
-        ("rows.json.gz", gzip.compress(json.dumps(OK_ROWS).encode())),
+        ("rows.json.gz", gzip.compress(json.dumps(OK_ROWS).encode(), mtime=0)),
         ("rows.json", codecs.BOM_UTF8 + json.dumps(OK_ROWS).encode()),
     ],
 )
