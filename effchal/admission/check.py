@@ -75,6 +75,8 @@ class Check:
     def route(self, start: Route, training: bool, decoding: bool) -> Route:
         """The fastest route, none faster than `start`, that gives the library's own results."""
         before = route_of(self.model)
+        # Its copy showed that a state depends on how long the whole text is.
+        self.prefixes_agree = self.prefixes_agree and start.decoding is not Decoding.reread
         try:
             route = self._end(start)
             if training and route.packed:

@@ -103,7 +103,7 @@ class TappedModel:
             sizes += [cache.nbytes()]
         grows = (sizes[1] - sizes[0]) / (MEASURED[1] - MEASURED[0])
         constant = max(0.0, sizes[0] - grows * MEASURED[0])
-        return math.ceil(grows + constant / SPREAD)
+        return max(1, math.ceil(grows + constant / SPREAD))
 
     def check(self, contrast: Contrast) -> None:
         """Raises ConfigError where it compares layers, and this model does not show them."""

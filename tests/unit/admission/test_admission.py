@@ -190,6 +190,12 @@ def test_dola_is_refused_where_layers_are_hidden():
         require_layer_states(model)
 
 
+def test_a_model_that_reads_each_text_again_is_admitted_and_has_a_cache_size():
+    model = random_model("doge")
+    assert admit(model).decoding is Decoding.reread
+    assert TappedModel(model).bytes_per_token == 1
+
+
 def test_the_verdict_is_told_in_plain_words():
     route = Route(packed=False, decoding=Decoding.library, notes=("slow",))
     told = route.report()
