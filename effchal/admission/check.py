@@ -138,8 +138,8 @@ class Check:
         if self.trains_right():
             return route
         note = (
-            f"{self.name}: examples of one row would see each other, so training takes one "
-            "example at a time"
+            f"{self.name}: examples cannot share a row here, so training takes one example at a "
+            "time"
         )
         return replace(route, packed=False, notes=(*route.notes, note))
 

@@ -54,15 +54,12 @@ def format_of(row: Row) -> DataFormat:
     """The format whose fields a row has.
 
     Raises:
-        ConfigError: none; the message names the nearest one.
+        ConfigError: it has those of no format; the message names the nearest one.
     """
     for each, names in FIELDS.items():
         if all(name in row.fields for name in names):
             return _kind_of_conversations(row) if each is DataFormat.lima else each
-    has = {
-        name: [field for field in names if field in row.fields] for name, names in FIELDS.items()
-    }
-    nearest = max(FIELDS, key=lambda each: len(has[each]))
+    nearest = max(FIELDS, key=lambda each: sum(name in row.fields for name in FIELDS[each]))
     lacks = [name for name in FIELDS[nearest] if name not in row.fields]
     raise row.error(
         f"{row.place}: no known format. It has {', '.join(row.fields) or 'no field'}; "
@@ -166,7 +163,8 @@ def _content(message: Row) -> str:
     """The text of a message: a text, a list of parts of text, or the calls of tools."""
     content, calls = message.fields.get("content"), message.fields.get("tool_calls")
     if calls and not content:
-        return "\n".join(json.dumps(call.get("function", call)) for call in calls)
+        called = [call.fields for call in _objects(message, "tool_calls")]
+        return "\n".join(json.dumps(call.get("function", call)) for call in called)
     if not isinstance(content, list):
         return message.text("content")
     parts = [Row.of(part, f"{message.place}, field 'content'", message.error) for part in content]
@@ -187,7 +185,7 @@ def _learns(turn: Row) -> bool:
 def _objects(row: Row, name: str) -> list[Row]:
     values = row.fields.get(name)
     if not isinstance(values, list) or not values:
-        raise row.wrong(name, "a list of turns, each an object")
+        raise row.wrong(name, "a list of objects")
     place = f"{row.place}, field {name!r}"
     return [Row.of(v, f"{place}, turn {i}", row.error) for i, v in enumerate(values, start=1)]
 

@@ -113,9 +113,13 @@ WRONG = [
     (ENDS_WITH_USER, ": the last turn is user's; add the answer"),
     ([MESSAGES[1], EMPTY], ", turn 2, field 'content': expected text, found str ''"),
     ([{"role": "bot", "content": "x"}], ", turn 1, field 'role': expected one of system, user"),
-    ([], ": expected a list of turns, each an object"),
-    ("hello", ": expected a list of turns, each an object"),
+    ([], ": expected a list of objects"),
+    ("hello", ": expected a list of objects"),
     ([IMAGE], ", turn 1, field 'content', field 'type': expected one of text"),
+    (
+        [MESSAGES[1], {"role": "assistant", "content": None, "tool_calls": ["x"]}],
+        ", turn 2, field 'tool_calls', turn 1: expected an object with named fields, found",
+    ),
     ([turn | {"weight": 0} for turn in WEIGHTED], ": every answer has weight 0"),
     ([WEIGHTED[0], WEIGHTED[1] | {"weight": 0.5}], ", turn 2, field 'weight': expected 0 or 1"),
 ]
