@@ -160,7 +160,8 @@ def quote(value: str) -> str:
 def resumed(command: str, words: list[str]) -> list[str]:
     """The words of a command that goes on with a run: in its own folder, so that its log does too.
 
-    A source's new path brings the format that the run knows, or the source would lack one.
+    Raises:
+        ConfigError: a new path of a source that the run does not have.
     """
     folder = next((Path(text) for text in values_of(words, ("resume_from",))), None)
     if folder is None or command not in RUN_FILES:
@@ -170,16 +171,13 @@ def resumed(command: str, words: list[str]) -> list[str]:
         return words  # the command says what is wrong
     result = []
     for word in words:
-        key, _, value = word.partition("=")
-        source = SOURCE_PATH.fullmatch(key.lstrip("+"))
+        key = word.partition("=")[0].lstrip("+")
+        source = SOURCE_PATH.fullmatch(key)
         if source is not None:
-            known = load_config(folder / "config.yaml").data_mix.sources.get(source[1])
-            if known is None:
+            sources = load_config(folder / "config.yaml").data_mix.sources
+            if source[1] not in sources:
                 raise ConfigError(f"{key}: {folder} was trained on no source {source[1]}")
-            # As a dict, since Hydra adds no source key by key.
-            fields = f"path: {value}, format: {known.format.name}"
-            result.append(f"++data_mix.sources={{{source[1]}: {{{fields}}}}}")
-        elif key != "resume_from":
+        if key != "resume_from":
             result.append(word)
     return [*result, f"resume_from={quote(str(folder))}", f"hydra.run.dir={quote(str(folder))}"]
 
