@@ -34,15 +34,16 @@ def bearer_token() -> bytes:
     """What EFFCHAL_TOKEN holds; empty: no token is asked for.
 
     Raises:
-        ConfigError: white space around it, which no header can carry.
+        ConfigError: it has white space around it, a control character, or is not UTF-8.
     """
     token = os.environ.get(TOKEN, "")
     if token != token.strip() or not token.isprintable():
         raise ConfigError(
-            f"{TOKEN} has white space or a control character, perhaps from a file; "
+            f"{TOKEN} is not plain UTF-8 text: white space or a control character, perhaps from "
+            "a file; "
             f'set {TOKEN}="$(cat <file>)"'
         )
-    return token.encode("utf-8", "surrogateescape")
+    return token.encode()
 
 
 def given_token(header: str) -> bytes:

@@ -24,13 +24,10 @@ class Incoming:
 
     Only where the request ends is read here. All else is for gunicorn's parser, which gets
     the bytes up to there and no others.
-
-    Args:
-        data: what came in behind the request before.
     """
 
-    def __init__(self, data: bytes = b"") -> None:
-        self._data = bytearray(data)
+    def __init__(self) -> None:
+        self._data = bytearray()
         self._body = 0  # where it begins; 0: the head is not there yet
         self._end: int | None = None  # of the request
         self._chunk = 0  # where the next chunk begins, of a body in chunks

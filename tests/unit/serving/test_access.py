@@ -48,7 +48,7 @@ def test_a_bearer_token_is_compared_byte_by_byte_and_its_scheme_without_case(
 @pytest.mark.parametrize("token", ["sesame\n", " sesame", "ses\tame", "sesame\r\n", "\n", "\udcff"])
 def test_a_token_that_no_client_can_send_is_told_at_the_start(service, monkeypatch, token):
     monkeypatch.setenv("EFFCHAL_TOKEN", token)
-    with pytest.raises(ConfigError, match="EFFCHAL_TOKEN has white space"):
+    with pytest.raises(ConfigError, match="EFFCHAL_TOKEN is not plain UTF-8 text: white space"):
         make_app(service)
 
 
