@@ -263,4 +263,4 @@ def test_a_token_with_a_line_break_ends_the_server_at_its_start(tmp_path):
         **{"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "timeout": 60},
     )
     assert result.returncode == 2
-    assert "EFFCHAL_TOKEN has white space" in result.stderr
+    assert "EFFCHAL_TOKEN is not plain UTF-8 text" in result.stderr
