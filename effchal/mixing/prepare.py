@@ -9,7 +9,7 @@ from typing import Any
 from effchal.config import Config
 from effchal.mixing.mix import load_mix, write_report
 from effchal.mixing.packing import EncodedExample, MicroBatch, TrainingOrder, encode_example, pack
-from effchal.mixing.sources import DataError
+from effchal.mixing.sources import DataError, Example
 from effchal.model.load import load_tokenizer
 from effchal.prompts import PromptEncoder
 
@@ -23,7 +23,7 @@ class PreparedData:
     tokenizer: Any  # the model's, a fast one of transformers
     order: TrainingOrder
     validation: list[EncodedExample]
-    sha256: str  # of the token ids of all examples
+    sha256: str  # of all examples, see digest
 
 
 def prepare_data(cfg: Config, run_dir: Path) -> PreparedData:
@@ -58,8 +58,19 @@ def prepare_data(cfg: Config, run_dir: Path) -> PreparedData:
     }
     write_report(mix, totals, run_dir)
     log.info("data mix: %s", ", ".join(f"{name} {count:,}" for name, count in totals.items()))
-    ids = repr([example.ids for example in train + validation])
-    return PreparedData(tokenizer, order, validation, hashlib.sha256(ids.encode()).hexdigest())
+    sha256 = digest(train + validation, mix.train + mix.validation)
+    return PreparedData(tokenizer, order, validation, sha256)
+
+
+def digest(encoded: list[EncodedExample], examples: list[Example]) -> str:
+    """Of all token ids, and of which answers are left out of the loss, where any is."""
+    parts = repr([each.ids for each in encoded])
+    unlearned = [
+        (each.id, i) for each in examples for i, turn in enumerate(each.turns) if not turn.learn
+    ]
+    if unlearned:
+        parts += repr(unlearned)
+    return hashlib.sha256(parts.encode()).hexdigest()
 
 
 def pack_for(cfg: Config, examples: list[EncodedExample]) -> list[MicroBatch]:

@@ -8,6 +8,7 @@ from effchal.cli import compose_config
 from effchal.config import ConfigError, DataSourceConfig, ModelConfig, PromptConfig
 from effchal.config.choices import DataFormat
 from effchal.mixing.packing import IGNORE_INDEX, encode_example
+from effchal.mixing.prepare import digest
 from effchal.mixing.sources import DataError, load_source
 from effchal.prompts import PromptEncoder
 
@@ -196,3 +197,11 @@ def test_data_that_names_no_file_is_refused(value):
         ConfigError, match=r"^data must be a file or a list of files, got .*a\.jsonl"
     ):
         compose_config([f"data={value}"])
+
+
+def test_the_digest_of_the_data_knows_which_answers_are_left_out(tmp_path):
+    (masked,) = loaded(write(tmp_path / "a.jsonl", {"messages": WEIGHTED}))
+    plain = [turn | {"weight": 1} if "weight" in turn else turn for turn in WEIGHTED]
+    (learned,) = loaded(write(tmp_path / "b.jsonl", {"messages": plain}))
+    assert digest([], [masked]) != digest([], [learned])
+    assert digest([], [learned]) == digest([], [])  # runs without weights keep their digest
