@@ -39,8 +39,9 @@ from effchal.decoding.contrast import Contrast, Dola, Greedy
 from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
 from effchal.model.device import pick_device
-from effchal.model.load import load_base_model, load_tokenizer
+from effchal.model.load import load_base_model
 from effchal.model.structure import head
+from effchal.model.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOLLM2 = str(ROOT / "outputs" / "models" / "smollm2_135m")

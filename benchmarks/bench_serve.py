@@ -31,7 +31,7 @@ from server_process import ROOT, ServerProcess
 from effchal.config import ModelConfig
 from effchal.config.choices import Dtype
 from effchal.model.device import pick_device, pick_dtype
-from effchal.model.load import load_tokenizer
+from effchal.model.tokenizer import load_tokenizer
 
 SMOLLM2 = ROOT / "outputs" / "models" / "smollm2_135m"
 NEW_TOKENS = 64

@@ -25,7 +25,8 @@ from effchal.decoding.layers import candidate_layers
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.sequence import Completion
 from effchal.model.device import pick_device
-from effchal.model.load import load_base_model, load_tokenizer
+from effchal.model.load import load_base_model
+from effchal.model.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -21,7 +21,8 @@ from effchal.config import Config, load_config
 from effchal.evaluation.helm.deployment import max_sequence_length, place_data, write_prod_env
 from effchal.evaluation.helm.processes import HELM_LOG, run_helm
 from effchal.evaluation.helm.results import error_of, read_run, run_folder
-from effchal.model.load import base_model_path, load_base_model
+from effchal.model.load import load_base_model
+from effchal.model.tokenizer import base_model_path
 from effchal.model_source import ModelSource, check_model_source, load_source_tokenizer
 from effchal.prompts import PromptEncoder, Turn
 

@@ -22,7 +22,8 @@ from effchal.decoding.engine import Engine
 from effchal.decoding.layer_logits import LayerLogits
 from effchal.decoding.sampling import SamplingParams
 from effchal.model.device import pick_device
-from effchal.model.load import load_base_model, load_tokenizer
+from effchal.model.load import load_base_model
+from effchal.model.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 # Nats between scores: early logits reach hundreds, where float32 steps by 3e-5.

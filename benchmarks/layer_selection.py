@@ -24,7 +24,8 @@ from effchal.decoding.engine import Engine
 from effchal.decoding.layer_logits import LayerLogits
 from effchal.decoding.layers import candidate_layers
 from effchal.model.device import pick_device
-from effchal.model.load import load_base_model, load_tokenizer
+from effchal.model.load import load_base_model
+from effchal.model.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 8  # texts that decode side by side

@@ -16,8 +16,9 @@ from effchal.kernels.attention import use_packed_attention
 from effchal.mixing.packing import EncodedExample, MicroBatch, encode_example, pack
 from effchal.mixing.sources import Example
 from effchal.model.device import pick_device
-from effchal.model.load import add_adapter, load_base_model, load_tokenizer
+from effchal.model.load import add_adapter, load_base_model
 from effchal.model.structure import head
+from effchal.model.tokenizer import load_tokenizer
 from effchal.prompts import PromptEncoder, Turn
 from effchal.training.layers import prepare_training
 from effchal.training.step import make_optimizer, train_step

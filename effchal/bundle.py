@@ -15,14 +15,8 @@ import torch
 from torch import nn
 
 from effchal.config import Config, ConfigError, ModelConfig, load_config, save_config
-from effchal.model.load import (
-    ModelError,
-    base_model_fingerprint,
-    base_model_path,
-    load_adapter,
-    load_base_model,
-    load_tokenizer,
-)
+from effchal.model.load import base_model_fingerprint, load_adapter, load_base_model
+from effchal.model.tokenizer import ModelError, base_model_path, load_tokenizer
 from effchal.runs import sync_folder, versions, where_supported
 
 FORMAT = 1

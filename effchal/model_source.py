@@ -109,7 +109,7 @@ def check_same(before: dict[str, Any], now: dict[str, Any], run_dir: Path) -> No
 def load_source_tokenizer(source: ModelSource) -> Any:
     """A fast transformers tokenizer."""
     from effchal.bundle import load_bundle_tokenizer
-    from effchal.model.load import load_tokenizer
+    from effchal.model.tokenizer import load_tokenizer
 
     if source.bundle is None:
         return load_tokenizer(source.base)

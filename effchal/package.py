@@ -11,7 +11,7 @@ from effchal.runs import is_bundle
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     from effchal.bundle import write_bundle
-    from effchal.model.load import load_tokenizer
+    from effchal.model.tokenizer import load_tokenizer
 
     if cfg.lora is not None:
         raise ConfigError(

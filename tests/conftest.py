@@ -77,7 +77,8 @@ def tiny_engine():
     import torch
 
     from effchal.decoding.engine import Engine
-    from effchal.model.load import load_base_model, load_tokenizer
+    from effchal.model.load import load_base_model
+    from effchal.model.tokenizer import load_tokenizer
 
     cfg = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
     return Engine(load_base_model(cfg, torch.device("cpu")), load_tokenizer(cfg))
@@ -89,8 +90,9 @@ def row_by_row_engine():
     import torch
 
     from effchal.decoding.engine import Engine
-    from effchal.model.load import load_base_model, load_tokenizer
+    from effchal.model.load import load_base_model
     from effchal.model.route import Decoding, Route, set_route
+    from effchal.model.tokenizer import load_tokenizer
 
     cfg = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
     model = load_base_model(cfg, torch.device("cpu"))
@@ -102,7 +104,8 @@ def row_by_row_engine():
 def loaded_smollm2():
     import torch
 
-    from effchal.model.load import load_base_model, load_tokenizer
+    from effchal.model.load import load_base_model
+    from effchal.model.tokenizer import load_tokenizer
 
     cfg = ModelConfig(name=str(SMOLLM2), dtype=Dtype.float32)
     return load_base_model(cfg, torch.device("cpu")), load_tokenizer(cfg)

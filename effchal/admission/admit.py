@@ -16,9 +16,10 @@ from effchal.admission.check import Check
 from effchal.admission.measure import COPY, ITSELF, Sizes
 from effchal.admission.small_copy import small_copy
 from effchal.model.device import multiplies_bfloat16
-from effchal.model.load import ModelError, evaluation_mode
+from effchal.model.load import evaluation_mode
 from effchal.model.route import Decoding, Route, route_of, set_route
 from effchal.model.structure import causal_lm, max_positions, rope_switch
+from effchal.model.tokenizer import ModelError
 
 log = logging.getLogger(__name__)
 

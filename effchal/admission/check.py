@@ -25,7 +25,6 @@ from effchal.decoding.score import Scorer
 from effchal.decoding.taps import NewTokens, TappedModel
 from effchal.kernels.attention import packed_hidden_states
 from effchal.kernels.loss import chunked_loss
-from effchal.model.load import ModelError
 from effchal.model.route import Decoding, Route, route_of, set_route
 from effchal.model.structure import (
     OwnEnd,
@@ -36,6 +35,7 @@ from effchal.model.structure import (
     max_positions,
     set_attention,
 )
+from effchal.model.tokenizer import ModelError
 
 log = logging.getLogger(__name__)
 

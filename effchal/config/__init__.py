@@ -1,5 +1,7 @@
 """The configuration: a typed schema of everything under conf/, and how to read and write it."""
 
+from effchal.config.data_mix import DataMixConfig
+from effchal.config.data_source import DataSourceConfig
 from effchal.config.decoding import DecodingConfig
 from effchal.config.errors import ConfigError
 from effchal.config.inference import (
@@ -9,7 +11,7 @@ from effchal.config.inference import (
     ServeConfig,
     SweepConfig,
 )
-from effchal.config.inputs import DataMixConfig, DataSourceConfig, ModelConfig, PromptConfig
+from effchal.config.inputs import ModelConfig, PromptConfig
 from effchal.config.io import load_config, save_config, to_config, to_plain
 from effchal.config.schema import Config
 from effchal.config.training import (

@@ -14,10 +14,19 @@ from typing import Any, get_args
 import omegaconf
 import yaml
 
-from effchal.config import choices, decoding, inference, inputs, schema, training
+from effchal.config import (
+    choices,
+    data_mix,
+    data_source,
+    decoding,
+    inference,
+    inputs,
+    schema,
+    training,
+)
 from effchal.config.nearest import nested
 
-MODULES = (schema, inputs, training, decoding, inference, choices)
+MODULES = (schema, inputs, data_mix, data_source, training, decoding, inference, choices)
 UNIT = re.compile(r"\[([^\]]+)\] ")
 NAMED_TYPES = {
     "Layers": "low, high or list[int]",

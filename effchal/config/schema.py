@@ -1,6 +1,6 @@
 """The root of the schema: every key that a YAML file under conf/ or an override may set.
 
-The groups are defined by subject in inputs.py, training.py, inference.py and decoding.py.
+The groups are defined by subject, in the other modules of this folder.
 Comments above or behind a key are its documentation, a unit first in brackets:
 `effchal.config.describe` reads them for --help and for docs/configuration.md.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from effchal.config.data_mix import DataMixConfig
 from effchal.config.decoding import DecodingConfig
 from effchal.config.inference import (
     EvaluateConfig,
@@ -19,7 +20,7 @@ from effchal.config.inference import (
     ServeConfig,
     SweepConfig,
 )
-from effchal.config.inputs import DataMixConfig, ModelConfig, PromptConfig
+from effchal.config.inputs import ModelConfig, PromptConfig
 from effchal.config.training import (
     BudgetConfig,
     LoraConfig,

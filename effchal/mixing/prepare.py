@@ -8,9 +8,10 @@ from typing import Any
 
 from effchal.config import Config
 from effchal.mixing.mix import load_mix, write_report
-from effchal.mixing.packing import EncodedExample, MicroBatch, TrainingOrder, encode_example, pack
+from effchal.mixing.order import TrainingOrder
+from effchal.mixing.packing import EncodedExample, MicroBatch, encode_example, pack
 from effchal.mixing.sources import DataError, Example
-from effchal.model.load import load_tokenizer
+from effchal.model.tokenizer import load_tokenizer
 from effchal.prompts import PromptEncoder
 
 log = logging.getLogger(__name__)

@@ -1,10 +1,8 @@
-"""Base model, tokenizer and LoRA adapter: the one place that loads them."""
+"""Base model and LoRA adapter: the one place that loads them."""
 
 import contextlib
 import hashlib
 import importlib.util
-import logging
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +17,7 @@ from effchal.model.adapter_targets import adapter_targets, has_transposed_weight
 from effchal.model.device import pick_dtype
 from effchal.model.structure import max_positions, own_attention
 from effchal.model.text_model import is_multimodal, text_model_class, text_part
-from effchal.model.tiny import TINY, tiny_folder
-
-
-class ModelError(ConfigError):
-    """A model that cannot be loaded. The message names model.name and the remedy."""
+from effchal.model.tokenizer import ModelError, base_model_path, loading, quiet_libraries
 
 
 def pick_attention(cfg: ModelConfig, device: torch.device, model_class: Any) -> str:
@@ -52,81 +46,6 @@ def pick_attention(cfg: ModelConfig, device: torch.device, model_class: Any) -> 
     return own_attention(model_class)
 
 
-def base_model_path(cfg: ModelConfig) -> str:
-    """Local folder or hub id to load from, checked before anything heavy starts.
-
-    Raises:
-        ModelError: a missing folder, or a hub id without a revision.
-    """
-    if cfg.name == TINY:
-        return str(tiny_folder())
-    if Path(cfg.name).is_dir():
-        return cfg.name
-    looks_local = cfg.name.startswith((".", "/", "~")) or cfg.name.count("/") != 1
-    if looks_local:
-        hint = "check the path"
-        if cfg.name.endswith("smollm2_135m"):
-            hint = "run `python scripts/fetch.py smollm2_135m`"
-        raise ModelError(
-            f"model.name: no folder {cfg.name} (from {Path.cwd()}); {hint}, "
-            "or give model.name=<folder>"
-        )
-    if cfg.revision is None:
-        raise ModelError(
-            f"model.name={cfg.name} is a hub id and needs model.revision=<commit>, "
-            "to be reproducible"
-        )
-    return cfg.name
-
-
-def quiet_libraries() -> None:
-    """Keep the libraries' own progress bars and remarks out of the log."""
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it lacks a CPU kernel
-    peft_message = ".*is_gradient_checkpointing.*"
-    warnings.filterwarnings("ignore", message=peft_message, category=FutureWarning)
-
-
-@contextlib.contextmanager
-def _loading(cfg: ModelConfig):
-    try:
-        yield
-    except PermissionError as error:
-        raise ModelError(
-            f"model.name={cfg.name}: may not read {error.filename}; chmod -R a+rX {cfg.name}"
-        ) from error
-    except (OSError, ValueError) as error:  # transformers': missing, gated, unreachable, malformed
-        raise ModelError(
-            f"cannot load model.name={cfg.name} at revision {cfg.revision}: "
-            f"{str(error).strip()[:400]} (with the files in a local folder: model.name=<folder>)"
-        ) from error
-
-
-def load_tokenizer(cfg: ModelConfig) -> Any:
-    """The fast tokenizer, with a pad token; from tokenizer.json, never from tokenizer.model.
-
-    Raises:
-        ModelError: no tokenizer.json, or no end-of-sequence token.
-    """
-    from transformers import AutoTokenizer
-
-    quiet_libraries()
-    path = base_model_path(cfg)
-    if Path(path).is_dir() and not (Path(path) / "tokenizer.json").is_file():
-        raise ModelError(
-            f"model.name: {path} has no tokenizer.json; without it runs of spaces are mis-tokenized"
-        )
-    with _loading(cfg):
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=cfg.revision)
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"the tokenizer of model.name={cfg.name} has no end-of-sequence token")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # only fills rows; it is never a target
-    return tokenizer
-
-
 def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
     """The frozen base model on `device`, in cfg.dtype or NF4; of a multimodal one, its text part.
 
@@ -149,7 +68,7 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
         )
     attention = pick_attention(cfg, device, text_model_class(config))
     multimodal = is_multimodal(config)
-    with _loading(cfg):
+    with loading(cfg):
         loader: Any = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
         model = loader.from_pretrained(
             path,
@@ -200,7 +119,7 @@ def base_model_fingerprint(cfg: ModelConfig) -> str | None:
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()
-    with _loading(cfg):
+    with loading(cfg):
         for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
             with path.open("rb") as file:
                 digest.update(f"{path.name} {path.stat().st_size}".encode())
@@ -274,7 +193,7 @@ def base_model_config(cfg: ModelConfig, shipped: Path | None = None) -> Any:
 
     quiet_libraries()
     path = str(shipped or base_model_path(cfg))
-    with _loading(cfg):
+    with loading(cfg):
         return AutoConfig.from_pretrained(path, revision=None if shipped else cfg.revision)
 
 

@@ -10,16 +10,11 @@ from effchal.admission.admit import admit_architecture
 from effchal.config import Config, ModelConfig
 from effchal.config.choices import Quantization
 from effchal.model.device import pick_dtype
-from effchal.model.load import (
-    add_adapter,
-    base_model_config,
-    base_model_path,
-    check_model_config,
-    quiet_libraries,
-)
+from effchal.model.load import add_adapter, base_model_config, check_model_config
 from effchal.model.route import Route, set_route
 from effchal.model.structure import own_attention
 from effchal.model.text_model import from_config, keep_layers, text_model_class
+from effchal.model.tokenizer import base_model_path, quiet_libraries
 
 SHAPES = Path(__file__).parent / "shapes"  # config.json of hub models that conf/model names
 NF4_BLOCK, CONSTANTS_BLOCK = 64, 256  # weights per constant, constants per second-level constant

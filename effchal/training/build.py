@@ -11,7 +11,8 @@ from effchal.admission.admit import TrainingAdmission
 from effchal.config import Config, ConfigError
 from effchal.config.choices import DecodingMethod
 from effchal.decoding.layers import contrast_of
-from effchal.mixing.packing import MicroBatch, TrainingOrder
+from effchal.mixing.order import TrainingOrder
+from effchal.mixing.packing import MicroBatch
 from effchal.mixing.prepare import PreparedData, pack_for
 from effchal.mixing.sources import DataError
 from effchal.model.device import multiplies_bfloat16, pick_dtype

@@ -19,7 +19,7 @@ from support.servers import Server, status
 
 from effchal.bundle import write_bundle
 from effchal.cli import compose_config
-from effchal.model.load import load_tokenizer
+from effchal.model.tokenizer import load_tokenizer
 
 HELM_PYTHON = ROOT / ".venv-helm" / "bin" / "python"
 needs_helm = pytest.mark.skipif(

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from effchal.config import ModelConfig, PromptConfig
 from effchal.evaluation.answers import TokenizerWindow
-from effchal.model.load import load_tokenizer
+from effchal.model.tokenizer import load_tokenizer
 from effchal.prompts import PromptEncoder
 from support.paths import ROOT
 

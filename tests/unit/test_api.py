@@ -17,7 +17,7 @@ from effchal.evaluation.answers import encode
 from effchal.evaluation.run import run as run_evaluation
 from effchal.evaluation.scenarios import Instance, Scenario
 from effchal.evaluation.scenarios.types import Settings
-from effchal.model.load import load_tokenizer
+from effchal.model.tokenizer import load_tokenizer
 from effchal.prompts import PromptEncoder
 
 DOLA = {"method": "dola", "premature_layers": [0, 1]}

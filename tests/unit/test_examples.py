@@ -14,8 +14,9 @@ from effchal.decoding.layers import contrast_of
 from effchal.decoding.sampling import SamplingParams
 from effchal.mixing.packing import encode_example, pack
 from effchal.mixing.sources import Example
-from effchal.model.load import add_adapter, load_base_model, load_tokenizer
+from effchal.model.load import add_adapter, load_base_model
 from effchal.model.tiny import tiny_folder
+from effchal.model.tokenizer import load_tokenizer
 from effchal.prompts import PromptEncoder, Turn
 from effchal.training.layers import prepare_training
 from effchal.training.step import make_optimizer, train_step

@@ -14,9 +14,10 @@ from effchal.admission.small_copy import SWITCH, WINDOW, small_copy
 from effchal.config import ConfigError, LoraConfig, ModelConfig
 from effchal.config.choices import ActivationCheckpointing
 from effchal.decoding.taps import TappedModel
-from effchal.model.load import ModelError, add_adapter, load_base_model
+from effchal.model.load import add_adapter, load_base_model
 from effchal.model.route import Decoding, Route, require_layer_states, route_of, set_route
 from effchal.model.structure import backbone, rope_switch
+from effchal.model.tokenizer import ModelError
 from effchal.training.layers import prepare_training
 
 CPU = torch.device("cpu")

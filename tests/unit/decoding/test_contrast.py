@@ -18,7 +18,8 @@ from effchal.decoding.layer_logits import (
     plausible,
 )
 from effchal.decoding.sampling import penalise_repetition
-from effchal.model.load import load_base_model, load_tokenizer
+from effchal.model.load import load_base_model
+from effchal.model.tokenizer import load_tokenizer
 
 B, K, V = 5, 6, 300
 TEXT = "The capital of France is Paris, and the largest city of Turkey is"

@@ -25,7 +25,8 @@ from effchal.decoding.layer_logits import NO_LAYER
 from effchal.decoding.sampling import SamplingParams, penalise_repetition
 from effchal.decoding.score import Scorer
 from effchal.kernels import premature_rows
-from effchal.model.load import add_adapter, load_base_model, load_tokenizer
+from effchal.model.load import add_adapter, load_base_model
+from effchal.model.tokenizer import load_tokenizer
 
 
 def test_generation_with_a_cache_equals_the_formulas_without_one(engine):

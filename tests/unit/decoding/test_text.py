@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from effchal.config import ModelConfig
 from effchal.config.choices import Dtype
 from effchal.decoding.detokenize import TokenTexts, find_stop
-from effchal.model.load import load_tokenizer
+from effchal.model.tokenizer import load_tokenizer
 
 TEXTS = [
     "Hello  world",

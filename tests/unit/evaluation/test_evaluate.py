@@ -14,7 +14,7 @@ from effchal.cli import compose_config
 from effchal.config import ConfigError
 from effchal.evaluation.run import run
 from effchal.evaluation.variants import LONGEST
-from effchal.model.load import load_tokenizer
+from effchal.model.tokenizer import load_tokenizer
 from effchal.model_source import inference_config
 
 

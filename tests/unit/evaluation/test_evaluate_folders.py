@@ -12,8 +12,8 @@ from effchal.bundle import write_bundle
 from effchal.config import ConfigError, load_config
 from effchal.evaluation import run as evaluation
 from effchal.evaluation.run import run
-from effchal.model.load import load_tokenizer
 from effchal.model.tiny import tiny_folder
+from effchal.model.tokenizer import load_tokenizer
 from effchal.runs import run_lock
 
 pytestmark = pytest.mark.integration

@@ -34,7 +34,7 @@ from effchal.evaluation.helm.results import (
     runs_table,
 )
 from effchal.evaluation.helm.run import check, resumed
-from effchal.model.load import load_tokenizer
+from effchal.model.tokenizer import load_tokenizer
 from effchal.model_source import check_model_source, check_same, identity, inference_config
 
 TINY = ["model=tiny", "prompt=plain", "lora=none", "scenario=smoke"]

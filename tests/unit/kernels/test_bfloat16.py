@@ -12,7 +12,8 @@ from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.score import Scorer
 from effchal.decoding.taps import TappedModel
 from effchal.kernels.cpu_linear import PackedLinear
-from effchal.model.load import add_adapter, load_base_model, load_tokenizer
+from effchal.model.load import add_adapter, load_base_model
+from effchal.model.tokenizer import load_tokenizer
 
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.bfloat16)
 

@@ -162,7 +162,7 @@ def target_texts(tokenizer, templates, turns_of_row, tmp_path):
 
 
 def test_what_is_learned_of_each_format(tmp_path):
-    from effchal.model.load import load_tokenizer
+    from effchal.model.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(ModelConfig(name="builtin:tiny"))
     templates = PromptConfig(user="U:{content}\n")

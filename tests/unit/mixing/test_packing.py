@@ -8,10 +8,12 @@ from effchal.config import DataSourceConfig, ModelConfig, PromptConfig
 from effchal.config.choices import DataFormat, Dtype
 from effchal.kernels.attention import lengths_of, packed_hidden_states
 from effchal.mixing.mix import Mix
-from effchal.mixing.packing import IGNORE_INDEX, EncodedExample, TrainingOrder, encode_example, pack
+from effchal.mixing.order import TrainingOrder
+from effchal.mixing.packing import IGNORE_INDEX, EncodedExample, encode_example, pack
 from effchal.mixing.sources import Example, load_source
-from effchal.model.load import load_base_model, load_tokenizer
+from effchal.model.load import load_base_model
 from effchal.model.structure import head
+from effchal.model.tokenizer import load_tokenizer
 from effchal.prompts import PromptEncoder, Turn
 
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
@@ -121,7 +123,7 @@ def test_packed_equals_unpacked_on_mistrals_shape_with_a_sliding_window(tmp_path
 
     import transformers
 
-    from effchal.model.load import base_model_path
+    from effchal.model.tokenizer import base_model_path
 
     tokenizer = load_tokenizer(TINY)
     torch.manual_seed(0)

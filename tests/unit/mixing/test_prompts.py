@@ -4,7 +4,7 @@ from support.paths import SMOLLM2, needs_smollm2
 from effchal.cli import compose_config
 from effchal.config import ModelConfig, PromptConfig
 from effchal.config.choices import Dtype
-from effchal.model.load import load_tokenizer
+from effchal.model.tokenizer import load_tokenizer
 from effchal.prompts import PromptEncoder, Turn
 
 TALK = [

@@ -10,7 +10,8 @@ from support.architectures import make, random_model, write_folder
 from effchal.config import ModelConfig
 from effchal.config.choices import Dtype
 from effchal.decoding.engine import Engine
-from effchal.model.load import ModelError, load_base_model, load_tokenizer
+from effchal.model.load import load_base_model
+from effchal.model.tokenizer import ModelError, load_tokenizer
 from effchal.planning.meta_model import shape_config
 
 CPU = torch.device("cpu")

@@ -12,16 +12,14 @@ from effchal.config import ConfigError, LoraConfig, ModelConfig
 from effchal.config.choices import Attention, Dtype, Quantization
 from effchal.kernels.attention import packed_hidden_states
 from effchal.model.load import (
-    ModelError,
     add_adapter,
     base_model_fingerprint,
-    base_model_path,
     evaluation_mode,
     load_base_model,
-    load_tokenizer,
     pick_attention,
 )
 from effchal.model.structure import backbone, head
+from effchal.model.tokenizer import ModelError, base_model_path, load_tokenizer
 
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
 CPU = torch.device("cpu")

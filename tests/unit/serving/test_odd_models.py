@@ -8,7 +8,8 @@ from support.http_client import post
 from effchal.config import Config, ModelConfig
 from effchal.config.choices import Dtype
 from effchal.decoding.engine import Engine
-from effchal.model.load import load_base_model, load_tokenizer
+from effchal.model.load import load_base_model
+from effchal.model.tokenizer import load_tokenizer
 from effchal.serving.app import make_app
 from effchal.serving.service import Service
 

@@ -163,7 +163,8 @@ import torch
 from effchal.config import ModelConfig, ServeConfig
 from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
-from effchal.model.load import load_base_model, load_tokenizer
+from effchal.model.load import load_base_model
+from effchal.model.tokenizer import load_tokenizer
 from effchal.serving.metrics import Metrics
 from effchal.serving.queued import QueuedPrompt
 from effchal.serving.scheduler import Scheduler

@@ -18,7 +18,8 @@ from effchal.bundle import (
 from effchal.config import Config, LoraConfig, ModelConfig, load_config
 from effchal.config.choices import Dtype
 from effchal.kernels.attention import packed_hidden_states
-from effchal.model.load import add_adapter, base_model_path, load_base_model, load_tokenizer
+from effchal.model.load import add_adapter, load_base_model
+from effchal.model.tokenizer import base_model_path, load_tokenizer
 
 CPU = torch.device("cpu")
 CFG = Config(model=ModelConfig(name="builtin:tiny", dtype=Dtype.float32), lora=LoraConfig(r=4))

@@ -7,8 +7,9 @@ from effchal.config import TrainConfig as Train
 from effchal.config.choices import ActivationCheckpointing, DataFormat, Dtype, Optimizer
 from effchal.mixing.packing import IGNORE_INDEX, encode_example, pack
 from effchal.mixing.sources import load_source
-from effchal.model.load import add_adapter, load_base_model, load_tokenizer
+from effchal.model.load import add_adapter, load_base_model
 from effchal.model.structure import causal_lm
+from effchal.model.tokenizer import load_tokenizer
 from effchal.prompts import PromptEncoder
 from effchal.training.layers import prepare_training
 from effchal.training.step import (

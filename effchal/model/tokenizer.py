@@ -1,0 +1,99 @@
+"""The tokenizer and the folder of a base model. Nothing here imports torch."""
+
+import contextlib
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+from effchal.config import ConfigError, ModelConfig
+from effchal.model.tiny import TINY, tiny_folder
+
+
+class ModelError(ConfigError):
+    """A model that cannot be loaded. The message names model.name and the remedy."""
+
+
+def base_model_path(cfg: ModelConfig) -> str:
+    """Local folder or hub id to load from, checked before anything heavy starts.
+
+    Raises:
+        ModelError: a missing folder, or a hub id without a revision.
+    """
+    if cfg.name == TINY:
+        return str(tiny_folder())
+    if Path(cfg.name).is_dir():
+        return cfg.name
+    looks_local = cfg.name.startswith((".", "/", "~")) or cfg.name.count("/") != 1
+    if looks_local:
+        hint = "check the path"
+        if cfg.name.endswith("smollm2_135m"):
+            hint = "run `python scripts/fetch.py smollm2_135m`"
+        raise ModelError(
+            f"model.name: no folder {cfg.name} (from {Path.cwd()}); {hint}, "
+            "or give model.name=<folder>"
+        )
+    if cfg.revision is None:
+        raise ModelError(
+            f"model.name={cfg.name} is a hub id and needs model.revision=<commit>, "
+            "to be reproducible"
+        )
+    return cfg.name
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own progress bars and remarks out of the log."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it lacks a CPU kernel
+    peft_message = ".*is_gradient_checkpointing.*"
+    warnings.filterwarnings("ignore", message=peft_message, category=FutureWarning)
+
+
+@contextlib.contextmanager
+def loading(cfg: ModelConfig):
+    try:
+        yield
+    except PermissionError as error:
+        raise ModelError(
+            f"model.name={cfg.name}: may not read {error.filename}; chmod -R a+rX {cfg.name}"
+        ) from error
+    except (OSError, ValueError) as error:  # transformers': missing, gated, unreachable, malformed
+        raise ModelError(
+            f"cannot load model.name={cfg.name} at revision {cfg.revision}: "
+            f"{str(error).strip()[:400]} (with the files in a local folder: model.name=<folder>)"
+        ) from error
+
+
+def load_tokenizer(cfg: ModelConfig) -> Any:
+    """The fast tokenizer, with a pad token; from tokenizer.json, never from tokenizer.model.
+
+    Raises:
+        ModelError: no tokenizer.json, or no end-of-sequence token.
+    """
+    from transformers import AutoTokenizer
+
+    quiet_libraries()
+    path = base_model_path(cfg)
+    if Path(path).is_dir() and not (Path(path) / "tokenizer.json").is_file():
+        raise ModelError(
+            f"model.name: {path} has no tokenizer.json; without it runs of spaces are mis-tokenized"
+        )
+    with loading(cfg):
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=cfg.revision)
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer of model.name={cfg.name} has no end-of-sequence token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # only fills rows; it is never a target
+    return tokenizer
+
+
+def hide_torch() -> None:
+    """Let transformers do without torch in this process, which then can load tokenizers only.
+
+    They are the same ones, 1 s after the start in place of 4.
+    """
+    sys.modules.setdefault("torch", cast(Any, None))  # what `import` takes for a missing package
+    logging.getLogger("transformers").setLevel(logging.ERROR)  # it would remark on that
