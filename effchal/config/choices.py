@@ -46,6 +46,18 @@ class TooLong(Enum):
     drop = "drop"  # the row is left out
 
 
+class WeighBy(Enum):
+    copies = "copies"  # 2 = two copies of each example in an epoch
+    rows = "rows"  # shares of the examples of an epoch
+    tokens = "tokens"  # shares of the tokens of an epoch
+
+
+class LossOn(Enum):
+    answers = "answers"
+    all = "all"  # the prompts, too
+    last = "last"  # the last answer of a conversation
+
+
 class Optimizer(Enum):
     adamw = "adamw"
     adamw8bit = "adamw8bit"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from os.path import expanduser
 
-from effchal.config.choices import OnFault, TooLong
+from effchal.config.choices import OnFault, TooLong, WeighBy
 from effchal.config.data_source import DataSourceConfig
 from effchal.config.errors import AT_LEAST_1, SHARE_BELOW_1, Bound, require, require_keys
 
@@ -68,6 +68,8 @@ class DataMixConfig:
     sources: dict[str, DataSourceConfig] = field(default_factory=dict)
     clean: CleanConfig = field(default_factory=CleanConfig)
     decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
+    # What the weights of the sources count.
+    by: WeighBy = WeighBy.copies
     # Share of each source that is kept for validation, by distinct first prompt.
     validation_fraction: float = 0.05
     # Seed of the choice for validation and of the order of examples.

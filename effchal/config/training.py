@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from effchal.config.choices import (
     ActivationCheckpointing,
     BundleOf,
+    LossOn,
     Optimizer,
     PlanDevice,
     Schedule,
@@ -103,8 +104,8 @@ class TrainConfig:
     micro_batch_size: int | str = 1
     # Put several examples into one row; attention does not cross between them.
     packing: bool = True
-    # Learn the prompt tokens as well as the answers.
-    loss_on_prompt: bool = False
+    # Which turns are learned. In `messages`, weight: 0 leaves out one more.
+    loss_on: LossOn = LossOn.answers
     # AdamW or Lion; 8-bit and paged variants save memory.
     optimizer: Optimizer = Optimizer.adamw
     # Peak learning rate.

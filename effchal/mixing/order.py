@@ -3,7 +3,7 @@
 import functools
 
 from effchal.mixing.mix import Mix
-from effchal.mixing.packing import EncodedExample
+from effchal.mixing.encode import EncodedExample
 
 
 class TrainingOrder:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from effchal.config import Config
-from effchal.mixing.packing import IGNORE_INDEX, EncodedExample, first_fit
+from effchal.mixing.best_fit import best_fit
+from effchal.mixing.encode import IGNORE_INDEX, EncodedExample
 from effchal.mixing.prepare import PreparedData
 
 SAMPLED_STEPS = 5000  # of a longer run; its tokens are then scaled
@@ -77,7 +78,7 @@ def size_of(example: EncodedExample, max_seq_len: int) -> ExampleSize:
 
 def packed_rows(cfg: Config, sizes: list[ExampleSize]) -> list[list[ExampleSize]]:
     tokens, micro_batch_size = [size.tokens for size in sizes], int(cfg.train.micro_batch_size)
-    rows = first_fit(tokens, cfg.model.max_seq_len, micro_batch_size, cfg.train.packing)
+    rows = best_fit(tokens, cfg.model.max_seq_len, micro_batch_size, cfg.train.packing)
     return [[sizes[i] for i in row] for row in rows]
 
 
