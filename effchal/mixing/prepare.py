@@ -46,7 +46,7 @@ def prepare_data(cfg: Config, run_dir: Path) -> PreparedData:
             "no training example has an answer within "
             f"model.max_seq_len={cfg.model.max_seq_len} tokens"
         )
-    order = TrainingOrder(mix, train, cfg.train.examples_per_step, cfg.train.epochs)
+    order = TrainingOrder(mix, train, cfg.train)
     if order.steps == 0:
         raise DataError("the weights of data_mix.sources draw no example at all; raise them")
     totals = {
