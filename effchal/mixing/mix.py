@@ -72,4 +72,6 @@ class Mix:
         source, tokens = self.source[order], self.tokens[order]
         rows = np.bincount(source, minlength=len(self.weights)) / max(1, len(order))
         parts = np.bincount(source, tokens, len(self.weights)) / max(1, tokens.sum())
-        return list(itertools.starmap(lambda a, b: (float(a), float(b)), zip(rows, parts, strict=True)))
+        return list(
+            itertools.starmap(lambda a, b: (float(a), float(b)), zip(rows, parts, strict=True))
+        )

@@ -86,7 +86,7 @@ def prepare_data(cfg: Config, run_dir: Path, selection: Selection | None = None)
         )
     weights = {each.source.name: each.source.cfg.weight for each in selection.sources}
     mix = Mix(train.source, train.lengths, weights, cfg.data_mix.by, cfg.data_mix.seed)
-    order = TrainingOrder(mix, train, cfg.train.examples_per_step, cfg.train.epochs)
+    order = TrainingOrder(mix, train, cfg.train)
     if order.steps == 0:
         raise DataError("the weights of data_mix.sources draw no example at all; raise them")
     digests = [meta["sha256"] for _, meta in encoded]

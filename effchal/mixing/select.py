@@ -16,12 +16,7 @@ from effchal.config import DataMixConfig
 from effchal.config.choices import OnFault
 from effchal.mixing.decontaminate import Decontaminator
 from effchal.mixing.encode import turns_of
-from effchal.mixing.near_duplicates import (
-    answer_length,
-    near_duplicates,
-    shared_text,
-    signatures,
-)
+from effchal.mixing.near_duplicates import answer_length, near_duplicates, shared_text, signatures
 from effchal.mixing.parallel import Work, run_batches
 from effchal.mixing.read import Dropped, StoredSource, read_source
 from effchal.mixing.sources import DataError, Example

@@ -123,7 +123,7 @@ def build(cfg: Config, data: PreparedData, device: torch.device) -> TrainingSetu
             "model.dtype=bfloat16: this CPU lacks the arithmetic, and is a hundred times slower; "
             "take model.dtype=float32, or fused layers (lora.dropout=0, no DoRA, no train.compile)"
         )
-    steps = min(data.order.steps, cfg.train.max_steps or data.order.steps)
+    steps = data.order.steps
     if cfg.train.warmup_steps > steps / 5:
         warmup = cfg.train.warmup_steps
         log.warning("train.warmup_steps=%d is more than a fifth of the %d steps", warmup, steps)
@@ -131,6 +131,9 @@ def build(cfg: Config, data: PreparedData, device: torch.device) -> TrainingSetu
     layers = "fused" if fused else "the library's"
     log.info("%s on %s | layers: %s", cfg.model.name, device, layers)
     log.info("%s adapter parameters | %d steps", f"{trainable:,}", steps)
+    if cfg.train.max_steps is not None:
+        epochs = data.order.examples / data.order.of_epoch
+        log.info("train.max_steps=%d is %.3g epochs of the data", steps, epochs)
     validation = [micro_batch.to(device) for micro_batch in pack_for(cfg, data.validation)]
     optimizer = make_optimizer(model, cfg.train)
     tokenizer = load_tokenizer(cfg.model)
