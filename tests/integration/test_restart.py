@@ -25,7 +25,7 @@ from effchal.bundle import check_bundle
 from effchal.config import BudgetConfig, ConfigError, LoraConfig, save_config
 from effchal.config.choices import Optimizer
 from effchal.mixing.sources import BUILTIN_DIR, DataError
-from effchal.training.checkpoint import checkpoints
+from effchal.runs import checkpoints
 
 
 def test_seconds_before_a_restart_count(tiny_cfg, tmp_path):
