@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from effchal.config.data_source import DataSourceConfig
-from effchal.config.errors import SHARE_BELOW_1, Bound, require_keys
+from effchal.config.errors import AT_LEAST_1, SHARE_BELOW_1, Bound, require_keys
 
 WEIGHT = Bound("above 0 and at most 1000", lambda weight: 0 < weight <= 1000)
 
@@ -23,3 +23,4 @@ class DataMixConfig:
         require_keys(self, "data_mix", SHARE_BELOW_1, "validation_fraction")
         for name, source in self.sources.items():
             require_keys(source, f"data_mix.sources.{name}", WEIGHT, "weight")
+            require_keys(source, f"data_mix.sources.{name}", AT_LEAST_1, "max_rows")

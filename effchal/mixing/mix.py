@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from effchal.config import DataMixConfig
-from effchal.mixing.sources import DataError, Example, is_local, load_source
+from effchal.mixing.locate import is_local
+from effchal.mixing.sources import DataError, Example, load_source
 from effchal.runs import write_atomic
 
 
