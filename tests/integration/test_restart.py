@@ -24,7 +24,8 @@ from support.training_runs import (
 from effchal.bundle import check_bundle
 from effchal.config import BudgetConfig, ConfigError, LoraConfig, save_config
 from effchal.config.choices import Optimizer
-from effchal.mixing.sources import BUILTIN_DIR, DataError
+from effchal.mixing.locate import BUILTIN_DIR
+from effchal.mixing.sources import DataError
 from effchal.runs import checkpoints
 
 
