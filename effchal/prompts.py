@@ -4,9 +4,10 @@ import copy
 import json
 import re
 import threading
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 LONG_TEXT = 4096  # characters; less is encoded in a few milliseconds
 VERY_LONG_TEXT = 100_000  # characters; more may take seconds
@@ -44,8 +45,12 @@ class PromptEncoder:
         self.eos_id: int = tokenizer.eos_token_id
         # What the tokenizer puts before every text: [1] for Mistral, [] for SmolLM2.
         self.bos_ids: list[int] = [i for i in tokenizer("").input_ids if i != self.eos_id]
-        self._special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
-        longest_first = sorted(self._special, key=len, reverse=True)
+        self._special_ids: dict[str, int] = {
+            token.content: id
+            for id, token in tokenizer.added_tokens_decoder.items()
+            if token.special
+        }
+        longest_first = sorted(self._special_ids, key=len, reverse=True)
         self._special_split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         # A copy, because this switch is state of the backend and other threads use the tokenizer.
         self._plain = copy.deepcopy(tokenizer.backend_tokenizer)
@@ -56,20 +61,21 @@ class PromptEncoder:
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of ordinary text: no beginning-of-sequence token, special tokens as characters."""
-        return self._encode(self._plain, text)
+        return self._encode(self._plain, [text])[0]
 
     def raw_ids(self, text: str) -> list[int]:
         """Ids of a whole prompt as it is spelled: special tokens count, none is added."""
-        return self._encode(self.tokenizer.backend_tokenizer, text)
+        return self._encode(self.tokenizer.backend_tokenizer, [text])[0]
 
-    def _encode(self, backend: Any, text: str) -> list[int]:
-        if len(text) < LONG_TEXT:
-            return backend.encode(text, add_special_tokens=False).ids if text else []
+    def _encode(self, backend: Any, texts: list[str]) -> list[list[int]]:
+        longest = max(map(len, texts), default=0)
+        if len(texts) == 1 and longest < LONG_TEXT:
+            return [backend.encode(texts[0], add_special_tokens=False).ids]
         # `encode` stops all other threads of the process, encode_batch does not. One very long
         # text at a time: each has a processor core to itself.
-        very_long = len(text) > VERY_LONG_TEXT
-        with self._encoding_very_long_text if very_long else nullcontext():
-            return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        with self._encoding_very_long_text if longest > VERY_LONG_TEXT else nullcontext():
+            found = backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in found]
 
     def chat_template(self) -> str:
         """The templates in Jinja, like a tokenizer's, for clients that build prompts."""
@@ -87,7 +93,7 @@ class PromptEncoder:
             "{% endfor %}"
         )
 
-    def prompt_ids(self, turns: list[Turn]) -> list[int]:
+    def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
         """Ids up to where the model answers.
 
         Raises:
@@ -99,39 +105,65 @@ class PromptEncoder:
             )
         return self.conversation_ids(turns)[0]
 
-    def conversation_ids(self, turns: list[Turn]) -> tuple[list[int], list[bool]]:
+    def conversation_ids(self, turns: Sequence[Turn]) -> tuple[list[int], list[bool]]:
         """Ids of a whole conversation, and which of them the model has to produce.
 
         Returns:
             ids: (T,), beginning-of-sequence token first where the tokenizer has one.
             is_answer: (T,), True on every answer and the end-of-sequence token after it.
         """
-        ids, is_answer = list(self.bos_ids), [False] * len(self.bos_ids)
-        for position, turn in enumerate(turns):
-            is_target = turn.role in ("assistant", "text") and turn.learn
+        return self.conversations([turns])[0]
+
+    def conversations(self, many: Sequence[Sequence[Turn]]) -> list[tuple[list[int], list[bool]]]:
+        """conversation_ids of each, in one call of the tokenizer, which is several times faster."""
+        spelled = [self._parts(turns) for turns in many]
+        # What templates repeat is encoded once.
+        texts = list({part.text: None for parts in spelled for part in parts if part.id is None})
+        ids_of = dict(zip(texts, self._encode(self._plain, texts), strict=True))
+        results = []
+        for parts in spelled:
+            ids, is_answer = list(self.bos_ids), [False] * len(self.bos_ids)
+            for part in parts:
+                added = ids_of[part.text] if part.id is None else [part.id]
+                ids += added
+                is_answer += [part.is_answer] * len(added)
+            results.append((ids, is_answer))
+        return results
+
+    def _parts(self, turns: Sequence[Turn]) -> list["_Part"]:
+        """A conversation in parts that are encoded one by one."""
+        parts = []
+        before = ""
+        for turn in turns:
+            learned = turn.learn and turn.role in ("assistant", "text")
             if turn.role == "text":
-                added = [*self.text_ids(turn.content), self.eos_id]
+                parts.append(_Part(turn.content, learned))
             elif turn.role == "assistant":
-                added = [*self._fill(self.templates.assistant, turn.content), self.eos_id]
+                parts += self._fill(self.templates.assistant, turn.content, learned)
             else:
-                follows = position > 0 and turns[position - 1].role == "assistant"
-                before = self.templates.after_answer if follows else ""
                 # A tool's answer is told to the model as a user's turn.
                 kind = self.templates.system if turn.role == "system" else self.templates.user
-                added = self._fill(before + kind, turn.content)
-            ids += added
-            is_answer += [is_target] * len(added)
-        return ids, is_answer
+                parts += self._fill(before + kind, turn.content, learned)
+            if turn.role in ("assistant", "text"):
+                parts.append(_Part("", learned, self.eos_id))
+            before = self.templates.after_answer if turn.role == "assistant" else ""
+        return parts
 
-    def _fill(self, template: str, content: str) -> list[int]:
-        ids: list[int] = []
-        parts = self._special_split.split(template) if self._special else [template]
-        for part in parts:
-            if part in self._special:
-                ids.append(self.tokenizer.convert_tokens_to_ids(part))
-            else:
-                ids += self.text_ids(part.replace("{content}", content))
-        return ids
+    def _fill(self, template: str, content: str, is_answer: bool) -> list["_Part"]:
+        texts = self._special_split.split(template) if self._special_ids else [template]
+        return [
+            _Part(text, is_answer, self._special_ids[text])
+            if text in self._special_ids
+            else _Part(text.replace("{content}", content), is_answer)
+            for text in texts
+            if text
+        ]
+
+
+class _Part(NamedTuple):
+    text: str
+    is_answer: bool
+    id: int | None = None  # of a special token, in place of the text's
 
 
 def _jinja(template: str) -> str:

@@ -1,6 +1,6 @@
 """The configuration: a typed schema of everything under conf/, and how to read and write it."""
 
-from effchal.config.data_mix import DataMixConfig
+from effchal.config.data_mix import CleanConfig, DataMixConfig, DecontaminateConfig
 from effchal.config.data_source import DataSourceConfig
 from effchal.config.decoding import DecodingConfig
 from effchal.config.errors import ConfigError
@@ -25,11 +25,13 @@ from effchal.config.training import (
 
 __all__ = [
     "BudgetConfig",
+    "CleanConfig",
     "Config",
     "ConfigError",
     "DataMixConfig",
     "DataSourceConfig",
     "DecodingConfig",
+    "DecontaminateConfig",
     "EvaluateConfig",
     "HelmConfig",
     "LoraConfig",

@@ -32,6 +32,32 @@ class DataFormat(Enum):
     text = "text"  # text: learned as it stands, without a template
 
 
+class OnFault(Enum):
+    keep = "keep"  # not looked for
+    report = "report"  # counted and shown, and the rows stay
+    drop = "drop"  # counted and shown, and the rows are left out
+    refuse = "refuse"  # an error that names the first row
+
+
+class TooLong(Enum):
+    cut = "cut"  # the end is left out
+    cut_prompt = "cut_prompt"  # the beginning of the prompt is left out
+    split = "split"  # after as many turns as fit, into several examples
+    drop = "drop"  # the row is left out
+
+
+class WeighBy(Enum):
+    copies = "copies"  # 2 = two copies of each example in an epoch
+    rows = "rows"  # shares of the examples of an epoch
+    tokens = "tokens"  # shares of the tokens of an epoch
+
+
+class LossOn(Enum):
+    answers = "answers"
+    all = "all"  # the prompts, too
+    last = "last"  # the last answer of a conversation
+
+
 class Optimizer(Enum):
     adamw = "adamw"
     adamw8bit = "adamw8bit"

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from effchal.config.errors import ConfigError, check_numbers, shown
-from effchal.config.nearest import RENAMED, explain
+from effchal.config.nearest import RENAMED, RENAMED_VALUES, explain
 from effchal.config.schema import Config
 
 
@@ -96,5 +96,6 @@ def load_config(path: Path) -> Config:
         group, _, key = old.rpartition(".")
         node = OmegaConf.select(tree, group)
         if node is not None and key in node:
-            OmegaConf.update(tree, new, node.pop(key))
+            value = node.pop(key)
+            OmegaConf.update(tree, new, RENAMED_VALUES.get(old, {}).get(value, value))
     return to_config(tree)

@@ -10,7 +10,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 RENAMED = {
     "data_mix.heldout_fraction": "data_mix.validation_fraction",
     "budget.side_work_share": "budget.periodic_work_share",
+    "train.loss_on_prompt": "train.loss_on",
 }
+RENAMED_VALUES = {"train.loss_on_prompt": {True: "all", False: "answers"}}
 # What other programs call our keys.
 SYNONYMS = {
     "train.lr": "learning_rate",

@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from effchal.config.choices import (
     ActivationCheckpointing,
     BundleOf,
+    LossOn,
     Optimizer,
     PlanDevice,
     Schedule,
@@ -93,8 +94,10 @@ class BudgetConfig:
 class TrainConfig:
     """The training loop."""
 
-    epochs: int = 3  # Passes over the mix.
-    # [steps] Stop there; the learning rate schedule ends there too. null = as the epochs give.
+    # Passes over the mix; may be a fraction.
+    epochs: int | float = 3
+    # [steps] Train for so many instead of train.epochs: fewer leave data out, more begin it again.
+    # The learning rate schedule ends there too. null = as the epochs give.
     max_steps: int | None = None
     # [examples] What one optimizer step learns from, however the examples are packed.
     examples_per_step: int = 16
@@ -103,8 +106,8 @@ class TrainConfig:
     micro_batch_size: int | str = 1
     # Put several examples into one row; attention does not cross between them.
     packing: bool = True
-    # Learn the prompt tokens as well as the answers.
-    loss_on_prompt: bool = False
+    # Which turns are learned. In `messages`, weight: 0 leaves out one more.
+    loss_on: LossOn = LossOn.answers
     # AdamW or Lion; 8-bit and paged variants save memory.
     optimizer: Optimizer = Optimizer.adamw
     # Peak learning rate.
@@ -138,11 +141,11 @@ class TrainConfig:
         size = self.micro_batch_size
         fits = size == "auto" or (isinstance(size, int) and size >= 1)
         require(fits, "train.micro_batch_size", size, "at least 1, or auto")
-        counts = ("epochs", "examples_per_step", "validate_every", "checkpoint_every")
+        counts = ("examples_per_step", "validate_every", "checkpoint_every")
         require_keys(self, "train", AT_LEAST_1, *counts, "keep_checkpoints")
         steps = Bound("at least 1 or null", AT_LEAST_1.holds)
         require_keys(self, "train", steps, "max_steps")
-        require_keys(self, "train", FINITE_ABOVE_0, "lr")
+        require_keys(self, "train", FINITE_ABOVE_0, "lr", "epochs")
         require_keys(self, "train", AT_LEAST_0, "weight_decay", "warmup_steps")
         require_keys(self, "train", SHARE, "min_lr_fraction")
         require_keys(self, "train", ABOVE_0, "max_grad_norm")

@@ -1,6 +1,7 @@
 """The tokenizer and the folder of a base model. Nothing here imports torch."""
 
 import contextlib
+import hashlib
 import logging
 import sys
 import warnings
@@ -88,6 +89,18 @@ def load_tokenizer(cfg: ModelConfig) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # only fills rows; it is never a target
     return tokenizer
+
+
+def tokenizer_fingerprint(cfg: ModelConfig) -> str:
+    """What identifies the tokenizer of a model: digests of its files, or a commit of the hub."""
+    folder = Path(base_model_path(cfg))
+    if not folder.is_dir():
+        return f"{cfg.name} {cfg.revision}"
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*token*")) + sorted(folder.glob("chat_template*")):
+        if path.is_file():
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def hide_torch() -> None:

@@ -101,9 +101,9 @@ def less_time(cfg: Config, plan: Plan) -> Iterator[Override]:
         return
     fixed = plan.hours.fixed
     share = max(0.0, plan.hours_limit - fixed) / (plan.hours.expected - fixed)
-    epochs = int(cfg.train.epochs * share)
-    if epochs >= 1 and cfg.train.max_steps is None:
-        yield Override("train", "epochs", epochs)
+    tenths = int(cfg.train.epochs * share * 10)
+    if tenths and cfg.train.max_steps is None:
+        yield Override("train", "epochs", tenths / 10 if tenths < 10 else tenths // 10)
     steps = int((plan.workload.steps or 0) * share * 0.95)
     if steps >= 1:
         yield Override("train", "max_steps", steps)

@@ -65,10 +65,11 @@ def work_lines(plan: Plan, cfg: Config) -> list[str]:
             "the data is not at hand and data_mix does not state its size",
             "  (give train.max_steps, or run where the data set is cached)",
         ]
-    cut = ", cut by train.max_steps" if train.max_steps else ""
+    rule = " by train.max_steps" if train.max_steps else ""
+    epochs = "" if work.epochs is None else f" ({work.epochs:.3g} epochs{rule})"
     lines = [
         f"{work.steps:,} steps of {train.examples_per_step} examples, {work.tokens:,} tokens, "
-        f"by {work.source} ({train.epochs} epochs{cut})"
+        f"by {work.source}{epochs}"
     ]
     if plan.hours is None:
         return [*lines, "hours: not known on this device; plan.probe=true measures it"]

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from effchal.config import Config
-from effchal.mixing.packing import IGNORE_INDEX, EncodedExample, first_fit
+from effchal.mixing.best_fit import best_fit
+from effchal.mixing.encode import IGNORE_INDEX, EncodedExample
+from effchal.mixing.order import examples_of_run
 from effchal.mixing.prepare import PreparedData
 
 SAMPLED_STEPS = 5000  # of a longer run; its tokens are then scaled
@@ -33,6 +35,7 @@ class Workload:
     largest: MicroBatchSize
     validation: MicroBatchSize | None  # the largest micro-batch of a validation
     validation_tokens: int  # of one validation
+    epochs: float | None = None  # that the steps come to
 
 
 def workload_of(cfg: Config, data: PreparedData) -> Workload:
@@ -42,19 +45,18 @@ def workload_of(cfg: Config, data: PreparedData) -> Workload:
     no other data: lengths and numbers of examples and steps.
     """
     order = data.order
-    examples = order.examples // order.epochs * cfg.train.epochs
+    examples = examples_of_run(cfg.train, order.of_epoch)
     steps = -(-examples // cfg.train.examples_per_step)
-    steps = min(steps, cfg.train.max_steps or steps)
     rows: list[list[ExampleSize]] = []
     several, tokens = False, 0
-    known: dict[int, ExampleSize] = {}  # by identity: every epoch has the same examples
+    known: dict[int, ExampleSize] = {}  # every epoch has the same examples
     sampled = min(steps, order.steps, SAMPLED_STEPS)
     for step in range(sampled):
-        of_step = order.examples_of_step(step)
-        for example in of_step:
-            if id(example) not in known:
-                known[id(example)] = size_of(example, cfg.model.max_seq_len)
-        sizes = [known[id(example)] for example in of_step]
+        indices = order.indices_of_step(step)
+        for index in indices:
+            if index not in known:
+                known[index] = size_of(order.encoded[index], cfg.model.max_seq_len)
+        sizes = [known[index] for index in indices]
         packed = packed_rows(cfg, sizes)
         tokens += sum(size.tokens for size in sizes)
         several = several or len(packed) > 1
@@ -67,6 +69,7 @@ def workload_of(cfg: Config, data: PreparedData) -> Workload:
         largest=largest_of(rows, several),
         validation=largest_of(packed_rows(cfg, validating), False) if validating else None,
         validation_tokens=sum(size.tokens for size in validating),
+        epochs=examples / order.of_epoch,
     )
 
 
@@ -77,7 +80,7 @@ def size_of(example: EncodedExample, max_seq_len: int) -> ExampleSize:
 
 def packed_rows(cfg: Config, sizes: list[ExampleSize]) -> list[list[ExampleSize]]:
     tokens, micro_batch_size = [size.tokens for size in sizes], int(cfg.train.micro_batch_size)
-    rows = first_fit(tokens, cfg.model.max_seq_len, micro_batch_size, cfg.train.packing)
+    rows = best_fit(tokens, cfg.model.max_seq_len, micro_batch_size, cfg.train.packing)
     return [[sizes[i] for i in row] for row in rows]
 
 
@@ -104,16 +107,17 @@ def stated_workload(cfg: Config) -> Workload:
         source = "full examples up to train.max_steps"
         return Workload(source, train.max_steps, tokens, largest, largest, 0)
     trained = 1 - mix.validation_fraction
-    examples = sum(source.weight * (source.examples or 0) for source in sources)
-    train_tokens = sum(source.weight * (source.tokens or 0) for source in sources)
-    steps = -(-round(examples * trained) * train.epochs // train.examples_per_step)
-    share = min(1.0, train.max_steps / steps) if train.max_steps else 1.0
+    of_epoch = round(trained * sum(source.weight * (source.examples or 0) for source in sources))
+    epoch_tokens = trained * sum(source.weight * (source.tokens or 0) for source in sources)
+    examples = max(1, examples_of_run(train, of_epoch))
+    epochs = examples / max(1, of_epoch)
     validation_tokens = sum(source.tokens or 0 for source in sources) * mix.validation_fraction
     return Workload(
         source="sizes that data_mix states",
-        steps=max(1, round(steps * share)),
-        tokens=round(train_tokens * trained * train.epochs * share),
+        steps=-(-examples // train.examples_per_step),
+        tokens=round(epoch_tokens * epochs),
         largest=largest,
         validation=largest,
         validation_tokens=round(validation_tokens),
+        epochs=epochs,
     )

@@ -12,12 +12,13 @@ from effchal.config import Config, ConfigError
 from effchal.config.choices import DecodingMethod
 from effchal.decoding.layers import contrast_of
 from effchal.mixing.order import TrainingOrder
-from effchal.mixing.packing import MicroBatch
-from effchal.mixing.prepare import PreparedData, pack_for
+from effchal.mixing.packing import MicroBatch, pack_for
+from effchal.mixing.prepare import DIGEST, PreparedData
 from effchal.mixing.sources import DataError
 from effchal.model.device import multiplies_bfloat16, pick_dtype
 from effchal.model.load import add_adapter, base_model_fingerprint, load_base_model, model_shape
 from effchal.model.route import require_layer_states
+from effchal.model.tokenizer import load_tokenizer
 from effchal.runs import device_name
 from effchal.training.budget import WallClock
 from effchal.training.checkpoint import checkpoints, load_checkpoint, trainable_parameters
@@ -122,7 +123,7 @@ def build(cfg: Config, data: PreparedData, device: torch.device) -> TrainingSetu
             "model.dtype=bfloat16: this CPU lacks the arithmetic, and is a hundred times slower; "
             "take model.dtype=float32, or fused layers (lora.dropout=0, no DoRA, no train.compile)"
         )
-    steps = min(data.order.steps, cfg.train.max_steps or data.order.steps)
+    steps = data.order.steps
     if cfg.train.warmup_steps > steps / 5:
         warmup = cfg.train.warmup_steps
         log.warning("train.warmup_steps=%d is more than a fifth of the %d steps", warmup, steps)
@@ -130,9 +131,13 @@ def build(cfg: Config, data: PreparedData, device: torch.device) -> TrainingSetu
     layers = "fused" if fused else "the library's"
     log.info("%s on %s | layers: %s", cfg.model.name, device, layers)
     log.info("%s adapter parameters | %d steps", f"{trainable:,}", steps)
+    if cfg.train.max_steps is not None:
+        epochs = data.order.examples / data.order.of_epoch
+        log.info("train.max_steps=%d is %.3g epochs of the data", steps, epochs)
     validation = [micro_batch.to(device) for micro_batch in pack_for(cfg, data.validation)]
     optimizer = make_optimizer(model, cfg.train)
-    return TrainingSetup(device, data.tokenizer, model, optimizer, data.order, validation, steps)
+    tokenizer = load_tokenizer(cfg.model)
+    return TrainingSetup(device, tokenizer, model, optimizer, data.order, validation, steps)
 
 
 def restore(
@@ -164,6 +169,11 @@ def restore(
         )
     costs, spent_s = saved.pop("costs", {}), saved.pop("spent_s", 0.0)
     state = RunState(**saved)
+    if not state.data_sha256.startswith(DIGEST):
+        raise ConfigError(
+            f"{run_dir} was begun by an earlier version, which digested its data in another way; "
+            "go on with that version, or start anew"
+        )
     if state.data_sha256 != data_sha256:
         raise DataError(
             f"the data mix is not the one that {run_dir} was trained on; bring its files back, "

@@ -1,10 +1,13 @@
+from collections import Counter
+from collections.abc import Sequence
+
 import pytest
 import torch
 import torch.nn.functional as F
 from support.paths import SHARED_DATA, needs_shared_data, needs_smollm2
 
 from effchal.cli import compose_config
-from effchal.config import DataSourceConfig, ModelConfig, PromptConfig
+from effchal.config import DataSourceConfig, ModelConfig, PromptConfig, TrainConfig
 from effchal.config.choices import DataFormat, Dtype
 from effchal.kernels.attention import lengths_of, packed_hidden_states
 from effchal.mixing.mix import Mix
@@ -203,15 +206,58 @@ def test_packed_equals_unpacked_on_the_real_model_and_real_data(smollm2):
 def test_training_order_covers_every_epoch_once_and_depends_on_the_step_alone():
     train = [Example(f"s:{i}", ()) for i in range(10)]
     examples = [encoded(e.id, 5) for e in train]
-    order = TrainingOrder(
-        Mix(train, [], {"s": 1.0}, seed=0), examples, examples_per_step=4, epochs=2
-    )
+    mix = Mix(train, [], {"s": 1.0}, seed=0)
+    order = TrainingOrder(mix, examples, TrainConfig(examples_per_step=4, epochs=2))
     assert (order.examples, order.steps) == (20, 5)
     steps = [[e.id for e in order.examples_of_step(step)] for step in range(5)]
     seen = [name for step in steps for name in step]
     assert sorted(seen[:10]) == sorted(seen[10:]) == sorted(e.id for e in train)
     assert seen[:10] != seen[10:]
-    again = TrainingOrder(Mix(train, [], {"s": 1.0}, seed=0), examples, 4, 2)
+    again = TrainingOrder(mix, examples, TrainConfig(examples_per_step=4, epochs=2))
     assert [e.id for e in again.examples_of_step(3)] == steps[3]
-    short = TrainingOrder(Mix(train, [], {"s": 1.0}, seed=0), examples, 8, 1)
+    short = TrainingOrder(mix, examples, TrainConfig(examples_per_step=8, epochs=1))
     assert [len(short.examples_of_step(step)) for step in range(short.steps)] == [8, 2]
+
+
+@pytest.mark.parametrize(
+    ("keys", "examples", "steps"),
+    [
+        ({"epochs": 0.5}, 5, 2),
+        ({"epochs": 2.5}, 25, 7),
+        ({"epochs": 0.01}, 1, 1),  # never none at all
+        ({"epochs": 3, "max_steps": 2}, 8, 2),
+        ({"epochs": 1, "max_steps": 9}, 36, 9),  # 3.6 epochs
+    ],
+)
+def test_a_longer_run_only_appends_to_the_order_of_a_shorter_one(keys, examples, steps):
+    train = [Example(f"s:{i}", ()) for i in range(10)]
+    encoded_examples = OnlyIndexed([encoded(e.id, 5) for e in train])
+    mix = Mix(train, [], {"s": 1.0}, seed=0)
+    order = TrainingOrder(mix, encoded_examples, TrainConfig(examples_per_step=4, **keys))
+    assert (order.examples, order.steps) == (examples, steps)
+    seen = [e.id for step in range(steps) for e in order.examples_of_step(step)]
+    longest = TrainingOrder(mix, encoded_examples, TrainConfig(examples_per_step=4, epochs=4))
+    all_seen = [e.id for step in range(10) for e in longest.examples_of_step(step)]
+    assert seen == all_seen[:examples]
+    assert max(Counter(seen).values()) <= -(-examples // 10)  # each epoch has each example once
+
+
+class OnlyIndexed(Sequence):
+    """Examples that are read one at a time, as from a mapped file."""
+
+    def __init__(self, items):
+        self._items = items
+
+    def __getitem__(self, index):
+        return self._items[index]
+
+    def __len__(self):
+        return len(self._items)
+
+    def __iter__(self):
+        raise AssertionError("nobody may read them all")
+
+
+def test_weights_that_draw_no_example_leave_no_step():
+    order = TrainingOrder(Mix([], [], {}, seed=0), [], TrainConfig(max_steps=5))
+    assert (order.examples, order.steps) == (0, 0)

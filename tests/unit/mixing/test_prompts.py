@@ -81,3 +81,15 @@ def test_smollm2_ids_are_the_known_ones():
     assert encoder.bos_ids == []
     assert encoder.text_ids("Hello world") == [19556, 905]
     assert 0 not in encoder.text_ids("<|endoftext|>")
+
+
+def test_a_batch_of_conversations_gives_what_each_gives_alone(tiny_encoder):
+    system = [
+        Turn("system", "Be </s> brief."),
+        Turn("tool", ""),
+        Turn("assistant", "", learn=False),
+    ]
+    many = [TALK, TALK[:2], [Turn("text", "a document")], [], TALK[:1], system + TALK]
+    alone = [tiny_encoder.conversation_ids(turns) for turns in many]
+    assert tiny_encoder.conversations(many) == alone
+    assert tiny_encoder.conversations([]) == []

@@ -19,8 +19,17 @@ def test_stated_sizes_count_where_the_data_is_not_at_hand():
     work = stated_workload(cfg)
     assert work.steps > 100
     assert work.tokens > 1e6
-    cfg.train.max_steps = 10
-    assert stated_workload(cfg).steps == 10
+    cfg.train.epochs = 1.5
+    half = stated_workload(cfg)
+    assert (half.epochs, half.tokens) == (
+        pytest.approx(1.5, rel=1e-3),
+        pytest.approx(work.tokens / 2),
+    )
+    cfg.train.max_steps = 2 * work.steps  # of 3 epochs
+    longer = stated_workload(cfg)
+    assert longer.steps == 2 * work.steps
+    assert longer.epochs == pytest.approx(6, rel=0.01)
+    assert longer.tokens == pytest.approx(2 * work.tokens, rel=0.01)
     cfg.data_mix.sources["lima"].tokens = None
     cfg.train.max_steps = None
     assert stated_workload(cfg).steps is None

@@ -1,6 +1,7 @@
 """A run and its plan: refused before it starts, compared at its end."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -9,6 +10,7 @@ from support.training_runs import record, run
 from effchal.config import BudgetConfig, ConfigError, LoraConfig
 from effchal.mixing.prepare import prepare_data
 from effchal.planning.outcome import plan_run
+from effchal.planning.report import screen
 
 
 @pytest.mark.integration
@@ -58,3 +60,7 @@ def test_a_plan_is_left_beside_the_run(tiny_cfg, tmp_path):
     saved = json.loads((tmp_path / "plan.json").read_text())
     assert saved["memory_needed"] == plan.memory_needed
     assert saved["workload"]["steps"] == 6
+    steps = "6 steps of 4 examples, [0-9,]+ tokens, by the data itself"
+    assert re.search(
+        rf"{steps} \(0\.143 epochs by train\.max_steps\)", screen(plan, tiny_cfg, None)
+    )

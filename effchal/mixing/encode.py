@@ -1,0 +1,230 @@
+"""Conversations -> token ids and targets, in batches, kept in memory-mapped files."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from effchal.config import ModelConfig, PromptConfig
+from effchal.config.choices import LossOn, TooLong
+from effchal.mixing.sources import Example
+from effchal.mixing.store import open_arrow, write_arrow
+from effchal.mixing.too_long import shortened, split_by_turns
+from effchal.prompts import PromptEncoder, Turn
+
+IGNORE_INDEX = -100
+ROWS = 1024  # examples in each batch of a file but the last
+NO_ANSWER = "no_answer_left"  # why an example is dropped: cut before its answer
+Ints = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class EncodedExample:
+    id: str
+    ids: Ints  # (T,)
+    targets: Ints  # (T,) int64: the token to predict at each position, or IGNORE_INDEX
+    truncated: bool
+
+
+@dataclass
+class EncodedBatch:
+    """Some examples after each other."""
+
+    rows: list[int] = field(default_factory=list)  # which conversation each example is of
+    lengths: list[int] = field(default_factory=list)
+    ids: list[Ints] = field(default_factory=list)  # (T,) each
+    learned: list[Ints] = field(default_factory=list)  # (T,) bool each: whether it is a target
+    truncated: list[bool] = field(default_factory=list)
+    dropped: list[tuple[int, str]] = field(default_factory=list)  # conversation, reason
+
+    def add(self, row: int, ids: Ints, learned: Ints, truncated: bool) -> None:
+        # The first token is no target: nothing comes before it.
+        if not learned[1:].any():
+            self.dropped.append((row, NO_ANSWER))
+            return
+        self.rows.append(row)
+        self.lengths.append(len(ids))
+        self.ids.append(ids)
+        self.learned.append(learned)
+        self.truncated.append(truncated)
+
+
+@dataclass(frozen=True)
+class EncodeJob:
+    """All that the ids and targets of an example depend on, besides its turns."""
+
+    model: ModelConfig  # its tokenizer
+    prompt: PromptConfig
+    max_seq_len: int
+    loss_on: LossOn = LossOn.answers
+    too_long: TooLong = TooLong.cut
+
+    def start(self) -> "Encoder":
+        from effchal.model.tokenizer import load_tokenizer
+
+        return Encoder(self, PromptEncoder(load_tokenizer(self.model), self.prompt))
+
+
+class Encoder:
+    def __init__(self, job: EncodeJob, prompts: PromptEncoder) -> None:
+        self.job, self.prompts = job, prompts
+
+    def __call__(self, batch: Sequence[bytes]) -> EncodedBatch:
+        """Encode conversations as stored: see turns_of."""
+        return self.encode([turns_of(stored) for stored in batch])
+
+    def encode(self, conversations: Sequence[Sequence[Turn]]) -> EncodedBatch:
+        result, limit = EncodedBatch(), self.job.max_seq_len
+        conversations = [self._learned_turns(turns) for turns in conversations]
+        encoded = self.prompts.conversations(conversations)
+        for row, (turns, (ids, learned)) in enumerate(zip(conversations, encoded, strict=True)):
+            if len(ids) <= limit or self.job.too_long is TooLong.cut:
+                self._add(result, row, ids, learned)
+            elif self.job.too_long is TooLong.drop:
+                result.dropped.append((row, "too_long"))
+            elif turns[0].role == "text":  # a document: in pieces, each learned as a whole
+                for start in range(0, len(ids), limit):
+                    end = start + limit
+                    self._add(result, row, ids[start:end], learned[start:end])
+            else:
+                fit = split_by_turns if self.job.too_long is TooLong.split else shortened
+                for part in fit(turns, self.prompts, limit):
+                    self._add(result, row, *self.prompts.conversation_ids(part), cut=part != turns)
+        return result
+
+    def _add(
+        self, result: EncodedBatch, row: int, ids: Any, learned: Any, cut: bool = False
+    ) -> None:
+        """Add one example, cut after max_seq_len tokens.
+
+        The end-of-sequence token after an answer is a target. A cut answer has none: the model
+        must not learn to stop there.
+        """
+        limit = self.job.max_seq_len
+        flags = np.asarray(learned[:limit], bool)
+        if self.job.loss_on is LossOn.all:
+            flags = np.ones_like(flags)
+        result.add(row, np.asarray(ids[:limit], np.uint32), flags, cut or len(ids) > limit)
+
+    def _learned_turns(self, turns: Sequence[Turn]) -> list[Turn]:
+        """The turns, of which only the last answer is learned if loss_on says so."""
+        if self.job.loss_on is not LossOn.last:
+            return list(turns)
+        last = max(i for i, turn in enumerate(turns) if turn.role in ("assistant", "text"))
+        return [replace(t, learn=t.learn and i == last) for i, t in enumerate(turns)]
+
+
+def encode_example(
+    example: Example, encoder: PromptEncoder, max_seq_len: int, loss_on: LossOn = LossOn.answers
+) -> EncodedExample | None:
+    """Ids and targets of one example, cut after max_seq_len tokens; None if no target is left."""
+    job = EncodeJob(ModelConfig(), PromptConfig(), max_seq_len, loss_on)
+    batch = Encoder(job, encoder).encode([example.turns])
+    if not batch.rows:
+        return None
+    ids = batch.ids[0].astype(np.int64)
+    return EncodedExample(example.id, ids, targets_of(ids, batch.learned[0]), batch.truncated[0])
+
+
+def targets_of(ids: Ints, learned: Ints) -> Ints:
+    """The token to predict at each position.
+
+    Shifted here and not in the loss: the last token of an example must not predict the next.
+    """
+    targets = np.full(len(ids), IGNORE_INDEX, np.int64)
+    targets[:-1] = np.where(learned[1:], ids[1:], IGNORE_INDEX)
+    return targets
+
+
+def stored_turns(turns: Sequence[Turn]) -> bytes:
+    """Turns as the cache keeps them."""
+    parts = [[turn.role, turn.content, turn.learn] for turn in turns]
+    return json.dumps(parts, ensure_ascii=False).encode()
+
+
+def turns_of(stored: bytes) -> tuple[Turn, ...]:
+    return tuple(Turn(*part) for part in json.loads(stored))
+
+
+SCHEMA = pa.schema(
+    {
+        "row": pa.int64(),  # of the conversations that were encoded
+        "length": pa.int32(),
+        "targets": pa.int32(),  # how many
+        "truncated": pa.bool_(),
+        "ids": pa.list_(pa.uint32()),
+        "learned": pa.list_(pa.bool_()),
+    }
+)
+
+
+def write_encoded(path: Path, batches: Iterable[tuple[int, EncodedBatch]]) -> None:
+    """Write examples in batches of ROWS.
+
+    Args:
+        batches: each with the number of its first conversation.
+    """
+    write_arrow(path, SCHEMA, _regrouped(batches))
+
+
+def _regrouped(batches: Iterable[tuple[int, EncodedBatch]]) -> Iterator[pa.RecordBatch]:
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for first, batch in batches:
+        waiting.append(_record_batch(first, batch))
+        count += len(batch.rows)
+        if count >= ROWS:
+            table = pa.Table.from_batches(waiting, SCHEMA).combine_chunks()
+            whole = count // ROWS * ROWS
+            yield from table.slice(0, whole).to_batches(max_chunksize=ROWS)
+            waiting, count = table.slice(whole).to_batches(), count - whole
+    yield from pa.Table.from_batches(waiting, SCHEMA).combine_chunks().to_batches()
+
+
+def _record_batch(first: int, batch: EncodedBatch) -> pa.RecordBatch:
+    offsets = np.concatenate([[0], np.cumsum(batch.lengths, dtype=np.int32)]).astype(np.int32)
+    ids = np.concatenate(batch.ids) if batch.ids else np.empty(0, np.uint32)
+    learned = np.concatenate(batch.learned) if batch.learned else np.empty(0, bool)
+    targets = [int(flags[1:].sum()) for flags in batch.learned]
+    columns = [
+        pa.array(np.asarray(batch.rows, np.int64) + first),
+        pa.array(batch.lengths, pa.int32()),
+        pa.array(targets, pa.int32()),
+        pa.array(batch.truncated, pa.bool_()),
+        pa.ListArray.from_arrays(offsets, pa.array(ids)),
+        pa.ListArray.from_arrays(offsets, pa.array(learned)),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+class EncodedFile(Sequence[EncodedExample]):
+    """The examples of one file, read from the mapped file when they are asked for."""
+
+    def __init__(self, path: Path, id_of: Callable[[int], str]) -> None:
+        """`id_of` tells the id of a conversation by its row."""
+        self._reader, self._id_of = open_arrow(path), id_of
+        batches = [self._reader.get_batch(i) for i in range(self._reader.num_record_batches)]
+        self.rows, self.lengths, self.target_counts, self.truncated = (
+            _joined(batches, name) for name in ("row", "length", "targets", "truncated")
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        number, place = divmod(int(index), ROWS)
+        batch = self._reader.get_batch(number)
+        ids = batch.column("ids")[place].values.to_numpy().astype(np.int64)
+        learned = batch.column("learned")[place].values.to_numpy(zero_copy_only=False)
+        name = self._id_of(self.rows[index])
+        return EncodedExample(name, ids, targets_of(ids, learned), bool(self.truncated[index]))
+
+
+def _joined(batches: list[pa.RecordBatch], name: str) -> Ints:
+    parts = [batch.column(name).to_numpy(zero_copy_only=False) for batch in batches]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)

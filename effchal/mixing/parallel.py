@@ -1,0 +1,134 @@
+"""Work on batches over all cores, in processes of their own that never load torch."""
+
+import collections
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from effchal.config import ConfigError
+
+Work = Callable[[Any], Any]  # of one batch
+AHEAD = 2  # batches for each process that wait or are done, so that memory stays bounded
+
+
+class Job(Protocol):
+    """What a process is told once, pickled."""
+
+    def start(self) -> Work:
+        """Load what the work needs."""
+        ...
+
+
+def run_batches(job: Job, batches: Iterable[Any], in_processes: bool) -> Iterator[Any]:
+    """The result of each batch, in order.
+
+    Args:
+        in_processes: False does the work here, as starting a process takes a second or two.
+
+    Raises:
+        ConfigError: as the work raises it, or a process was killed.
+    """
+    if not in_processes:
+        yield from map(job.start(), batches)
+        return
+    count = len(os.sched_getaffinity(0))
+    local = threading.local()
+    workers: list[Worker] = []
+
+    def do(batch: Any) -> Any:
+        if not hasattr(local, "worker"):
+            local.worker = Worker(job)
+            workers.append(local.worker)
+        return local.worker(batch)
+
+    threads = ThreadPoolExecutor(count)
+    waiting: collections.deque[Future[Any]] = collections.deque()
+    try:
+        for batch in batches:
+            waiting.append(threads.submit(do, batch))
+            if len(waiting) >= AHEAD * count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
+        for worker in workers:
+            worker.stop()
+
+
+class Worker:
+    """A process of its own. Unlike multiprocessing's, it never runs the caller's program again."""
+
+    def __init__(self, job: Job) -> None:
+        root = str(Path(__file__).parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "effchal.mixing.parallel"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"},
+        )
+        self._send(job)
+
+    def __call__(self, batch: Any) -> Any:
+        self._send(batch)
+        assert self._process.stdout is not None
+        try:
+            result = pickle.load(self._process.stdout)
+        except EOFError:
+            raise self._died() from None
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def _send(self, value: Any) -> None:
+        assert self._process.stdin is not None
+        try:
+            pickle.dump(value, self._process.stdin, pickle.HIGHEST_PROTOCOL)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._died() from None
+
+    def _died(self) -> ConfigError:
+        code = self._process.wait()
+        return ConfigError(
+            f"a process that prepared data ended with code {code}; was it killed for memory?"
+        )
+
+    def stop(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def main() -> None:
+    """Answer each batch on stdin with its result on stdout, both pickled."""
+    from effchal.model.tokenizer import hide_torch
+
+    hide_torch()
+    answers, questions = sys.stdout.buffer, sys.stdin.buffer
+    sys.stdout = sys.stderr  # nothing that a library prints may come between
+    work: Work | None = None
+    try:
+        job = pickle.load(questions)
+        while True:
+            batch = pickle.load(questions)
+            try:
+                work = work or job.start()
+                result = work(batch)
+            except Exception as error:
+                result = error
+            pickle.dump(result, answers, pickle.HIGHEST_PROTOCOL)
+            answers.flush()
+    except (EOFError, KeyboardInterrupt):
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The rows of a source as conversations in the cache: read once, checked once."""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from effchal.config import CleanConfig, DataSourceConfig
+from effchal.config.choices import OnFault
+from effchal.mixing.clean import fault_of, text_key
+from effchal.mixing.encode import ROWS, stored_turns, turns_of
+from effchal.mixing.locate import Located, locate
+from effchal.mixing.sources import DataError, Example, SourceReader
+from effchal.mixing.store import cached, key_of, open_arrow, write_arrow
+
+log = logging.getLogger(__name__)
+Ints = npt.NDArray[Any]
+SHOWN = 3  # examples of each reason why rows are left out
+SHOWN_CHARACTERS = 200
+SCHEMA = pa.schema(
+    {
+        "number": pa.int64(),  # of the row in the source, from 0
+        "prompt_key": pa.binary(32),
+        "text_key": pa.binary(16),
+        "turns": pa.binary(),
+    }
+)
+
+
+@dataclass
+class Dropped:
+    """Rows that one rule leaves out, or reports."""
+
+    count: int = 0
+    examples: list[dict[str, str]] = field(default_factory=list)  # id, text, detail
+
+    def add(self, example: Example, detail: str) -> None:
+        self.count += 1
+        if len(self.examples) < SHOWN:
+            text = " / ".join(turn.content for turn in example.turns)[:SHOWN_CHARACTERS]
+            self.examples.append({"id": example.id, "text": text, "detail": detail})
+
+
+@dataclass
+class StoredSource:
+    """One source in the cache, after `where` and the rules for single rows."""
+
+    name: str
+    cfg: DataSourceConfig
+    located: Located
+    key: str  # of its content
+    path: Path
+    meta: dict[str, Any]  # rows_read, rows_kept, format, dropped by rule
+    numbers: Ints  # (n,)
+    prompt_keys: Ints  # (n,) bytes
+    text_keys: Ints  # (n,) bytes
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def id_of(self, index: int) -> str:
+        return f"{self.name}:{self.numbers[index]}"
+
+    def example(self, index: int) -> Example:
+        return next(self.examples([index]))
+
+    def examples(self, indices: Sequence[int]) -> Iterator[Example]:
+        for index, stored in zip(indices, self.stored(indices), strict=True):
+            yield Example(self.id_of(index), turns_of(stored))
+
+    def stored(self, indices: Sequence[int]) -> Iterator[bytes]:
+        """The turns of some rows, in rising order, as the cache keeps them."""
+        with pa.OSFile(str(self.path)) as file:  # mapped, it would count as memory
+            reader, number, turns = pa.ipc.open_file(file), -1, None
+            for index in indices:
+                wanted, place = divmod(int(index), ROWS)
+                if wanted != number:
+                    number, turns = wanted, reader.get_batch(wanted).column("turns")
+                yield turns[place].as_py()
+
+
+def read_source(name: str, cfg: DataSourceConfig, clean: CleanConfig) -> StoredSource:
+    """Read a source, or find it in the cache by the content of its files.
+
+    Raises:
+        DataError: missing or unreachable source, malformed row, no row left, or a file that
+            changed while it was read.
+    """
+    located = locate(name, cfg)
+    digests = [digest_of(path, name) for path in located.files]
+    rules = [clean.empty_answers.value, clean.loops.value]
+    asked = [cfg.format.value, cfg.columns, cfg.split, cfg.where, rules]
+    kinds = ["".join(path.suffixes[-2:]).lower() for path in located.files]
+    key = key_of("read", digests, kinds, asked)
+
+    def build(folder: Path) -> dict[str, Any]:
+        reader = SourceReader(name, cfg, located)
+        dropped: dict[str, Dropped] = {}
+        write_arrow(folder / "rows.arrow", SCHEMA, _batches(_clean(reader, clean, dropped)))
+        if [digest_of(path, name) for path in located.files] != digests:
+            raise DataError(f"source {name}: {located.described} changed while it was read")
+        return {
+            "rows_read": reader.rows_read,
+            "rows_kept": reader.rows_kept,
+            "format": reader.described_format(),
+            "dropped": {rule: vars(one) for rule, one in dropped.items()},
+        }
+
+    folder, meta = cached("rows", key, build)
+    log.info("source %s: %s, %s rows", name, meta["format"], f"{meta['rows_read']:,}")
+    path = folder / "rows.arrow"
+    reader = open_arrow(path)
+    batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    columns = [_column(batches, each) for each in ("number", "prompt_key", "text_key")]
+    return StoredSource(name, cfg, located, key, path, meta, *columns)
+
+
+def digest_of(path: Path, owner: str) -> str:
+    """sha256 of a file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise DataError(f"source {owner}: {path} is gone") from error
+
+
+def _clean(
+    examples: Iterable[Example], clean: CleanConfig, dropped: dict[str, Dropped]
+) -> Iterator[Example]:
+    for example in examples:
+        fault = fault_of(example, clean)
+        if fault is None:
+            yield example
+            continue
+        action: OnFault = getattr(clean, fault.rule)
+        if action is OnFault.refuse:
+            raise DataError(f"{example.id}: {fault.detail}; data_mix.clean.{fault.rule}=drop")
+        dropped.setdefault(fault.rule, Dropped()).add(example, fault.detail)
+        if action is OnFault.report:
+            yield example
+
+
+def _batches(examples: Iterator[Example]) -> Iterator[pa.RecordBatch]:
+    rows: list[tuple[int, bytes, bytes, bytes]] = []
+    for example in examples:
+        number = int(example.id.rpartition(":")[2])
+        key = bytes.fromhex(example.prompt_key)
+        rows.append((number, key, text_key(example), stored_turns(example.turns)))
+        if len(rows) == ROWS:
+            yield _record_batch(rows)
+            rows = []
+    if rows:
+        yield _record_batch(rows)
+
+
+def _record_batch(rows: list[tuple[int, bytes, bytes, bytes]]) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(c, SCHEMA.field(i).type) for i, c in enumerate(columns)]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+
+
+def _column(batches: list[pa.RecordBatch], name: str) -> Ints:
+    kind = SCHEMA.field(name).type
+    if kind == pa.int64():
+        parts = [batch.column(name).to_numpy() for batch in batches]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+    size = kind.byte_width
+    raw = b"".join(
+        bytes(column.buffers()[1])[column.offset * size : (column.offset + len(column)) * size]
+        for column in (batch.column(name) for batch in batches)
+    )
+    return np.frombuffer(raw, f"V{size}")
