@@ -19,6 +19,7 @@ SWEEP_FLAGS = {"-m", "--multirun", "--multi"}
 INFO_VALUES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 # The file by which a folder is known as a run of a command that can go on with it.
 RUN_FILES = {"train": "config.yaml", "evaluate": "results.json", "helm": "scores.json"}
+DATA_WORDS = ("show", "diff")  # what may follow `effchal data`
 LOG_ONLY = ("serve", "plan", "check")  # what they tell is on the screen
 SOURCE_PATH = re.compile(r"data_mix\.sources\.([^.]+)\.path")
 SOURCE_KEY = re.compile(r"\+{0,2}data_mix\.sources\.[^.=]+\.[^=]+=")
@@ -40,6 +41,8 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
             Hydra cannot read, or an output folder inside a bundle.
     """
     flags, words = split_flags(typed)
+    if command == "data" and words and words[0] in DATA_WORDS:
+        words = words[1:] if words[0] == "show" else []  # what `diff` compares is no config
     folders = [word for word in words if is_folder(word)]
     if len(folders) > 1:
         raise ConfigError(f"one folder at most, got {' and '.join(folders)}")

@@ -8,7 +8,7 @@ import shutil
 import textwrap
 from dataclasses import dataclass
 
-from effchal.arguments import hydra_arguments, parse_override, split_flags
+from effchal.arguments import DATA_WORDS, hydra_arguments, parse_override, split_flags
 from effchal.cli import CONF_DIR, PACKAGE, compose_config, one_line_errors
 from effchal.config.describe import Key, describe, groups
 
@@ -19,9 +19,10 @@ class Command:
 
     reads: str  # groups and top-level keys of the config
     examples: tuple[str, str, str]  # arguments
+    words: tuple[str, ...] = ()  # that may follow the command's name
 
 
-TRAINING = "model prompt data_mix lora budget train rules"
+TRAINING = "data model prompt data_mix lora budget train rules"
 INFERENCE = "bundle base_model model prompt lora decoding"
 COMMANDS = {
     "train": Command(
@@ -39,6 +40,15 @@ COMMANDS = {
             "experiment=quickstart plan.probe=true",
             "budget=a100_24h train.micro_batch_size=auto",
         ),
+    ),
+    "data": Command(
+        f"name {TRAINING} show",
+        (
+            "data=my.jsonl",
+            "show data=my.jsonl show.count=5",
+            "diff outputs/data/<run> outputs/train/<run>",
+        ),
+        DATA_WORDS,
     ),
     "check": Command(
         "name model data_mix budget rules",

@@ -53,6 +53,8 @@ def complete(line: str = "") -> list[str]:
         options = []
     else:
         options = _overrides(words[0], current)
+        if len(words) == 2:
+            options += [f"{word} " for word in COMMANDS[words[0]].words]
     return [option for option in options if option.startswith(current)]
 
 

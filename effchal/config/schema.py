@@ -26,6 +26,7 @@ from effchal.config.training import (
     LoraConfig,
     PlanConfig,
     RulesConfig,
+    ShowConfig,
     TrackConfig,
     TrainConfig,
 )
@@ -48,6 +49,7 @@ class Config:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
+    show: ShowConfig = field(default_factory=ShowConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)

@@ -1,4 +1,4 @@
-"""The schema of a training run: lora, budget, train, plan, rules and track."""
+"""The schema of a training run: lora, budget, train, plan, show, rules and track."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -165,6 +165,21 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         require_keys(self, "plan", Bound("at least 2", lambda n: n >= 2), "micro_batches")
+
+
+@dataclass
+class ShowConfig:
+    """Which examples `effchal data show` prints."""
+
+    # How many examples, in the order of training.
+    count: int = 3
+    # Of this source only. null = of any.
+    source: str | None = None
+    # These examples and no others, as <source>:<row, from 0>, e.g. [lima:12].
+    ids: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        require_keys(self, "show", AT_LEAST_1, "count")
 
 
 @dataclass

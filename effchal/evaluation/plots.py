@@ -1,9 +1,9 @@
 """The figures of an evaluation."""
 
 from pathlib import Path
-from typing import Any
 
 from effchal.evaluation.results import EntrySummary
+from effchal.figures import panels, save_figure
 
 
 def plot(entries: dict[str, EntrySummary], run_dir: Path) -> None:
@@ -25,7 +25,7 @@ def plot_differences(entries: dict[str, EntrySummary], path: Path) -> None:
     """One panel for each entry: differences of the main metric to greedy, with intervals."""
     by_entry = {entry: result.having("differences") for entry, result in entries.items()}
     counts = [len(differences) for differences in by_entry.values()]
-    figure, axes = _panels(len(counts), 1 + 0.35 * sum(counts) + 0.9 * len(counts), counts)
+    figure, axes = panels(len(counts), 1 + 0.35 * sum(counts) + 0.9 * len(counts), counts)
     for axis, (entry, differences) in zip(axes, by_entry.items(), strict=True):
         metric = entries[entry].main_metric
         for row, by_metric in enumerate(differences.values()):
@@ -36,35 +36,14 @@ def plot_differences(entries: dict[str, EntrySummary], path: Path) -> None:
         axis.set_yticks(range(len(differences)), list(differences))
         axis.set_ylim(len(differences) - 0.5, -0.5)
         axis.set_title(f"{entry}: {metric}, difference to greedy", fontsize=9)
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
 def plot_layers(chosen: dict[str, dict[str, int]], path: Path) -> None:
     """One panel for each entry and decoding: positions by premature layer."""
-    figure, axes = _panels(len(chosen), 0.6 + 1.5 * len(chosen))
+    figure, axes = panels(len(chosen), 0.6 + 1.5 * len(chosen))
     for axis, (name, layers) in zip(axes, chosen.items(), strict=True):
         axis.bar([int(layer) for layer in layers], list(layers.values()))
         axis.set_xticks([int(layer) for layer in layers])
         axis.set_title(f"{name}: positions by premature layer", fontsize=9)
-    _save_figure(figure, path)
-
-
-def _panels(count: int, height: float, ratios: list[int] | None = None) -> tuple[Any, Any]:
-    """A figure of `height` inches with panels below each other, and their axes."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        count, 1, figsize=(8, height), squeeze=False, height_ratios=ratios
-    )
-    return figure, axes[:, 0]
-
-
-def _save_figure(figure: Any, path: Path) -> None:
-    from matplotlib import pyplot
-
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    save_figure(figure, path)
