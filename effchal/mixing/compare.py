@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from effchal.config import ConfigError
-from effchal.mixing.report import short
+from effchal.mixing.dropped import short
 from effchal.mixing.report_page import table
 from effchal.runs import read_record
 
@@ -46,8 +46,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, str, st
     ours, theirs = ({each["source"]: each for each in mix["sources"]} for mix in (a, b))
     rows = []
     for name in ours.keys() ^ theirs.keys():
-        sizes = (_size(sources.get(name)) for sources in (ours, theirs))
-        rows.append((f"sources.{name}", *sizes))
+        rows.append((f"sources.{name}", _size(ours.get(name)), _size(theirs.get(name))))
     rows.sort()
     both = ours.keys() & theirs.keys()
     left = _flat(a | {"sources": {name: ours[name] for name in ours if name in both}})

@@ -7,8 +7,10 @@ from itertools import groupby
 from typing import Any
 
 from effchal.config import Config, ConfigError
-from effchal.mixing.packing import IGNORE_INDEX, EncodedExample, first_fit
+from effchal.mixing.best_fit import best_fit
+from effchal.mixing.encode import IGNORE_INDEX, EncodedExample
 from effchal.mixing.prepare import PreparedData
+from effchal.model.tokenizer import load_tokenizer
 
 SPACES = re.compile(r" {2,}|^ | $|(?<=\n) | (?=\n)")  # those that one would not see
 
@@ -40,6 +42,7 @@ def lines(cfg: Config, data: PreparedData, marks: Marks) -> Iterator[str]:
     if source is not None and source not in sources:
         raise ConfigError(f"show.source={source}: the sources are {', '.join(sources)}")
     yield marks.legend
+    tokenizer = load_tokenizer(cfg.model)
     shown: set[str] = set()
     for step in range(data.order.steps):
         examples, chosen = data.order.examples_of_step(step), set()
@@ -50,13 +53,13 @@ def lines(cfg: Config, data: PreparedData, marks: Marks) -> Iterator[str]:
                 shown.add(example.id)
                 chosen.add(position)
         if chosen:
-            yield from step_lines(cfg, data.tokenizer, marks, step, examples, chosen)
+            yield from step_lines(cfg, tokenizer, marks, step, examples, chosen)
         if len(shown) == (len(ids) or cfg.show.count):
             return
     for example in data.validation if ids else []:
         if example.id in ids:
             shown.add(example.id)
-            yield from ("", "══ validation", *example_lines(example, data.tokenizer, marks))
+            yield from ("", "══ validation", *example_lines(example, tokenizer, marks))
     if ids - shown:
         raise ConfigError(
             f"show.ids: no {', '.join(sorted(ids - shown))} in the mix; an id is "
@@ -75,7 +78,7 @@ def step_lines(
     """The rows of a step that hold a chosen example; of their other examples, one line each."""
     train, most = cfg.train, cfg.model.max_seq_len
     size = 1 if train.micro_batch_size == "auto" else int(train.micro_batch_size)
-    rows = first_fit([len(each.ids) for each in examples], most, size, train.packing)
+    rows = best_fit([len(each.ids) for each in examples], most, size, train.packing)
     for number, row in enumerate(rows, start=1):
         if chosen.isdisjoint(row):
             continue

@@ -1,7 +1,6 @@
 """The examples of one source, one after another: its rows, filtered, checked, and as turns."""
 
 import hashlib
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,6 @@ from effchal.mixing.locate import Located, locate
 from effchal.mixing.readers import DataError, read_rows
 from effchal.mixing.where import compile_where
 from effchal.prompts import Turn
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,9 +87,6 @@ class SourceReader:
             found = self.where.found()
             reason = f"no example that passes `where`: {found}" if found else "no example"
             raise DataError(f"source {self.name} ({self.located.described}) has {reason}")
-        log.info("source %s: format %s", self.name, self.described_format())
-        for line in self.where.absent():
-            log.warning("source %s has %s", self.name, line)
 
     def described_format(self) -> str:
         """E.g. "messages, 3 roles"."""
