@@ -1,12 +1,14 @@
 """The schema of what a run starts from: model and prompt templates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from os.path import expanduser
 
 from omegaconf import MISSING
 
-from effchal.config.choices import Attention, Dtype, Quantization
-from effchal.config.errors import Bound, require_keys
+from effchal.config.choices import Attention, Dtype, Quantization, Template
+from effchal.config.errors import Bound, ConfigError, require_keys
+
+TEXTS = ("system", "user", "assistant", "after_answer")
 
 
 @dataclass
@@ -42,6 +44,9 @@ class PromptConfig:
     tokenizer's end-of-sequence token, which no template has to spell.
     """
 
+    # Whose template: own = the texts below; tokenizer = the chat template of the model's tokenizer;
+    # auto = the tokenizer's where it has one, else own. The bundle carries what was chosen.
+    template: Template = Template.own
     # Template of a system turn.
     system: str = "{content}\n\n"
     # Template of a user turn.
@@ -54,3 +59,10 @@ class PromptConfig:
     def __post_init__(self) -> None:
         one = Bound("a template with one {content}", lambda text: text.count("{content}") == 1)
         require_keys(self, "prompt", one, "system", "user", "assistant")
+        default = {each.name: each.default for each in fields(self)}
+        given = [name for name in TEXTS if getattr(self, name) != default[name]]
+        if self.template is Template.tokenizer and given:
+            raise ConfigError(
+                f"prompt.template=tokenizer takes no prompt.{given[0]}; "
+                "give prompt=tokenizer alone, or prompt.template=own"
+            )
