@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from effchal.config import ConfigError, load_config
+from effchal.config.io import split_weight
 from effchal.runs import bundle_around, is_bundle
 
 # Hydra's flags that a value follows.
@@ -47,7 +48,7 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     if len(folders) > 1:
         raise ConfigError(f"one folder at most, got {' and '.join(folders)}")
     words = [folder_override(command, word) if word in folders else word for word in words]
-    words = [source_override(path_override(word)) for word in words]
+    words = data_overrides(words)
     check_lora_keys(words)
     is_sweep = not SWEEP_FLAGS.isdisjoint(flags)
     for word in words:
@@ -111,6 +112,31 @@ def folder_override(command: str, word: str) -> str:
     return f"bundle={quote(str(path))}"  # model_source finds the bundle in a run folder
 
 
+def data_overrides(words: list[str]) -> list[str]:
+    """The overrides with paths as they are typed, and keys of sources wherever they may stand.
+
+    `data` alone is the whole mix, so it takes the empty one of conf/data_mix/own.yaml.
+    """
+    words = [source_override(data_override(path_override(word))) for word in words]
+    keys = [word.partition("=")[0].lstrip("+") for word in words]
+    if "data" in keys and "data_mix" not in keys:
+        return [*words, "data_mix=own"]
+    return words
+
+
+def data_override(word: str) -> str:
+    """The override of `data`, with quotes around paths that Hydra would read as something else."""
+    key, equals, value = word.partition("=")
+    if not equals or key.lstrip("+") != "data" or _reads_as(word, value):
+        return word
+    is_list = value.startswith("[") and value.endswith("]") and not Path(value).exists()
+    paths = [part.strip() for part in value[1:-1].split(",")] if is_list else [value]
+    if not all(Path(split_weight(path)[0]).expanduser().exists() for path in paths):
+        return word
+    quoted = ",".join(map(quote, paths))
+    return f"{key}=[{quoted}]" if is_list else f"{key}={quoted}"
+
+
 def source_override(word: str) -> str:
     """A key of a source, whether the source is there already or not; to_config checks the key."""
     return f"++{word.lstrip('+')}" if SOURCE_KEY.match(word) else word
@@ -128,13 +154,18 @@ def path_override(word: str) -> str:
     name = key.lstrip("+")
     if not equals or (name not in PATHS and not SOURCE_PATH.fullmatch(name)):
         return word
+    if _reads_as(word, value) or not Path(value).expanduser().exists():
+        return word
+    return f"{key}={quote(os.path.expanduser(value))}"
+
+
+def _reads_as(word: str, value: Any) -> bool:
+    """Whether Hydra reads an override as this value."""
     try:
         override = parse_override(word)
-        read = None if override.is_sweep_override() else override.value()
-        is_typed_so = read == value or not Path(value).expanduser().exists()
+        return not override.is_sweep_override() and override.value() == value
     except (HydraException, ValueError):
-        is_typed_so = False
-    return word if is_typed_so else f"{key}={quote(os.path.expanduser(value))}"
+        return False
 
 
 def check_readable(word: str, is_sweep: bool) -> None:

@@ -27,9 +27,9 @@ from effchal.arguments import (
     RUN_FILES,
     check_lora_keys,
     check_readable,
+    data_overrides,
     hydra_arguments,
     parse_override,
-    source_override,
     split_flags,
     values_of,
     wants_help,
@@ -215,7 +215,7 @@ def compose_config(overrides: list[str]) -> Config:
         ConfigError: as on the command line.
     """
     check_lora_keys(overrides)
-    overrides = [source_override(word) for word in overrides]
+    overrides = data_overrides(overrides)
     for word in overrides:
         check_readable(word, is_sweep=False)
     try:
