@@ -28,6 +28,7 @@ from effchal.arguments import (
     check_lora_keys,
     check_readable,
     hydra_arguments,
+    model_overrides,
     parse_override,
     source_override,
     split_flags,
@@ -215,7 +216,7 @@ def compose_config(overrides: list[str]) -> Config:
         ConfigError: as on the command line.
     """
     check_lora_keys(overrides)
-    overrides = [source_override(word) for word in overrides]
+    overrides = model_overrides([source_override(word) for word in overrides])
     for word in overrides:
         check_readable(word, is_sweep=False)
     try:
