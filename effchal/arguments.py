@@ -48,7 +48,7 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     if len(folders) > 1:
         raise ConfigError(f"one folder at most, got {' and '.join(folders)}")
     words = [folder_override(command, word) if word in folders else word for word in words]
-    words = data_overrides(words)
+    words = model_overrides(data_overrides(words))
     check_lora_keys(words)
     is_sweep = not SWEEP_FLAGS.isdisjoint(flags)
     for word in words:
@@ -140,6 +140,20 @@ def data_override(word: str) -> str:
 def source_override(word: str) -> str:
     """A key of a source, whether the source is there already or not; to_config checks the key."""
     return f"++{word.lstrip('+')}" if SOURCE_KEY.match(word) else word
+
+
+def model_overrides(words: list[str]) -> list[str]:
+    """The words, with those that model.name=<another> implies.
+
+    The default group and an experiment's speak of their own model, so `other` takes their place.
+    A group that is typed stays, but for the commit of its own model.
+    """
+    keys = {word.partition("=")[0].lstrip("+") for word in words}
+    if "model.name" not in keys or keys & {"bundle", "resume_from"}:  # these bring their own
+        return words
+    if "model" not in keys:
+        return ["model=other", *words]
+    return words if "model.revision" in keys else [*words, "model.revision=null"]
 
 
 def run_of(command: str, folder: Path) -> Path:

@@ -29,6 +29,7 @@ from effchal.arguments import (
     check_readable,
     data_overrides,
     hydra_arguments,
+    model_overrides,
     parse_override,
     split_flags,
     values_of,
@@ -215,7 +216,7 @@ def compose_config(overrides: list[str]) -> Config:
         ConfigError: as on the command line.
     """
     check_lora_keys(overrides)
-    overrides = data_overrides(overrides)
+    overrides = model_overrides(data_overrides(overrides))
     for word in overrides:
         check_readable(word, is_sweep=False)
     try:
