@@ -35,15 +35,6 @@ DIGEST = "2:"  # begins the digest of data; earlier versions had another one
 LARGE = 4_000  # conversations from which processes pay
 
 
-@dataclass
-class PreparedData:
-    """All examples of a run, encoded."""
-
-    order: TrainingOrder
-    validation: Sequence[EncodedExample]
-    sha256: str  # of all examples: ids, targets and use
-
-
 class Examples(Sequence[EncodedExample]):
     """Some examples of several files, read when they are asked for."""
 
@@ -57,6 +48,18 @@ class Examples(Sequence[EncodedExample]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._files[self.source[index]][self._indices[index]]
+
+    def id_at(self, index: int) -> str:
+        return self._files[self.source[index]].id_at(self._indices[index])
+
+
+@dataclass
+class PreparedData:
+    """All examples of a run, encoded."""
+
+    order: TrainingOrder
+    validation: Examples
+    sha256: str  # of all examples: ids, targets and use
 
 
 def prepare_data(cfg: Config, run_dir: Path, selection: Selection | None = None) -> PreparedData:

@@ -26,6 +26,7 @@ SHOWN_CHARACTERS = 200
 SCHEMA = pa.schema(
     {
         "number": pa.int64(),  # of the row in the source, from 0
+        "questions": pa.int64(),  # turns of a user
         "prompt_key": pa.binary(32),
         "text_key": pa.binary(16),
         "turns": pa.binary(),
@@ -58,6 +59,7 @@ class StoredSource:
     path: Path
     meta: dict[str, Any]  # rows_read, rows_kept, format, dropped by rule
     numbers: Ints  # (n,)
+    questions: Ints  # (n,)
     prompt_keys: Ints  # (n,) bytes
     text_keys: Ints  # (n,) bytes
 
@@ -117,7 +119,7 @@ def read_source(name: str, cfg: DataSourceConfig, clean: CleanConfig) -> StoredS
     path = folder / "rows.arrow"
     reader = open_arrow(path)
     batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-    columns = [_column(batches, each) for each in ("number", "prompt_key", "text_key")]
+    columns = [_column(batches, each) for each in SCHEMA.names[:-1]]
     return StoredSource(name, cfg, located, key, path, meta, *columns)
 
 
@@ -147,11 +149,12 @@ def _clean(
 
 
 def _batches(examples: Iterator[Example]) -> Iterator[pa.RecordBatch]:
-    rows: list[tuple[int, bytes, bytes, bytes]] = []
+    rows: list[tuple[int, int, bytes, bytes, bytes]] = []
     for example in examples:
         number = int(example.id.rpartition(":")[2])
         key = bytes.fromhex(example.prompt_key)
-        rows.append((number, key, text_key(example), stored_turns(example.turns)))
+        turns = stored_turns(example.turns)
+        rows.append((number, example.questions, key, text_key(example), turns))
         if len(rows) == ROWS:
             yield _record_batch(rows)
             rows = []
@@ -159,7 +162,7 @@ def _batches(examples: Iterator[Example]) -> Iterator[pa.RecordBatch]:
         yield _record_batch(rows)
 
 
-def _record_batch(rows: list[tuple[int, bytes, bytes, bytes]]) -> pa.RecordBatch:
+def _record_batch(rows: list[tuple[int, int, bytes, bytes, bytes]]) -> pa.RecordBatch:
     columns = zip(*rows, strict=True)
     arrays = [pa.array(c, SCHEMA.field(i).type) for i, c in enumerate(columns)]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -109,4 +110,4 @@ def hide_torch() -> None:
     They are the same ones, 1 s after the start in place of 4.
     """
     sys.modules.setdefault("torch", cast(Any, None))  # what `import` takes for a missing package
-    logging.getLogger("transformers").setLevel(logging.ERROR)  # it would remark on that
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would remark on that
