@@ -2,7 +2,9 @@
 
 import codecs
 import contextlib
+import csv
 import gzip
+import io
 import json
 import re
 import zlib
@@ -66,13 +68,22 @@ class Row:
         return Row.of(self.fields.get(name), f"{self.place}, field {name!r}", self.error)
 
 
-def is_gzip(path: Path) -> bool:
-    return path.suffix.lower() == ".gz"
+def unpacked_name(path: Path) -> str:
+    """The name of a file without .gz or .zst."""
+    return path.stem if path.suffix.lower() in (".gz", ".zst") else path.name
 
 
 def open_rows(path: Path) -> IO[bytes]:
-    """The bytes of a data file, unpacked where its name ends in .gz."""
-    return cast(IO[bytes], gzip.open(path)) if is_gzip(path) else path.open("rb")
+    """The bytes of a data file, unpacked where its name ends in .gz or .zst."""
+    match path.suffix.lower():
+        case ".gz":
+            return cast(IO[bytes], gzip.open(path))
+        case ".zst":
+            import pyarrow  # comes with datasets; only training needs it
+
+            source: Any = pyarrow.input_stream(str(path), compression="zstd")
+            return io.BufferedReader(source)
+    return path.open("rb")
 
 
 def read_jsonl(path: Path, error: type[ConfigError]) -> Iterator[Row]:
@@ -99,6 +110,24 @@ def read_jsonl(path: Path, error: type[ConfigError]) -> Iterator[Row]:
             yield Row.of(value, place, error)
 
 
+def read_csv(path: Path, error: type[ConfigError]) -> Iterator[tuple[str, list[str]]]:
+    """Rows with their place for messages.
+
+    Raises:
+        error: a row that is not UTF-8 or not CSV.
+    """
+    # Like HELM: without newline="", a line end inside a quoted field is always "\n".
+    with path.open(encoding="utf-8") as lines:
+        reader = csv.reader(lines)
+        try:
+            for row in reader:
+                yield f"{path}, line {reader.line_num}", row
+        except UnicodeDecodeError as reason:
+            raise error(f"{path}, after line {reader.line_num}: not UTF-8") from reason
+        except csv.Error as reason:
+            raise error(f"{path}, line {reader.line_num}: not CSV ({reason})") from reason
+
+
 def parse_json(
     content: bytes, place: str, error: type[ConfigError], hint: str = "", unique_keys: bool = False
 ) -> Any:
@@ -115,10 +144,7 @@ def parse_json(
     try:
         return json.loads(content.decode("utf-8").removeprefix("\ufeff"), object_pairs_hook=hook)
     except UnicodeDecodeError as reason:
-        found = ""
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            found = " but UTF-16, convert it: iconv -f UTF-16 -t UTF-8 <file> > <new>"
-        raise error(f"{place}, byte {reason.start + 1}: not UTF-8{found}") from reason
+        raise error(f"{place}, byte {reason.start + 1}: {not_utf8(content)}") from reason
     except json.JSONDecodeError as reason:
         line = f"line {reason.lineno}, " if reason.lineno > 1 else ""
         where = f"{place}, {line}column {reason.colno}"
@@ -129,6 +155,13 @@ def parse_json(
         raise
     except ValueError as reason:  # Python reads no integer of more than 4,300 digits
         raise error(f"{place}: a number with too many digits; write it as text") from reason
+
+
+def not_utf8(content: bytes) -> str:
+    """What to say of content that is not UTF-8."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "not UTF-8 but UTF-16, convert it: iconv -f UTF-16 -t UTF-8 <file> > <new>"
+    return "not UTF-8"
 
 
 def _unique(pairs: list[tuple[str, Any]], place: str, error: type[ConfigError]) -> dict[str, Any]:
@@ -142,11 +175,15 @@ def _unique(pairs: list[tuple[str, Any]], place: str, error: type[ConfigError]) 
 
 @contextlib.contextmanager
 def unpacking(path: Path, error: type[ConfigError]) -> Iterator[None]:
-    """Raise `error` where a file that is read is not the whole gzip file of its name."""
+    """Raise `error` where a file that is read is not the whole packed file of its name."""
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as reason:
         raise error(f"{path}: not a whole gzip file ({reason}); pack it again") from reason
+    except OSError as reason:  # of pyarrow, without a number
+        if path.suffix.lower() != ".zst" or reason.errno is not None:
+            raise
+        raise error(f"{path}: not a whole zstd file ({reason}); pack it again") from reason
 
 
 def check_text(value: Any, place: str, error: type[ConfigError], may_be_empty: bool = False) -> str:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -52,6 +53,12 @@ def bundle_around(path: Path) -> Path | None:
     """The bundle that a path lies in; None for a path outside of bundles."""
     path = path.absolute()
     return next((folder for folder in (path, *path.parents) if is_bundle(folder)), None)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoint files, newest first."""
+    found = [path for path in folder.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", path.name)]
+    return sorted(found, reverse=True)
 
 
 @contextlib.contextmanager

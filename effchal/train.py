@@ -9,7 +9,7 @@ from pathlib import Path
 from effchal.arguments import run_of
 from effchal.cli import entry_point, job_age_s, overlay
 from effchal.config import Config, ConfigError, load_config
-from effchal.runs import is_bundle, run_lock
+from effchal.runs import checkpoints, is_bundle, run_lock
 from effchal.training.signals import StopSignals
 
 # What imports torch is imported inside the functions: --help and --cfg job do without.
@@ -37,10 +37,7 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
         ConfigError: the folder holds a run already or is a bundle, a frozen key was changed,
             the base model is gone, there is nothing to train, or an enforced rule is broken.
     """
-    from effchal.model.device import gpu_names
     from effchal.model.tokenizer import ModelError, base_model_path
-    from effchal.rules import enforce_rules
-    from effchal.training.checkpoint import checkpoints
 
     run_dir = output_dir
     if cfg.resume_from is not None:
@@ -70,7 +67,11 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
         raise ConfigError(
             "lora=none leaves nothing to train; serve it with effchal serve lora=none"
         )
-    enforce_rules(cfg, gpu_names())
+    if cfg.rules is not None:
+        from effchal.model.device import gpu_names
+        from effchal.rules import enforce_rules
+
+        enforce_rules(cfg, gpu_names())
     return cfg, run_dir
 
 
@@ -102,17 +103,18 @@ def run(cfg: Config, run_dir: Path, signals: StopSignals, spent_before_s: float 
     Raises:
         ConfigError: before any training.
     """
+    from effchal.mixing.prepare import prepare_data, select_data
     from effchal.training.budget import WallClock
 
     clock = WallClock.of(cfg.budget, spent_before_s)  # the imports below count, too
-    from effchal.mixing.prepare import prepare_data
+    run_dir.mkdir(parents=True, exist_ok=True)
+    selection = select_data(cfg)  # what the data can be wrong about is found before torch loads
     from effchal.planning.outcome import keep_outcome, plan_run, write_record
     from effchal.training.build import check_decoding
     from effchal.training.loop import Trainer
 
-    run_dir.mkdir(parents=True, exist_ok=True)
     check_decoding(cfg)
-    data = prepare_data(cfg, run_dir)
+    data = prepare_data(cfg, run_dir, selection)
     plan = plan_run(cfg, data, run_dir)  # refuses what cannot fit
     trainer = Trainer.build(cfg, data, clock, run_dir)  # restored if there is a checkpoint
     del data  # the trainer has what it needs of it

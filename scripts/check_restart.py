@@ -24,10 +24,9 @@ from collections import Counter
 from pathlib import Path
 
 from effchal.cli import compose_config
-from effchal.runs import read_json_lines, run_lock
+from effchal.runs import checkpoints, read_json_lines, run_lock
 from effchal.train import run
 from effchal.training import saving
-from effchal.training.checkpoint import checkpoints
 from effchal.training.signals import StopSignals
 
 STEPS = 40

@@ -79,3 +79,4 @@ class DataMixConfig:
         require_keys(self, "data_mix", SHARE_BELOW_1, "validation_fraction")
         for name, source in self.sources.items():
             require_keys(source, f"data_mix.sources.{name}", WEIGHT, "weight")
+            require_keys(source, f"data_mix.sources.{name}", AT_LEAST_1, "max_rows")

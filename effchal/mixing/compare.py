@@ -57,7 +57,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, str, st
         for mix, sources in ((a, ours), (b, theirs))
     )
     for key in left | right:  # in A's order
-        one, other = (found[key] if key in found else ABSENT for found in (left, right))
+        one, other = (found.get(key, ABSENT) for found in (left, right))
         is_detail = isinstance(one, list) and key.endswith((".lengths", ".examples"))
         if one != other and not is_detail:
             rows.append((key, _shown(one), _shown(other)))

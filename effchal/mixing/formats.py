@@ -4,8 +4,10 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any, NoReturn
 
 from effchal.config.choices import DataFormat
+from effchal.mixing.where import value_at
 from effchal.prompts import Turn
 from effchal.rows import Row, check_text
 
@@ -27,50 +29,86 @@ FIELDS = {  # what each format needs, the likeliest first
 }
 
 
-def with_format(
-    rows: Iterator[Row], wanted: DataFormat
-) -> tuple[DataFormat, Callable[[Row], list[Turn]], Iterator[Row]]:
-    """The format of rows, its reader, and all the rows again.
+def format_of_rows(
+    rows: Iterator[Row], wanted: DataFormat, columns: dict[str, str], key: str
+) -> tuple[DataFormat | None, Iterator[Row]]:
+    """The format of rows, None if there is no row, and all the rows again.
+
+    Args:
+        columns: mapped ones; the fields that they name decide, if they make a format.
+        key: of the source, for messages: data_mix.sources.<name>.
 
     Raises:
         ConfigError: `auto`, and the first rows fit no format, or different ones.
     """
-    if wanted is DataFormat.auto:
-        first = list(itertools.islice(rows, LOOKED_AT))
-        found: dict[DataFormat, Row] = {}
-        for row in first:
-            found.setdefault(format_of(row), row)
-        if len(found) > 1:
-            (one, at), (other, there), *_ = found.items()
-            raise there.error(
-                f"{at.place} is {one.value} and {there.place} is {other.value}; "
-                "one source has one format"
-            )
-        rows, wanted = itertools.chain(first, rows), next(iter(found), DataFormat.text)
-    return wanted, TURNS[wanted], rows
+    first = list(itertools.islice(rows, LOOKED_AT))
+    if not first:
+        return None, rows
+    rows = itertools.chain(first, rows)
+    if wanted is not DataFormat.auto:
+        return wanted, rows
+    found: dict[DataFormat, Row] = {}
+    for row in first:
+        mapped = {name: row.fields[name] for name in columns}
+        found.setdefault(format_of(mapped) or format_of(row.fields) or _no_format(row, key), row)
+    if len(found) > 1:
+        (one, at), (other, there), *_ = found.items()
+        raise there.error(
+            f"{at.place} is {one.value} and {there.place} is {other.value}; "
+            "one source has one format"
+        )
+    return next(iter(found)), rows
 
 
-def format_of(row: Row) -> DataFormat:
-    """The format whose fields a row has.
-
-    Raises:
-        ConfigError: it has those of no format; the message names the nearest one.
-    """
+def format_of(fields: dict[str, Any]) -> DataFormat | None:
+    """The format whose fields a row has; None if it has those of no format."""
     for each, names in FIELDS.items():
-        if all(name in row.fields for name in names):
-            return _kind_of_conversations(row) if each is DataFormat.lima else each
+        if all(name in fields for name in names):
+            return _kind_of_conversations(fields) if each is DataFormat.lima else each
+    return None
+
+
+def _no_format(row: Row, key: str) -> NoReturn:
     nearest = max(FIELDS, key=lambda each: sum(name in row.fields for name in FIELDS[each]))
     lacks = [name for name in FIELDS[nearest] if name not in row.fields]
     raise row.error(
         f"{row.place}: no known format. It has {', '.join(row.fields) or 'no field'}; "
         f"{nearest.value} needs {', '.join(lacks)}, too. Name its columns: "
-        "data_mix.sources.<name>.columns={prompt: <column>, completion: <column>}"
+        f"{key}.columns={{prompt: <column>, completion: <column>}}"
     )
 
 
-def _kind_of_conversations(row: Row) -> DataFormat:
+def turns_of(row: Row, kind: DataFormat, key: str) -> list[Turn]:
+    """The conversation of a row.
+
+    Args:
+        key: of the source, for messages: data_mix.sources.<name>.
+
+    Raises:
+        row.error: the row is not of that format; the message names the one that it looks like.
+    """
+    other = format_of(row.fields)
+    remedy = f"; the row looks like {other.value}: {key}.format={other.value}" if other else ""
+    needed = FIELDS.get(kind, ("conversations",))
+    if kind is DataFormat.messages and "conversations" in row.fields:
+        needed = ("conversations",)
+    lacks = [name for name in needed if name not in row.fields]
+    if lacks:
+        raise row.error(
+            f"{row.place}: {kind.value} needs {', '.join(lacks)}, and the row has "
+            f"{', '.join(row.fields) or 'no field'}{remedy}"
+        )
+    try:
+        return TURNS[kind](row)
+    except row.error as error:
+        if other in (None, kind):
+            raise
+        raise row.error(f"{error}{remedy}") from error
+
+
+def _kind_of_conversations(fields: dict[str, Any]) -> DataFormat:
     """Of the formats that call it so: texts in turn, ShareGPT's or OpenAI's objects."""
-    turns = row.fields["conversations"]
+    turns = fields["conversations"]
     first = turns[0] if isinstance(turns, list) and turns else None
     if isinstance(first, dict):
         return DataFormat.sharegpt if "from" in first else DataFormat.messages
@@ -81,15 +119,15 @@ def renamed(row: Row, columns: dict[str, str]) -> Row:
     """The row with the fields of a format in place of columns of other names.
 
     Raises:
-        ConfigError: it lacks a column.
+        row.error: it lacks a column.
     """
-    for name, column in columns.items():
-        if column not in row.fields:
-            raise row.error(
-                f"{row.place}: no column {column!r}, which `columns` reads as {name}; "
-                f"it has {', '.join(row.fields)}"
-            )
-    return replace(row, fields=row.fields | {name: row.fields[c] for name, c in columns.items()})
+    if not columns:
+        return row
+    values = {
+        name: value_at(row, column, f"which `columns` reads as {name}")
+        for name, column in columns.items()
+    }
+    return replace(row, fields=row.fields | values)
 
 
 def system_turn(row: Row) -> list[Turn]:
@@ -102,19 +140,20 @@ def system_turn(row: Row) -> list[Turn]:
 
 def lima_turns(row: Row) -> list[Turn]:
     texts = row.fields.get("conversations")
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+    if not isinstance(texts, list):
         raise row.wrong("conversations", "a list of texts, question and answer in turn")
     field = f"{row.place}, field 'conversations'"
-    if len(texts) < 2 or len(texts) % 2:
-        raise row.error(
-            f"{field}: {len(texts)} turns; it takes question and answer in turn, "
-            "ending with an answer"
-        )
     roles = itertools.cycle(("user", "assistant"))
-    return system_turn(row) + [
+    turns = [
         Turn(role, check_text(text, f"{field}, turn {i}", row.error))
         for i, (text, role) in enumerate(zip(texts, roles, strict=False), start=1)
     ]
+    if not turns or len(turns) % 2:
+        raise row.error(
+            f"{field}: {len(turns)} turns; it takes question and answer in turn, "
+            "ending with an answer"
+        )
+    return system_turn(row) + turns
 
 
 def platypus_turns(row: Row) -> list[Turn]:

@@ -1,6 +1,5 @@
 """How often each training example comes in an epoch, and in which order."""
 
-import itertools
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +71,4 @@ class Mix:
         source, tokens = self.source[order], self.tokens[order]
         rows = np.bincount(source, minlength=len(self.weights)) / max(1, len(order))
         parts = np.bincount(source, tokens, len(self.weights)) / max(1, tokens.sum())
-        return list(
-            itertools.starmap(lambda a, b: (float(a), float(b)), zip(rows, parts, strict=True))
-        )
+        return list(zip(rows.tolist(), parts.tolist(), strict=True))

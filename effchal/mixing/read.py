@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +14,25 @@ import pyarrow as pa
 from effchal.config import CleanConfig, DataSourceConfig
 from effchal.config.choices import OnFault
 from effchal.mixing.clean import fault_of, text_key
+from effchal.mixing.dropped import Dropped
 from effchal.mixing.encode import ROWS, stored_turns, turns_of
 from effchal.mixing.locate import Located, locate
-from effchal.mixing.sources import DataError, Example, SourceReader
+from effchal.mixing.readers import DataError
+from effchal.mixing.sources import Example, SourceReader
 from effchal.mixing.store import cached, key_of, open_arrow, write_arrow
 
 log = logging.getLogger(__name__)
 Ints = npt.NDArray[Any]
-SHOWN = 3  # examples of each reason why rows are left out
-SHOWN_CHARACTERS = 200
+StoredRow = tuple[int, int, bytes, bytes, bytes]  # as SCHEMA has them
 SCHEMA = pa.schema(
     {
         "number": pa.int64(),  # of the row in the source, from 0
-        "questions": pa.int64(),  # turns of a user
+        "questions": pa.int32(),
         "prompt_key": pa.binary(32),
         "text_key": pa.binary(16),
         "turns": pa.binary(),
     }
 )
-
-
-@dataclass
-class Dropped:
-    """Rows that one rule leaves out, or reports."""
-
-    count: int = 0
-    examples: list[dict[str, str]] = field(default_factory=list)  # id, text, detail
-
-    def add(self, example: Example, detail: str) -> None:
-        self.count += 1
-        if len(self.examples) < SHOWN:
-            text = " / ".join(turn.content for turn in example.turns)[:SHOWN_CHARACTERS]
-            self.examples.append({"id": example.id, "text": text, "detail": detail})
 
 
 @dataclass
@@ -79,7 +66,8 @@ class StoredSource:
     def stored(self, indices: Sequence[int]) -> Iterator[bytes]:
         """The turns of some rows, in rising order, as the cache keeps them."""
         with pa.OSFile(str(self.path)) as file:  # mapped, it would count as memory
-            reader, number, turns = pa.ipc.open_file(file), -1, None
+            reader, number = pa.ipc.open_file(file), -1
+            turns: Any = None
             for index in indices:
                 wanted, place = divmod(int(index), ROWS)
                 if wanted != number:
@@ -111,15 +99,18 @@ def read_source(name: str, cfg: DataSourceConfig, clean: CleanConfig) -> StoredS
             "rows_read": reader.rows_read,
             "rows_kept": reader.rows_kept,
             "format": reader.described_format(),
-            "dropped": {rule: vars(one) for rule, one in dropped.items()},
+            "absent": reader.where.absent(),
+            "dropped": {rule: asdict(one) for rule, one in dropped.items()},
         }
 
     folder, meta = cached("rows", key, build)
     log.info("source %s: %s, %s rows", name, meta["format"], f"{meta['rows_read']:,}")
+    for line in meta["absent"]:
+        log.warning("source %s has %s", name, line)
     path = folder / "rows.arrow"
     reader = open_arrow(path)
     batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-    columns = [_column(batches, each) for each in SCHEMA.names[:-1]]
+    columns = [_column(batches, each) for each in ("number", "questions", "prompt_key", "text_key")]
     return StoredSource(name, cfg, located, key, path, meta, *columns)
 
 
@@ -149,7 +140,7 @@ def _clean(
 
 
 def _batches(examples: Iterator[Example]) -> Iterator[pa.RecordBatch]:
-    rows: list[tuple[int, int, bytes, bytes, bytes]] = []
+    rows: list[StoredRow] = []
     for example in examples:
         number = int(example.id.rpartition(":")[2])
         key = bytes.fromhex(example.prompt_key)
@@ -162,7 +153,7 @@ def _batches(examples: Iterator[Example]) -> Iterator[pa.RecordBatch]:
         yield _record_batch(rows)
 
 
-def _record_batch(rows: list[tuple[int, int, bytes, bytes, bytes]]) -> pa.RecordBatch:
+def _record_batch(rows: list[StoredRow]) -> pa.RecordBatch:
     columns = zip(*rows, strict=True)
     arrays = [pa.array(c, SCHEMA.field(i).type) for i, c in enumerate(columns)]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
@@ -170,7 +161,7 @@ def _record_batch(rows: list[tuple[int, int, bytes, bytes, bytes]]) -> pa.Record
 
 def _column(batches: list[pa.RecordBatch], name: str) -> Ints:
     kind = SCHEMA.field(name).type
-    if kind == pa.int64():
+    if not pa.types.is_fixed_size_binary(kind):
         parts = [batch.column(name).to_numpy() for batch in batches]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
     size = kind.byte_width

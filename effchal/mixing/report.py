@@ -2,28 +2,30 @@
 
 import hashlib
 import json
-import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from effchal.config import Config, DataMixConfig, TrainConfig, to_plain
-from effchal.config.choices import OnFault, WeighBy
+from effchal.config import Config, to_plain
+from effchal.config.choices import WeighBy
 from effchal.mixing.best_fit import best_fit
-from effchal.mixing.encode import NO_ANSWER, EncodedFile, Ints
+from effchal.mixing.dropped import SHOWN, Dropped
+from effchal.mixing.encode import NO_ANSWER
+from effchal.mixing.encoded_source import EncodedSource, Examples
 from effchal.mixing.mix import Mix
-from effchal.mixing.order import examples_of_run
-from effchal.mixing.read import SHOWN, Dropped
-from effchal.mixing.select import SelectedSource, Selection
+from effchal.mixing.order import TrainingOrder
+from effchal.mixing.select import Selection
 from effchal.runs import write_atomic
 
+Ints = npt.NDArray[Any]
 BARS = 16  # of the histogram of lengths
-PACKED_STEPS = 1000  # of the first epoch, whose rows are packed to tell how full they are
+PACKED_STEPS = 1000  # of the first epoch; how full their rows are
 DETAILS = {NO_ANSWER: "no answer begins within model.max_seq_len tokens"}
 TOO_LONG = "more than model.max_seq_len tokens"
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -32,7 +34,7 @@ class SourceReport:
 
     source: str
     path: str
-    files: int
+    files: list[str]
     revision: str | None
     format: str
     license: str
@@ -41,33 +43,34 @@ class SourceReport:
     sha256: str  # of its token ids, and of which are learned
     rows: int  # read = filtered + dropped + kept
     filtered: int  # left out by `where`
-    dropped: dict[str, Dropped]  # left out by a rule
-    reported: dict[str, Dropped]  # found by a rule, and kept
+    dropped: dict[str, Dropped]  # left out by rule
+    reported: dict[str, Dropped]  # found by rule, and kept
     kept: int
     multi_turn: int  # rows kept that ask more than once
     examples: int  # that the rows became, those for validation included
     validation: int
-    tokens: int  # of the training examples, each counted once
-    target_tokens: int
     weight: float
+    copies: float  # in an epoch
     declared_share: float  # of an epoch: of its tokens with data_mix.by=tokens, else of its rows
-    share_rows: float  # of the first epoch
-    share_tokens: float
+    share_rows: float = 0.0  # of the first epoch, as measured
+    share_tokens: float = 0.0
+    tokens: int = 0  # of the training examples, each counted once
+    target_tokens: int = 0
 
 
 @dataclass
-class EpochReport:
-    """The first pass over the mix, by its weights."""
+class Epoch:
+    """The first pass over the mix, by the weights."""
 
     examples: int
     tokens: int
     target_tokens: int
     median_tokens: float  # of an example
     longest_tokens: int
-    lengths: list[tuple[int, int]]  # a histogram: most tokens, examples
+    lengths: list[tuple[int, int]]  # (most tokens, examples): a histogram
     row_tokens: int  # capacity of a packed row
-    filled: float | None  # share of the capacity that holds tokens; None without packing
-    filled_steps: int  # that it was measured over
+    filled: float | None = None  # share of the rows' capacity; None without packing
+    filled_steps: int = 0  # of the epoch, that `filled` is measured over
 
 
 @dataclass
@@ -77,11 +80,12 @@ class MixReport:
     sha256: str  # of all that decides about the data: examples, their use, weights and order
     sources: list[SourceReport]
     totals: dict[str, int]
-    epoch: EpochReport
+    epoch: Epoch
     steps: int  # planned, by train.epochs and train.max_steps
     epochs: float  # that these steps come to
-    decontaminated: dict[str, Any]  # evaluations that were looked for, and those that were not
-    settings: dict[str, Any]  # keys of the config that the data depends on, without the sources
+    checked: dict[str, int]  # questions of evaluations that rows were compared with
+    not_checked: dict[str, str]  # evaluations that could not be read, and why
+    settings: dict[str, Any]  # other keys of the config that the data depends on
 
     def write(self, folder: Path) -> None:
         from effchal.mixing.report_page import page
@@ -90,167 +94,147 @@ class MixReport:
         write_atomic(folder / "mix.md", page(self))
 
 
-def write_report(
+def report(
     cfg: Config,
     selection: Selection,
-    encoded: list[tuple[EncodedFile, dict[str, Any]]],
+    encoded: list[EncodedSource],
     mix: Mix,
+    order: TrainingOrder,
+    train: Examples,
+    validation: Examples,
     sha256: str,
-    folder: Path,
-) -> None:
-    """Measure a mix and leave mix.json and mix.md.
-
-    Args:
-        encoded: of each source, its examples, and what encoding them told.
-        mix: its training examples, those of one source after those of another.
-        sha256: of all examples and their use.
-    """
-    files = [file for file, _ in encoded]
-    used = [each.is_validation[f.rows] for each, f in zip(selection.sources, files, strict=True)]
-    targets = np.concatenate([f.target_counts[~u] for f, u in zip(files, used, strict=True)])
-    declared, shares = declared_shares(mix), mix.shares()
-    sources = [
-        source_report(cfg.data_mix, each, *found, flags, declared[i], *shares[i])
-        for i, (each, found, flags) in enumerate(zip(selection.sources, encoded, used, strict=True))
-    ]
-    epoch = epoch_report(mix, targets, cfg.model.max_seq_len, cfg.train)
-    run = examples_of_run(cfg.train, epoch.examples)
+) -> MixReport:
+    """What the mix of a run holds."""
+    shares = zip(mix.copies(), declared_shares(mix), strict=True)
+    sources = [_source_report(each, *pair) for each, pair in zip(encoded, shares, strict=True)]
+    drawn = np.array(mix.epoch_order(0))
+    sizes = (train.source, train.lengths, train.target_counts)
+    totals = {
+        "train_examples": len(train),
+        "validation_examples": len(validation),
+        "train_tokens": int(train.lengths.sum()),
+        "validation_tokens": int(validation.lengths.sum()),
+        "truncated": train.truncated + validation.truncated,
+    }
+    decides = [sha256, mix.by.value, mix.weights, mix.seed]
     plain = to_plain(cfg)
     del plain["data_mix"]["sources"]
-    decides = [sha256, mix.by.value, mix.weights, mix.seed]
-    totals = totals_of(files, used) | {
-        "dropped_no_answer_left": sum(
-            each.dropped[NO_ANSWER].count for each in sources if NO_ANSWER in each.dropped
-        )
-    }
-    log.info("data mix: %s", ", ".join(f"{name} {count:,}" for name, count in totals.items()))
-    MixReport(
+    keys = ("model.name", "model.revision", "model.max_seq_len", "train.loss_on")
+    return MixReport(
         sha256=hashlib.sha256(json.dumps(decides).encode()).hexdigest(),
         sources=sources,
         totals=totals,
-        epoch=epoch,
-        steps=-(-run // cfg.train.examples_per_step),
-        epochs=run / epoch.examples,
-        decontaminated=selection.decontaminated,
-        settings={
-            "model.name": cfg.model.name,
-            "model.revision": cfg.model.revision,
-            "model.max_seq_len": cfg.model.max_seq_len,
-            "prompt": plain["prompt"],
-            "train.loss_on": plain["train"]["loss_on"],
-            "data_mix": plain["data_mix"],
-        },
-    ).write(folder)
-
-
-def source_report(
-    cfg: DataMixConfig,
-    selected: SelectedSource,
-    file: EncodedFile,
-    meta: dict[str, Any],
-    is_validation: Ints,
-    declared: float,
-    share_rows: float,
-    share_tokens: float,
-) -> SourceReport:
-    """Of one source; `is_validation` and the file tell of its examples, `meta` of its encoding."""
-    source, rows = selected.source, np.unique(file.rows)
-    found = selected.dropped | too_long(selected, rows, meta["dropped"])
-    reported = {rule: one for rule, one in found.items() if action_of(cfg, rule) is OnFault.report}
-    dropped = {rule: one for rule, one in found.items() if rule not in reported}
-    read, chosen = source.meta["rows_read"], source.meta["rows_kept"]
-    drawn = sum(one.count for one in dropped.values()) + len(rows)
-    if drawn < chosen:
-        dropped["max_rows"] = Dropped(chosen - drawn)
-    return SourceReport(
-        source=source.name,
-        path=source.cfg.path,
-        files=len(source.located.files),
-        revision=source.located.revision,
-        format=source.meta["format"],
-        license=source.cfg.license,
-        origin=source.cfg.origin.value,
-        homepage=source.cfg.homepage,
-        sha256=meta["sha256"],
-        rows=read,
-        filtered=read - chosen,
-        dropped=dropped,
-        reported=reported,
-        kept=len(rows),
-        multi_turn=int(np.count_nonzero(source.questions[selected.kept[rows]] > 1)),
-        examples=len(file),
-        validation=int(is_validation.sum()),
-        tokens=int(file.lengths[~is_validation].sum()),
-        target_tokens=int(file.target_counts[~is_validation].sum()),
-        weight=source.cfg.weight,
-        declared_share=declared,
-        share_rows=share_rows,
-        share_tokens=share_tokens,
+        epoch=measure(sources, drawn, *sizes, cfg),
+        steps=order.steps,
+        epochs=order.examples / order.of_epoch,
+        checked=selection.checked,
+        not_checked=selection.not_checked,
+        settings={key: plain[key.split(".")[0]][key.split(".")[1]] for key in keys}
+        | {"prompt": plain["prompt"], "data_mix": plain["data_mix"]},
     )
-
-
-def too_long(
-    selected: SelectedSource, encoded: Ints, found: dict[str, list[int]]
-) -> dict[str, Dropped]:
-    """Rows of which no example is left, by reason: they are longer than the model's rows."""
-    result = {}
-    for reason, places in found.items():
-        gone = np.setdiff1d(places, encoded)
-        if len(gone):
-            one = result[reason] = Dropped()
-            for example in selected.source.examples(selected.kept[gone[:SHOWN]].tolist()):
-                one.add(example, DETAILS.get(reason, TOO_LONG))
-            one.count = len(gone)
-    return result
-
-
-def action_of(cfg: DataMixConfig, rule: str) -> OnFault:
-    """What becomes of the rows that a rule finds."""
-    if rule == "decontaminate":
-        return cfg.decontaminate.action
-    return getattr(cfg.clean, rule, OnFault.drop)
 
 
 def declared_shares(mix: Mix) -> list[float]:
     """What each source has of an epoch by the weights alone."""
-    tokens = mix.tokens if mix.by is WeighBy.tokens else np.ones_like(mix.tokens)
-    sizes = np.bincount(mix.source, tokens, len(mix.weights)) * mix.copies()
+    of_example = mix.tokens if mix.by is WeighBy.tokens else np.ones_like(mix.tokens)
+    sizes = np.bincount(mix.source, of_example, len(mix.weights)) * mix.copies()
     return (sizes / sizes.sum()).tolist()
 
 
-def epoch_report(mix: Mix, targets: Ints, max_seq_len: int, train: TrainConfig) -> EpochReport:
-    """Of the first epoch; `targets` are those of each training example."""
-    order = np.array(mix.epoch_order(0))
-    lengths = mix.tokens[order]
-    width = -(-max_seq_len // BARS)
-    counts = np.bincount((lengths - 1) // width, minlength=-(-max_seq_len // width)).tolist()
+def _source_report(encoded: EncodedSource, copies: float, declared: float) -> SourceReport:
+    source, cfg = encoded.selected.source, encoded.selected.source.cfg
+    kept = encoded.selected.indices[np.unique(encoded.file.rows)]
+    dropped = encoded.selected.dropped | _too_long(encoded)
+    read, chosen = source.meta["rows_read"], source.meta["rows_kept"]
+    not_drawn = chosen - len(kept) - sum(one.count for one in dropped.values())
+    if not_drawn:
+        dropped["max_rows"] = Dropped(not_drawn)
+    return SourceReport(
+        source=source.name,
+        path=cfg.path,
+        files=[str(path) for path in source.located.files],
+        revision=source.located.revision,
+        format=source.meta["format"],
+        license=cfg.license,
+        origin=cfg.origin.value,
+        homepage=cfg.homepage,
+        sha256=encoded.sha256,
+        rows=read,
+        filtered=read - chosen,
+        dropped=dropped,
+        reported=encoded.selected.reported,
+        kept=len(kept),
+        multi_turn=int((source.questions[kept] > 1).sum()),
+        examples=len(encoded.file),
+        validation=int(encoded.is_validation.sum()),
+        weight=cfg.weight,
+        copies=copies,
+        declared_share=declared,
+    )
+
+
+def _too_long(encoded: EncodedSource) -> dict[str, Dropped]:
+    """Rows that became no example, by reason: all for their length."""
+    dropped = {}
+    for reason, rows in encoded.dropped.items():
+        gone = encoded.selected.indices[np.setdiff1d(rows, encoded.file.rows)]
+        if len(gone):
+            dropped[reason] = Dropped()
+            for example in encoded.selected.source.examples(gone[:SHOWN].tolist()):
+                dropped[reason].add(example, DETAILS.get(reason, TOO_LONG))
+            dropped[reason].count = len(gone)
+    return dropped
+
+
+def measure(
+    sources: list[SourceReport], order: Ints, owners: Ints, tokens: Ints, targets: Ints, cfg: Config
+) -> Epoch:
+    """Measure an epoch, and fill in tokens and shares of the sources.
+
+    Args:
+        order: the training examples as the epoch draws them, by number.
+        owners: of each training example, its position in `sources`.
+        tokens: of each training example.
+        targets: tokens to learn of each training example.
+    """
+    train, most, lengths = cfg.train, cfg.model.max_seq_len, tokens[order]
+    columns = zip(
+        sources,
+        np.bincount(owners, tokens, len(sources)),
+        np.bincount(owners, targets, len(sources)),
+        np.bincount(owners[order], minlength=len(sources)) / len(order),
+        np.bincount(owners[order], lengths, len(sources)) / lengths.sum(),
+        strict=True,
+    )
+    for source, once, learned, rows, drawn in columns:
+        source.tokens, source.target_tokens = int(once), int(learned)
+        source.share_rows, source.share_tokens = float(rows), float(drawn)
     size = 1 if train.micro_batch_size == "auto" else int(train.micro_batch_size)
-    firsts = range(0, len(order), train.examples_per_step)[:PACKED_STEPS]
-    steps = [lengths[first : first + train.examples_per_step].tolist() for first in firsts]
-    filled = None
-    if train.packing:
-        rows = sum(len(best_fit(step, max_seq_len, size, packing=True)) for step in steps)
-        filled = sum(map(sum, steps)) / (rows * max_seq_len * size)
-    return EpochReport(
+    epoch = Epoch(
         examples=len(order),
         tokens=int(lengths.sum()),
         target_tokens=int(targets[order].sum()),
         median_tokens=float(np.median(lengths)),
         longest_tokens=int(lengths.max()),
-        lengths=[(width * bar, count) for bar, count in enumerate(counts, start=1)],
-        row_tokens=max_seq_len * size,
-        filled=filled,
-        filled_steps=len(steps),
+        lengths=histogram(lengths, most),
+        row_tokens=most * size,
     )
+    if train.packing:
+        per_step = train.examples_per_step
+        epoch.filled, epoch.filled_steps = packed(lengths.tolist(), per_step, most, size)
+    return epoch
 
 
-def totals_of(files: list[EncodedFile], used: list[Ints]) -> dict[str, int]:
-    lengths = np.concatenate([file.lengths for file in files])
-    is_validation = np.concatenate(used)
-    return {
-        "train_examples": int((~is_validation).sum()),
-        "validation_examples": int(is_validation.sum()),
-        "train_tokens": int(lengths[~is_validation].sum()),
-        "validation_tokens": int(lengths[is_validation].sum()),
-        "truncated": sum(int(file.truncated.sum()) for file in files),
-    }
+def histogram(lengths: Ints, most: int) -> list[tuple[int, int]]:
+    """Examples by length, in bars of equal width up to `most` tokens."""
+    width = -(-most // BARS)
+    bars = np.bincount(-(-lengths // width), minlength=-(-most // width) + 1)
+    return [(bar * width, int(count)) for bar, count in enumerate(bars)][1:]
+
+
+def packed(lengths: Sequence[int], per_step: int, max_seq_len: int, size: int) -> tuple[float, int]:
+    """How full the packed rows are, and the steps that this was measured over."""
+    firsts = range(0, len(lengths), per_step)[:PACKED_STEPS]
+    steps = [lengths[first : first + per_step] for first in firsts]
+    rows = sum(len(best_fit(step, max_seq_len, size, True)) for step in steps)
+    return sum(map(sum, steps)) / (rows * max_seq_len * size), len(steps)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from effchal.mixing.read import Dropped
+from effchal.mixing.dropped import Dropped
 from effchal.mixing.report import MixReport, SourceReport
 
 COUNTS = ("source", "rows read", "by where", "dropped", "kept", "validation", "several turns")
@@ -15,18 +15,20 @@ ORIGINS = ("source", "format", "path", "files", "revision", "license", "origin",
 
 def page(report: MixReport) -> str:
     """The whole page. What stands above its first heading of the second level is the summary."""
-    origins = [
-        [str(value) if (value := getattr(source, name)) is not None else "" for name in ORIGINS]
-        for source in report.sources
-    ]
+    origins = [[origin(source, name) for name in ORIGINS] for source in report.sources]
     parts = [summary(report), "## Sources", table(ORIGINS, origins)]
     parts += ["## Left out", *rules(report, "dropped")]
     parts += ["## Found and kept", *rules(report, "reported")]
-    parts += ["## Evaluations that were looked for", *decontaminated(report.decontaminated)]
+    parts += ["## Evaluations that were looked for", evaluations(report)]
     parts += ["## Lengths", lengths(report)]
     settings = ((key, json.dumps(value)) for key, value in flat(report.settings).items())
     parts += ["## Settings", table(("key", "value"), settings)]
     return "\n\n".join(parts) + "\n"
+
+
+def origin(source: SourceReport, name: str) -> str:
+    value = getattr(source, name)
+    return "" if value is None else f"{len(value):,}" if name == "files" else str(value)
 
 
 def summary(report: MixReport) -> str:
@@ -87,19 +89,16 @@ def rules(report: MixReport, kind: str) -> Iterator[str]:
             found = True
             yield f"### {source.source}: {rule}, {one.count:,}"
             if one.examples:
-                rows = [(each["id"], each["text"], each["detail"]) for each in one.examples]
+                rows = [(each.id, each.text, each.detail) for each in one.examples]
                 yield table(("row", "text", "why"), rows)
     if not found:
         yield "Nothing."
 
 
-def decontaminated(found: dict[str, Any]) -> Iterator[str]:
-    if not found:
-        yield "None: data_mix.decontaminate.action=keep."
-        return
-    rows = [(name, f"{count:,} questions") for name, count in found["checked"].items()]
-    rows += [(name, f"not checked: {why}") for name, why in found["not_checked"].items()]
-    yield table(("evaluation", ""), rows) if rows else "None is on this machine."
+def evaluations(report: MixReport) -> str:
+    rows = [(name, f"{count:,} questions") for name, count in report.checked.items()]
+    rows += [(name, f"not checked: {why}") for name, why in report.not_checked.items()]
+    return table(("evaluation", ""), rows) if rows else "None."
 
 
 def lengths(report: MixReport) -> str:

@@ -2,8 +2,6 @@
 
 import hashlib
 import itertools
-import json
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,18 +10,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from effchal.config import DataMixConfig
+from effchal.config import CleanConfig, DataMixConfig
 from effchal.config.choices import OnFault
 from effchal.mixing.decontaminate import Decontaminator
+from effchal.mixing.dropped import Dropped
 from effchal.mixing.encode import turns_of
 from effchal.mixing.near_duplicates import answer_length, near_duplicates, shared_text, signatures
 from effchal.mixing.parallel import Work, run_batches
-from effchal.mixing.read import Dropped, StoredSource, read_source
-from effchal.mixing.sources import DataError, Example
+from effchal.mixing.read import StoredSource, read_source
+from effchal.mixing.readers import DataError
+from effchal.mixing.sources import Example
 from effchal.mixing.store import cached, key_of
 
-log = logging.getLogger(__name__)
 Ints = npt.NDArray[Any]
+Place = tuple[int, int]  # a source and an index into it
 BATCH = 512  # rows
 LARGE = 20_000  # rows from which processes pay
 
@@ -33,23 +33,33 @@ class SelectedSource:
     """The rows of a source that are used."""
 
     source: StoredSource
-    kept: Ints  # (n,) indices into the source, rising
-    is_validation: Ints  # (n,) bool
-    dropped: dict[str, Dropped]  # by rule, those of the source included
+    kept: Ints  # (rows,) bool
+    dropped: dict[str, Dropped]  # by rule
+    reported: dict[str, Dropped]  # by rule; these rows are used
+    is_validation: Ints  # (rows,) bool
+
+    @classmethod
+    def of(cls, source: StoredSource, clean: CleanConfig) -> "SelectedSource":
+        """All rows, for training."""
+        dropped: dict[str, Dropped] = {}
+        reported: dict[str, Dropped] = {}
+        for rule, saved in source.meta["dropped"].items():
+            counts = reported if getattr(clean, rule) is OnFault.report else dropped
+            counts[rule] = Dropped.of(saved)
+        count = len(source)
+        return cls(source, np.ones(count, bool), dropped, reported, np.zeros(count, bool))
+
+    @property
+    def indices(self) -> Ints:
+        """Of the rows that are used, rising."""
+        return np.flatnonzero(self.kept)
 
 
 @dataclass
 class Selection:
     sources: list[SelectedSource]
-    decontaminated: dict[str, Any] = field(default_factory=dict)  # what was checked, what not
-
-
-@dataclass
-class Kept:
-    """A row that a rule across rows asks about."""
-
-    source: int
-    index: int
+    checked: dict[str, int] = field(default_factory=dict)  # questions, by evaluation
+    not_checked: dict[str, str] = field(default_factory=dict)  # why, by evaluation
 
 
 def select(cfg: DataMixConfig, scenarios: Path | None = None) -> Selection:
@@ -64,42 +74,48 @@ def select(cfg: DataMixConfig, scenarios: Path | None = None) -> Selection:
     if not cfg.sources:
         raise DataError("data_mix.sources is empty; choose a data_mix, e.g. data_mix=quickstart")
     stored = [read_source(name, source, cfg.clean) for name, source in cfg.sources.items()]
-    kept = [np.ones(len(source), bool) for source in stored]
-    dropped: list[dict[str, Dropped]] = [
-        {rule: Dropped(**one) for rule, one in source.meta["dropped"].items()} for source in stored
-    ]
-
-    def apply(rule: str, action: OnFault, found: dict[tuple[int, int], str]) -> None:
-        for (number, index), detail in found.items():
-            example = stored[number].example(index)
-            if action is OnFault.refuse:
-                raise DataError(f"{example.id}: {detail}; data_mix: {rule}=drop leaves it out")
-            dropped[number].setdefault(rule, Dropped()).add(example, detail)
-            kept[number][index] = action is OnFault.report
-
-    if cfg.clean.duplicates is not OnFault.keep:
-        apply("duplicates", cfg.clean.duplicates, _duplicates(stored))
-    for source, mask in zip(stored, kept, strict=True):
-        _sample(source, mask, cfg.seed)
-    if cfg.clean.near_duplicates is not OnFault.keep:
-        found = _near_duplicates(stored, kept, cfg.clean.near_threshold)
-        apply("near_duplicates", cfg.clean.near_duplicates, found)
-    checked: dict[str, Any] = {}
+    chosen = [SelectedSource.of(source, cfg.clean) for source in stored]
+    clean, kept = cfg.clean, [each.kept for each in chosen]
+    if clean.duplicates is not OnFault.keep:
+        _apply("duplicates", clean.duplicates, _duplicates(stored), chosen)
+    for each in chosen:
+        _sample(each.source, each.kept, cfg.seed)
+    if clean.near_duplicates is not OnFault.keep:
+        found = _near_duplicates(stored, kept, clean.near_threshold)
+        _apply("near_duplicates", clean.near_duplicates, found, chosen)
+    selection = Selection(chosen)
     if cfg.decontaminate.action is not OnFault.keep:
         decontaminator = Decontaminator.of(cfg.decontaminate, scenarios)
-        checked = {"checked": decontaminator.checked, "not_checked": decontaminator.not_checked}
+        selection.checked = decontaminator.checked
+        selection.not_checked = decontaminator.not_checked
         found = _contaminated(stored, kept, decontaminator)
-        apply("decontaminate", cfg.decontaminate.action, found)
-    return Selection(_split(cfg, stored, kept, dropped), checked)
+        _apply("decontaminate", cfg.decontaminate.action, found, chosen)
+    _split(cfg, chosen)
+    return selection
 
 
-def _duplicates(stored: list[StoredSource]) -> dict[tuple[int, int], str]:
+def _apply(
+    rule: str, action: OnFault, found: dict[Place, str], chosen: list[SelectedSource]
+) -> None:
+    """Drop the rows that a rule across rows found, report them, or refuse the first."""
+    for (number, index), detail in found.items():
+        each = chosen[number]
+        example = each.source.example(index)
+        if action is OnFault.refuse:
+            key = "decontaminate.action" if rule == "decontaminate" else f"clean.{rule}"
+            raise DataError(f"{example.id}: {detail}; data_mix.{key}=drop leaves it out")
+        counts = each.reported if action is OnFault.report else each.dropped
+        counts.setdefault(rule, Dropped()).add(example, detail)
+        each.kept[index] = action is OnFault.report
+
+
+def _duplicates(stored: list[StoredSource]) -> dict[Place, str]:
     """Every row but the first with the same turns, over all sources."""
     keys = np.concatenate([source.text_keys for source in stored])
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     starts = np.cumsum([0, *(len(source) for source in stored)])
 
-    def place(i: int) -> tuple[int, int]:
+    def place(i: int) -> Place:
         number = int(np.searchsorted(starts, i, "right")) - 1
         return number, int(i - starts[number])
 
@@ -124,7 +140,7 @@ def _sample(source: StoredSource, mask: Ints, seed: int) -> None:
 
 def _near_duplicates(
     stored: list[StoredSource], kept: list[Ints], threshold: float
-) -> dict[tuple[int, int], str]:
+) -> dict[Place, str]:
     places = _places(kept)
 
     def build(_: Path) -> dict[str, Any]:
@@ -149,7 +165,7 @@ def _near_duplicates(
 
 def _contaminated(
     stored: list[StoredSource], kept: list[Ints], decontaminator: Decontaminator
-) -> dict[tuple[int, int], str]:
+) -> dict[Place, str]:
     places = _places(kept)
 
     def build(_: Path) -> dict[str, Any]:
@@ -162,7 +178,7 @@ def _contaminated(
     return {places[i]: detail for i, detail in found}
 
 
-def _places(kept: list[Ints]) -> list[tuple[int, int]]:
+def _places(kept: list[Ints]) -> list[Place]:
     return [(n, int(i)) for n, mask in enumerate(kept) for i in np.flatnonzero(mask)]
 
 
@@ -207,32 +223,24 @@ class MatchJob:
     def start(self) -> Work:
         def work(batch: Sequence[bytes]) -> list[str | None]:
             matches = [self.decontaminator.match(Example("", turns_of(row))) for row in batch]
-            return [match and match.detail for match in matches]
+            return [match.detail if match else None for match in matches]
 
         return work
 
 
-def _split(
-    cfg: DataMixConfig,
-    stored: list[StoredSource],
-    kept: list[Ints],
-    dropped: list[dict[str, Dropped]],
-) -> list[SelectedSource]:
+def _split(cfg: DataMixConfig, chosen: list[SelectedSource]) -> None:
     """Choose validation rows from each source by their first prompts.
 
     By prompt and over all sources at once: the same prompt may stand in two of them.
     """
-    indices = [np.flatnonzero(mask) for mask in kept]
-    prompts = [source.prompt_keys[i] for source, i in zip(stored, indices, strict=True)]
-    chosen = np.unique(np.concatenate([_validation_keys(keys, cfg) for keys in prompts]))
-    selected = []
-    for source, rows, keys, one in zip(stored, indices, prompts, dropped, strict=True):
-        selected.append(SelectedSource(source, rows, np.isin(keys, chosen), one))
-    if all(each.is_validation.all() for each in selected):
+    prompts = [each.source.prompt_keys[each.indices] for each in chosen]
+    keys = np.unique(np.concatenate([_validation_keys(each, cfg) for each in prompts]))
+    for each in chosen:
+        each.is_validation = each.kept & np.isin(each.source.prompt_keys, keys)
+    if not any((each.kept & ~each.is_validation).any() for each in chosen):
         raise DataError(
             "the data mix has no training example left; lower data_mix.validation_fraction"
         )
-    return selected
 
 
 def _validation_keys(keys: Ints, cfg: DataMixConfig) -> Ints:
@@ -243,12 +251,3 @@ def _validation_keys(keys: Ints, cfg: DataMixConfig) -> Ints:
     count = max(1, round(cfg.validation_fraction * len(unique))) if len(unique) else 0
     ranks = [hashlib.sha256(f"{cfg.seed}:{k.hex()}".encode()).digest() for k in unique.tolist()]
     return unique[sorted(range(len(unique)), key=lambda i: ranks[i])[:count]]
-
-
-def fingerprint(selection: Selection) -> str:
-    """Of all chosen rows, their order and their use."""
-    parts = [
-        [each.source.key, _digest([each.is_validation]), hashlib.sha256(each.kept).hexdigest()]
-        for each in selection.sources
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -13,10 +13,9 @@ from effchal.planning.candidates import plan_with_options
 from effchal.planning.fit import Plan, choose_micro_batch, enforce_plan, make_plan
 from effchal.planning.history import Record, keep_record, kind_of
 from effchal.planning.machine import Machine, memory_used
-from effchal.runs import provenance, write_atomic
+from effchal.runs import checkpoints, provenance, write_atomic
 from effchal.tracking import peak_memory_gib
 from effchal.training.budget import Pace
-from effchal.training.checkpoint import checkpoints
 from effchal.training.loop import Trainer
 
 FEWEST_STEPS = 5  # timed ones; fewer say little

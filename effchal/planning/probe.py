@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from effchal.config import Config, ConfigError
+from effchal.mixing.locate import is_local
 from effchal.mixing.prepare import PreparedData, prepare_data
-from effchal.mixing.sources import is_local
 from effchal.planning.fit import make_plan
 from effchal.planning.machine import Machine
 from effchal.planning.outcome import keep_times

@@ -75,7 +75,7 @@ def workload_of(cfg: Config, data: PreparedData) -> Workload:
 
 def size_of(example: EncodedExample, max_seq_len: int) -> ExampleSize:
     targets = example.targets[:max_seq_len]
-    return ExampleSize(len(targets), max(1, sum(t != IGNORE_INDEX for t in targets)))
+    return ExampleSize(len(targets), max(1, int((targets != IGNORE_INDEX).sum())))
 
 
 def packed_rows(cfg: Config, sizes: list[ExampleSize]) -> list[list[ExampleSize]]:

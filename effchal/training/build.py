@@ -19,9 +19,9 @@ from effchal.model.device import multiplies_bfloat16, pick_dtype
 from effchal.model.load import add_adapter, base_model_fingerprint, load_base_model, model_shape
 from effchal.model.route import require_layer_states
 from effchal.model.tokenizer import load_tokenizer
-from effchal.runs import device_name
+from effchal.runs import checkpoints, device_name
 from effchal.training.budget import WallClock
-from effchal.training.checkpoint import checkpoints, load_checkpoint, trainable_parameters
+from effchal.training.checkpoint import load_checkpoint, trainable_parameters
 from effchal.training.layers import prepare_training
 from effchal.training.step import make_optimizer
 

@@ -4,7 +4,6 @@ import errno
 import logging
 import os
 import pickle
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from effchal.config import ConfigError
-from effchal.runs import sync, sync_folder
+from effchal.runs import checkpoints, sync, sync_folder
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -132,9 +131,3 @@ def trainable_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoint files, newest first."""
-    found = [path for path in folder.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", path.name)]
-    return sorted(found, reverse=True)

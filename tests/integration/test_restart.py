@@ -24,8 +24,9 @@ from support.training_runs import (
 from effchal.bundle import check_bundle
 from effchal.config import BudgetConfig, ConfigError, LoraConfig, save_config
 from effchal.config.choices import Optimizer
-from effchal.mixing.sources import BUILTIN_DIR, DataError
-from effchal.training.checkpoint import checkpoints
+from effchal.mixing.locate import BUILTIN_DIR
+from effchal.mixing.sources import DataError
+from effchal.runs import checkpoints
 
 
 def test_seconds_before_a_restart_count(tiny_cfg, tmp_path):

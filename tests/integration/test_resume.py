@@ -23,11 +23,11 @@ from support.training_runs import (
 from effchal.bundle import check_bundle
 from effchal.config import Config, ConfigError, load_config
 from effchal.config.choices import BundleOf
-from effchal.mixing.sources import BUILTIN_DIR
+from effchal.mixing.locate import BUILTIN_DIR
 from effchal.model.tiny import tiny_folder
+from effchal.runs import checkpoints
 from effchal.train import nothing_to_do, open_run
 from effchal.training import build, loop, saving
-from effchal.training.checkpoint import checkpoints
 
 
 def resume(folder, *typed):

@@ -12,9 +12,9 @@ from support.training_runs import TINY, adapter, metrics, record, run, same_weig
 from effchal.bundle import check_bundle
 from effchal.config import BudgetConfig, ConfigError, DecodingConfig
 from effchal.config.choices import DecodingMethod, Schedule
+from effchal.runs import checkpoints
 from effchal.training import loop, step
 from effchal.training.budget import WallClock
-from effchal.training.checkpoint import checkpoints
 
 
 def test_a_run_leaves_what_the_design_says(tiny_cfg, tmp_path):

@@ -8,8 +8,8 @@ import time
 
 import torch
 
+from effchal.runs import checkpoints
 from effchal.train import run as run_training
-from effchal.training.checkpoint import checkpoints
 from effchal.training.signals import StopSignals
 from support.paths import ROOT
 

@@ -7,8 +7,9 @@ from support.paths import SHARED_DATA, needs_shared_data
 
 from effchal.config import DataMixConfig, DataSourceConfig
 from effchal.config.choices import DataFormat
+from effchal.mixing.locate import BUILTIN_DIR
 from effchal.mixing.mix import load_mix, write_report
-from effchal.mixing.sources import BUILTIN_DIR, DataError, load_source
+from effchal.mixing.sources import DataError, load_source
 
 LIMA = {"conversations": ["q", "a"], "source": "x"}
 PLATYPUS = {"instruction": "add", "input": "1 1", "output": "2", "data_source": "math"}
@@ -62,7 +63,7 @@ def test_where_that_keeps_nothing_says_what_there_is(tmp_path):
         load_source(
             "s", source(write(tmp_path / "a.jsonl", [PLATYPUS]), where={"data_source": ["zzz"]})
         )
-    with pytest.raises(DataError, match=r"line 1: no field 'topic'.*it has instruction, input"):
+    with pytest.raises(DataError, match=r"line 1: no column 'topic'.*it has instruction, input"):
         load_source("s", source(tmp_path / "a.jsonl", where={"topic": ["zzz"]}))
 
 
@@ -81,7 +82,7 @@ def test_where_that_keeps_nothing_says_what_there_is(tmp_path):
         ),
         (
             json.dumps({"instruction": "x"}) + "\n",
-            "line 2, field 'output': expected text, found nothing",
+            "line 2: platypus needs output, and the row has instruction",
         ),
         (
             json.dumps(PLATYPUS | {"instruction": 5}) + "\n",
@@ -111,7 +112,7 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
         (["q", " "], ", turn 2: expected text, found str ' '"),
         ("text", ": expected a list of texts, question and answer in turn, found str"),
         (None, ": expected a list of texts, question and answer in turn, found nothing"),
-        (["q", 5], ": expected a list of texts"),
+        (["q", 5], ", turn 2: expected text, found int 5"),
     ],
 )
 def test_a_bad_conversation_is_named(tmp_path, said, message):
@@ -130,7 +131,7 @@ def test_a_half_written_file_is_named(tmp_path, suffix):
 
 def test_a_missing_file_and_an_unknown_kind_are_named(tmp_path):
     with pytest.raises(
-        DataError, match=r"source s: no file .*nope\.jsonl .*data_mix\.sources\.<name>\.path"
+        DataError, match=r"source s: no file .*nope\.jsonl .*data_mix\.sources\.s\.path"
     ):
         load_source("s", source(tmp_path / "nope.jsonl"))
     (tmp_path / "rows.txt").write_text("a,b")
@@ -138,8 +139,10 @@ def test_a_missing_file_and_an_unknown_kind_are_named(tmp_path):
         load_source("s", source(tmp_path / "rows.txt"))
 
 
-def test_a_hub_id_without_a_revision_is_refused():
-    with pytest.raises(DataError, match=r"needs data_mix\.sources\.lima\.revision=<commit>"):
+def test_a_hub_id_without_a_revision_needs_the_hub():
+    with pytest.raises(
+        DataError, match=r"the hub cannot be asked .*data_mix\.sources\.lima\.revision="
+    ):
         load_source("lima", source("GAIR/lima", DataFormat.lima))
 
 
@@ -154,7 +157,10 @@ class Hub:
     def hf_hub_download(self, *_, **__):
         raise self.error
 
-    load_dataset = hf_hub_download
+    load_dataset = dataset_info = hf_hub_download
+
+    def HfApi(self):
+        return self
 
 
 class GatedRepoError(OSError):
@@ -173,14 +179,14 @@ class DatasetNotFoundError(FileNotFoundError):
             GatedRepoError("Access restricted"),
             "is gated: accept its terms on the hub and set HF_TOKEN",
         ),
-        (DatasetNotFoundError("no such"), "is not on the hub at revision abc"),
+        (DatasetNotFoundError("no such"), "is no file here, and not on the hub at revision 0{40}"),
         (ConnectionError("no route"), r"cannot be reached \(ConnectionError\)"),
     ],
 )
 def test_a_hub_that_refuses_is_an_error_with_reason_and_way_out(monkeypatch, file, error, reason):
     monkeypatch.setitem(sys.modules, "datasets", Hub(error))
     monkeypatch.setitem(sys.modules, "huggingface_hub", Hub(error))
-    lima = source("GAIR/lima", DataFormat.lima, revision="abc", file=file)
+    lima = source("GAIR/lima", DataFormat.lima, revision="0" * 40, file=file)
     with pytest.raises(
         DataError, match=rf"source lima: GAIR/lima {reason}.*data_mix\.sources\.lima\.path=<\.jsonl"
     ):

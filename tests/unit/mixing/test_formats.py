@@ -86,7 +86,7 @@ def test_a_format_is_known_by_its_fields(tmp_path, name):
 def test_the_format_is_told(tmp_path, caplog):
     caplog.set_level("INFO")
     loaded(write(tmp_path / "a.jsonl", {"messages": MESSAGES}))
-    assert "source mine: format messages" in caplog.text
+    assert "source mine: format messages, 3 roles" in caplog.text
 
 
 @pytest.mark.parametrize(("ending", "separator"), [(".csv", ","), (".tsv", "\t")])
@@ -151,7 +151,8 @@ def test_rows_of_two_formats_are_refused(tmp_path):
 
 def test_sharegpt_under_the_name_of_lima_says_what_it_is_not(tmp_path):
     row = ROWS["sharegpt"][0]
-    with pytest.raises(DataError, match=r"'conversations': expected a list of texts, question and"):
+    message = "turn 1: expected text, found dict .*; the row looks like sharegpt: .*=sharegpt$"
+    with pytest.raises(DataError, match=message):
         loaded(write(tmp_path / "a.jsonl", row), format=DataFormat.lima)
 
 

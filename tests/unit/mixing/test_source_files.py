@@ -93,7 +93,7 @@ def test_separators_of_unicode_end_no_line(tmp_path):
             r"not a whole gzip file \(.*\); pack it",
         ),
         ("rows.jsonl.gz", OK_LINES, r"not a whole gzip file \(.*\); pack it again"),
-        ("rows.parquet.gz", OK_LINES, "is no .jsonl, .json, .csv, .tsv, .parquet or "),
+        ("rows.parquet.gz", OK_LINES, "is no .jsonl, .json, .csv, .tsv, .parquet, .arrow or "),
     ],
 )
 def test_what_a_file_really_is_is_said_in_one_line(tmp_path, name, content, message):

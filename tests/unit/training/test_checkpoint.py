@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from effchal.config import ConfigError
-from effchal.training.checkpoint import checkpoints, load_checkpoint, load_weights, save_checkpoint
+from effchal.runs import checkpoints
+from effchal.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
 
 
 @pytest.fixture

@@ -1,0 +1,41 @@
+"""Rows that a rule leaves out, counted and shown."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from effchal.mixing.sources import Example
+
+SHOWN = 3  # examples of what a rule drops
+SHORT = 160  # characters of their texts
+
+
+@dataclass(frozen=True)
+class DroppedExample:
+    id: str
+    text: str
+    detail: str  # why, e.g. what it is a duplicate of
+
+
+@dataclass
+class Dropped:
+    """What one rule left out of one source."""
+
+    count: int = 0
+    examples: list[DroppedExample] = field(default_factory=list)  # the first ones
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> "Dropped":
+        """From what asdict made of it."""
+        return cls(saved["count"], [DroppedExample(**each) for each in saved["examples"]])
+
+    def add(self, example: Example, detail: str = "") -> None:
+        self.count += 1
+        if len(self.examples) < SHOWN:
+            text = " / ".join(turn.content[:SHORT] for turn in example.turns)
+            self.examples.append(DroppedExample(example.id, short(text), short(detail)))
+
+
+def short(text: str) -> str:
+    """The beginning of a text in one line."""
+    words = " ".join(text[: 2 * SHORT].split())
+    return words if len(words) <= SHORT else words[: SHORT - 1] + "…"

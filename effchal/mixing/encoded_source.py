@@ -1,0 +1,95 @@
+"""The chosen rows of each source as ids: encoded over all cores, or found in the cache."""
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from effchal.mixing.encode import (
+    EncodedBatch,
+    EncodedExample,
+    EncodedFile,
+    EncodeJob,
+    Ints,
+    write_encoded,
+)
+from effchal.mixing.parallel import run_batches
+from effchal.mixing.select import SelectedSource, batched
+from effchal.mixing.store import cached, key_of
+from effchal.model.tokenizer import tokenizer_fingerprint
+
+BATCH = 512  # conversations
+LARGE = 4_000  # conversations from which processes pay
+
+
+@dataclass
+class EncodedSource:
+    selected: SelectedSource
+    file: EncodedFile
+    sha256: str  # of ids and targets
+    dropped: dict[str, list[int]]  # by reason: positions in the chosen rows
+
+    @property
+    def is_validation(self) -> Ints:
+        """(n,) bool, of the examples of the file."""
+        return self.selected.is_validation[self.selected.indices[self.file.rows]]
+
+
+class Examples(Sequence[EncodedExample]):
+    """Some examples of several files, read when they are asked for."""
+
+    def __init__(self, sources: list["EncodedSource"], indices: list[Ints]) -> None:
+        files = [source.file for source in sources]
+        self._files, self._indices = files, np.concatenate(indices)
+        self.source = np.repeat(np.arange(len(files)), [len(each) for each in indices])
+        pairs = list(zip(files, indices, strict=True))
+        self.lengths = np.concatenate([file.lengths[i] for file, i in pairs])
+        self.target_counts = np.concatenate([file.target_counts[i] for file, i in pairs])
+        self.truncated = int(sum(file.truncated[i].sum() for file, i in pairs))
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._files[self.source[index]][self._indices[index]]
+
+    def id_at(self, index: int) -> str:
+        return self._files[self.source[index]].id_at(self._indices[index])
+
+
+def encode_source(selected: SelectedSource, job: EncodeJob) -> EncodedSource:
+    """The chosen rows of a source as ids, encoded or found in the cache."""
+    source, indices = selected.source, selected.indices
+    rows = hashlib.sha256(np.packbits(selected.kept).tobytes()).hexdigest()
+    key = key_of("encode", source.key, rows, tokenizer_fingerprint(job.model), _asked(job))
+
+    def build(folder: Path) -> dict[str, Any]:
+        digest, dropped = hashlib.sha256(), dict[str, list[int]]()
+        batches = batched(source.stored(indices.tolist()), BATCH)
+        # A process that has torch has loaded transformers or will: here, a small mix costs nothing.
+        in_processes = len(indices) >= LARGE or "torch" not in sys.modules
+        results = run_batches(job, batches, in_processes)
+
+        def counted() -> Iterator[tuple[int, EncodedBatch]]:
+            for number, batch in enumerate(results):
+                for ids, learned in zip(batch.ids, batch.learned, strict=True):
+                    digest.update(ids.tobytes() + learned.tobytes())
+                for row, reason in batch.dropped:
+                    dropped.setdefault(reason, []).append(number * BATCH + row)
+                yield number * BATCH, batch
+
+        write_encoded(folder / "ids.arrow", counted())
+        return {"sha256": digest.hexdigest(), "dropped": dropped}
+
+    folder, meta = cached("ids", key, build)
+    file = EncodedFile(folder / "ids.arrow", lambda row: source.id_of(indices[row]))
+    return EncodedSource(selected, file, meta["sha256"], meta["dropped"])
+
+
+def _asked(job: EncodeJob) -> dict[str, Any]:
+    """What the ids depend on, besides rows and tokenizer."""
+    return asdict(job) | {"model": None}

@@ -1,0 +1,147 @@
+"""The rows of one data file, one after another: memory does not grow with the file, .json aside."""
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from effchal.config import ConfigError
+from effchal.rows import Row, not_utf8, open_rows, parse_json, read_jsonl, unpacked_name, unpacking
+
+BATCH = 1024  # rows of a parquet file that are Python objects at a time
+CSV_FIELD = 2**31 - 1  # characters; Python's own limit refuses a text of 131,073
+csv.field_size_limit(CSV_FIELD)
+
+
+class DataError(ConfigError):
+    """Data that cannot be used. The message names source or file, line, field and remedy."""
+
+
+class RowError(DataError):
+    """One row that cannot be used, in a file that can be read on."""
+
+
+def suffix_of(path: Path) -> str:
+    """The kind of a file by its name: .jsonl of rows.JSONL and of rows.jsonl.gz."""
+    return Path(unpacked_name(path)).suffix.lower()
+
+
+def is_readable(path: Path) -> bool:
+    """Whether a name is that of a data file. Parquet and Arrow pack their own content."""
+    suffix = suffix_of(path)
+    return suffix in READERS and (unpacked_name(path) == path.name or suffix not in COLUMNAR)
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file that is_readable.
+
+    Raises:
+        DataError: not the file that its name says, or a line of it.
+    """
+    return READERS[suffix_of(path)](path)
+
+
+def _read_json(path: Path) -> Iterator[Row]:
+    with open_rows(path) as file, unpacking(path, DataError):
+        content = file.read()
+    rows = parse_json(content, str(path), DataError, _json_hint(content), unique_keys=True)
+    if isinstance(rows, dict):
+        lists = [name for name, value in rows.items() if isinstance(value, list)]
+        remedy = f"; write the list of its key {lists[0]!r} alone" if lists else ""
+        raise DataError(f"{path}: expected a list of rows, found an object{remedy}")
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: expected a list of rows, found {type(rows).__name__}")
+    return _numbered(rows, path)
+
+
+def _json_hint(content: bytes) -> str:
+    """What to do about a .json file that is not JSON as a whole."""
+    with contextlib.suppress(ValueError, RecursionError):
+        if isinstance(json.loads(content.partition(b"\n")[0]), dict):
+            return "; the file has one object a line, so its name must end in .jsonl"
+    return ""
+
+
+def _read_table(path: Path, separator: str) -> Iterator[Row]:
+    """Rows of a table as text; the first line names the columns."""
+    with open_rows(path) as file, unpacking(path, DataError):
+        lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        table = csv.reader(lines, delimiter=separator, strict=True)
+        try:
+            names = next(table, [])
+            for values in table:
+                place = _line(path, table)
+                yield Row(_fields(names, values, place), place, RowError)
+        except UnicodeDecodeError as error:
+            reason = not_utf8(error.object)
+            raise DataError(f"{path}, after line {table.line_num}: {reason}") from error
+        except csv.Error as error:
+            raise DataError(f"{_line(path, table)}: {error}") from error
+
+
+def _line(path: Path, table: Any) -> str:
+    return f"{path}, line {table.line_num}"
+
+
+def _fields(names: list[str], values: list[str], place: str) -> dict[str, Any]:
+    if len(values) != len(names):
+        raise DataError(
+            f"{place}: {len(values)} values for {len(names)} columns "
+            f"({', '.join(names)}); put a value that holds a separator or a line end in quotes"
+        )
+    return dict(zip(names, values, strict=True))
+
+
+def _read_columnar(path: Path, batches_of: Callable[[Path], Iterator[Any]]) -> Iterator[Row]:
+    """Rows of a file that pyarrow reads. It comes with `datasets`; only training needs it."""
+    import pyarrow
+
+    kind = suffix_of(path).removeprefix(".")
+    try:
+        rows = (row for batch in batches_of(path) for row in batch.to_pylist())
+        yield from _numbered(rows, path)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: not a readable {kind} file ({reason})") from error
+
+
+def _parquet_batches(path: Path) -> Iterator[Any]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        yield from file.iter_batches(BATCH)
+
+
+def _arrow_batches(path: Path) -> Iterator[Any]:
+    """The record batches of both forms: the stream, as `datasets` writes it, and the file."""
+    import pyarrow
+
+    with pyarrow.memory_map(str(path)) as source:
+        if source.read(6) == b"ARROW1":
+            table = pyarrow.ipc.open_file(source)
+            whole = (table.get_batch(i) for i in range(table.num_record_batches))
+        else:
+            source.seek(0)
+            whole = pyarrow.ipc.open_stream(source)
+        for batch in whole:
+            yield from (batch.slice(i, BATCH) for i in range(0, batch.num_rows, BATCH))
+
+
+def _numbered(rows: Iterable[Any], path: Path) -> Iterator[Row]:
+    return (Row.of(row, f"{path}, row {i}", RowError) for i, row in enumerate(rows, start=1))
+
+
+COLUMNAR = (".parquet", ".arrow")
+READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": partial(read_jsonl, error=RowError),
+    ".json": _read_json,
+    ".csv": partial(_read_table, separator=","),
+    ".tsv": partial(_read_table, separator="\t"),
+    ".parquet": partial(_read_columnar, batches_of=_parquet_batches),
+    ".arrow": partial(_read_columnar, batches_of=_arrow_batches),
+}
+KINDS = f"{', '.join(READERS)} or .jsonl.gz"  # for messages

@@ -1,0 +1,166 @@
+"""Which rows of a source are kept: the conditions of its `where:`, compiled once."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from effchal.config import ConfigError
+from effchal.rows import Row, shown
+
+CONDITIONS = ("min", "max", "min_chars", "max_chars", "matches", "not")
+SHOWN_VALUES = 20  # of a column, in the message of a filter that keeps nothing
+Test = Callable[[Any], bool]  # TypeError: of a value that it cannot judge
+
+
+@dataclass
+class Where:
+    """The conditions of one source, by column; a row is kept if all of them hold."""
+
+    tests: dict[str, Test]
+    unseen: dict[str, list[Any]]  # by column, the listed values that no row had so far
+    seen: dict[str, dict[str, None]] = field(default_factory=dict)  # the first values, in order
+
+    def keeps(self, row: Row) -> bool:
+        """Whether all conditions hold.
+
+        Raises:
+            row.error: it lacks a column, or has a value there that cannot be compared.
+        """
+        kept = True
+        for column, test in self.tests.items():
+            value = value_at(row, column, "which `where` filters by")
+            seen = self.seen.setdefault(column, {})
+            if len(seen) < SHOWN_VALUES:
+                seen[str(value)[:50]] = None
+            if unseen := self.unseen.get(column):
+                found = spellings(value)
+                self.unseen[column] = [each for each in unseen if found.isdisjoint(spellings(each))]
+            try:
+                kept &= test(value)
+            except TypeError as error:
+                raise row.error(f"{row.place}, column {column!r}: {error}") from error
+        return kept
+
+    def found(self) -> str:
+        """What the columns hold, for the message of a filter that keeps nothing."""
+        return "; ".join(f"{name} has {', '.join(values)}" for name, values in self.seen.items())
+
+    def absent(self) -> list[str]:
+        """A line for each column with listed values that no row has."""
+        return [
+            f"no row where {column} is {', '.join(map(str, values))}"
+            for column, values in self.unseen.items()
+            if values
+        ]
+
+
+def value_at(row: Row, column: str, purpose: str) -> Any:
+    """The value of a column; `meta.lang` is the field `lang` of the object in `meta`.
+
+    Raises:
+        row.error: no such column.
+    """
+    if column in row.fields:
+        return row.fields[column]
+    value: Any = row.fields
+    for part in column.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise row.error(
+                f"{row.place}: no column {column!r}, {purpose}; it has {', '.join(row.fields)}"
+            )
+        value = value[part]
+    return value
+
+
+def compile_where(where: dict[str, Any], key: str) -> Where:
+    """The conditions, ready to use.
+
+    Args:
+        key: of the conditions, for messages: data_mix.sources.<name>.where.
+
+    Raises:
+        ConfigError: a condition that is none.
+    """
+    tests = {column: _test(value, f"{key}.{column}") for column, value in where.items()}
+    unseen = {
+        column: listed if isinstance(listed, list) else [listed]
+        for column, listed in where.items()
+        if not isinstance(listed, dict)
+    }
+    return Where(tests, unseen)
+
+
+def _test(condition: Any, key: str) -> Test:
+    if isinstance(condition, dict):
+        unknown = [name for name in condition if name not in CONDITIONS]
+        if unknown or not condition:
+            raise ConfigError(
+                f"{key} has {shown(condition)}; a condition is a value, a list of values, or an "
+                f"object with {', '.join(CONDITIONS)}. A nested column is written with a dot: "
+                "where={meta.lang: en}"
+            )
+        tests = [_part(name, value, f"{key}.{name}") for name, value in condition.items()]
+        for low, high in (("min", "max"), ("min_chars", "max_chars")):
+            if low in condition and high in condition and condition[low] > condition[high]:
+                raise ConfigError(f"{key}: {low} is above {high}, so no row can pass")
+        return lambda value: all(test(value) for test in tests)
+    listed = condition if isinstance(condition, list) else [condition]
+    if not listed or any(isinstance(value, (list, dict)) for value in listed):
+        raise ConfigError(f"{key} must be a value or a list of values, got {shown(condition)}")
+    wanted = set().union(*map(spellings, listed))
+    return lambda value: not wanted.isdisjoint(spellings(value))
+
+
+def _part(name: str, wanted: Any, key: str) -> Test:
+    """The test of one key of an object of conditions."""
+    if name == "not":
+        test = _test(wanted, key)
+        return lambda value: not test(value)
+    if name == "matches":
+        try:
+            pattern = re.compile(wanted)
+        except (re.error, TypeError) as error:
+            raise ConfigError(
+                f"{key} is no regular expression ({error}): {shown(wanted)}"
+            ) from error
+        return lambda value: value is not None and bool(pattern.search(str(value)))
+    if isinstance(wanted, bool) or not isinstance(wanted, (int, float)):
+        raise ConfigError(f"{key} must be a number, got {shown(wanted)}")
+    measure = length_of if name.endswith("_chars") else number_of
+    sign = 1 if name.startswith("min") else -1
+
+    def holds(value: Any) -> bool:
+        found = measure(value)
+        return found is not None and sign * found >= sign * wanted
+
+    return holds
+
+
+def spellings(value: Any) -> set[str]:
+    """The texts that stand for a value: 5 is "5", 5.0 is also "5", true is also "True"."""
+    texts = {str(value)}
+    if isinstance(value, bool):
+        texts.add(str(value).lower())
+    elif isinstance(value, float) and value.is_integer():
+        texts.add(str(int(value)))
+    return texts
+
+
+def number_of(value: Any) -> float | None:
+    """A number, also spelled as a text; None of nothing and of an empty text."""
+    if value is None or value == "":
+        return None
+    try:
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            return float(value)
+    except ValueError:
+        pass
+    raise TypeError(f"`where` compares it with a number, found {shown(value)}")
+
+
+def length_of(value: Any) -> int:
+    """Characters of a text, items of a list, 0 of nothing."""
+    if value is None or isinstance(value, (str, list)):
+        return len(value or "")
+    raise TypeError(f"`where` measures its length, found {shown(value)}; it takes texts and lists")
