@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effchal.mixing.sources import DataError, _read_file
+from effchal.mixing.readers import DataError, read_rows
 from effchal.rows import Row, parse_json, read_csv, read_jsonl
 
 MMLU_SUBJECTS = 57
@@ -68,7 +68,7 @@ def questions_of(path: Path) -> Iterator[Question]:
         DataError: a file that cannot be read, or without any text.
     """
     empty = True
-    for row in _read_file(path, "data_mix.decontaminate.files"):
+    for row in read_rows(path):
         texts = tuple(_texts(row.fields))
         empty = empty and not texts
         yield Question(str(path), row.place, texts)

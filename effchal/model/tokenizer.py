@@ -110,4 +110,4 @@ def hide_torch() -> None:
     They are the same ones, 1 s after the start in place of 4.
     """
     sys.modules.setdefault("torch", cast(Any, None))  # what `import` takes for a missing package
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would remark on that
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would remark on that
