@@ -40,9 +40,11 @@ def show(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     hide_torch()
     from effchal.mixing.prepare import prepare_data
     from effchal.mixing.show import COLOURED, PLAIN, lines
+    from effchal.model.tokenizer import load_tokenizer
 
     data = prepare_data(cfg, output_dir)
-    for line in lines(cfg, data, COLOURED if sys.stdout.isatty() else PLAIN):
+    marks = COLOURED if sys.stdout.isatty() else PLAIN
+    for line in lines(cfg, data, load_tokenizer(cfg.model), marks):
         print(line)
 
 

@@ -4,11 +4,27 @@ from pathlib import Path
 from typing import Any
 
 from effchal.config import ConfigError
-from effchal.mixing.dropped import short
-from effchal.mixing.report_page import table
+from effchal.mixing.report_page import flat, table
 from effchal.runs import read_record
 
 ABSENT = "absent"
+
+
+def compare(a: str, b: str) -> tuple[bool, str]:
+    """Whether two folders hold the same mix, by its digest; and what differs, as text.
+
+    Raises:
+        ConfigError: one of them holds none.
+    """
+    mixes = read_mix(a), read_mix(b)
+    digests = [mix.get("sha256") for mix in mixes]
+    same = digests[0] == digests[1] is not None
+    verdict = "the same data in the same order" if same else "not the same data"
+    if None in digests:
+        verdict = "not known whether the data is the same: a mix.json has no sha256"
+    rows = differences(*mixes)
+    lines = [f"A: {a}", f"B: {b}", verdict, *(["", table(("key", "A", "B"), rows)] if rows else [])]
+    return same, "\n".join(lines)
 
 
 def read_mix(place: str) -> dict[str, Any]:
@@ -21,39 +37,30 @@ def read_mix(place: str) -> dict[str, Any]:
     path = path if path.is_file() else path / "mix.json"
     if not path.is_file():
         raise ConfigError(f"{place} has no mix.json; effchal data and effchal train leave one")
-    return read_record(path)
-
-
-def compare(a: str, b: str) -> tuple[bool, str]:
-    """Whether two folders hold the same mix, by its digest, and what differs, as text.
-
-    Raises:
-        ConfigError: one of them holds none.
-    """
-    mixes = read_mix(a), read_mix(b)
-    digests = [mix.get("sha256") for mix in mixes]
-    same = digests[0] == digests[1] is not None
-    verdict = "the same data in the same order" if same else "not the same data"
-    if None in digests:
-        verdict = "not known to be the same data: a mix.json has no sha256"
-    rows = differences(*mixes)
-    lines = [f"A: {a}", f"B: {b}", verdict, *(["", table(("", "A", "B"), rows)] if rows else [])]
-    return same, "\n".join(lines)
+    mix = read_record(path)
+    if not isinstance(mix.get("sources"), list):
+        raise ConfigError(f"{path} is no report of a data mix")
+    return mix
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The keys whose values differ, each with both; a source that one lacks is one line."""
+    """The keys whose values differ, each with both; a source that one lacks is one of them."""
     ours, theirs = ({each["source"]: each for each in mix["sources"]} for mix in (a, b))
-    rows = []
-    for name in ours.keys() ^ theirs.keys():
-        rows.append((f"sources.{name}", _size(ours.get(name)), _size(theirs.get(name))))
-    rows.sort()
-    both = ours.keys() & theirs.keys()
-    left = _flat(a | {"sources": {name: ours[name] for name in ours if name in both}})
-    right = _flat(b | {"sources": {name: theirs[name] for name in ours if name in both}})
+    rows = [
+        (f"sources.{name}", _size(ours.get(name)), _size(theirs.get(name)))
+        for name in ours | theirs
+        if (name in ours) != (name in theirs)
+    ]
+    both = [name for name in ours if name in theirs]
+    left, right = (
+        flat(mix | {"sources": {name: sources[name] for name in both}})
+        for mix, sources in ((a, ours), (b, theirs))
+    )
     for key in left | right:  # in A's order
-        if left.get(key, ABSENT) != right.get(key, ABSENT):
-            rows.append((key, left.get(key, ABSENT), right.get(key, ABSENT)))
+        one, other = (found.get(key, ABSENT) for found in (left, right))
+        is_detail = isinstance(one, list) and key.endswith((".lengths", ".examples"))
+        if one != other and not is_detail:
+            rows.append((key, _shown(one), _shown(other)))
     return rows
 
 
@@ -61,13 +68,7 @@ def _size(source: dict[str, Any] | None) -> str:
     return ABSENT if source is None else f"{source['examples']:,} examples"
 
 
-def _flat(value: Any, key: str = "") -> dict[str, str]:
-    """Values as text by dotted key; without the histogram and the texts of what was dropped."""
-    if isinstance(value, dict):
-        parts = [_flat(each, f"{key}.{name}" if key else name) for name, each in value.items()]
-        return {name: text for part in parts for name, text in part.items()}
-    if isinstance(value, list) and key.rpartition(".")[2] in ("lengths", "examples"):
-        return {}
-    if isinstance(value, int | float):
-        return {key: f"{value:,}" if isinstance(value, int) else f"{value:.4g}"}
-    return {key: "not measured" if value is None else short(str(value))}
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else repr(value) if value != ABSENT else ABSENT

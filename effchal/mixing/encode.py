@@ -221,8 +221,11 @@ class EncodedFile(Sequence[EncodedExample]):
         batch = self._reader.get_batch(number)
         ids = batch.column("ids")[place].values.to_numpy().astype(np.int64)
         learned = batch.column("learned")[place].values.to_numpy(zero_copy_only=False)
-        name = self._id_of(self.rows[index])
-        return EncodedExample(name, ids, targets_of(ids, learned), bool(self.truncated[index]))
+        targets, truncated = targets_of(ids, learned), bool(self.truncated[index])
+        return EncodedExample(self.id_at(index), ids, targets, truncated)
+
+    def id_at(self, index: int) -> str:
+        return self._id_of(self.rows[index])
 
 
 def _joined(batches: list[pa.RecordBatch], name: str) -> Ints:

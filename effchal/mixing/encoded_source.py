@@ -57,6 +57,9 @@ class Examples(Sequence[EncodedExample]):
     def __getitem__(self, index: Any) -> Any:
         return self._files[self.source[index]][self._indices[index]]
 
+    def id_at(self, index: int) -> str:
+        return self._files[self.source[index]].id_at(self._indices[index])
+
 
 def encode_source(selected: SelectedSource, job: EncodeJob) -> EncodedSource:
     """The chosen rows of a source as ids, encoded or found in the cache."""

@@ -26,11 +26,11 @@ def _draw(mix: dict[str, Any], path: Path) -> None:
     figure, axes = panels(3, 4 + 0.7 * count, [count + 1, count + 1, 6])
     names = [source["source"] for source in sources]
     for axis, whole, part, title in (
-        (axes[0], "rows", "examples", "rows: read (grey), kept"),
+        (axes[0], "rows", "kept", "rows: read (grey), kept"),
         (axes[1], "tokens", "target_tokens", "tokens of the training examples (grey), learned"),
     ):
-        axis.barh(names, [source[whole] or 0 for source in sources], color="lightgrey")
-        axis.barh(names, [source[part] or 0 for source in sources], 0.5, color="tab:blue")
+        axis.barh(names, [source[whole] for source in sources], color="lightgrey")
+        axis.barh(names, [source[part] for source in sources], 0.5, color="tab:blue")
         axis.invert_yaxis()
         axis.set_title(title, fontsize=9)
     tops = [most for most, _ in epoch["lengths"]]

@@ -3,14 +3,13 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from effchal.config import Config
-from effchal.mixing.encode import EncodedExample, EncodeJob
+from effchal.mixing.encode import EncodeJob
 from effchal.mixing.encoded_source import Examples, encode_source
 from effchal.mixing.mix import Mix
 from effchal.mixing.order import TrainingOrder
@@ -27,7 +26,7 @@ class PreparedData:
     """All examples of a run, encoded."""
 
     order: TrainingOrder
-    validation: Sequence[EncodedExample]
+    validation: Examples
     sha256: str  # of all examples: ids, targets and use
 
 
@@ -57,7 +56,9 @@ def prepare_data(cfg: Config, run_dir: Path, selection: Selection | None = None)
     order = TrainingOrder(mix, train, cfg.train)
     if order.steps == 0:
         raise DataError("the weights of data_mix.sources draw no example at all; raise them")
-    used = [hashlib.sha256(np.packbits(each.is_validation).tobytes()).hexdigest() for each in sources]
+    used = [
+        hashlib.sha256(np.packbits(each.is_validation).tobytes()).hexdigest() for each in sources
+    ]
     digests = [each.sha256 for each in sources]
     sha256 = DIGEST + hashlib.sha256(json.dumps([digests, used]).encode()).hexdigest()
     report(cfg, selection, sources, mix, order, train, validation, sha256).write(run_dir)

@@ -1,21 +1,20 @@
-"""What a data mix holds, as measured: mix.json for programs, mix.md for people.
+"""What a data mix holds, as measured: mix.json for programs, mix.md for people."""
 
-None stands for what was not measured.
-"""
-
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from effchal.config import Config
+from effchal.config import Config, to_plain
 from effchal.config.choices import WeighBy
 from effchal.mixing.best_fit import best_fit
 from effchal.mixing.dropped import SHOWN, Dropped
+from effchal.mixing.encode import NO_ANSWER
 from effchal.mixing.encoded_source import EncodedSource, Examples
 from effchal.mixing.mix import Mix
 from effchal.mixing.order import TrainingOrder
@@ -25,6 +24,8 @@ from effchal.runs import write_atomic
 Ints = npt.NDArray[Any]
 BARS = 16  # of the histogram of lengths
 PACKED_STEPS = 1000  # of the first epoch; how full their rows are
+DETAILS = {NO_ANSWER: "no answer begins within model.max_seq_len tokens"}
+TOO_LONG = "more than model.max_seq_len tokens"
 
 
 @dataclass
@@ -33,31 +34,28 @@ class SourceReport:
 
     source: str
     path: str
+    files: list[str]
+    revision: str | None
     format: str
+    license: str
+    origin: str
+    homepage: str | None
+    sha256: str  # of its token ids, and of which are learned
+    rows: int  # read = filtered + dropped + kept
+    filtered: int  # left out by `where`
+    dropped: dict[str, Dropped]  # left out by rule
+    reported: dict[str, Dropped]  # found by rule, and kept
+    kept: int
+    multi_turn: int  # rows kept that ask more than once
+    examples: int  # that the rows became, those for validation included
+    validation: int
     weight: float
-    revision: str | None = None
-    files: list[str] = field(default_factory=list)
-    license: str = "unknown"
-    origin: str = "unknown"
-    homepage: str | None = None
-    sha256: str | None = None
-    rows: int | None = None  # read
-    filtered: int | None = None  # of them, left out by `where`
-    dropped: dict[str, Dropped] = field(default_factory=dict)  # by rule
-    reported: dict[str, Dropped] = field(default_factory=dict)  # by rule; these rows stay
-    examples: int = 0  # kept, those for validation included
-    validation: int = 0
-    multi_turn: int = 0
-    tokens: int | None = None  # of the training examples, each counted once
-    target_tokens: int | None = None
-    copies: float | None = None  # in an epoch
-    declared_share: float | None = None  # of an epoch, by what the weights count
-    share_rows: float | None = None  # of the first epoch's examples
-    share_tokens: float | None = None
-
-    @property
-    def dropped_count(self) -> int:
-        return sum(each.count for each in self.dropped.values())
+    copies: float  # in an epoch
+    declared_share: float  # of an epoch: of its tokens with data_mix.by=tokens, else of its rows
+    share_rows: float = 0.0  # of the first epoch, as measured
+    share_tokens: float = 0.0
+    tokens: int = 0  # of the training examples, each counted once
+    target_tokens: int = 0
 
 
 @dataclass
@@ -77,21 +75,19 @@ class Epoch:
 
 @dataclass
 class MixReport:
+    """All of mix.json."""
+
+    sha256: str  # of all that decides about the data: examples, their use, weights and order
     sources: list[SourceReport]
     totals: dict[str, int]
     epoch: Epoch
     steps: int  # planned, by train.epochs and train.max_steps
-    epochs: float  # that these steps pass over
-    tokenizer: str
-    prompt: dict[str, Any]  # the templates
-    max_seq_len: int
-    seed: int
-    sha256: str  # over all that decides about the data
+    epochs: float  # that these steps come to
     checked: dict[str, int]  # questions of evaluations that rows were compared with
     not_checked: dict[str, str]  # evaluations that could not be read, and why
+    settings: dict[str, Any]  # other keys of the config that the data depends on
 
     def write(self, folder: Path) -> None:
-        """Leave mix.json and mix.md in a folder."""
         from effchal.mixing.report_page import page
 
         write_atomic(folder / "mix.json", json.dumps(asdict(self), indent=2) + "\n")
@@ -109,12 +105,8 @@ def report(
     sha256: str,
 ) -> MixReport:
     """What the mix of a run holds."""
-    sources = [_source_report(each) for each in encoded]
-    total = sum(mix.weights.values())
-    for source, copies in zip(sources, mix.copies(), strict=True):
-        source.copies = copies
-        if mix.by is not WeighBy.copies:
-            source.declared_share = source.weight / total
+    shares = zip(mix.copies(), declared_shares(mix), strict=True)
+    sources = [_source_report(each, *pair) for each, pair in zip(encoded, shares, strict=True)]
     drawn = np.array(mix.epoch_order(0))
     sizes = (train.source, train.lengths, train.target_counts)
     totals = {
@@ -124,52 +116,74 @@ def report(
         "validation_tokens": int(validation.lengths.sum()),
         "truncated": train.truncated + validation.truncated,
     }
+    decides = [sha256, mix.by.value, mix.weights, mix.seed]
+    plain = to_plain(cfg)
+    del plain["data_mix"]["sources"]
+    keys = ("model.name", "model.revision", "model.max_seq_len", "train.loss_on")
     return MixReport(
+        sha256=hashlib.sha256(json.dumps(decides).encode()).hexdigest(),
         sources=sources,
         totals=totals,
         epoch=measure(sources, drawn, *sizes, cfg),
         steps=order.steps,
         epochs=order.examples / order.of_epoch,
-        tokenizer=cfg.model.name,
-        prompt=asdict(cfg.prompt),
-        max_seq_len=cfg.model.max_seq_len,
-        seed=cfg.data_mix.seed,
-        sha256=sha256,
         checked=selection.checked,
         not_checked=selection.not_checked,
+        settings={key: plain[key.split(".")[0]][key.split(".")[1]] for key in keys}
+        | {"prompt": plain["prompt"], "data_mix": plain["data_mix"]},
     )
 
 
-def _source_report(encoded: EncodedSource) -> SourceReport:
-    selected = encoded.selected
-    source, indices = selected.source, selected.indices
-    used = indices[np.unique(encoded.file.rows)]
-    dropped = dict(selected.dropped)
-    for reason, rows in encoded.dropped.items():
-        dropped[reason] = counts = Dropped()
-        for example in source.examples(indices[rows[:SHOWN]].tolist()):
-            counts.add(example)
-        counts.count = len(rows)
-    cfg = source.cfg
+def declared_shares(mix: Mix) -> list[float]:
+    """What each source has of an epoch by the weights alone."""
+    of_example = mix.tokens if mix.by is WeighBy.tokens else np.ones_like(mix.tokens)
+    sizes = np.bincount(mix.source, of_example, len(mix.weights)) * mix.copies()
+    return (sizes / sizes.sum()).tolist()
+
+
+def _source_report(encoded: EncodedSource, copies: float, declared: float) -> SourceReport:
+    source, cfg = encoded.selected.source, encoded.selected.source.cfg
+    kept = encoded.selected.indices[np.unique(encoded.file.rows)]
+    dropped = encoded.selected.dropped | _too_long(encoded)
+    read, chosen = source.meta["rows_read"], source.meta["rows_kept"]
+    not_drawn = chosen - len(kept) - sum(one.count for one in dropped.values())
+    if not_drawn:
+        dropped["max_rows"] = Dropped(not_drawn)
     return SourceReport(
         source=source.name,
         path=cfg.path,
-        format=source.meta["format"],
-        weight=cfg.weight,
-        revision=source.located.revision,
         files=[str(path) for path in source.located.files],
+        revision=source.located.revision,
+        format=source.meta["format"],
         license=cfg.license,
         origin=cfg.origin.value,
         homepage=cfg.homepage,
         sha256=encoded.sha256,
-        rows=source.meta["rows_read"],
-        filtered=source.meta["rows_read"] - source.meta["rows_kept"],
+        rows=read,
+        filtered=read - chosen,
         dropped=dropped,
-        reported=selected.reported,
-        examples=len(used),
-        validation=int(selected.is_validation[used].sum()),
-        multi_turn=int((source.questions[used] > 1).sum()),
+        reported=encoded.selected.reported,
+        kept=len(kept),
+        multi_turn=int((source.questions[kept] > 1).sum()),
+        examples=len(encoded.file),
+        validation=int(encoded.is_validation.sum()),
+        weight=cfg.weight,
+        copies=copies,
+        declared_share=declared,
     )
+
+
+def _too_long(encoded: EncodedSource) -> dict[str, Dropped]:
+    """Rows that became no example, by reason: all for their length."""
+    dropped = {}
+    for reason, rows in encoded.dropped.items():
+        gone = encoded.selected.indices[np.setdiff1d(rows, encoded.file.rows)]
+        if len(gone):
+            dropped[reason] = Dropped()
+            for example in encoded.selected.source.examples(gone[:SHOWN].tolist()):
+                dropped[reason].add(example, DETAILS.get(reason, TOO_LONG))
+            dropped[reason].count = len(gone)
+    return dropped
 
 
 def measure(

@@ -1,47 +1,50 @@
 """mix.md: the report of a data mix as tables. Its head is what `effchal data` prints."""
 
 import html
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+from effchal.mixing.dropped import Dropped
 from effchal.mixing.report import MixReport, SourceReport
 
-UNKNOWN = "not measured"
-COUNTS = ("source", "rows", "left out by where", "dropped", "kept", "validation", "several turns")
-SHARES = ("source", "weight", "tokens", "learned", "declared", "share by examples", "by tokens")
+COUNTS = ("source", "rows read", "by where", "dropped", "kept", "validation", "several turns")
+SHARES = ("source", "weight", "tokens", "learned", "declared", "rows of epoch", "tokens of epoch")
+ORIGINS = ("source", "format", "path", "files", "revision", "license", "origin", "homepage")
 
 
 def page(report: MixReport) -> str:
-    """The whole page. Everything above its first heading of the second level is the summary."""
-    origins = ("source", "format", "path", "revision", "license", "origin", "homepage", "sha256")
-    rows = [[str(getattr(source, name) or "") for name in origins] for source in report.sources]
-    parts = [summary(report), "## Sources", table(origins, rows), "## Left out"]
-    parts += left_out(report.sources) or ["No rule dropped a row."]
-    longest = max(count for _, count in report.epoch.lengths)
-    lengths = [
-        (f"{most:,}", f"{count:,}", "#" * round(40 * count / longest))
-        for most, count in report.epoch.lengths
-    ]
-    parts += ["## Lengths", table(("tokens up to", "examples of an epoch", ""), lengths)]
-    templates = [(name, repr(text)) for name, text in report.prompt.items()]
-    parts += ["## Prompt template", table(("part", "text"), templates)]
+    """The whole page. What stands above its first heading of the second level is the summary."""
+    origins = [[origin(source, name) for name in ORIGINS] for source in report.sources]
+    parts = [summary(report), "## Sources", table(ORIGINS, origins)]
+    parts += ["## Left out", *rules(report, "dropped")]
+    parts += ["## Found and kept", *rules(report, "reported")]
+    parts += ["## Evaluations that were looked for", evaluations(report)]
+    parts += ["## Lengths", lengths(report)]
+    settings = ((key, json.dumps(value)) for key, value in flat(report.settings).items())
+    parts += ["## Settings", table(("key", "value"), settings)]
     return "\n\n".join(parts) + "\n"
+
+
+def origin(source: SourceReport, name: str) -> str:
+    value = getattr(source, name)
+    return "" if value is None else f"{len(value):,}" if name == "files" else str(value)
 
 
 def summary(report: MixReport) -> str:
     epoch = report.epoch
     lines = [
-        f"An epoch has {epoch.examples:,} examples and {epoch.tokens:,} tokens, "
+        f"One epoch: {epoch.examples:,} examples, {epoch.tokens:,} tokens, "
         f"{epoch.target_tokens:,} of them learned.",
-        f"Half of its examples have at most {epoch.median_tokens:,.0f} tokens, "
+        f"Lengths: half of the examples have at most {epoch.median_tokens:,.0f} tokens, "
         f"the longest has {epoch.longest_tokens:,}.",
-        f"Planned: {report.steps:,} steps, which are {report.epochs:.3g} epochs.",
-        "Rows are not packed (train.packing=false)."
+        f"Planned: {report.steps:,} steps, {report.epochs:.3g} epochs.",
+        "Packing: off."
         if epoch.filled is None
-        else f"Packed rows of {epoch.row_tokens:,} tokens are {percent(epoch.filled)} full, "
-        f"measured over {epoch.filled_steps:,} steps.",
+        else f"Packing: rows of {epoch.row_tokens:,} tokens, {percent(epoch.filled)} full "
+        f"(the first {epoch.filled_steps:,} steps).",
         "",
         *(f"- {name}: {count:,}" for name, count in report.totals.items()),
-        f"- tokenizer: {report.tokenizer}; seed: {report.seed}",
         f"- sha256: {report.sha256}",
     ]
     tables = [table(COUNTS, counts(report.sources)), table(SHARES, shares(report.sources))]
@@ -51,56 +54,84 @@ def summary(report: MixReport) -> str:
 def counts(sources: Sequence[SourceReport]) -> list[list[str]]:
     """What became of the rows, by source and in all."""
     rows = [
-        [s.rows, s.filtered, s.dropped_count, s.examples, s.validation, s.multi_turn]
+        [s.rows, s.filtered, dropped_of(s.dropped), s.kept, s.validation, s.multi_turn]
         for s in sources
     ]
+    names = [source.source for source in sources]
     if len(rows) > 1:
-        rows.append([total(column) for column in zip(*rows, strict=True)])
-    names = [*(each.source for each in sources), "all"]
-    return [[name, *map(number, row)] for name, row in zip(names, rows, strict=False)]
+        rows.append([sum(column) for column in zip(*rows, strict=True)])
+        names.append("all")
+    return [[n, *(f"{v:,}" for v in row)] for n, row in zip(names, rows, strict=True)]
+
+
+def dropped_of(dropped: dict[str, Dropped]) -> int:
+    return sum(one.count for one in dropped.values())
 
 
 def shares(sources: Sequence[SourceReport]) -> list[list[str]]:
     return [
-        [each.source, f"{each.weight:g}", number(each.tokens), number(each.target_tokens)]
-        + [percent(share) for share in (each.declared_share, each.share_rows, each.share_tokens)]
-        for each in sources
+        [
+            s.source,
+            f"{s.weight:g}",
+            f"{s.tokens:,}",
+            f"{s.target_tokens:,}",
+            *map(percent, (s.declared_share, s.share_rows, s.share_tokens)),
+        ]
+        for s in sources
     ]
 
 
-def left_out(sources: Iterable[SourceReport]) -> list[str]:
-    """A table of examples for each rule of each source."""
-    parts = []
-    for source in sources:
-        for rule, dropped in source.dropped.items():
-            parts.append(f"### {source.source}: {rule}, {dropped.count:,}")
-            rows = [(each.id, each.text, each.detail) for each in dropped.examples]
-            parts.append(table(("example", "text", "why"), rows))
-    return parts
+def rules(report: MixReport, kind: str) -> Iterator[str]:
+    """Of each source and rule: how many rows, and the first of them."""
+    found = False
+    for source in report.sources:
+        for rule, one in getattr(source, kind).items():
+            found = True
+            yield f"### {source.source}: {rule}, {one.count:,}"
+            if one.examples:
+                rows = [(each.id, each.text, each.detail) for each in one.examples]
+                yield table(("row", "text", "why"), rows)
+    if not found:
+        yield "Nothing."
 
 
-def total(values: Iterable[int | None]) -> int | None:
-    known = list(values)
-    return None if None in known else sum(value or 0 for value in known)
+def evaluations(report: MixReport) -> str:
+    rows = [(name, f"{count:,} questions") for name, count in report.checked.items()]
+    rows += [(name, f"not checked: {why}") for name, why in report.not_checked.items()]
+    return table(("evaluation", ""), rows) if rows else "None."
 
 
-def number(value: int | None) -> str:
-    return UNKNOWN if value is None else f"{value:,}"
+def lengths(report: MixReport) -> str:
+    bars = report.epoch.lengths
+    highest = max(count for _, count in bars)
+    rows = [(f"{top:,}", f"{n:,}", "#" * round(40 * n / highest)) for top, n in bars]
+    return table(("tokens up to", "examples of an epoch", ""), rows)
 
 
-def percent(share: float | None) -> str:
-    return UNKNOWN if share is None else f"{100 * share:.1f} %"
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    """The values of nested dicts by dotted key."""
+    if not isinstance(value, dict) or not value:
+        return {key: value}
+    parts = [flat(each, f"{key}.{name}" if key else name) for name, each in value.items()]
+    return {name: each for part in parts for name, each in part.items()}
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table that reads as Markdown and as plain text, numbers to the right."""
-    cells = [[html.escape(cell, quote=False).replace("|", "\\|") for cell in row] for row in rows]
-    columns = list(zip(head, *cells, strict=True))
+    """A table that reads as Markdown and as plain text, with numbers to the right."""
     lines = []
-    for column in columns:
+    for column in zip(head, *([cell(each) for each in row] for row in rows), strict=True):
         width = max(3, *map(len, column))
-        right = all(cell[:1].isdigit() or cell == UNKNOWN for cell in column[1:])
+        right = all(each[:1].isdigit() for each in column[1:]) and bool(column[0])
         rule = "-" * (width - 1) + ":" if right else "-" * width
-        lines.append([cell.rjust(width) if right else cell.ljust(width) for cell in column])
-        lines[-1].insert(1, rule)
+        aligned = [each.rjust(width) if right else each.ljust(width) for each in column]
+        lines.append([aligned[0], rule, *aligned[1:]])
     return "\n".join(f"| {' | '.join(line)} |" for line in zip(*lines, strict=True))
+
+
+def cell(text: str) -> str:
+    """Any text in one line of a table, and none of it markup."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")

@@ -1,16 +1,17 @@
 """Examples as the model sees them: what is learned, special tokens, borders in a packed row."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
+
+import numpy as np
 
 from effchal.config import Config, ConfigError
 from effchal.mixing.best_fit import best_fit
 from effchal.mixing.encode import IGNORE_INDEX, EncodedExample
 from effchal.mixing.prepare import PreparedData
-from effchal.model.tokenizer import load_tokenizer
 
 SPACES = re.compile(r" {2,}|^ | $|(?<=\n) | (?=\n)")  # those that one would not see
 
@@ -32,39 +33,61 @@ COLOURED = Marks(
 )
 
 
-def lines(cfg: Config, data: PreparedData, marks: Marks) -> Iterator[str]:
-    """Lines: the examples that `show.*` asks for, in the order and the rows of training.
+def lines(cfg: Config, data: PreparedData, tokenizer: Any, marks: Marks) -> Iterator[str]:
+    """The examples that `show.*` asks for, in the order and the rows of training, then others.
 
     Raises:
         ConfigError: a source or an example that the mix does not have.
     """
-    ids, source, sources = set(cfg.show.ids), cfg.show.source, cfg.data_mix.sources
-    if source is not None and source not in sources:
-        raise ConfigError(f"show.source={source}: the sources are {', '.join(sources)}")
+    wanted, validation = wanted_indices(cfg, data)
+    count = min(len(wanted), len(wanted) if cfg.show.ids else cfg.show.count)
+    shown: set[int] = set()
     yield marks.legend
-    tokenizer = load_tokenizer(cfg.model)
-    shown: set[str] = set()
     for step in range(data.order.steps):
-        examples, chosen = data.order.examples_of_step(step), set()
-        for position, example in enumerate(examples):
-            name = example.id.rpartition(":")[0]
-            is_wanted = example.id in ids if ids else source in (None, name)
-            if is_wanted and example.id not in shown and len(shown) < (len(ids) or cfg.show.count):
-                shown.add(example.id)
+        if len(shown) == count:
+            break
+        indices, chosen = data.order.indices_of_step(step), set()
+        for position, index in enumerate(indices):
+            if index in wanted and index not in shown and len(shown) < count:
+                shown.add(index)
                 chosen.add(position)
         if chosen:
-            yield from step_lines(cfg, tokenizer, marks, step, examples, chosen)
-        if len(shown) == (len(ids) or cfg.show.count):
-            return
-    for example in data.validation if ids else []:
-        if example.id in ids:
-            shown.add(example.id)
-            yield from ("", "══ validation", *example_lines(example, tokenizer, marks))
-    if ids - shown:
-        raise ConfigError(
-            f"show.ids: no {', '.join(sorted(ids - shown))} in the mix; an id is "
-            "<source>:<row, from 0>, and mix.md tells what was left out"
+            yield from step_lines(
+                cfg, tokenizer, marks, step, data.order.examples_of_step(step), chosen
+            )
+    rest = [index for index in wanted if index not in shown] if cfg.show.ids else []
+    for title, examples, those in (
+        ("in no step of this run", data.order.encoded, rest),
+        ("validation", data.validation, validation),
+    ):
+        for index in those:
+            yield from ("", f"══ {title}", *example_lines(examples[index], tokenizer, marks))
+
+
+def wanted_indices(cfg: Config, data: PreparedData) -> tuple[Sequence[int] | set[int], list[int]]:
+    """Which training examples may be shown, and which of validation: those of show.ids only."""
+    show, train, sources = cfg.show, data.order.encoded, list(cfg.data_mix.sources)
+    if show.ids:
+        asked = set(show.ids)
+        found, validation = (
+            {i: name for i in range(len(part)) if (name := part.id_at(i)) in asked}
+            for part in (train, data.validation)
         )
+        asked -= {*found.values(), *validation.values()}
+        if asked:
+            raise ConfigError(
+                f"show.ids: the mix has no {', '.join(sorted(asked))}; an id is "
+                "<source>:<row, from 0>, and mix.md tells what was left out"
+            )
+        return set(found), list(validation)
+    if show.source is None:
+        return range(len(train)), []
+    if show.source not in sources:
+        raise ConfigError(f"show.source={show.source}: the sources are {', '.join(sources)}")
+    found = np.flatnonzero(train.source == sources.index(show.source)).tolist()
+    if not found:
+        raise ConfigError(f"show.source={show.source} has nothing to train on; mix.md tells why")
+    return set(found), []
 
 
 def step_lines(
@@ -79,11 +102,11 @@ def step_lines(
     train, most = cfg.train, cfg.model.max_seq_len
     size = 1 if train.micro_batch_size == "auto" else int(train.micro_batch_size)
     rows = best_fit([len(each.ids) for each in examples], most, size, train.packing)
+    of = f" of {size * most:,}" if train.packing else ""
     for number, row in enumerate(rows, start=1):
         if chosen.isdisjoint(row):
             continue
         tokens = sum(len(examples[i].ids) for i in row)
-        of = f" of {size * most:,}" if train.packing else ""
         yield ""
         yield f"══ step {step + 1}, row {number} of {len(rows)}: {tokens:,}{of} tokens"
         for i in row:
@@ -94,7 +117,7 @@ def step_lines(
 
 
 def example_lines(example: EncodedExample, tokenizer: Any, marks: Marks) -> Iterator[str]:
-    learned = sum(target != IGNORE_INDEX for target in example.targets)
+    learned = int((example.targets != IGNORE_INDEX).sum())
     cut = ", cut at model.max_seq_len" if example.truncated else ""
     yield f"── {example.id}: {len(example.ids):,} tokens, {learned:,} learned{cut}"
     yield spelled(example, tokenizer, marks)
@@ -102,11 +125,11 @@ def example_lines(example: EncodedExample, tokenizer: Any, marks: Marks) -> Iter
 
 def spelled(example: EncodedExample, tokenizer: Any, marks: Marks) -> str:
     """The text of an example's ids, marked."""
-    ids = example.ids
+    ids = example.ids.tolist()
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     # A target is learned where it is predicted: one position before its token.
-    learned = [False, *(target != IGNORE_INDEX for target in example.targets[:-1])]
-    kinds = [(learned[t], ids[t] in special) for t in range(len(ids))]
+    learned = [False, *(example.targets[:-1] != IGNORE_INDEX).tolist()]
+    kinds = [(is_learned, i in special) for is_learned, i in zip(learned, ids, strict=True)]
     parts, text, end, was_learned = [], "", 0, False
     for (is_learned, is_special), group in groupby(kinds):
         end += len(list(group))
