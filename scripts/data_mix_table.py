@@ -6,7 +6,10 @@ Licence, origin and what the rules of the 2023 contest say, for each source of e
 from effchal.cli import CONF_DIR, compose_config
 from effchal.rules import check_rules
 
-HEADER = ("| `data_mix=` | source | licence | origin | `rules=neurips_2023` |", "|---|---|---|---|---|")
+HEADER = (
+    "| `data_mix=` | source | licence | origin | `rules=neurips_2023` |",
+    "|---|---|---|---|---|",
+)
 
 
 def rows() -> list[str]:
