@@ -1,7 +1,6 @@
 """The chosen rows of each source as ids: encoded over all cores, or found in the cache."""
 
 import hashlib
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,9 +69,7 @@ def encode_source(selected: SelectedSource, job: EncodeJob) -> EncodedSource:
     def build(folder: Path) -> dict[str, Any]:
         digest, dropped = hashlib.sha256(), dict[str, list[int]]()
         batches = batched(source.stored(indices.tolist()), BATCH)
-        # A process that has torch has loaded transformers or will: here, a small mix costs nothing.
-        in_processes = len(indices) >= LARGE or "torch" not in sys.modules
-        results = run_batches(job, batches, in_processes)
+        results = run_batches(job, batches, len(indices) >= LARGE)
 
         def counted() -> Iterator[tuple[int, EncodedBatch]]:
             for number, batch in enumerate(results):
