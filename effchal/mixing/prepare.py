@@ -36,6 +36,11 @@ def prepare_data(cfg: Config, run_dir: Path) -> PreparedData:
     tokenizer = load_tokenizer(cfg.model)
     mix = load_mix(cfg.data_mix)
     encoder = PromptEncoder(tokenizer, cfg.prompt)
+    if encoder.chat is not None and encoder.chat.last_answer_only:
+        log.warning(
+            "the tokenizer's chat template spells earlier answers otherwise than the model has to "
+            "give them: only the last answer of a conversation is learned"
+        )
     options = (encoder, cfg.model.max_seq_len, cfg.train.loss_on_prompt)
     encoded = {e.id: encode_example(e, *options) for e in mix.train + mix.validation}
     mix.train = [example for example in mix.train if encoded[example.id] is not None]
