@@ -17,13 +17,23 @@ Message = dict[str, str]  # role and content
 # The day of all prompts, whenever they are served: the one that Llama 3's templates fall back to.
 DAY = datetime.datetime(2024, 7, 26)
 DATE_CALL = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
-REMEDY = "give prompt=chatml or prompt=instruction"
 
 
 class TemplateError(ConfigError):
-    """A template without use, or turns that it cannot render: `index` of a batch."""
+    """A template of no use, or turns that it cannot render.
 
-    index = 0
+    Attributes:
+        reason: the message without what to give in place of the template.
+        index: which conversation of a batch it is.
+    """
+
+    def __init__(self, reason: str, index: int = 0) -> None:
+        super().__init__(f"{reason}; or give prompt=chatml or prompt=instruction")
+        self.reason, self.index = reason, index
+
+    def __reduce__(self) -> Any:
+        """For a process that raises it in another one."""
+        return type(self), (self.reason, self.index)
 
 
 class Answer(NamedTuple):
@@ -38,6 +48,10 @@ class Rendered(NamedTuple):
     text: str  # for ChatTemplate.backend
     special_tokens: int
     answers: list[Answer]
+
+    def texts(self) -> list[str]:
+        """What `ids` needs the ids of."""
+        return [self.text, *(answer.header for answer in self.answers)]
 
 
 class ChatTemplate:
@@ -64,49 +78,53 @@ class ChatTemplate:
         special = {i: t for i, t in tokenizer.added_tokens_decoder.items() if t.special}
         nonce = secrets.token_hex(8)  # no user can type a mark
         marks = {i: f"<{nonce}{i:07}>" for i in special}
-        swaps = {(special[i].content, mark) for i, mark in marks.items()}
-        self._swaps = dict(swaps) | {mark: content for content, mark in swaps}
+        self._swaps = {token.content: marks[i] for i, token in special.items()}
+        self._swaps |= {mark: content for content, mark in self._swaps.items()}
         longest_first = sorted(self._swaps, key=len, reverse=True)
         self._either = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._mark = re.compile(f"<{nonce}[0-9]{{7}}>")
-        self.backend = copy.deepcopy(tokenizer.backend_tokenizer)
-        self.backend.encode_special_tokens = True  # they are characters, and the marks are not
-        self.backend.no_truncation()
-        self.backend.no_padding()
+        self.backend = plain_backend(tokenizer)
         self.backend.add_tokens([_like(special[i], mark) for i, mark in marks.items()])
         self._real: dict[int, int] = {self.backend.token_to_id(marks[i]): i for i in marks}
         if not self._real.keys().isdisjoint(tokenizer.get_vocab().values()):
-            raise TemplateError(f"the ids of this tokenizer have gaps; {REMEDY}")
+            raise TemplateError(
+                "its chat template cannot be used: this tokenizer's ids have gaps; take another"
+            )
         self._takes_tools = True
         self._probe()
 
     def _probe(self) -> None:
         """Find out by made-up turns what the template can do."""
-        question = {"role": "user", "content": "Zwölf  gray\n\n  geese: 1+1?"}
+        question = {"role": "user", "content": "Zwölf  gray\n\n  ducks: 1+1?"}
         answer = {"role": "assistant", "content": "Two  {{ 2 }}\n\n  'it' is."}
         prompt, whole = self.prompt([question]), self._text([question, answer])
         at = whole.find(answer["content"], len(prompt))
         if not whole.startswith(prompt) or at < 0:
             raise TemplateError(
                 "the tokenizer's chat template cannot be cut into turns: an answer changes what "
-                f"stands before it, or is changed; {REMEDY}"
+                "stands before it, or is itself changed; take another template"
             )
         end = self._mark.search(whole, at + len(answer["content"]))
         if end is None:
             raise TemplateError(
-                "the tokenizer's chat template has no special token behind an answer, so no "
-                f"answer would end; {REMEDY}"
+                "the tokenizer's chat template has no special token behind an answer, so that "
+                "none would end; take another template"
             )
         self._end = end[0]
         self.end_id = self._real[self.backend.token_to_id(self._end)]
-        try:
-            self.render([question, answer, question | {"role": "tool"}, answer], [])
-        except TemplateError:
-            self._takes_tools = False
+        self._takes_tools = self._tells_tool(question, answer)
         self.last_answer_only = False
         with suppress(TemplateError):  # one that takes no second question says so where it comes
             found = self.render([question, answer, question, answer], [1, 3])
             self.last_answer_only = len(found.answers) < 2
+
+    def _tells_tool(self, question: Message, answer: Message) -> bool:
+        """Whether the template knows a tool's turn; else that is told as a user's."""
+        word = "geese"  # unchanged even where a template puts it into JSON
+        try:
+            return word in self._text([question, answer, {"role": "tool", "content": word}, answer])
+        except TemplateError:
+            return False
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """The text up to where the model answers.
@@ -139,8 +157,8 @@ class ChatTemplate:
             if not alone.startswith(prompt) or end < len(prompt):
                 raise TemplateError(
                     f"the tokenizer's chat template cannot cut {_roles(messages)} into turns: "
-                    f"the answer of turn {position + 1} changes what stands before it; leave "
-                    f"system turns out, or {REMEDY}"
+                    f"the answer in turn {position + 1} changes what stands before it; leave "
+                    "such turns out"
                 )
             if whole.startswith(alone[:end]):
                 *_, header = 0, *(mark.start() for mark in self._mark.finditer(prompt))
@@ -159,11 +177,11 @@ class ChatTemplate:
             ids_of: what `backend` makes of the text and of the headers.
         """
         ids = ids_of[rendered.text]
-        marks = [i for i, token in enumerate(ids) if token in self._real]
+        marks = self._places(ids)
         if len(marks) != rendered.special_tokens:
             raise TemplateError(
                 "the tokenizer does not find all special tokens of its chat template again; "
-                f"{REMEDY}"
+                "take another template"
             )
         is_answer = [False] * len(ids)
         for answer in rendered.answers:
@@ -178,7 +196,13 @@ class ChatTemplate:
 
     def real_ids(self, ids: list[int]) -> list[int]:
         """The model's own ids for those of `backend`."""
-        return [self._real.get(token, token) for token in ids]
+        ids = list(ids)
+        for place in self._places(ids):
+            ids[place] = self._real[ids[place]]
+        return ids
+
+    def _places(self, ids: list[int]) -> list[int]:
+        return [place for place, token in enumerate(ids) if token in self._real]
 
     def _text(self, messages: Sequence[Message], is_prompt: bool = False) -> str:
         told = [m | {"role": self._role(m), "content": self._swap(m["content"])} for m in messages]
@@ -190,7 +214,7 @@ class ChatTemplate:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise TemplateError(
                 f"the tokenizer's chat template refuses {_roles(messages)}: {reason}; "
-                f"leave such turns out, or {REMEDY}"
+                "leave such turns out"
             ) from error
         return self._swap(text)
 
@@ -205,11 +229,21 @@ class ChatTemplate:
     def _check_contents(self, messages: Sequence[Message], text: str) -> None:
         """Raise TemplateError where a template leaves a turn out, as some do with system turns."""
         for message in messages:
-            if message["role"] != "assistant" and message["content"].strip() not in text:
+            is_given = message["role"] in ("system", "user")
+            if is_given and message["content"].strip() not in text:
                 raise TemplateError(
                     f"the tokenizer's chat template leaves out the {message['role']} turn of "
-                    f"{_roles(messages)}, or changes it; leave such turns out, or {REMEDY}"
+                    f"{_roles(messages)}, or changes it; leave such turns out"
                 )
+
+
+def plain_backend(tokenizer: Any) -> Any:
+    """A copy that takes special tokens for characters: other threads use the tokenizer itself."""
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    backend.encode_special_tokens = True
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 def _source(tokenizer: Any) -> str:
@@ -219,14 +253,20 @@ def _source(tokenizer: Any) -> str:
         TemplateError: there is none, or it needs the time otherwise.
     """
     if not tokenizer.chat_template:
-        raise TemplateError(f"prompt.template=tokenizer: it has no chat template; {REMEDY}")
+        raise TemplateError(
+            "prompt.template=tokenizer: the model's tokenizer has no template; give prompt=auto"
+        )
     try:
         found = tokenizer.get_chat_template()
     except ValueError as error:
-        raise TemplateError(f"{' '.join(str(error).split())}; {REMEDY}") from error
+        raise TemplateError(
+            "the tokenizer has several chat templates and none is called default; name one so"
+        ) from error
     source = DATE_CALL.sub(lambda call: json.dumps(DAY.strftime(call[2])), found)
     if "strftime_now(" in source:
-        raise TemplateError(f"the tokenizer's chat template depends on the day; {REMEDY}")
+        raise TemplateError(
+            "the tokenizer's chat template depends on the day; take another template"
+        )
     return source
 
 

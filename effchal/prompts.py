@@ -1,6 +1,5 @@
 """Conversation -> token ids, by the same functions in training and in serving."""
 
-import copy
 import json
 import re
 import threading
@@ -9,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from effchal.chat_template import ChatTemplate, Message, Rendered, TemplateError
+from effchal.chat_template import ChatTemplate, Message, Rendered, TemplateError, plain_backend
 from effchal.config import PromptConfig
 from effchal.config.choices import Template
 
@@ -57,11 +56,7 @@ class PromptEncoder:
         }
         longest_first = sorted(self._special_ids, key=len, reverse=True)
         self._special_split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
-        # A copy, because this switch is state of the backend and other threads use the tokenizer.
-        self._plain = self.chat.backend if self.chat else copy.deepcopy(tokenizer.backend_tokenizer)
-        self._plain.encode_special_tokens = True
-        self._plain.no_truncation()
-        self._plain.no_padding()
+        self._plain = self.chat.backend if self.chat else plain_backend(tokenizer)
         self._encoding_very_long_text = threading.Lock()
 
     def text_ids(self, text: str) -> list[int]:
@@ -130,21 +125,24 @@ class PromptEncoder:
 
     def conversations(self, many: Sequence[Sequence[Turn]]) -> list[tuple[list[int], list[bool]]]:
         """conversation_ids of each, in one call of the tokenizer, which is several times faster."""
-        spelled = [self._rendered(i, turns) or self._parts(turns) for i, turns in enumerate(many)]
-        # What templates repeat is encoded once.
-        texts: dict[str, list[int]] = {}
-        for each in spelled:
-            texts |= {text: [] for text in _texts(each)}
+        rendered = [self._rendered(index, turns) for index, turns in enumerate(many)]
+        both = list(zip(rendered, map(self._parts, many), strict=True))
+        texts: dict[str, None] = {}  # what templates repeat is encoded once
+        for whole, parts in both:
+            texts |= dict.fromkeys(
+                whole.texts() if whole else (p.text for p in parts if p.id is None)
+            )
         ids_of = dict(zip(texts, self._encode(self._plain, list(texts)), strict=True))
-        return [self._joined(each, ids_of) for each in spelled]
+        return [
+            self.chat.ids(whole, ids_of) if self.chat and whole else self._joined(parts, ids_of)
+            for whole, parts in both
+        ]
 
     def _joined(
-        self, spelled: "Rendered | list[_Part]", ids_of: dict[str, list[int]]
+        self, parts: list["_Part"], ids_of: dict[str, list[int]]
     ) -> tuple[list[int], list[bool]]:
-        if self.chat is not None and isinstance(spelled, Rendered):
-            return self.chat.ids(spelled, ids_of)
         ids, is_answer = list(self.bos_ids), [False] * len(self.bos_ids)
-        for part in spelled:
+        for part in parts:
             added = ids_of[part.text] if part.id is None else [part.id]
             ids += added
             is_answer += [part.is_answer] * len(added)
@@ -195,12 +193,6 @@ class _Part(NamedTuple):
     text: str
     is_answer: bool
     id: int | None = None  # of a special token, in place of the text's
-
-
-def _texts(spelled: Rendered | list[_Part]) -> list[str]:
-    if isinstance(spelled, Rendered):
-        return [spelled.text, *(answer.header for answer in spelled.answers)]
-    return [part.text for part in spelled if part.id is None]
 
 
 def _messages(turns: Sequence[Turn]) -> list[Message]:
