@@ -19,7 +19,7 @@ from typing import Any
 
 from effchal.arguments import quote
 from effchal.cli import compose_config, overlay
-from effchal.config import Config, ConfigError, ModelConfig
+from effchal.config import Config, ConfigError
 from effchal.config.decoding import change_decoding
 from effchal.decoding.engine import Engine
 from effchal.decoding.layers import contrast_of
