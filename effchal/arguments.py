@@ -9,13 +9,16 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from effchal.config import ConfigError, load_config
+from effchal.config import Config, ConfigError, load_config
 from effchal.config.io import split_weight
+from effchal.config.nearest import hint, known_keys
 from effchal.runs import bundle_around, is_bundle
 
 # Hydra's flags that a value follows.
 VALUE_FLAGS = {"--cfg", "--package", "--config-path", "--config-name", "--config-dir"}
 VALUE_FLAGS |= {"--experimental-rerun", "-c", "-p", "-cp", "-cn", "-cd"}
+FLAGS = VALUE_FLAGS | {"--help", "--hydra-help", "--version", "--resolve", "--run", "--multirun"}
+FLAGS |= {"--shell-completion", "--info"}
 SWEEP_FLAGS = {"-m", "--multirun", "--multi"}
 INFO_VALUES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 # The file by which a folder is known as a run of a command that can go on with it.
@@ -44,12 +47,12 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     flags, words = split_flags(typed)
     if command == "data" and words and words[0] in DATA_WORDS:
         words = words[1:] if words[0] == "show" else []  # what `diff` compares is no config
+    check_flags(flags)
     folders = [word for word in words if is_folder(word)]
     if len(folders) > 1:
         raise ConfigError(f"one folder at most, got {' and '.join(folders)}")
     words = [folder_override(command, word) if word in folders else word for word in words]
     words = model_overrides(data_overrides(words))
-    check_lora_keys(words)
     is_sweep = not SWEEP_FLAGS.isdisjoint(flags)
     for word in words:
         check_readable(word, is_sweep)
@@ -77,6 +80,17 @@ def split_flags(typed: list[str]) -> tuple[list[str], list[str]]:
         else:
             words.append(word)
     return flags, words
+
+
+def check_flags(flags: list[str]) -> None:
+    """Raise ConfigError for `--lr=1e-4`: keys have no dashes."""
+    for flag in flags:
+        name, _, value = flag.partition("=")
+        if name.startswith("--") and not any(known.startswith(name) for known in FLAGS):
+            key = name.strip("-").replace("-", "_")
+            is_key = key in known_keys(Config)
+            meant = f"type {key}={value or '<value>'}" if is_key else hint(key, Config)
+            raise ConfigError(f"{name} is no flag, and keys have no dashes; {meant}")
 
 
 def is_folder(word: str) -> bool:
@@ -251,9 +265,3 @@ def values_of(words: list[str], keys: tuple[str, ...]) -> list[str]:
 
 def parse_override(word: str) -> Any:
     return OverridesParser.create().parse_override(word)
-
-
-def check_lora_keys(overrides: list[str]) -> None:
-    """Refuse lora.r=8 beside lora=none, where OmegaConf would fail an assertion of its own."""
-    if "lora=none" in overrides and any(word.lstrip("+").startswith("lora.") for word in overrides):
-        raise ConfigError("a key below lora was given beside lora=none; leave one of them out")

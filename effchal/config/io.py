@@ -21,9 +21,9 @@ def to_config(tree: Any) -> Config:
     Raises:
         ConfigError: unknown key (the nearest known one is named), missing value, wrong type.
     """
+    # Hydra's `+key=value` can add keys that the schema lacks; this merge refuses them.
+    plain: Any = OmegaConf.to_container(tree)
     try:
-        # Hydra's `+key=value` can add keys that the schema lacks; this merge refuses them.
-        plain: Any = OmegaConf.to_container(tree)
         if plain.get("data") is not None:
             plain |= {"data": None}
             mix = plain.setdefault("data_mix", {})
@@ -36,7 +36,7 @@ def to_config(tree: Any) -> Config:
         check_numbers(config)
         return config
     except OmegaConfBaseException as error:
-        raise ConfigError(explain(error, Config)) from error
+        raise ConfigError(explain(error, Config, plain)) from error
 
 
 def with_named(data: Any, sources: dict[str, Any]) -> dict[str, Any]:
