@@ -108,7 +108,8 @@ def folder_override(command: str, word: str) -> str:
         ConfigError: no such folder, or not one that this command can use.
     """
     if command not in (*RUN_FILES, "serve"):
-        raise ConfigError(f"{word}: effchal {command} takes no folder, only key=value")
+        words = f"{', '.join(DATA_WORDS)} and " if command == "data" else ""
+        raise ConfigError(f"{word}: effchal {command} takes no folder, only {words}key=value")
     path = Path(word).expanduser()
     if not path.is_dir():
         raise ConfigError(f"no folder {word} (from {Path.cwd()})")

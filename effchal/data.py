@@ -5,6 +5,7 @@ mix.png. `effchal data show` prints examples as the model sees them. `effchal da
 compares the mixes of two folders, and ends with exit code 1 where they differ.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -35,6 +36,9 @@ def build(cfg: Config, overrides: list[str], output_dir: Path) -> None:
 
 @entry_point
 def show(cfg: Config, overrides: list[str], output_dir: Path) -> None:
+    sources = cfg.data_mix.sources
+    if cfg.show.source is not None and cfg.show.source not in sources:
+        raise ConfigError(f"show.source={cfg.show.source}: the sources are {', '.join(sources)}")
     from effchal.model.tokenizer import hide_torch
 
     hide_torch()
@@ -43,8 +47,8 @@ def show(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     from effchal.model.tokenizer import load_tokenizer
 
     data = prepare_data(cfg, output_dir)
-    marks = COLOURED if sys.stdout.isatty() else PLAIN
-    for line in lines(cfg, data, load_tokenizer(cfg.model), marks):
+    in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    for line in lines(cfg, data, load_tokenizer(cfg.model), COLOURED if in_colour else PLAIN):
         print(line)
 
 

@@ -109,6 +109,7 @@ def run(cfg: Config, run_dir: Path, signals: StopSignals, spent_before_s: float 
     clock = WallClock.of(cfg.budget, spent_before_s)  # the imports below count, too
     run_dir.mkdir(parents=True, exist_ok=True)
     selection = select_data(cfg)  # what the data can be wrong about is found before torch loads
+    from effchal.mixing.picture import draw
     from effchal.planning.outcome import keep_outcome, plan_run, write_record
     from effchal.training.build import check_decoding
     from effchal.training.loop import Trainer
@@ -123,6 +124,7 @@ def run(cfg: Config, run_dir: Path, signals: StopSignals, spent_before_s: float 
         trainer.save(status)
         keep_outcome(plan, trainer, status)
         trainer.log_end(status)
+        draw(run_dir)  # last: it imports matplotlib, which takes a second
     except BaseException as error:  # weights may be half updated, so none are saved
         with contextlib.suppress(OSError):
             write_record(plan, trainer, "failed", f"{type(error).__name__}: {error}")

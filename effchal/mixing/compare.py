@@ -71,4 +71,6 @@ def _size(source: dict[str, Any] | None) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else repr(value) if value != ABSENT else ABSENT
+    if isinstance(value, int):
+        return f"{value:,}"
+    return value if isinstance(value, str) and value.isprintable() else repr(value)

@@ -8,7 +8,7 @@ from typing import Any
 from effchal.mixing.dropped import Dropped
 from effchal.mixing.report import MixReport, SourceReport
 
-COUNTS = ("source", "rows read", "by where", "dropped", "kept", "validation", "several turns")
+COUNTS = ("source", "rows read", "filtered", "dropped", "kept", "validation", "several turns")
 SHARES = ("source", "weight", "tokens", "learned", "declared", "rows of epoch", "tokens of epoch")
 ORIGINS = ("source", "format", "path", "files", "revision", "license", "origin", "homepage")
 

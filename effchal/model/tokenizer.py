@@ -65,7 +65,8 @@ def loading(cfg: ModelConfig):
     except (OSError, ValueError) as error:  # transformers': missing, gated, unreachable, malformed
         raise ModelError(
             f"cannot load model.name={cfg.name} at revision {cfg.revision}: "
-            f"{str(error).strip()[:400]} (with the files in a local folder: model.name=<folder>)"
+            f"{' '.join(str(error).split())[:400]} "
+            "(with the files in a local folder: model.name=<folder>)"
         ) from error
 
 
