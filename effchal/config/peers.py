@@ -47,9 +47,9 @@ HERE = {
     "random_seed seed": "train.seed for the adapter, data_mix.seed for the order of the data",
     "data_seed shuffle_seed": "data_mix.seed",
     "sample_packing packed pack_sequences": "train.packing",
-    "train_on_inputs train_on_input train_on_prompt": "train.loss_on_prompt",
+    "train_on_inputs train_on_input train_on_prompt": "train.loss_on=all; answers, the default, leaves the prompts out",
     "mask_prompt completion_only_loss assistant_only_loss response_only_loss": (
-        "train.loss_on_prompt, with the opposite meaning: false, the default, learns answers only"
+        "train.loss_on=answers, which is the default; last learns the last answer only"
     ),
     "bf16 fp16 half precision torch_dtype mixed_precision bnb_4bit_compute_dtype": (
         "model.dtype=auto, bfloat16 or float32; there is no float16"

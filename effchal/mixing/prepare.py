@@ -29,6 +29,7 @@ class PreparedData:
     """All examples of a run, encoded."""
 
     order: TrainingOrder
+    train: Examples
     validation: Examples
     sha256: str  # of all examples: ids, targets and use
 
@@ -68,7 +69,7 @@ def prepare_data(cfg: Config, run_dir: Path, selection: Selection | None = None)
     sha256 = DIGEST + hashlib.sha256(json.dumps([digests, used]).encode()).hexdigest()
     report(cfg, selection, sources, mix, order, train, validation, sha256).write(run_dir)
     log.info("data mix: %d examples, %d for validation", len(train), len(validation))
-    return PreparedData(order, validation, sha256)
+    return PreparedData(order, train, validation, sha256)
 
 
 def warn_of_template(encoder: PromptEncoder) -> None:
