@@ -47,7 +47,7 @@ HERE = {
     "random_seed seed": "train.seed for the adapter, data_mix.seed for the order of the data",
     "data_seed shuffle_seed": "data_mix.seed",
     "sample_packing packed pack_sequences": "train.packing",
-    "train_on_inputs train_on_input train_on_prompt": "train.loss_on=all; answers, the default, leaves the prompts out",
+    "train_on_inputs train_on_input train_on_prompt": "train.loss_on=all; the default is answers",
     "mask_prompt completion_only_loss assistant_only_loss response_only_loss": (
         "train.loss_on=answers, which is the default; last learns the last answer only"
     ),

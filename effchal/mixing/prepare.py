@@ -12,6 +12,7 @@ from effchal.config import Config
 from effchal.config.choices import Template
 from effchal.mixing.encode import EncodeJob
 from effchal.mixing.encoded_source import Examples, encode_source
+from effchal.mixing.locate import pin_revisions
 from effchal.mixing.mix import Mix
 from effchal.mixing.order import TrainingOrder
 from effchal.mixing.readers import DataError
@@ -81,6 +82,10 @@ def warn_of_template(encoder: PromptEncoder) -> None:
 
 
 def select_data(cfg: Config) -> Selection:
-    """The rows of a run, chosen without torch or a tokenizer."""
+    """The rows of a run, chosen without torch or a tokenizer.
+
+    Commits of data sets that the config does not name are written into it.
+    """
+    pin_revisions(cfg.data_mix)
     folder = cfg.scenario.path
     return select(cfg.data_mix, None if folder is None else Path(folder))

@@ -169,12 +169,25 @@ def restore(
         )
     costs, spent_s = saved.pop("costs", {}), saved.pop("spent_s", 0.0)
     state = RunState(**saved)
+    check_same(cfg, state, here, run_dir)
+    if state.made_with != here["made_with"]:
+        log.warning(
+            "trained so far by %s, now by %s: the last bits may differ",
+            state.made_with,
+            here["made_with"],
+        )
+    clock.costs = costs
+    return state, spent_s
+
+
+def check_same(cfg: Config, state: RunState, here: dict[str, Any], run_dir: Path) -> None:
+    """Raise ConfigError if data or base model are not the ones that the run began with."""
     if not state.data_sha256.startswith(DIGEST):
         raise ConfigError(
             f"{run_dir} was begun by an earlier version, which digested its data in another way; "
             "go on with that version, or start anew"
         )
-    if state.data_sha256 != data_sha256:
+    if state.data_sha256 != here["data_sha256"]:
         raise DataError(
             f"the data mix is not the one that {run_dir} was trained on; bring its files back, "
             "or give data_mix.sources.<name>.path=<file>"
@@ -185,11 +198,3 @@ def restore(
             f"than {run_dir} was trained on ({state.base_model}); bring its files back, or give "
             "base_model=<folder>"
         )
-    if state.made_with != here["made_with"]:
-        log.warning(
-            "trained so far by %s, now by %s: the last bits may differ",
-            state.made_with,
-            here["made_with"],
-        )
-    clock.costs = costs
-    return state, spent_s
