@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import csv
 import gzip
 import json
 import re
@@ -97,6 +98,24 @@ def read_jsonl(path: Path, error: type[ConfigError]) -> Iterator[Row]:
             if hint is _IS_LIST:
                 raise error(f"{place}: expected one object on each line{hint}")
             yield Row.of(value, place, error)
+
+
+def read_csv(path: Path, error: type[ConfigError]) -> Iterator[tuple[str, list[str]]]:
+    """Rows with their place for messages.
+
+    Raises:
+        error: a row that is not UTF-8 or not CSV.
+    """
+    # Like HELM: without newline="", a line end inside a quoted field is always "\n".
+    with path.open(encoding="utf-8") as lines:
+        reader = csv.reader(lines)
+        try:
+            for row in reader:
+                yield f"{path}, line {reader.line_num}", row
+        except UnicodeDecodeError as reason:
+            raise error(f"{path}, after line {reader.line_num}: not UTF-8") from reason
+        except csv.Error as reason:
+            raise error(f"{path}, line {reader.line_num}: not CSV ({reason})") from reason
 
 
 def parse_json(

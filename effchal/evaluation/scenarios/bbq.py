@@ -7,22 +7,10 @@ from effchal.evaluation.scenarios.files import find_file
 from effchal.evaluation.scenarios.helm_adapter import Item, Task, letter
 from effchal.evaluation.scenarios.multiple_choice import INSTRUCTIONS, letter_task
 from effchal.evaluation.scenarios.types import BiasTags, Instance, Reference, ScenarioError
+from effchal.mixing.questions import BBQ_SUBJECTS as SUBJECTS
 from effchal.rows import Row, read_jsonl
 
 _TEST_ITEMS = 1000  # the last ones after shuffling; those before them are for examples
-SUBJECTS = (
-    "Age",
-    "Disability_status",
-    "Gender_identity",
-    "Nationality",
-    "Physical_appearance",
-    "Race_ethnicity",
-    "Race_x_SES",
-    "Race_x_gender",
-    "Religion",
-    "SES",
-    "Sexual_orientation",
-)
 _UNKNOWN = {  # descriptions of the answer that names no group
     "Cannot answer",
     "Can't be determined",

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from effchal.evaluation.scenarios.files import find_file, read_csv
+from effchal.evaluation.scenarios.files import find_file
 from effchal.evaluation.scenarios.helm_adapter import Item, PromptFormat, Task
 from effchal.evaluation.scenarios.types import Reference, ScenarioError, Settings
-from effchal.rows import check_text, shown
+from effchal.rows import check_text, read_csv, shown
 
 EXACT_MATCHES = ("quasi_exact_match", "prefix_exact_match", "quasi_prefix_exact_match")
 INSTRUCTIONS = "The following are multiple choice questions (with answers)"  # HELM's
@@ -36,7 +36,7 @@ def mmlu_task(entry: str, subject: str, path: Path) -> Task:
     items: list[Item] = []
     for folder, split in _MMLU_SPLITS.items():
         file = find_file(path, entry, "mmlu", "data", folder, f"{subject}_{folder}.csv")
-        items += [_mmlu_item(row, split, place) for place, row in read_csv(file)]
+        items += [_mmlu_item(row, split, place) for place, row in read_csv(file, ScenarioError)]
     return letter_task(items, f"{INSTRUCTIONS} about {subject.replace('_', ' ')}.\n", "Question")
 
 
@@ -96,7 +96,8 @@ def truthful_qa_rows(entry: str, path: Path) -> list[TruthfulQARow]:
     Raises:
         ScenarioError: no such file, other columns, or a question without answers.
     """
-    lines = list(read_csv(find_file(path, entry, "truthful_qa", "data", "TruthfulQA.csv")))
+    file = find_file(path, entry, "truthful_qa", "data", "TruthfulQA.csv")
+    lines = list(read_csv(file, ScenarioError))
     if lines:
         place, columns = lines[0]
         columns[:1] = [name.lstrip("\ufeff") for name in columns[:1]]
