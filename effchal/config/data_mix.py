@@ -45,8 +45,8 @@ class DecontaminateConfig:
     files: list[str] = field(default_factory=list)
     # [words] So many in the same order are a match.
     words: int = 13
-    # [words] A question shorter than `words` matches as a whole if it has so many. One that is
-    # shorter still matches a turn that says nothing else.
+    # [words] A question shorter than `words` matches as a whole if it has so many. One of at least
+    # five matches as a sentence of its own.
     short_words: int = 8
 
     def __post_init__(self) -> None:

@@ -3,20 +3,21 @@
 import hashlib
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from effchal.config import CleanConfig
 from effchal.config.choices import OnFault
 from effchal.mixing.sources import Example
-from effchal.mixing.words import phrase_hashes, word_hashes, words
+from effchal.mixing.words import joined_hashes, parts, phrase_hashes, word_hashes, words
 from effchal.prompts import Turn
 
 # An answer loops if it says up to 100 words, a letter among them, 8 times in a row over 50 words,
-# or if up to 8 bytes that are not all blank stand in a row over 300 bytes.
+# or if up to 8 bytes, not blank and without a digit, stand in a row over 300 bytes.
 LOOP_TIMES, LOOP_WORDS, LOOP_PERIOD = 8, 50, 100
 LOOP_BYTES, LOOP_BYTE_PERIOD = 300, 8
+LOOP_AGAIN = 16  # phrases of four words that any loop of words has at least twice
 _BLANK = re.compile("[\\s\u200b-\u200d\u2060\ufeff]*")  # with characters of no width
 
 
@@ -39,6 +40,37 @@ def fault_of(example: Example, cfg: CleanConfig) -> Fault | None:
     return None
 
 
+def faults_of(examples: list[Example], cfg: CleanConfig) -> list[Fault | None]:
+    """`fault_of` of each row, several times as fast."""
+    found: list[Fault | None] = []
+    quick = replace(cfg, loops=OnFault.keep)
+    for part in parts(map(characters_of, examples)):
+        some = examples[part]
+        looping = _may_loop(some) if cfg.loops is not OnFault.keep else set()
+        found += [fault_of(e, cfg if row in looping else quick) for row, e in enumerate(some)]
+    return found
+
+
+def _may_loop(examples: list[Example]) -> set[int]:
+    """Rows of which some turn repeats itself near by; all that loop are among them."""
+    turns = [(row, turn.content) for row, each in enumerate(examples) for turn in each.turns]
+    hashes, begins = joined_hashes(tuple(content for _, content in turns))
+    again = _distances(hashes)
+    counts = np.bincount(np.searchsorted(begins, again[0], "right") - 1, minlength=len(turns))
+    likely = set(np.flatnonzero(counts >= LOOP_AGAIN).tolist())
+    content = np.frombuffer("".join(text for _, text in turns).encode(), np.uint8)
+    ends = np.cumsum([len(text.encode()) for _, text in turns])
+    for period in range(1, LOOP_BYTE_PERIOD + 1):
+        same = content[period:] == content[:-period]
+        blocks = same[: len(same) // 128 * 128].reshape(-1, 128).all(1)  # a loop has one inside
+        likely |= {*np.searchsorted(ends, 128 * np.flatnonzero(blocks), "right").tolist()}
+    return {turns[at][0] for at in likely}
+
+
+def characters_of(example: Example) -> int:
+    return sum(len(turn.content) for turn in example.turns)
+
+
 def is_learned(turn: Turn) -> bool:
     return turn.learn and turn.role in ("assistant", "text")
 
@@ -49,7 +81,7 @@ def loop_of(text: str) -> tuple[str, int] | None:
     for period in range(1, LOOP_BYTE_PERIOD + 1):
         start, length = _longest_run(content, period, LOOP_BYTES)
         unit = content[start : start + period].tobytes().decode(errors="ignore")
-        if length and not unit.isspace():
+        if length and not unit.isspace() and not any(map(str.isdigit, unit)):
             return unit, length // period
     hashes = word_hashes(text)
     for period in _likely_periods(hashes):
@@ -62,14 +94,17 @@ def loop_of(text: str) -> tuple[str, int] | None:
 
 def _likely_periods(hashes: np.ndarray) -> list[int]:
     """Distances at which phrases of four words come again often enough for a loop."""
-    if len(hashes) < LOOP_WORDS:
-        return []
+    counts = np.bincount(_distances(hashes)[1], minlength=1)
+    return np.flatnonzero(counts >= LOOP_AGAIN).tolist()
+
+
+def _distances(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where a phrase of four words comes again within LOOP_PERIOD words, and after how many."""
     phrases = phrase_hashes(hashes, 4)
     order = np.argsort(phrases, kind="stable")
-    again = phrases[order[1:]] == phrases[order[:-1]]
-    distances = np.diff(order)[again]
-    counts = np.bincount(distances[distances <= LOOP_PERIOD], minlength=1)
-    return np.flatnonzero(counts >= LOOP_WORDS // 3).tolist()
+    distances = np.diff(order)
+    again = (phrases[order[1:]] == phrases[order[:-1]]) & (distances <= LOOP_PERIOD)
+    return order[1:][again], distances[again]
 
 
 def _longest_run(values: np.ndarray, period: int, shortest: int) -> tuple[int, int]:

@@ -7,26 +7,26 @@ five. What stands in more than a tenth of an evaluation's questions is its form 
 
 import hashlib
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from effchal.config import DecontaminateConfig
+from effchal.mixing.clean import characters_of
 from effchal.mixing.questions import Question, known_questions, missing_questions, questions_of
 from effchal.mixing.sources import Example
-from effchal.mixing.words import joined_hashes, phrase_hashes, word_hashes, words
+from effchal.mixing.words import joined_hashes, parts, phrase_hashes, word_hashes, words
 from effchal.runs import cache_folder
 
 SENTENCE_WORDS = 5  # of the shortest question that is looked for
 FORM, FORM_QUESTIONS = 0.1, 10  # a phrase of more than this share and number of questions
 SHOWN_WORDS = 40
-BATCH = 1000  # questions that are read at a time
-_NONE = np.zeros(0, np.uint64)
+QUESTIONS = 200  # hashed at a time
+_NONE = (np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class PhraseTable:
     def __init__(self, hashes: np.ndarray, texts: np.ndarray, positions: np.ndarray) -> None:
         """All (phrases,): uint64, index of the text, position of the phrase in words."""
         order = np.argsort(hashes, kind="stable")
-        self.hashes, self.texts, self.positions = hashes[order], texts[order], positions[order]
+        self.hashes = hashes[order]
+        self.texts, self.positions = (each[order].astype(np.int32) for each in (texts, positions))
         bits = max(16, (16 * len(hashes)).bit_length())
         self._shift = np.uint64(64 - bits)
         self._may_have = np.zeros(2**bits, np.bool_)
@@ -77,30 +78,30 @@ class Decontaminator:
         self.checked: Counter[str] = Counter()  # questions by evaluation
         self.not_checked: dict[str, str] = {}  # why, by evaluation
         self._texts: list[tuple[str, str, str]] = []  # evaluation, place, text
-        digest = hashlib.sha256(json.dumps([cfg.words, cfg.short_words]).encode())
-        hashes = []  # of each text
+        digest = hashlib.sha256(repr((cfg.words, cfg.short_words)).encode())
+        short: dict[int, np.ndarray] = {}  # hashes of the words, by index of the text
+        found = []
         left = iter(questions)
-        while some := list(itertools.islice(left, BATCH)):
-            digest.update(json.dumps([asdict(each) for each in some]).encode())
+        while some := list(itertools.islice(left, QUESTIONS)):
+            digest.update(repr(some).encode())
             self.checked.update(each.evaluation for each in some)
-            texts = [(q, text) for q in some for text in dict.fromkeys((*q.texts, *q.answers))]
-            together, begins = joined_hashes([text for _, text in texts])
-            for (question, text), of_text in zip(texts, np.split(together, begins[1:-1])):
-                if text in question.texts or len(of_text) >= cfg.words:
-                    self._texts.append((question.evaluation, question.place, text))
-                    hashes.append(of_text)
+            first = len(self._texts)
+            self._texts += [
+                (q.evaluation, q.place, text) for q in some for text in q.texts + q.answers
+            ]
+            hashes, begins = joined_hashes(tuple(text for _, _, text in self._texts[first:]))
+            found.append(_phrases(hashes, begins, cfg.words, first))
+            asks = [i < len(q.texts) for q in some for i in range(len(q.texts + q.answers))]
+            for index, size in enumerate(np.diff(begins).tolist()):
+                if asks[index] and SENTENCE_WORDS <= size < cfg.words:
+                    short[first + index] = hashes[begins[index] : begins[index + 1]].copy()
         self.sha256 = digest.hexdigest()  # of all questions and of the rule
-        phrases = [phrase_hashes(each, cfg.words) for each in hashes]
-        kept = self._without_form(phrases)
-        self._phrases = PhraseTable(
-            np.concatenate([_NONE, *(p[at] for p, at in zip(phrases, kept, strict=True))]),
-            np.repeat(np.arange(len(kept)), [len(at) for at in kept]),
-            np.concatenate([np.arange(0), *kept]),
-        )
-        lengths = range(SENTENCE_WORDS, cfg.words)
-        wholes = [phrase_hashes(h, len(h)) if len(h) in lengths else _NONE for h in hashes]
-        kept = self._without_form(wholes)
-        self._short = {index: hashes[index] for index, at in enumerate(kept) if len(at)}
+        phrases, texts, positions = map(np.concatenate, zip(_NONE, *found, strict=True))
+        kept = self._is_no_form(phrases, texts)
+        self._phrases = PhraseTable(phrases[kept], texts[kept], positions[kept])
+        wholes = np.array([hash(each.tobytes()) for each in short.values()], np.int64)
+        kept = self._is_no_form(wholes.view(np.uint64), np.array([*short], np.int64))
+        self._short = dict(itertools.compress(short.items(), kept))
         self._anchors = _rarest(self._short)
 
     @classmethod
@@ -122,14 +123,18 @@ class Decontaminator:
         return found
 
     def matches(self, examples: list[Example]) -> list[Match | None]:
-        """`match` of each row, several times as fast for some hundred rows at a time."""
-        turns = [(row, turn.content) for row, each in enumerate(examples) for turn in each.turns]
-        hashes, begins = joined_hashes([content for _, content in turns])
-        likely = set()
-        for table, length in ((self._phrases, self.cfg.words), (self._anchors, SENTENCE_WORDS)):
-            hits = table.likely(phrase_hashes(hashes, length))
-            likely |= {turns[at][0] for at in np.searchsorted(begins, hits, "right") - 1}
-        return [self.match(each) if row in likely else None for row, each in enumerate(examples)]
+        """`match` of each row, several times as fast."""
+        found: list[Match | None] = []
+        for part in parts(map(characters_of, examples)):
+            some = examples[part]
+            turns = [(row, turn.content) for row, each in enumerate(some) for turn in each.turns]
+            hashes, begins = joined_hashes(tuple(content for _, content in turns))
+            likely = set()
+            for table, length in ((self._phrases, self.cfg.words), (self._anchors, SENTENCE_WORDS)):
+                hits = table.likely(phrase_hashes(hashes, length))
+                likely |= {turns[at][0] for at in np.searchsorted(begins, hits, "right") - 1}
+            found += [self.match(e) if row in likely else None for row, e in enumerate(some)]
+        return found
 
     def match(self, example: Example) -> Match | None:
         """The first words of an evaluation in a row."""
@@ -162,19 +167,25 @@ class Decontaminator:
                 return index, " ".join(words(self._texts[index][2]))
         return None
 
-    def _without_form(self, phrases: list[np.ndarray]) -> list[np.ndarray]:
-        """Positions of each text's phrases that are not the form of their evaluation."""
-        by_evaluation: dict[str, list[int]] = {}
-        for index, (evaluation, _, _) in enumerate(self._texts):
-            by_evaluation.setdefault(evaluation, []).append(index)
-        kept = [np.arange(0)] * len(phrases)
-        for indices in by_evaluation.values():
-            each_once = np.concatenate([np.unique(phrases[index]) for index in indices])
-            found, counts = np.unique(each_once, return_counts=True)
-            form = found[counts > max(FORM_QUESTIONS, FORM * len(indices))]
-            for index in indices:
-                kept[index] = np.flatnonzero(~np.isin(phrases[index], form))
-        return kept
+    def _is_no_form(self, hashes: np.ndarray, texts: np.ndarray) -> np.ndarray:
+        """Of each phrase of a text, whether few enough questions of its evaluation have it."""
+        names = {name: number for number, name in enumerate(self.checked)}
+        evaluations = np.array([names[name] for name, _, _ in self._texts], np.uint64)[texts]
+        most = np.array([max(FORM_QUESTIONS, FORM * n) for n in self.checked.values()])
+        keys = hashes ^ (evaluations << np.uint64(40))
+        _, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        return counts[which] <= most[evaluations] if len(keys) else np.zeros(0, np.bool_)
+
+
+def _phrases(
+    hashes: np.ndarray, begins: np.ndarray, length: int, first: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of joined texts, the first of them of index `first`: each phrase, its text and position."""
+    phrases = phrase_hashes(hashes, length)
+    at = np.arange(len(phrases))
+    texts = np.searchsorted(begins, at, "right") - 1
+    inside = at + length <= begins[texts + 1]
+    return phrases[inside], texts[inside] + first, (at - begins[texts])[inside]
 
 
 def _rarest(texts: dict[int, np.ndarray]) -> PhraseTable:

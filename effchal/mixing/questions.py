@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effchal.mixing.readers import DataError, read_rows
+from effchal.mixing.readers import KINDS, DataError, is_readable, read_rows
 from effchal.rows import Row, parse_json, read_csv, read_jsonl
 
 MMLU_SUBJECTS = 57
@@ -41,8 +41,7 @@ def known_questions(folder: Path) -> Iterator[Question]:
     """
     for pattern, read in _READERS.items():
         for path in sorted(folder.glob(pattern)):
-            if path.suffix not in (".lock", ".json") or path.name == "task.json":  # HELM's and ours
-                yield from read(path)
+            yield from read(path)
 
 
 def missing_questions(folder: Path) -> dict[str, str]:
@@ -53,10 +52,10 @@ def missing_questions(folder: Path) -> dict[str, str]:
             missing[evaluation] = f"no {pattern} in {folder}"
     for part in ("val", "test"):
         count = len([*folder.glob(f"mmlu/data/{part}/*_{part}.csv")])
-        if 0 < count < MMLU_SUBJECTS:
+        if "mmlu" not in missing and count < MMLU_SUBJECTS:
             missing[f"mmlu, {part}"] = f"only {count} of {MMLU_SUBJECTS} subjects in {folder}"
     absent = [name for name in BBQ_SUBJECTS if not (folder / "bbq/data" / name).is_file()]
-    if 0 < len(absent) < len(BBQ_SUBJECTS):
+    if "bbq" not in missing and absent:
         missing["bbq, subjects"] = f"no {', '.join(absent)} in {folder}"
     return missing
 
@@ -67,7 +66,11 @@ def questions_of(path: Path) -> Iterator[Question]:
     Raises:
         DataError: a file that cannot be read, or without any text.
     """
+    if not path.is_file():
+        raise DataError(f"data_mix.decontaminate.files: no file {path} (from {Path.cwd()})")
     empty = True
+    if not path.is_file() or not is_readable(path):
+        raise DataError(f"data_mix.decontaminate.files: {path} is no {KINDS} file here")
     for row in read_rows(path):
         texts = tuple(_texts(row.fields))
         empty = empty and not texts
@@ -132,15 +135,15 @@ def _big_bench(path: Path) -> Iterator[Question]:
 _FILES = {  # by name of an evaluation
     "truthful_qa": "truthful_qa/data/TruthfulQA.csv",
     "gsm": "gsm/gsm_data_test",
-    "mmlu": "mmlu/data/test/*_test.csv",
+    "mmlu": "mmlu/data/*/*_*.csv",
     "bbq": "bbq/data/*",
     "big_bench": "big_bench/**/task.json",
 }
 _READERS: dict[str, Callable[[Path], Iterator[Question]]] = {
     _FILES["truthful_qa"]: _truthful_qa,
     _FILES["gsm"]: _gsm,
-    _FILES["mmlu"]: _mmlu,
     "mmlu/data/val/*_val.csv": _mmlu,
-    _FILES["bbq"]: _bbq,
+    "mmlu/data/test/*_test.csv": _mmlu,
+    **{f"bbq/data/{name}": _bbq for name in BBQ_SUBJECTS},
     _FILES["big_bench"]: _big_bench,
 }

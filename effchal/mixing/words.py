@@ -2,12 +2,16 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
 
 # A character of Chinese, Japanese or Korean is a word of its own.
 _ONE_WORD = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3])")
+# So many rows are hashed at a time, and so many characters, but for one row that is longer: arrays
+# of short rows fit a processor's cache, and those of long ones stay small.
+TOGETHER, CHARACTERS = 64, 500_000
 _NO_WORD = re.compile("[^\\w\x00-\x7f]+")
 _WORD = re.compile("[0-9a-z\u0080-\U0010ffff]+")
 _IS_WORD = np.zeros(256, np.bool_)
@@ -30,13 +34,25 @@ def words(text: str) -> list[str]:
     return _WORD.findall(plain(text))
 
 
-@lru_cache(maxsize=16)  # one rule after another asks for the turns of a row
+def parts(sizes: Iterable[int]) -> Iterator[slice]:
+    """Rows to hash together, by the characters of each row."""
+    start = end = total = 0
+    for size in sizes:
+        if end > start and (end - start == TOGETHER or total + size > CHARACTERS):
+            yield slice(start, end)
+            start, total = end, 0
+        end, total = end + 1, total + size
+    if end > start:
+        yield slice(start, end)
+
+
 def word_hashes(text: str) -> np.ndarray:
     """(words,) uint64, the same for the same word on every machine."""
-    return joined_hashes([text])[0]
+    return joined_hashes((text,))[0]
 
 
-def joined_hashes(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+@lru_cache(maxsize=16)  # one rule after another asks for the same rows
+def joined_hashes(texts: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """(all words,) uint64 hashes of texts one after another, and (texts + 1,) where each begins.
 
     Many short texts together take a fraction of the time that they take alone.
@@ -70,15 +86,18 @@ def _mixed(hashes: np.ndarray) -> np.ndarray:
     return hashes ^ (hashes >> np.uint64(33))
 
 
-_tables = (np.ones(0, np.uint64), np.ones(0, np.uint64))
-
-
 def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """At least `count` + 1 powers of the base and of its inverse."""
-    global _tables
-    if len(_tables[0]) <= count:
-        steps = np.full((2, max(2 * count, 2**14) + 1), [[_BASE], [_INVERSE]], np.uint64)
-        steps[:, 0] = 1
-        up, down = np.cumprod(steps, axis=1, dtype=np.uint64)
-        _tables = (up, down)
-    return _tables
+    """At least `count` + 1 powers of the base and of its inverse; few tables for all sizes."""
+    bits = max(14, count.bit_length())
+    return _kept_powers(bits) if bits <= 20 else _new_powers(bits)  # a huge text leaves nothing
+
+
+def _new_powers(bits: int) -> tuple[np.ndarray, np.ndarray]:
+    up, down = (np.full(2**bits, base, np.uint64) for base in (_BASE, _INVERSE))
+    for table in (up, down):
+        table[0] = 1
+        np.cumprod(table, out=table)
+    return up, down
+
+
+_kept_powers = lru_cache(_new_powers)
