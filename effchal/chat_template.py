@@ -16,6 +16,7 @@ from effchal.config import ConfigError
 Message = dict[str, str]  # role and content
 # The day of all prompts, whenever they are served: the one that Llama 3's templates fall back to.
 DAY = datetime.datetime(2024, 7, 26)
+LEAVE_OUT = "leave such turns out"
 DATE_CALL = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 
 
@@ -23,13 +24,15 @@ class TemplateError(ConfigError):
     """A template of no use, or turns that it cannot render.
 
     Attributes:
-        reason: the message without what to give in place of the template.
+        reason: the message without its remedies, which are none of a client's.
         index: which conversation of a batch it is.
     """
 
-    def __init__(self, reason: str, index: int = 0) -> None:
-        super().__init__(f"{reason}; or give prompt=chatml or prompt=instruction")
-        self.reason, self.index = reason, index
+    index = 0
+
+    def __init__(self, reason: str, remedy: str = "take another template") -> None:
+        super().__init__(f"{reason}; {remedy}, or give prompt=chatml or prompt=instruction")
+        self.reason = reason
 
     def __reduce__(self) -> Any:
         """For a process that raises it in another one."""
@@ -87,9 +90,7 @@ class ChatTemplate:
         self.backend.add_tokens([_like(special[i], mark) for i, mark in marks.items()])
         self._real: dict[int, int] = {self.backend.token_to_id(marks[i]): i for i in marks}
         if not self._real.keys().isdisjoint(tokenizer.get_vocab().values()):
-            raise TemplateError(
-                "its chat template cannot be used: this tokenizer's ids have gaps; take another"
-            )
+            raise TemplateError("its chat template cannot be used: this tokenizer's ids have gaps")
         self._takes_tools = True
         self._probe()
 
@@ -102,13 +103,13 @@ class ChatTemplate:
         if not whole.startswith(prompt) or at < 0:
             raise TemplateError(
                 "the tokenizer's chat template cannot be cut into turns: an answer changes what "
-                "stands before it, or is itself changed; take another template"
+                "stands before it, or is itself changed"
             )
         end = self._mark.search(whole, at + len(answer["content"]))
         if end is None:
             raise TemplateError(
                 "the tokenizer's chat template has no special token behind an answer, so that "
-                "none would end; take another template"
+                "none would end"
             )
         self._end = end[0]
         self.end_id = self._real[self.backend.token_to_id(self._end)]
@@ -153,16 +154,17 @@ class ChatTemplate:
             prompt = self._text(messages[:position], is_prompt=True)
             is_last = position + 1 == len(messages)
             alone = whole if is_last else self._text(messages[: position + 1])
-            end = alone.find(self._end, len(prompt)) + len(self._end)
-            if not alone.startswith(prompt) or end < len(prompt):
+            at = alone.find(self._end, len(prompt))
+            if not alone.startswith(prompt) or at < 0:
                 raise TemplateError(
                     f"the tokenizer's chat template cannot cut {_roles(messages)} into turns: "
-                    f"the answer in turn {position + 1} changes what stands before it; leave "
-                    "such turns out"
+                    f"the answer in turn {position + 1} changes what stands before it",
+                    LEAVE_OUT,
                 )
-            if whole.startswith(alone[:end]):
+            answered = alone[: at + len(self._end)]
+            if whole.startswith(answered):
                 *_, header = 0, *(mark.start() for mark in self._mark.finditer(prompt))
-                counts = [len(self._mark.findall(text)) for text in (prompt, alone[:end])]
+                counts = [len(self._mark.findall(text)) for text in (prompt, answered)]
                 answers.append(Answer(prompt[header:], *counts))
         return Rendered(whole, len(self._mark.findall(whole)), answers)
 
@@ -180,8 +182,7 @@ class ChatTemplate:
         marks = self._places(ids)
         if len(marks) != rendered.special_tokens:
             raise TemplateError(
-                "the tokenizer does not find all special tokens of its chat template again; "
-                "take another template"
+                "the tokenizer does not find all special tokens of its chat template again"
             )
         is_answer = [False] * len(ids)
         for answer in rendered.answers:
@@ -213,8 +214,7 @@ class ChatTemplate:
         except Exception as error:  # a program of somebody else
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise TemplateError(
-                f"the tokenizer's chat template refuses {_roles(messages)}: {reason}; "
-                "leave such turns out"
+                f"the tokenizer's chat template refuses {_roles(messages)}: {reason}", LEAVE_OUT
             ) from error
         return self._swap(text)
 
@@ -233,7 +233,8 @@ class ChatTemplate:
             if is_given and message["content"].strip() not in text:
                 raise TemplateError(
                     f"the tokenizer's chat template leaves out the {message['role']} turn of "
-                    f"{_roles(messages)}, or changes it; leave such turns out"
+                    f"{_roles(messages)}, or changes it",
+                    LEAVE_OUT,
                 )
 
 
@@ -254,19 +255,19 @@ def _source(tokenizer: Any) -> str:
     """
     if not tokenizer.chat_template:
         raise TemplateError(
-            "prompt.template=tokenizer: the model's tokenizer has no template; give prompt=auto"
+            "prompt.template=tokenizer: the model's tokenizer has no chat template",
+            "give prompt=auto",
         )
     try:
         found = tokenizer.get_chat_template()
     except ValueError as error:
         raise TemplateError(
-            "the tokenizer has several chat templates and none is called default; name one so"
+            "the tokenizer has several chat templates and none is called default",
+            "give one that name",
         ) from error
     source = DATE_CALL.sub(lambda call: json.dumps(DAY.strftime(call[2])), found)
     if "strftime_now(" in source:
-        raise TemplateError(
-            "the tokenizer's chat template depends on the day; take another template"
-        )
+        raise TemplateError("the tokenizer's chat template depends on the day")
     return source
 
 

@@ -124,7 +124,7 @@ class PromptEncoder:
         return self.conversations([turns])[0]
 
     def conversations(self, many: Sequence[Sequence[Turn]]) -> list[tuple[list[int], list[bool]]]:
-        """conversation_ids of each, in one call of the tokenizer, which is several times faster."""
+        """conversation_ids of each, in one call of the tokenizer."""
         rendered = [self._rendered(index, turns) for index, turns in enumerate(many)]
         both = list(zip(rendered, map(self._parts, many), strict=True))
         texts: dict[str, None] = {}  # what templates repeat is encoded once

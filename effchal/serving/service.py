@@ -105,11 +105,7 @@ class Service:
             raise RequestError(413, message, field)
 
     def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
-        """The ids of a prompt in the template, checked.
-
-        Raises:
-            RequestError: as check_prompt; 400, turns that the tokenizer's own template refuses.
-        """
+        """Ids of a prompt in its template, by check_prompt; 400 where the template refuses it."""
         try:
             return self.check_prompt(self.loaded().encoder.prompt_ids(turns))
         except TemplateError as error:

@@ -1,12 +1,13 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from support.paths import ROOT
 
 from effchal.cli import CONF_DIR, compose_config, overlay
 from effchal.config import Config, ConfigError, PromptConfig, load_config, save_config
-from effchal.config.choices import DecodingMethod, Optimizer, Quantization, WandbMode
+from effchal.config.choices import DecodingMethod, Optimizer, Quantization, Template, WandbMode
 from effchal.config.nearest import known_keys
 
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF_DIR.glob("*/*.yaml"))
@@ -201,6 +202,20 @@ def test_known_keys_reach_through_optional_nodes_and_free_names():
     keys = known_keys(Config)
     assert {"lora.r", "model.quantization", "data_mix.sources", "resume_from"} <= set(keys)
     assert "data_mix.sources.<name>.path" in keys
+
+
+def test_auto_falls_back_on_the_texts_of_instruction():
+    auto, texts = (compose_config([f"prompt={name}"]).prompt for name in ("auto", "instruction"))
+    assert replace(auto, template=texts.template) == texts
+    assert auto.template is Template.auto
+
+
+@pytest.mark.parametrize(
+    "words", [["prompt=tokenizer", "prompt.user='Q {content}'"], ["prompt.template=tokenizer"]]
+)
+def test_texts_and_the_tokenizers_template_exclude_each_other(words):
+    with pytest.raises(ConfigError, match=r"prompt\.template=tokenizer takes no prompt\.user"):
+        compose_config(words)
 
 
 def test_every_prompt_template_has_its_content():
