@@ -87,23 +87,24 @@ def turns_of(row: Row, kind: DataFormat, key: str) -> list[Turn]:
     Raises:
         row.error: the row is not of that format; the message names the one that it looks like.
     """
-    other = format_of(row.fields)
-    remedy = f"; the row looks like {other.value}: {key}.format={other.value}" if other else ""
     needed = FIELDS.get(kind, ("conversations",))
     if kind is DataFormat.messages and "conversations" in row.fields:
         needed = ("conversations",)
     lacks = [name for name in needed if name not in row.fields]
-    if lacks:
-        raise row.error(
-            f"{row.place}: {kind.value} needs {', '.join(lacks)}, and the row has "
-            f"{', '.join(row.fields) or 'no field'}{remedy}"
-        )
     try:
-        return TURNS[kind](row)
+        if not lacks:
+            return TURNS[kind](row)
+        has = ", ".join(row.fields) or "no field"
+        raise row.error(
+            f"{row.place}: {kind.value} needs {', '.join(lacks)}, and the row has {has}"
+        )
     except row.error as error:
+        other = format_of(row.fields)
         if other in (None, kind):
             raise
-        raise row.error(f"{error}{remedy}") from error
+        raise row.error(
+            f"{error}; the row looks like {other.value}: {key}.format={other.value}"
+        ) from error
 
 
 def _kind_of_conversations(fields: dict[str, Any]) -> DataFormat:
