@@ -69,12 +69,16 @@ def format_of(fields: dict[str, Any]) -> DataFormat | None:
 
 
 def _no_format(row: Row, key: str) -> NoReturn:
-    nearest = max(FIELDS, key=lambda each: sum(name in row.fields for name in FIELDS[each]))
+    shared = {each: sum(name in row.fields for name in names) for each, names in FIELDS.items()}
+    nearest = max(FIELDS, key=lambda each: shared[each])
+    if not shared[nearest]:
+        nearest = DataFormat.prompt_completion
     lacks = [name for name in FIELDS[nearest] if name not in row.fields]
+    columns = ", ".join(f"{name}: <column>" for name in lacks)
     raise row.error(
         f"{row.place}: no known format. It has {', '.join(row.fields) or 'no field'}; "
-        f"{nearest.value} needs {', '.join(lacks)}, too. Name its columns: "
-        f"{key}.columns={{prompt: <column>, completion: <column>}}"
+        f"{nearest.value} needs {', '.join(lacks)}{', too' if shared[nearest] else ''}. "
+        f"Name its columns: {key}.columns={{{columns}}}"
     )
 
 

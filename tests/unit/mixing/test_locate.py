@@ -7,9 +7,10 @@ import types
 import pytest
 
 from effchal.config import ConfigError, DataMixConfig, DataSourceConfig
+from effchal.mixing.hub import download
 from effchal.mixing.locate import is_local, locate, pin_revisions
-from effchal.mixing.readers import DataError
-from effchal.mixing.sources import load_source
+from effchal.mixing.readers import DataError, read_rows
+from effchal.mixing.sources import SourceReader, load_source
 
 COMMIT = "5d3ce1ca586ebe629847b7c81bfb7fa6373b9dbc"
 
@@ -161,6 +162,29 @@ def test_a_data_set_without_a_commit_gets_the_newest_one(tmp_path, monkeypatch, 
     assert (located.files, located.revision) == ((hub.file,), COMMIT)
     assert located.described == f"org/set at {COMMIT[:12]}, rows.jsonl"
     assert pin_revisions(mix) == []
+
+
+def test_a_table_of_the_hub_is_the_files_that_its_client_keeps(tmp_path, monkeypatch):
+    import datasets
+
+    # The genuine client, with a folder in place of the hub's.
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for name in ("train", "test"):
+        write(tmp_path / "set" / f"{name}.jsonl", name)
+    (path,) = download("s", DataSourceConfig(path=str(tmp_path / "set"), split="test"), COMMIT)
+    assert path.is_relative_to(tmp_path / "cache" / f"effchal-{COMMIT}")
+    assert [row.fields for row in read_rows(path)] == [{"text": "test"}]
+    with pytest.raises(DataError, match=r"set cannot be reached \(ValueError\).*Unknown split"):
+        download("s", DataSourceConfig(path=str(tmp_path / "set"), split="d", revision="x"), COMMIT)
+
+
+def test_a_file_that_is_gone_when_it_is_read_is_named(tmp_path):
+    path = write(tmp_path / "rows.jsonl")
+    cfg = DataSourceConfig(path=str(path))
+    reader = SourceReader("s", cfg, locate("s", cfg))
+    path.unlink()
+    with pytest.raises(DataError, match=r"rows\.jsonl: cannot be read \(No such file"):
+        list(reader)
 
 
 def test_without_the_hub_a_data_set_without_a_commit_is_refused():
