@@ -142,11 +142,13 @@ def data_overrides(words: list[str]) -> list[str]:
 def data_override(word: str) -> str:
     """The override of `data`, with quotes around paths that Hydra would read as something else."""
     key, equals, value = word.partition("=")
-    if not equals or key.lstrip("+") != "data" or _reads_as(word, value):
+    readable, read = _as_read(word)
+    if not equals or key.lstrip("+") != "data" or read == value:
         return word
     is_list = value.startswith("[") and value.endswith("]") and not Path(value).exists()
     paths = [part.strip() for part in value[1:-1].split(",")] if is_list else [value]
-    if not all(Path(split_weight(path)[0]).expanduser().exists() for path in paths):
+    are_there = all(Path(split_weight(path)[0]).expanduser().exists() for path in paths)
+    if not are_there and (readable or (value[:1] in "[{" and not is_list)):
         return word
     quoted = ",".join(map(quote, paths))
     return f"{key}=[{quoted}]" if is_list else f"{key}={quoted}"
@@ -183,18 +185,19 @@ def path_override(word: str) -> str:
     name = key.lstrip("+")
     if not equals or (name not in PATHS and not SOURCE_PATH.fullmatch(name)):
         return word
-    if _reads_as(word, value) or not Path(value).expanduser().exists():
+    readable, read = _as_read(word)
+    if readable and (read == value or not Path(value).expanduser().exists()):
         return word
     return f"{key}={quote(os.path.expanduser(value))}"
 
 
-def _reads_as(word: str, value: Any) -> bool:
-    """Whether Hydra reads an override as this value."""
+def _as_read(word: str) -> tuple[bool, Any]:
+    """Whether Hydra can read an override, and its value, which is None for a sweep."""
     try:
         override = parse_override(word)
-        return not override.is_sweep_override() and override.value() == value
+        return True, None if override.is_sweep_override() else override.value()
     except (HydraException, ValueError):
-        return False
+        return False, None
 
 
 def check_readable(word: str, is_sweep: bool) -> None:

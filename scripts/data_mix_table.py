@@ -6,15 +6,12 @@ Licence, origin and what the rules of the 2023 contest say, for each source of e
 from effchal.cli import CONF_DIR, compose_config
 from effchal.rules import check_rules
 
-HEADER = (
-    "| `data_mix=` | source | licence | origin | `rules=neurips_2023` |",
-    "|---|---|---|---|---|",
-)
+HEADER = "| `data_mix=` | source | licence | origin | `rules=neurips_2023` |"
 
 
 def rows() -> list[str]:
-    """Lines in Markdown, a mix of mixes as the names of its sources alone."""
-    lines = list(HEADER)
+    """Lines in Markdown."""
+    lines = [HEADER, "|---|---|---|---|---|"]
     for mix in sorted(path.stem for path in (CONF_DIR / "data_mix").glob("*.yaml")):
         cfg = compose_config([f"data_mix={mix}", "rules=neurips_2023"])
         assert cfg.rules is not None

@@ -69,12 +69,16 @@ def format_of(fields: dict[str, Any]) -> DataFormat | None:
 
 
 def _no_format(row: Row, key: str) -> NoReturn:
-    nearest = max(FIELDS, key=lambda each: sum(name in row.fields for name in FIELDS[each]))
+    shared = {each: sum(name in row.fields for name in names) for each, names in FIELDS.items()}
+    nearest = max(FIELDS, key=lambda each: shared[each])
+    if not shared[nearest]:
+        nearest = DataFormat.prompt_completion
     lacks = [name for name in FIELDS[nearest] if name not in row.fields]
+    columns = ", ".join(f"{name}: <column>" for name in lacks)
     raise row.error(
         f"{row.place}: no known format. It has {', '.join(row.fields) or 'no field'}; "
-        f"{nearest.value} needs {', '.join(lacks)}, too. Name its columns: "
-        f"{key}.columns={{prompt: <column>, completion: <column>}}"
+        f"{nearest.value} needs {', '.join(lacks)}{', too' if shared[nearest] else ''}. "
+        f"Name its columns: {key}.columns={{{columns}}}"
     )
 
 
@@ -87,23 +91,24 @@ def turns_of(row: Row, kind: DataFormat, key: str) -> list[Turn]:
     Raises:
         row.error: the row is not of that format; the message names the one that it looks like.
     """
-    other = format_of(row.fields)
-    remedy = f"; the row looks like {other.value}: {key}.format={other.value}" if other else ""
     needed = FIELDS.get(kind, ("conversations",))
     if kind is DataFormat.messages and "conversations" in row.fields:
         needed = ("conversations",)
     lacks = [name for name in needed if name not in row.fields]
-    if lacks:
-        raise row.error(
-            f"{row.place}: {kind.value} needs {', '.join(lacks)}, and the row has "
-            f"{', '.join(row.fields) or 'no field'}{remedy}"
-        )
     try:
-        return TURNS[kind](row)
+        if not lacks:
+            return TURNS[kind](row)
+        has = ", ".join(row.fields) or "no field"
+        raise row.error(
+            f"{row.place}: {kind.value} needs {', '.join(lacks)}, and the row has {has}"
+        )
     except row.error as error:
+        other = format_of(row.fields)
         if other in (None, kind):
             raise
-        raise row.error(f"{error}{remedy}") from error
+        raise row.error(
+            f"{error}; the row looks like {other.value}: {key}.format={other.value}"
+        ) from error
 
 
 def _kind_of_conversations(fields: dict[str, Any]) -> DataFormat:

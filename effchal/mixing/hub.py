@@ -47,7 +47,12 @@ def download(name: str, cfg: DataSourceConfig, commit: str) -> tuple[Path, ...]:
         # A cache per commit: without the hub, the client takes any commit that its cache has.
         cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"effchal-{commit}")
         table = datasets.load_dataset(
-            cfg.path, cfg.subset, revision=commit, split=cfg.split, cache_dir=cache
+            cfg.path,
+            cfg.subset,
+            revision=commit,
+            split=cfg.split,
+            cache_dir=cache,
+            keep_in_memory=False,  # for it is the files that are read
         )
     except ModuleNotFoundError as error:
         raise DataError(

@@ -32,7 +32,10 @@ def locate(name: str, cfg: DataSourceConfig) -> Located:
         DataError: missing, gated, unreachable, or nothing that can be read.
         ConfigError: a condition of `where` that is none.
     """
-    compile_where(cfg.where, f"data_mix.sources.{name}.where")  # refused before any download
+    key = f"data_mix.sources.{name}"
+    compile_where(cfg.where, f"{key}.where")  # refused before any download
+    if "[" in cfg.split:  # the files of a slice are those of the whole
+        raise DataError(f"{key}.split={cfg.split}: no part of a split; give {key}.max_rows=<rows>")
     if not is_local(cfg):
         commit = commit_of(name, cfg)
         files = download(name, cfg, commit)
@@ -52,8 +55,7 @@ def locate(name: str, cfg: DataSourceConfig) -> Located:
     for path in files:
         if not path.is_file():
             raise DataError(
-                f"source {name}: no file {path} (from {Path.cwd()}); "
-                f"give data_mix.sources.{name}.path=<file>"
+                f"source {name}: no file {path} (from {Path.cwd()}); give {key}.path=<file>"
             )
         if not is_readable(path):
             raise DataError(f"source {name}: {path} is no {KINDS} file")

@@ -21,10 +21,6 @@ class DataError(ConfigError):
     """Data that cannot be used. The message names source or file, line, field and remedy."""
 
 
-class RowError(DataError):
-    """One row that cannot be used, in a file that can be read on."""
-
-
 def suffix_of(path: Path) -> str:
     """The kind of a file by its name: .jsonl of rows.JSONL and of rows.jsonl.gz."""
     return Path(unpacked_name(path)).suffix.lower()
@@ -40,9 +36,15 @@ def read_rows(path: Path) -> Iterator[Row]:
     """The rows of a file that is_readable.
 
     Raises:
-        DataError: not the file that its name says, or a line of it.
+        DataError: not the file that its name says, or a line of it; a file that is gone.
     """
-    return READERS[suffix_of(path)](path)
+    try:
+        yield from READERS[suffix_of(path)](path)
+    except ModuleNotFoundError as error:
+        remedy = f'needs the package {error.name}: pip install "effchal[train]"'
+        raise DataError(f"{path} {remedy}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _read_json(path: Path) -> Iterator[Row]:
@@ -73,14 +75,24 @@ def _read_table(path: Path, separator: str) -> Iterator[Row]:
         table = csv.reader(lines, delimiter=separator, strict=True)
         try:
             names = next(table, [])
+            _check_separator(names, separator, path)
             for values in table:
                 place = _line(path, table)
-                yield Row(_fields(names, values, place), place, RowError)
+                yield Row(_fields(names, values, place), place, DataError)
         except UnicodeDecodeError as error:
             reason = not_utf8(error.object)
             raise DataError(f"{path}, after line {table.line_num}: {reason}") from error
         except csv.Error as error:
             raise DataError(f"{_line(path, table)}: {error}") from error
+
+
+def _check_separator(names: list[str], separator: str, path: Path) -> None:
+    found = next((sign for sign in ",;\t|" if len(names) == 1 and sign in names[0]), None)
+    if found is not None:
+        raise DataError(
+            f"{path}, line 1: {found!r} seems to separate its columns, and a {suffix_of(path)} "
+            f"file has {separator!r} there; save it so"
+        )
 
 
 def _line(path: Path, table: Any) -> str:
@@ -132,12 +144,12 @@ def _arrow_batches(path: Path) -> Iterator[Any]:
 
 
 def _numbered(rows: Iterable[Any], path: Path) -> Iterator[Row]:
-    return (Row.of(row, f"{path}, row {i}", RowError) for i, row in enumerate(rows, start=1))
+    return (Row.of(row, f"{path}, row {i}", DataError) for i, row in enumerate(rows, start=1))
 
 
 COLUMNAR = (".parquet", ".arrow")
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
-    ".jsonl": partial(read_jsonl, error=RowError),
+    ".jsonl": partial(read_jsonl, error=DataError),
     ".json": _read_json,
     ".csv": partial(_read_table, separator=","),
     ".tsv": partial(_read_table, separator="\t"),

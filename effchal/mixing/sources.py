@@ -77,7 +77,7 @@ class SourceReader:
                 if not self.where.keeps(row):
                     continue
                 self.rows_kept += 1
-                turns = tuple(turns_of(row, found, self.key))  # RowError: the row's own fault
+                turns = tuple(turns_of(row, found, self.key))  # DataError: this row alone
                 self.roles.update(turn.role for turn in turns)
                 yield Example(f"{self.name}:{number}", turns)
         self._finish()

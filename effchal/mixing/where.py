@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from effchal.config import ConfigError
-from effchal.rows import Row, shown
+from effchal.config.errors import shown
+from effchal.rows import Row
+from effchal.rows import shown as with_type
 
 CONDITIONS = ("min", "max", "min_chars", "max_chars", "matches", "not")
 SHOWN_VALUES = 20  # of a column, in the message of a filter that keeps nothing
@@ -156,11 +158,11 @@ def number_of(value: Any) -> float | None:
             return float(value)
     except ValueError:
         pass
-    raise TypeError(f"`where` compares it with a number, found {shown(value)}")
+    raise TypeError(f"`where` compares it with a number, found {with_type(value)}")
 
 
 def length_of(value: Any) -> int:
     """Characters of a text, items of a list, 0 of nothing."""
     if value is None or isinstance(value, (str, list)):
         return len(value or "")
-    raise TypeError(f"`where` measures its length, found {shown(value)}; it takes texts and lists")
+    raise TypeError(f"`where` measures the length of texts and lists, found {with_type(value)}")

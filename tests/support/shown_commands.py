@@ -112,7 +112,9 @@ def split_arguments(arguments: list[str]) -> tuple[str | None, list[str], list[s
     folder, overrides, flags = None, [], []
     rest = iter(arguments)
     for word in rest:
-        if word.startswith("-"):
+        if word == "--config-dir":
+            overrides.append(f"hydra.searchpath=[file://{ROOT / next(rest)}]")
+        elif word.startswith("-"):
             flags += [word, next(rest)] if word == "--cfg" else [word]
         elif "=" in word:
             overrides.append(word)

@@ -1,6 +1,7 @@
 """Rows as people have them: each file is declared by its path alone, and becomes turns."""
 
 import json
+import re
 
 import pytest
 
@@ -143,6 +144,16 @@ def test_a_row_of_no_format_names_its_fields_and_the_nearest(tmp_path):
         DataError,
         match=r"It has question_text, completion; prompt_completion needs prompt, too\. .*columns=",
     ):
+        loaded(path)
+
+
+def test_a_row_that_shares_no_field_is_told_what_to_map(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"question": "q", "answer": "a"})
+    message = (
+        "It has question, answer; prompt_completion needs prompt, completion. Name its columns: "
+        "data_mix.sources.mine.columns={prompt: <column>, completion: <column>}"
+    )
+    with pytest.raises(DataError, match=f"{re.escape(message)}$"):
         loaded(path)
 
 
