@@ -38,7 +38,7 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
             the base model is gone, there is nothing to train, or an enforced rule is broken.
     """
     from effchal.model.device import gpu_names
-    from effchal.model.tokenizer import ModelError, base_model_path
+    from effchal.model.tokenizer import ModelError, base_model_path, pin_revision
     from effchal.rules import enforce_rules
     from effchal.training.checkpoint import checkpoints
 
@@ -70,6 +70,7 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
         raise ConfigError(
             "lora=none leaves nothing to train; serve it with effchal serve lora=none"
         )
+    pin_revision(cfg.model)
     enforce_rules(cfg, gpu_names())
     return cfg, run_dir
 
