@@ -155,7 +155,8 @@ def one_line_errors() -> Iterator[None]:
 
 def one_line(error: BaseException) -> str | None:
     """What to tell a user of an error; None for one that is ours."""
-    if isinstance(error, HydraException) or is_below_none(error):
+    # OmegaConf asserts that a key is not below a group that is none: lora=none lora.r=8.
+    if isinstance(error, HydraException) or str(error).endswith("root: NoneType"):
         return explain(error, Config)
     if isinstance(error, ConfigError):
         return str(error)
@@ -170,11 +171,6 @@ def one_line(error: BaseException) -> str | None:
         room = room if error.errno in DISK_ERRORS else ""
         return f"cannot write{where}: {error.strerror}; {room}{remedy}"
     return None
-
-
-def is_below_none(error: BaseException) -> bool:
-    """Whether OmegaConf failed on a key below a group that is none: lora=none lora.r=8."""
-    return isinstance(error, AssertionError) and str(error).endswith("root: NoneType")
 
 
 @contextlib.contextmanager

@@ -70,12 +70,14 @@ def check_model_source(cfg: Config) -> ModelSource:
     """
     from effchal.bundle import base_of_bundle
     from effchal.model.load import model_shape
+    from effchal.model.tokenizer import pin_revision
 
     bundle = None if cfg.bundle is None else bundle_folder(cfg.bundle)
     if bundle is not None:
         base = base_of_bundle(bundle, cfg.base_model)
     else:
         base = replace(cfg.model, name=cfg.base_model or cfg.model.name)
+        pin_revision(base)
     return ModelSource(bundle, base, model_shape(base), cfg.prompt)
 
 

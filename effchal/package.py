@@ -11,7 +11,7 @@ from effchal.runs import is_bundle
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     from effchal.bundle import write_bundle
-    from effchal.model.tokenizer import load_tokenizer
+    from effchal.model.tokenizer import load_tokenizer, pin_revision
 
     if cfg.lora is not None:
         raise ConfigError(
@@ -19,6 +19,7 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         )
     if is_bundle(output_dir / "bundle"):
         raise ConfigError(f"{output_dir} holds a bundle already; take another folder")
+    pin_revision(cfg.model)
     write_bundle(output_dir / "bundle", cfg, None, load_tokenizer(cfg.model))
     logging.getLogger("effchal.package").info("bundle: %s", output_dir / "bundle")
 

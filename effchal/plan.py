@@ -16,8 +16,10 @@ from effchal.config import Config, ConfigError
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     if cfg.lora is None:
         raise ConfigError("lora=none leaves nothing to train, so nothing to plan")
+    from effchal.model.tokenizer import pin_revision
     from effchal.planning.meta_model import needs_download
 
+    pin_revision(cfg.model)
     if not needs_download(cfg.model):
         # The hub's client reads it when it is imported, which is later.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -24,8 +24,9 @@ Every command takes its settings from YAML files under `conf/` and from what you
 
 A typed key wins over an experiment, an experiment over a group file, and a group file over the
 schema. An experiment also wins over a group that is typed beside it. Unknown keys and wrong
-types stop a command before it starts. `effchal train --help` lists the keys that this command
-reads, and `effchal train --cfg job` prints the config that it would run with.
+types stop a command before it starts; a word of another program, such as `learning_rate`, leads
+to the key here. `effchal train --help` lists the keys that this command reads, and
+`effchal train --cfg job` prints the config that it would run with.
 
 The defaults below are what holds when you type nothing.
 """

@@ -36,7 +36,7 @@ class ModelConfig:
 
     # Hugging Face repo id, local folder, or builtin:tiny (random weights, for tests).
     name: str = MISSING
-    # Commit hash. A repo id needs one, or the run is not reproducible.
+    # Commit hash of a repo id. null = the newest one, which the run then keeps.
     revision: str | None = None
     # Type of the frozen weights and of the arithmetic. Adapters are always float32. A CPU without
     # bfloat16 arithmetic trains bfloat16 weights in float32, and decodes them many times slower.

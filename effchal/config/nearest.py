@@ -99,7 +99,7 @@ def nearest_key(unknown: str, keys: list[str], same: list[str]) -> str | None:
     Args:
         same: keys of the same name in other groups; one alone is meant.
     """
-    siblings, name = _siblings(unknown, keys), _last(unknown)
+    siblings, name = _siblings(unknown, keys), _last(unknown).lower()
     whole = {} if siblings else {key: key for key in keys if "." in key}
     one = {name: same[0]} if len(same) == 1 else {}
     last = {_last(key): key for key in reversed(keys)}  # of two, the first is kept

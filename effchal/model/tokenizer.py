@@ -12,6 +12,8 @@ from typing import Any, cast
 from effchal.config import ConfigError, ModelConfig
 from effchal.model.tiny import TINY, tiny_folder
 
+log = logging.getLogger(__name__)
+
 
 class ModelError(ConfigError):
     """A model that cannot be loaded. The message names model.name and the remedy."""
@@ -27,8 +29,7 @@ def base_model_path(cfg: ModelConfig) -> str:
         return str(tiny_folder())
     if Path(cfg.name).is_dir():
         return cfg.name
-    looks_local = cfg.name.startswith((".", "/", "~")) or cfg.name.count("/") != 1
-    if looks_local:
+    if not is_hub_id(cfg.name):
         hint = "check the path"
         if cfg.name.endswith("smollm2_135m"):
             hint = "run `python scripts/fetch.py smollm2_135m`"
@@ -42,6 +43,31 @@ def base_model_path(cfg: ModelConfig) -> str:
             "to be reproducible"
         )
     return cfg.name
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name can only be one of the hub: no folder of this machine."""
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
+    return not (name == TINY or looks_local or Path(name).is_dir())
+
+
+def pin_revision(cfg: ModelConfig) -> None:
+    """Set cfg.revision, where a hub id has none, to the newest commit of its main branch.
+
+    Raises:
+        ModelError: the hub cannot be reached, or has no such model.
+    """
+    if cfg.revision is not None or not is_hub_id(cfg.name):
+        return
+    from transformers.utils import cached_file
+
+    with loading(cfg):
+        config_file: Any = cached_file(cfg.name, "config.json")
+    cfg.revision = Path(config_file).parent.name  # <cache>/snapshots/<commit>/config.json
+    log.warning(
+        "model.revision was not given; to repeat this with the same model, add model.revision=%s",
+        cfg.revision,
+    )
 
 
 def quiet_libraries() -> None:
@@ -64,7 +90,7 @@ def loading(cfg: ModelConfig):
         ) from error
     except (OSError, ValueError) as error:  # transformers': missing, gated, unreachable, malformed
         raise ModelError(
-            f"cannot load model.name={cfg.name} at revision {cfg.revision}: "
+            f"cannot load model.name={cfg.name} at revision {cfg.revision or 'main'}: "
             f"{' '.join(str(error).split())[:400]} "
             "(with the files in a local folder: model.name=<folder>)"
         ) from error

@@ -1,10 +1,13 @@
 """What was typed, as Hydra takes it: paths of any spelling, and words that Hydra cannot read."""
 
+import json
+
 import pytest
 
-from effchal.arguments import check_readable, hydra_arguments
-from effchal.cli import compose_config
-from effchal.config import ConfigError
+from effchal.arguments import check_readable, hydra_arguments, quote
+from effchal.cli import compose_config, overlay
+from effchal.config import ConfigError, ModelConfig
+from effchal.config.choices import Quantization
 
 ODD_NAMES = ["a b", "a,b", "a=b", "it's", "(1)", "[x]", "{y}", 'say "x"', "ü#&;!", "1e5", "a\\,b"]
 
@@ -108,3 +111,69 @@ def test_a_folder_that_is_no_run_becomes_no_output_folder(tmp_path):
     for command in ("train", "evaluate"):
         typed = [f"resume_from={bundle}"]
         assert hydra_arguments(command, typed) == typed
+
+
+def write_model(folder, **config):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "beside", [[], ["experiment=quickstart"], ["experiment=lima_platypus"], ["lora.r=8"]]
+)
+@pytest.mark.parametrize("compose", ["command line", "python"])
+def test_a_model_by_its_name_takes_nothing_of_another_one(beside, compose):
+    typed = [*beside, "model.name=org/mine"]
+    config = compose_config(hydra_arguments("train", typed) if compose != "python" else typed)
+    length = 512 if "experiment=quickstart" in beside else 2048  # what the experiment itself says
+    assert config.model == ModelConfig(name="org/mine", max_seq_len=length)
+    checkpointing = "full" if "experiment=lima_platypus" in beside else "none"
+    assert config.train.activation_checkpointing.value == checkpointing
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        ({"n_positions": 1024}, 1024),
+        ({"max_position_embeddings": 32768}, 2048),
+        ({"text_config": {"max_position_embeddings": 512}}, 512),
+        ({}, 2048),
+    ],
+)
+def test_a_folder_gets_no_more_tokens_than_its_positions(config, length, tmp_path):
+    folder = write_model(tmp_path / "it's, mine", **config)
+    for name in (str(folder), quote(str(folder))):
+        composed = compose_config(hydra_arguments("train", [f"model.name={name}"]))
+        assert composed.model.max_seq_len == length
+    typed = [f"model.name={quote(str(folder))}", "model.max_seq_len=99", "model.quantization=nf4"]
+    composed = compose_config(typed)
+    assert composed.model.max_seq_len == 99
+    assert composed.model.quantization is Quantization.nf4
+
+
+def test_a_group_that_is_typed_applies_to_a_renamed_copy_but_for_its_commit():
+    config = compose_config(["model.name=my/copy", "model=mistral_7b"])
+    assert config.model.quantization is Quantization.nf4
+    assert config.train.activation_checkpointing.value == "selective"
+    assert config.model.revision is None
+    config = compose_config(["model=mistral_7b", "model.name=my/copy", "model.revision=abc"])
+    assert config.model.revision == "abc"
+
+
+@pytest.mark.parametrize("typed", ["bundle=x", "resume_from=x"])
+def test_the_model_of_a_bundle_or_a_run_stays_its_own(typed):
+    words = hydra_arguments("serve", [typed, "model.name=other"])
+    assert words == [typed, "model.name=other"]
+    frozen = compose_config(["model=tiny"])
+    with pytest.raises(ConfigError, match=r"^model\.name is frozen in home/config\.yaml"):
+        overlay(frozen, compose_config(words), words, {"bundle", "resume_from"}, "home")
+    same = [typed, "model.name=builtin:tiny"]
+    assert overlay(frozen, compose_config(same), same, {"bundle", "resume_from"}, "home").model == (
+        frozen.model
+    )
+
+
+def test_the_group_of_any_model_needs_a_name():
+    with pytest.raises(ConfigError, match=r"^no value for model\.name$"):
+        compose_config(["model=other"])

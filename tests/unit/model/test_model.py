@@ -19,7 +19,8 @@ from effchal.model.load import (
     pick_attention,
 )
 from effchal.model.structure import backbone, head
-from effchal.model.tokenizer import ModelError, base_model_path, load_tokenizer
+from effchal.model.tiny import tiny_folder
+from effchal.model.tokenizer import ModelError, base_model_path, load_tokenizer, pin_revision
 
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
 CPU = torch.device("cpu")
@@ -159,6 +160,26 @@ def test_help_tells_the_purpose_the_choices_and_the_values_with_what_was_typed()
         assert each in shown
     wrong = subprocess.run([*command, "lora.R=3"], cwd=ROOT, capture_output=True, text=True)
     assert (wrong.returncode, wrong.stderr.startswith("error: unknown key lora.R")) == (2, True)
+
+
+def test_a_hub_id_without_a_commit_gets_the_newest_one_with_a_warning(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder, commit = tmp_path / "models--org--mine", "1f" * 20
+    shutil.copytree(tiny_folder(), folder / "snapshots" / commit)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    cfg = ModelConfig(name="org/mine")
+    pin_revision(cfg)
+    assert cfg.revision == commit
+    assert f"to repeat this with the same model, add model.revision={commit}" in caplog.text
+    for given in (ModelConfig(name="org/mine", revision="abc"), ModelConfig(name=str(tmp_path))):
+        before = given.revision
+        pin_revision(given)
+        assert given.revision == before
+    with pytest.raises(ModelError, match=r"cannot load model\.name=org/none at revision main: .+"):
+        pin_revision(ModelConfig(name="org/none"))
 
 
 def test_unknown_target_modules_are_named_beside_the_known():
