@@ -108,3 +108,12 @@ def test_a_folder_that_is_no_run_becomes_no_output_folder(tmp_path):
     for command in ("train", "evaluate"):
         typed = [f"resume_from={bundle}"]
         assert hydra_arguments(command, typed) == typed
+
+
+def test_the_words_of_data_are_no_folders():
+    assert hydra_arguments("data", ["show", "data=a.jsonl", "-m"]) == ["data=a.jsonl", "-m"]
+    assert hydra_arguments("data", ["diff", "a", "b", "--help"]) == ["--help"]
+    with pytest.raises(ConfigError, match="sho: effchal data takes no folder, only show, diff and"):
+        hydra_arguments("data", ["sho"])
+    with pytest.raises(ConfigError, match="show: effchal plan takes no folder, only key=value"):
+        hydra_arguments("plan", ["show"])
