@@ -11,9 +11,10 @@ from torch import nn
 
 from effchal.cli import compose_config
 from effchal.config import LoraConfig, ModelConfig, TrainConfig
-from effchal.config.choices import ActivationCheckpointing, Dtype, Schedule
+from effchal.config.choices import ActivationCheckpointing, Dtype, LossOn, Schedule
 from effchal.kernels.attention import use_packed_attention
-from effchal.mixing.packing import EncodedExample, MicroBatch, encode_example, pack
+from effchal.mixing.encode import EncodedExample, encode_example
+from effchal.mixing.packing import MicroBatch, pack
 from effchal.mixing.sources import Example
 from effchal.model.device import pick_device
 from effchal.model.load import add_adapter, load_base_model
@@ -43,9 +44,7 @@ def prepare(job: dict) -> tuple[nn.Module, list[EncodedExample]]:
         (Turn("user", question), Turn("assistant", answer)) for question, answer in job["pairs"]
     ]
     rows = [Example(f"row:{i}", turns) for i, turns in enumerate(pairs)]
-    examples = [
-        encode_example(row, encoder, job["max_seq_len"], loss_on_prompt=True) for row in rows
-    ]
+    examples = [encode_example(row, encoder, job["max_seq_len"], LossOn.all) for row in rows]
     lora = LoraConfig(r=job["r"], alpha=job["alpha"], target_modules=ALL_LINEAR)
     model = add_adapter(load_base_model(cfg, pick_device()), lora, job["seed"])
     if job.get("library"):

@@ -19,7 +19,7 @@ from typing import Any
 
 from effchal.arguments import quote
 from effchal.cli import compose_config, overlay
-from effchal.config import Config, ConfigError, ModelConfig
+from effchal.config import Config, ConfigError
 from effchal.config.decoding import change_decoding
 from effchal.decoding.engine import Engine
 from effchal.decoding.layers import contrast_of
@@ -241,7 +241,7 @@ def _inference_config(source: Source, overrides: Sequence[str], free: set[str]) 
         if (folder / "manifest.json").is_file():
             typed.append(f"bundle={quote(str(folder))}")
             return inference_config(compose_config(typed), typed, free)
-    plain = Config(model=ModelConfig(name=str(source)), lora=None)
+    plain = compose_config([f"model.name={quote(str(source))}", "prompt=plain", "lora=none"])
     allowed = {"model", "prompt", "decoding"} | free
     return overlay(plain, compose_config([*typed, "lora=none"]), typed, allowed, str(source))
 

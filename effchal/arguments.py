@@ -9,12 +9,16 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from effchal.config import ConfigError, load_config
+from effchal.config import Config, ConfigError, load_config
+from effchal.config.io import split_weight
+from effchal.config.nearest import hint, known_keys
 from effchal.runs import bundle_around, is_bundle
 
 # Hydra's flags that a value follows.
 VALUE_FLAGS = {"--cfg", "--package", "--config-path", "--config-name", "--config-dir"}
 VALUE_FLAGS |= {"--experimental-rerun", "-c", "-p", "-cp", "-cn", "-cd"}
+FLAGS = VALUE_FLAGS | {"--help", "--hydra-help", "--version", "--resolve", "--run", "--multirun"}
+FLAGS |= {"--shell-completion", "--info"}
 SWEEP_FLAGS = {"-m", "--multirun", "--multi"}
 INFO_VALUES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 # The file by which a folder is known as a run of a command that can go on with it.
@@ -43,12 +47,12 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     flags, words = split_flags(typed)
     if command == "data" and words and words[0] in DATA_WORDS:
         words = words[1:] if words[0] == "show" else []  # what `diff` compares is no config
+    check_flags(flags)
     folders = [word for word in words if is_folder(word)]
     if len(folders) > 1:
         raise ConfigError(f"one folder at most, got {' and '.join(folders)}")
     words = [folder_override(command, word) if word in folders else word for word in words]
-    words = [source_override(path_override(word)) for word in words]
-    check_lora_keys(words)
+    words = model_overrides(data_overrides(words))
     is_sweep = not SWEEP_FLAGS.isdisjoint(flags)
     for word in words:
         check_readable(word, is_sweep)
@@ -76,6 +80,17 @@ def split_flags(typed: list[str]) -> tuple[list[str], list[str]]:
         else:
             words.append(word)
     return flags, words
+
+
+def check_flags(flags: list[str]) -> None:
+    """Raise ConfigError for `--lr=1e-4`: keys have no dashes."""
+    for flag in flags:
+        name, _, value = flag.partition("=")
+        if name.startswith("--") and not any(known.startswith(name) for known in FLAGS):
+            key = name.strip("-").replace("-", "_")
+            is_key = key in known_keys(Config)
+            meant = f"type {key}={value or '<value>'}" if is_key else hint(key, Config)
+            raise ConfigError(f"{name} is no flag, and keys have no dashes; {meant}")
 
 
 def is_folder(word: str) -> bool:
@@ -112,9 +127,48 @@ def folder_override(command: str, word: str) -> str:
     return f"bundle={quote(str(path))}"  # model_source finds the bundle in a run folder
 
 
+def data_overrides(words: list[str]) -> list[str]:
+    """The overrides with paths as they are typed, and keys of sources wherever they may stand.
+
+    `data` alone is the whole mix, so it takes the empty one of conf/data_mix/own.yaml.
+    """
+    words = [source_override(data_override(path_override(word))) for word in words]
+    keys = [word.partition("=")[0].lstrip("+") for word in words]
+    if "data" in keys and "data_mix" not in keys:
+        return [*words, "data_mix=own"]
+    return words
+
+
+def data_override(word: str) -> str:
+    """The override of `data`, with quotes around paths that Hydra would read as something else."""
+    key, equals, value = word.partition("=")
+    if not equals or key.lstrip("+") != "data" or _reads_as(word, value):
+        return word
+    is_list = value.startswith("[") and value.endswith("]") and not Path(value).exists()
+    paths = [part.strip() for part in value[1:-1].split(",")] if is_list else [value]
+    if not all(Path(split_weight(path)[0]).expanduser().exists() for path in paths):
+        return word
+    quoted = ",".join(map(quote, paths))
+    return f"{key}=[{quoted}]" if is_list else f"{key}={quoted}"
+
+
 def source_override(word: str) -> str:
     """A key of a source, whether the source is there already or not; to_config checks the key."""
     return f"++{word.lstrip('+')}" if SOURCE_KEY.match(word) else word
+
+
+def model_overrides(words: list[str]) -> list[str]:
+    """The words, with those that model.name=<another> implies.
+
+    The default group and an experiment's speak of their own model, so `other` takes their place.
+    A group that is typed stays, but for the commit of its own model.
+    """
+    keys = {word.partition("=")[0].lstrip("+") for word in words}
+    if "model.name" not in keys or keys & {"bundle", "resume_from"}:  # these bring their own
+        return words
+    if "model" not in keys:
+        return ["model=other", *words]
+    return words if "model.revision" in keys else [*words, "model.revision=null"]
 
 
 def run_of(command: str, folder: Path) -> Path:
@@ -129,13 +183,18 @@ def path_override(word: str) -> str:
     name = key.lstrip("+")
     if not equals or (name not in PATHS and not SOURCE_PATH.fullmatch(name)):
         return word
+    if _reads_as(word, value) or not Path(value).expanduser().exists():
+        return word
+    return f"{key}={quote(os.path.expanduser(value))}"
+
+
+def _reads_as(word: str, value: Any) -> bool:
+    """Whether Hydra reads an override as this value."""
     try:
         override = parse_override(word)
-        read = None if override.is_sweep_override() else override.value()
-        is_typed_so = read == value or not Path(value).expanduser().exists()
+        return not override.is_sweep_override() and override.value() == value
     except (HydraException, ValueError):
-        is_typed_so = False
-    return word if is_typed_so else f"{key}={quote(os.path.expanduser(value))}"
+        return False
 
 
 def check_readable(word: str, is_sweep: bool) -> None:
@@ -207,9 +266,3 @@ def values_of(words: list[str], keys: tuple[str, ...]) -> list[str]:
 
 def parse_override(word: str) -> Any:
     return OverridesParser.create().parse_override(word)
-
-
-def check_lora_keys(overrides: list[str]) -> None:
-    """Refuse lora.r=8 beside lora=none, where OmegaConf would fail an assertion of its own."""
-    if "lora=none" in overrides and any(word.lstrip("+").startswith("lora.") for word in overrides):
-        raise ConfigError("a key below lora was given beside lora=none; leave one of them out")

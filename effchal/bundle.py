@@ -1,5 +1,6 @@
 """A bundle: one folder with all that serving needs besides the base model, checked by digests."""
 
+import copy
 import dataclasses
 import errno
 import hashlib
@@ -17,6 +18,7 @@ from torch import nn
 from effchal.config import Config, ConfigError, ModelConfig, load_config, save_config
 from effchal.model.load import base_model_fingerprint, load_adapter, load_base_model
 from effchal.model.tokenizer import ModelError, base_model_path, load_tokenizer
+from effchal.prompts import PromptEncoder
 from effchal.runs import sync_folder, versions, where_supported
 
 FORMAT = 1
@@ -61,8 +63,14 @@ def _write_files(partial: Path, cfg: Config, model: Any, tokenizer: Any) -> None
         model.save_pretrained(
             partial / "adapter", safe_serialization=True, save_embedding_layers=False
         )
+    encoder = PromptEncoder(tokenizer, cfg.prompt)
+    # With the template of the training, so that other servers spell the same prompts.
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.chat_template = encoder.chat_template()
     tokenizer.save_pretrained(partial / "tokenizer")
-    save_config(cfg, partial / "config.yaml")
+    ends = {"eos_token_id": sorted(encoder.end_ids)}
+    (partial / "generation_config.json").write_text(json.dumps(ends) + "\n")
+    save_config(dataclasses.replace(cfg, prompt=encoder.templates), partial / "config.yaml")
     manifest = {
         "format": FORMAT,
         "files": {str(path.relative_to(partial)): sha256(path) for path in _files(partial)},

@@ -3,6 +3,7 @@
 Takes the same keys as `effchal train`. Exit code 1 where a rule is broken.
 """
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -16,9 +17,8 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     from effchal.rules import check_rules, summary
 
     if cfg.rules is None:
-        raise ConfigError(
-            "no rules to check: give rules=<a file of conf/rules>, e.g. rules=neurips_2023"
-        )
+        words = " ".join(map(shlex.quote, ["rules=neurips_2023", *overrides]))
+        raise ConfigError(f"no rules to check; type: effchal check {words}")
     findings = check_rules(cfg.rules, cfg.model, cfg.data_mix, cfg.budget, gpu_names())
     for finding in findings:
         print(f"{'pass' if finding.ok else 'FAIL'}  {finding.rule}: {finding.found}")

@@ -25,11 +25,11 @@ from effchal.arguments import (
     LOG_ONLY,
     RUN_DIRS,
     RUN_FILES,
-    check_lora_keys,
     check_readable,
+    data_overrides,
     hydra_arguments,
+    model_overrides,
     parse_override,
-    source_override,
     split_flags,
     values_of,
     wants_help,
@@ -145,7 +145,7 @@ def one_line_errors() -> Iterator[None]:
     """Turn an error of the user's into one line on stderr and exit code 2, or 1 for a full disk."""
     try:
         yield
-    except (HydraException, ConfigError, OSError) as error:
+    except (HydraException, ConfigError, OSError, AssertionError) as error:
         message = one_line(error)
         if message is None:
             raise
@@ -155,7 +155,7 @@ def one_line_errors() -> Iterator[None]:
 
 def one_line(error: BaseException) -> str | None:
     """What to tell a user of an error; None for one that is ours."""
-    if isinstance(error, HydraException):
+    if isinstance(error, HydraException) or is_below_none(error):
         return explain(error, Config)
     if isinstance(error, ConfigError):
         return str(error)
@@ -170,6 +170,11 @@ def one_line(error: BaseException) -> str | None:
         room = room if error.errno in DISK_ERRORS else ""
         return f"cannot write{where}: {error.strerror}; {room}{remedy}"
     return None
+
+
+def is_below_none(error: BaseException) -> bool:
+    """Whether OmegaConf failed on a key below a group that is none: lora=none lora.r=8."""
+    return isinstance(error, AssertionError) and str(error).endswith("root: NoneType")
 
 
 @contextlib.contextmanager
@@ -214,8 +219,7 @@ def compose_config(overrides: list[str]) -> Config:
     Raises:
         ConfigError: as on the command line.
     """
-    check_lora_keys(overrides)
-    overrides = [source_override(word) for word in overrides]
+    overrides = model_overrides(data_overrides(overrides))
     for word in overrides:
         check_readable(word, is_sweep=False)
     try:
@@ -223,8 +227,11 @@ def compose_config(overrides: list[str]) -> Config:
             cfg = to_config(compose("config", overrides))
             check_lora_choice(cfg, overrides)
             return cfg
-    except HydraException as error:
-        raise ConfigError(explain(error, Config)) from error
+    except (HydraException, AssertionError) as error:
+        message = one_line(error)
+        if message is None:
+            raise
+        raise ConfigError(message) from error
 
 
 def check_lora_choice(cfg: Config, overrides: list[str]) -> None:

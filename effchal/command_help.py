@@ -52,14 +52,18 @@ COMMANDS = {
     ),
     "check": Command(
         "name model data_mix budget rules",
-        ("rules=neurips_2023", "data_mix=lima_platypus", "budget.hours=30"),
+        (
+            "experiment=reference_2023",
+            "rules=neurips_2023 data_mix=lima_platypus",
+            "rules=neurips_2023 budget.hours=30",
+        ),
     ),
     "package": Command(
         "name model prompt lora decoding",
         (
             "model=smollm2_135m prompt=plain lora=none",
             "model=mistral_7b prompt=plain lora=none decoding=dola_high",
-            "model.name=<folder> model.revision=null prompt=chatml lora=none",
+            "model.name=<folder> prompt=chatml lora=none",
         ),
     ),
     "serve": Command(

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effchal.cli import overlay
-from effchal.config import Config, ConfigError, ModelConfig, load_config
+from effchal.config import Config, ConfigError, ModelConfig, PromptConfig, load_config
+from effchal.prompts import PromptEncoder
 
 if TYPE_CHECKING:  # torch comes with them, and a server's master process must stay small
     from effchal.decoding.engine import Engine
@@ -22,6 +23,7 @@ class ModelSource:
     bundle: Path | None
     base: ModelConfig
     shape: "ModelShape"
+    prompt: PromptConfig
 
 
 def bundle_folder(path: str | Path) -> Path:
@@ -74,7 +76,7 @@ def check_model_source(cfg: Config) -> ModelSource:
         base = base_of_bundle(bundle, cfg.base_model)
     else:
         base = replace(cfg.model, name=cfg.base_model or cfg.model.name)
-    return ModelSource(bundle, base, model_shape(base))
+    return ModelSource(bundle, base, model_shape(base), cfg.prompt)
 
 
 def identity(source: ModelSource) -> dict[str, Any]:
@@ -117,17 +119,24 @@ def load_source_tokenizer(source: ModelSource) -> Any:
 
 
 def load_engine(source: ModelSource) -> "Engine":
-    """Load the weights onto this machine's best device."""
+    """Load the weights onto this machine's best device.
+
+    Raises:
+        TemplateError: the tokenizer's chat template is wanted, and is missing or of no use.
+    """
     from effchal.admission.admit import admit
     from effchal.bundle import load_bundle_model
     from effchal.decoding.engine import Engine
     from effchal.model.device import pick_device
     from effchal.model.load import load_base_model
 
+    encoder = PromptEncoder(load_source_tokenizer(source), source.prompt)
     device = pick_device()
     if source.bundle is None:
         model = load_base_model(source.base, device)
     else:
         model = load_bundle_model(source.bundle, source.base, device)
     admit(model)
-    return Engine(model, load_source_tokenizer(source))
+    engine = Engine(model, encoder.tokenizer)
+    engine.ends |= encoder.end_ids
+    return engine

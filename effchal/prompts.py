@@ -1,13 +1,16 @@
 """Conversation -> token ids, by the same functions in training and in serving."""
 
-import copy
 import json
 import re
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from effchal.chat_template import ChatTemplate, Message, Rendered, TemplateError, plain_backend
+from effchal.config import PromptConfig
+from effchal.config.choices import Template
 
 LONG_TEXT = 4096  # characters; less is encoded in a few milliseconds
 VERY_LONG_TEXT = 100_000  # characters; more may take seconds
@@ -20,29 +23,30 @@ class Turn:
     learn: bool = True  # False leaves an answer out of the loss
 
 
-class Templates(Protocol):
-    """The fields of config.PromptConfig. Each of the first three has one `{content}`."""
-
-    system: str
-    user: str
-    assistant: str
-    after_answer: str
-
-
 class PromptEncoder:
-    """Turns conversations into ids with one tokenizer and one set of templates.
+    """Turns conversations into ids with one tokenizer and one template.
 
     Only a template can spell special tokens. Inside a turn the same characters are ordinary
     text: no user can end a turn by typing `<|im_end|>`.
 
+    Attributes:
+        templates: config.prompt, with its choice made where it was `auto`.
+        end_ids: tokens that end an answer.
+
     Args:
         tokenizer: a fast transformers tokenizer with an end-of-sequence token.
         templates: config.prompt.
+
+    Raises:
+        TemplateError: the tokenizer's own template is wanted, and is missing or of no use.
     """
 
-    def __init__(self, tokenizer: Any, templates: Templates) -> None:
-        self.tokenizer, self.templates = tokenizer, templates
+    def __init__(self, tokenizer: Any, templates: PromptConfig) -> None:
+        self.tokenizer, self.templates = tokenizer, resolved(templates, tokenizer)
+        own = self.templates.template is Template.own
+        self.chat = None if own else ChatTemplate(tokenizer)
         self.eos_id: int = tokenizer.eos_token_id
+        self.end_ids = {self.eos_id} if self.chat is None else {self.eos_id, self.chat.end_id}
         # What the tokenizer puts before every text: [1] for Mistral, [] for SmolLM2.
         self.bos_ids: list[int] = [i for i in tokenizer("").input_ids if i != self.eos_id]
         self._special_ids: dict[str, int] = {
@@ -52,11 +56,7 @@ class PromptEncoder:
         }
         longest_first = sorted(self._special_ids, key=len, reverse=True)
         self._special_split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
-        # A copy, because this switch is state of the backend and other threads use the tokenizer.
-        self._plain = copy.deepcopy(tokenizer.backend_tokenizer)
-        self._plain.encode_special_tokens = True
-        self._plain.no_truncation()
-        self._plain.no_padding()
+        self._plain = self.chat.backend if self.chat else plain_backend(tokenizer)
         self._encoding_very_long_text = threading.Lock()
 
     def text_ids(self, text: str) -> list[int]:
@@ -78,7 +78,9 @@ class PromptEncoder:
         return [encoding.ids for encoding in found]
 
     def chat_template(self) -> str:
-        """The templates in Jinja, like a tokenizer's, for clients that build prompts."""
+        """The template in Jinja, like a tokenizer's, for clients that build prompts."""
+        if self.chat is not None:
+            return self.chat.source
         eos = self.tokenizer.eos_token
         role = "{% elif message['role'] == 'assistant' %}"
         return (
@@ -98,37 +100,64 @@ class PromptEncoder:
 
         Raises:
             ValueError: no turn, or the last one is an answer.
+            TemplateError: the tokenizer's own template refuses these turns.
         """
         if not turns or turns[-1].role == "assistant":
             raise ValueError(
                 "a prompt needs at least one turn, and the last one must not be an answer"
             )
-        return self.conversation_ids(turns)[0]
+        if self.chat is None:
+            return self.conversation_ids(turns)[0]
+        text = self.chat.prompt(_messages(turns))
+        return self.chat.real_ids(self._encode(self.chat.backend, [text])[0])
 
     def conversation_ids(self, turns: Sequence[Turn]) -> tuple[list[int], list[bool]]:
         """Ids of a whole conversation, and which of them the model has to produce.
 
         Returns:
             ids: (T,), beginning-of-sequence token first where the tokenizer has one.
-            is_answer: (T,), True on every answer and the end-of-sequence token after it.
+            is_answer: (T,), True on every answer and the token that ends it.
+
+        Raises:
+            TemplateError: the tokenizer's own template refuses these turns.
         """
         return self.conversations([turns])[0]
 
     def conversations(self, many: Sequence[Sequence[Turn]]) -> list[tuple[list[int], list[bool]]]:
         """conversation_ids of each, in one call of the tokenizer, which is several times faster."""
-        spelled = [self._parts(turns) for turns in many]
-        # What templates repeat is encoded once.
-        texts = list({part.text: None for parts in spelled for part in parts if part.id is None})
-        ids_of = dict(zip(texts, self._encode(self._plain, texts), strict=True))
-        results = []
-        for parts in spelled:
-            ids, is_answer = list(self.bos_ids), [False] * len(self.bos_ids)
-            for part in parts:
-                added = ids_of[part.text] if part.id is None else [part.id]
-                ids += added
-                is_answer += [part.is_answer] * len(added)
-            results.append((ids, is_answer))
-        return results
+        rendered = [self._rendered(index, turns) for index, turns in enumerate(many)]
+        both = list(zip(rendered, map(self._parts, many), strict=True))
+        texts: dict[str, None] = {}  # what templates repeat is encoded once
+        for whole, parts in both:
+            texts |= dict.fromkeys(
+                whole.texts() if whole else (p.text for p in parts if p.id is None)
+            )
+        ids_of = dict(zip(texts, self._encode(self._plain, list(texts)), strict=True))
+        return [
+            self.chat.ids(whole, ids_of) if self.chat and whole else self._joined(parts, ids_of)
+            for whole, parts in both
+        ]
+
+    def _joined(
+        self, parts: list["_Part"], ids_of: dict[str, list[int]]
+    ) -> tuple[list[int], list[bool]]:
+        ids, is_answer = list(self.bos_ids), [False] * len(self.bos_ids)
+        for part in parts:
+            added = ids_of[part.text] if part.id is None else [part.id]
+            ids += added
+            is_answer += [part.is_answer] * len(added)
+        return ids, is_answer
+
+    def _rendered(self, index: int, turns: Sequence[Turn]) -> Rendered | None:
+        """A conversation in the tokenizer's own template; None without one, or for a document."""
+        if self.chat is None or not turns or turns[0].role == "text":
+            return None
+        learned = [i for i, turn in enumerate(turns) if turn.role == "assistant" and turn.learn]
+        try:
+            return self.chat.render(_messages(turns), learned)
+        except TemplateError as error:
+            error.index = index
+            raise
 
     def _parts(self, turns: Sequence[Turn]) -> list["_Part"]:
         """A conversation in parts that are encoded one by one."""
@@ -166,9 +195,23 @@ class _Part(NamedTuple):
     id: int | None = None  # of a special token, in place of the text's
 
 
+def _messages(turns: Sequence[Turn]) -> list[Message]:
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
+def resolved(templates: PromptConfig, tokenizer: Any) -> PromptConfig:
+    """config.prompt with `auto` as what it means for this tokenizer."""
+    if templates.template is not Template.auto:
+        return templates
+    if tokenizer.chat_template:
+        return PromptConfig(template=Template.tokenizer)
+    return replace(templates, template=Template.own)
+
+
 def _jinja(template: str) -> str:
     """A template with `{content}` as Jinja, everything else literal."""
     literal = [
-        f"{{{{ {json.dumps(part)} }}}}" if part else "" for part in template.split("{content}")
+        f"{{{{ {json.dumps(part, ensure_ascii=False)} }}}}" if part else ""
+        for part in template.split("{content}")
     ]
     return "{{ message['content'] }}".join(literal)

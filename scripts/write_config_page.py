@@ -34,6 +34,8 @@ The defaults below are what holds when you type nothing.
 def page() -> str:
     """The whole page as Markdown."""
     keys, files, about = describe(compose_config([])), choices_of_groups(), groups()
+    shown = {key.group for key in keys}
+    keys += [key for key in describe() if key.group not in shown]  # of a group that is null
     experiments = ", ".join(f"`{name}`" for name in files["experiment"])
     parts = [INTRODUCTION, f"Experiments: {experiments}.\n", "## Keys of no group\n"]
     parts.append(table([key for key in keys if not key.group]))

@@ -22,6 +22,12 @@ class Attention(Enum):
     flash_attention_2 = "flash_attention_2"
 
 
+class Template(Enum):
+    own = "own"  # the texts of prompt.*
+    tokenizer = "tokenizer"  # the chat template of the model's tokenizer
+    auto = "auto"  # the tokenizer's where it has one, else own
+
+
 class DataFormat(Enum):
     auto = "auto"  # by the fields of the first rows
     lima = "lima"  # conversations: [question, answer, question, answer, ...], source

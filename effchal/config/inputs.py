@@ -1,12 +1,33 @@
 """The schema of what a run starts from: model and prompt templates."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
 from os.path import expanduser
+from pathlib import Path
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
-from effchal.config.choices import Attention, Dtype, Quantization
-from effchal.config.errors import Bound, require_keys
+from effchal.config.choices import Attention, Dtype, Quantization, Template
+from effchal.config.errors import Bound, ConfigError, require_keys
+
+TEXTS = ("system", "user", "assistant", "after_answer")
+
+LENGTH = 2048
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+
+
+def length_for(name: str) -> int:
+    """model.max_seq_len where nothing says it: 2048, or a local folder's positions if fewer."""
+    try:
+        config = json.loads((Path(expanduser(name)) / "config.json").read_bytes())
+        config = config.get("text_config") or config
+        named = [config[key] for key in POSITIONS if isinstance(config.get(key), int)]
+    except (OSError, ValueError, AttributeError):  # loading it will say what is wrong
+        named = []
+    return min([LENGTH, *named[:1]])
+
+
+OmegaConf.register_new_resolver("length_for", length_for, replace=True)
 
 
 @dataclass
@@ -27,7 +48,7 @@ class ModelConfig:
     # Which implementation computes attention.
     attention: Attention = Attention.auto
     # [tokens] A longer training example is cut.
-    max_seq_len: int = 2048
+    max_seq_len: int = LENGTH
 
     def __post_init__(self) -> None:
         self.name = expanduser(self.name)
@@ -42,6 +63,9 @@ class PromptConfig:
     tokenizer's end-of-sequence token, which no template has to spell.
     """
 
+    # Whose template: own = the texts below; tokenizer = the chat template of the model's tokenizer;
+    # auto = the tokenizer's where it has one, else own. The bundle carries what was chosen.
+    template: Template = Template.own
     # Template of a system turn.
     system: str = "{content}\n\n"
     # Template of a user turn.
@@ -54,3 +78,10 @@ class PromptConfig:
     def __post_init__(self) -> None:
         one = Bound("a template with one {content}", lambda text: text.count("{content}") == 1)
         require_keys(self, "prompt", one, "system", "user", "assistant")
+        default = {each.name: each.default for each in fields(self)}
+        given = [name for name in TEXTS if getattr(self, name) != default[name]]
+        if self.template is Template.tokenizer and given:
+            raise ConfigError(
+                f"prompt.template=tokenizer takes no prompt.{given[0]}; "
+                "give prompt=tokenizer alone, or prompt.template=own"
+            )

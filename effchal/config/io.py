@@ -12,6 +12,8 @@ from effchal.config.errors import ConfigError, check_numbers, shown
 from effchal.config.nearest import RENAMED, RENAMED_VALUES, explain
 from effchal.config.schema import Config
 
+FILE_SUFFIXES = re.compile(r"(\.(jsonl?|csv|tsv|parquet|arrow))?(\.(gz|zst))?$", re.IGNORECASE)
+
 
 def to_config(tree: Any) -> Config:
     """OmegaConf tree -> Config. The only place where a DictConfig is seen.
@@ -19,12 +21,13 @@ def to_config(tree: Any) -> Config:
     Raises:
         ConfigError: unknown key (the nearest known one is named), missing value, wrong type.
     """
+    # Hydra's `+key=value` can add keys that the schema lacks; this merge refuses them.
+    plain: Any = OmegaConf.to_container(tree)
     try:
-        # Hydra's `+key=value` can add keys that the schema lacks; this merge refuses them.
-        plain: Any = OmegaConf.to_container(tree)
         if plain.get("data") is not None:
             plain |= {"data": None}
-            plain.setdefault("data_mix", {})["sources"] = sources_of(OmegaConf.select(tree, "data"))
+            mix = plain.setdefault("data_mix", {})
+            mix["sources"] = with_named(OmegaConf.select(tree, "data"), mix.get("sources") or {})
         checked = OmegaConf.merge(OmegaConf.structured(Config), plain)
         missing = OmegaConf.missing_keys(checked)
         if missing:
@@ -33,7 +36,25 @@ def to_config(tree: Any) -> Config:
         check_numbers(config)
         return config
     except OmegaConfBaseException as error:
-        raise ConfigError(explain(error, Config)) from error
+        raise ConfigError(explain(error, Config, plain)) from error
+
+
+def with_named(data: Any, sources: dict[str, Any]) -> dict[str, Any]:
+    """Sources, and those that `data` names; keys of a source without a path are joined with them.
+
+    Raises:
+        ConfigError: `data` is neither a text nor a list of texts, or names a source that is there.
+    """
+    sources = dict(sources)
+    for name, source in sources_of(data).items():
+        there = sources.get(name, {})
+        if not isinstance(there, dict) or "path" in there:
+            raise ConfigError(
+                f"data names {source['path']}, and the mix has another source {name}; replace its "
+                f"path: data_mix.sources.{name}.path={source['path']}"
+            )
+        sources[name] = source | there
+    return sources
 
 
 def sources_of(data: Any) -> dict[str, dict[str, Any]]:
@@ -50,16 +71,33 @@ def sources_of(data: Any) -> dict[str, dict[str, Any]]:
         )
     sources: dict[str, dict[str, Any]] = {}
     for word in words:
-        path, colon, weight = word.rpartition(":")
-        if not colon or Path(word).exists() or not re.fullmatch(r"\d*\.?\d+", weight):
-            path, weight = word, "1"
-        name = stem = re.sub(r"\W+", "_", Path(path).name.partition(".")[0]) or "data"
+        path, weight = split_weight(word)
+        name = stem = source_name(path)
         number = 1
         while name in sources:
             number += 1
             name = f"{stem}_{number}"
-        sources[name] = {"path": path, "weight": float(weight)}
+        sources[name] = {"path": path, "weight": weight}
     return sources
+
+
+def split_weight(word: str) -> tuple[str, float]:
+    """The path of `a.jsonl:2` and its weight, which is 1 where there is none."""
+    path, colon, weight = word.rpartition(":")
+    if not colon or Path(word).expanduser().exists() or not re.fullmatch(r"\d*\.?\d+", weight):
+        return word, 1.0
+    return path, float(weight)
+
+
+def source_name(path: str) -> str:
+    """A name for a source: of its file or data set, or of the folder of `my/*.jsonl`."""
+    *folders, last = Path(path).parts or ("",)
+    parts = [FILE_SUFFIXES.sub("", last), *reversed(folders)]
+    for part in (re.split(r"[*?\[]", part)[0] for part in parts):
+        name = re.sub(r"\W+", "_", part).strip("_")
+        if name:
+            return name
+    return "data"
 
 
 def save_config(cfg: Config, path: Path) -> None:

@@ -1,10 +1,14 @@
 """What to say about a key that the schema does not know: its new name, or the key meant."""
 
 import difflib
+import re
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin
 
+from hydra.errors import MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from effchal.config.peers import PEERS
 
 # Keys of version 0.1. Saved files may have them; typed, they are an error that names the new key.
 RENAMED = {
@@ -13,71 +17,101 @@ RENAMED = {
     "train.loss_on_prompt": "train.loss_on",
 }
 RENAMED_VALUES = {"train.loss_on_prompt": {True: "all", False: "answers"}}
-# What other programs call our keys.
-SYNONYMS = {
-    "train.lr": "learning_rate",
-    "train.epochs": "num_epochs num_train_epochs n_epochs",
-    "train.max_steps": "steps num_steps max_iters",
-    "train.examples_per_step": "global_batch_size gradient_accumulation_steps",
-    "train.micro_batch_size": "batch_size per_device_train_batch_size",
-    "train.optimizer": "optim",
-    "train.schedule": "scheduler lr_scheduler lr_scheduler_type",
-    "train.warmup_steps": "warmup warmup_ratio",
-    "train.max_grad_norm": "grad_clip gradient_clipping clip",
-    "train.activation_checkpointing": "gradient_checkpointing",
-    "train.validate_every": "eval_steps eval_every",
-    "train.checkpoint_every": "save_steps save_every",
-    "model.name": "model_name model_name_or_path pretrained",
-    "model.dtype": "torch_dtype precision bf16 fp16",
-    "model.quantization": "load_in_4bit",
-    "model.max_seq_len": "max_length max_seq_length seq_len context_length",
-    "data": "dataset datasets train_file data_path data_files",
-    "data_mix.validation_fraction": "val_fraction validation_split test_size",
-    "lora.r": "rank lora_r lora_rank",
-    "lora.alpha": "lora_alpha",
-    "lora.dropout": "lora_dropout",
-    "decoding.max_new_tokens": "max_tokens",
-    "bundle": "checkpoint adapter",
-}
-ALIKE = 0.6  # of difflib's ratio; below it a suggestion would be a guess
+# Of difflib's ratio; below it a suggestion would be a guess. Higher where more keys are compared.
+ALIKE_IN_GROUP, ALIKE, ALIKE_PEER = 0.75, 0.8, 0.88
+LONG = 7  # characters; a shorter word is like many
 
 
-def explain(error: BaseException, schema: type) -> str:
-    """One line for a user, from an error of Hydra or OmegaConf and its causes."""
+def explain(error: BaseException, schema: type, tree: Any = None) -> str:
+    """One line for a user, from an error of Hydra or OmegaConf and its causes.
+
+    Args:
+        tree: of plain dicts, what was to become a config.
+    """
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        return wrong_choice(str(error.missing_cfg_file), list(error.options))
+    if isinstance(error, AssertionError):
+        return (
+            "a key was given below lora or rules, and that group is none; leave the key out, or "
+            "choose a file of the group, e.g. lora=all_linear, rules=neurips_2023"
+        )
+    typed = re.match(r"Could not override '([^']+)'", str(error))
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and cause.full_key:
-            return f"unknown key {cause.full_key}; {hint(cause.full_key, schema)}"
+            key = typed[1] if typed else whole_key(cause.full_key, tree)
+            return f"unknown key {key}; {hint(key, schema)}"
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return f"{cause.full_key}: {str(cause).splitlines()[0]}"
         cause = cause.__cause__ or cause.__context__
     return str(error)
 
 
+def wrong_choice(missing: str, names: list[str]) -> str:
+    """What to say of a file `<group>/<name>` that conf/ lacks."""
+    group, _, name = missing.partition("/")
+    others = {
+        "model": "; another model is model.name=<hub id or folder>",
+        "data_mix": "; other data is data=<file or data set id>",
+        "lora": "; other layers are lora.target_modules=[<names>]",
+    }
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), names, 1, ALIKE)
+    meant = f"; did you mean {group}={near[0]}?" if near else others.get(group, "")
+    return f"no {group}={name}; its names are {', '.join(names)}{meant}"
+
+
+def whole_key(key: str, tree: Any) -> str:
+    """The key down to its value: OmegaConf names the first part that it does not know."""
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    while isinstance(tree, dict) and len(tree) == 1:
+        ((part, tree),) = tree.items()
+        key = f"{key}.{part}"
+    return key
+
+
 def hint(unknown: str, schema: type) -> str:
-    """The key that was probably meant, or all keys of its group where none is close."""
+    """What is known of a key: its name here, or the keys of its group where none is close."""
     if unknown in RENAMED:
         return f"it is {RENAMED[unknown]} now"
-    nearest = nearest_key(unknown, schema)
-    if nearest is not None:
+    keys, name = known_keys(schema), _last(unknown)
+    word = name.lower().replace("-", "_")
+    peers = PEERS if any("." in key for key in keys) else {}  # they speak of the whole schema
+    told = peers.get(unknown) or peers.get(word)
+    if told:
+        return told
+    same = [key for key in keys if _last(key) == name]
+    nearest = nearest_key(unknown, keys, same)
+    if nearest:
         return f"the nearest known key is {nearest}"
-    keys = known_keys(schema)
+    if same:
+        return f"known keys of that name: {', '.join(same)}"
+    close = difflib.get_close_matches(word, peers, 1, ALIKE_PEER)
+    if close and len(word) >= LONG:
+        return peers[close[0]]
     siblings = _siblings(unknown, keys) or [key for key in keys if "." not in key]
     return f"known keys here: {', '.join(_last(key) for key in siblings)}"
 
 
-def nearest_key(unknown: str, schema: type) -> str | None:
-    """The known dotted key that `unknown` probably means, looked for in its own group first."""
-    keys, name = known_keys(schema), _last(unknown)
-    meant = [key for key, others in SYNONYMS.items() if key in keys and name in others.split()]
-    for among in (_siblings(unknown, keys), keys):
-        exact = [key for key in among if key in meant] or [k for k in among if _last(k) == name]
-        if exact:
-            return exact[0]
-        last = {_last(key): key for key in reversed(among)}  # of two, the first is kept
-        close = difflib.get_close_matches(name, last, n=1, cutoff=ALIKE)
+def nearest_key(unknown: str, keys: list[str], same: list[str]) -> str | None:
+    """The key of which `unknown` is a misspelling: in its own group, of a misspelt one, or any.
+
+    Args:
+        same: keys of the same name in other groups; one alone is meant.
+    """
+    siblings, name = _siblings(unknown, keys), _last(unknown)
+    whole = {} if siblings else {key: key for key in keys if "." in key}
+    one = {name: same[0]} if len(same) == 1 else {}
+    last = {_last(key): key for key in reversed(keys)}  # of two, the first is kept
+    for word, among, alike in (
+        (name, {_last(key): key for key in siblings}, ALIKE_IN_GROUP),
+        (name, one, 1.0),
+        (unknown, whole, ALIKE),
+        (name, {} if same else last, ALIKE),
+    ):
+        close = difflib.get_close_matches(word, among, 1, alike)
         if close:
-            return last[close[0]]
+            return among[close[0]]
     return None
 
 

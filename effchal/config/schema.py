@@ -38,8 +38,9 @@ class Config:
 
     # Name of the run, part of its folder's name.
     name: str = "dev"
-    # Training data in a word: a file or data set id, or a list of them, each with a weight behind a
-    # colon where it is not 1: [a.jsonl:2, b.parquet:0.5]. It replaces data_mix.sources.
+    # Training data in a word: what data_mix.sources.<name>.path takes, or a list of it, each with a
+    # weight behind a colon where it is not 1: [a.jsonl:2, b.parquet:0.5]. It is the whole mix, or
+    # is added to the one that is typed beside it (data_mix=lima).
     data: Any = None
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)

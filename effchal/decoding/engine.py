@@ -34,7 +34,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.model = TappedModel(model)
         self.max_positions = self.model.max_positions  # prompt and answer together
-        self._ends = {tokenizer.eos_token_id, *end_tokens(model)}
+        self.ends = {tokenizer.eos_token_id, *end_tokens(model)}
         self.prefix_cache = PrefixCache(math.inf)
         # How often a contrast chose each layer, counted on the device that chose.
         self.layer_counts = torch.zeros(
@@ -270,7 +270,7 @@ class Engine:
             best = most_probable(logprobs[i][None], each.params.alternatives)[0]
             top = by_text(best, each.texts)
             token = TokenScore("", logprob, base_logprob, top, layer_or_none(layer))
-            ends = int(token_id) in self._ends and not each.params.ignore_eos
+            ends = int(token_id) in self.ends and not each.params.ignore_eos
             (each.add_end if ends else each.add)(int(token_id), token)
 
     def _regroup(self, number: int) -> None:

@@ -1,7 +1,7 @@
 """The chosen rows of each source as ids: encoded over all cores, or found in the cache."""
 
 import hashlib
-import sys
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from effchal.chat_template import TemplateError
 from effchal.mixing.encode import (
     EncodedBatch,
     EncodedExample,
@@ -18,12 +19,28 @@ from effchal.mixing.encode import (
     write_encoded,
 )
 from effchal.mixing.parallel import run_batches
+from effchal.mixing.read import StoredSource
+from effchal.mixing.readers import DataError
 from effchal.mixing.select import SelectedSource, batched
 from effchal.mixing.store import cached, key_of
 from effchal.model.tokenizer import tokenizer_fingerprint
 
 BATCH = 512  # conversations
 LARGE = 4_000  # conversations from which processes pay
+
+
+def _with_rows(
+    results: Iterator[EncodedBatch], source: StoredSource, indices: Ints
+) -> Iterator[EncodedBatch]:
+    """The results; an error of the chat template names its row."""
+    for number in itertools.count():
+        try:
+            yield next(results)
+        except StopIteration:
+            return
+        except TemplateError as error:
+            place = source.id_of(indices[number * BATCH + error.index])
+            raise DataError(f"{place}: {error}") from error
 
 
 @dataclass
@@ -70,12 +87,10 @@ def encode_source(selected: SelectedSource, job: EncodeJob) -> EncodedSource:
     def build(folder: Path) -> dict[str, Any]:
         digest, dropped = hashlib.sha256(), dict[str, list[int]]()
         batches = batched(source.stored(indices.tolist()), BATCH)
-        # A process that has torch has loaded transformers or will: here, a small mix costs nothing.
-        in_processes = len(indices) >= LARGE or "torch" not in sys.modules
-        results = run_batches(job, batches, in_processes)
+        results = run_batches(job, batches, len(indices) >= LARGE)
 
         def counted() -> Iterator[tuple[int, EncodedBatch]]:
-            for number, batch in enumerate(results):
+            for number, batch in enumerate(_with_rows(results, source, indices)):
                 for ids, learned in zip(batch.ids, batch.learned, strict=True):
                     digest.update(ids.tobytes() + learned.tobytes())
                 for row, reason in batch.dropped:

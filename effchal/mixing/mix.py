@@ -56,14 +56,11 @@ class Mix:
         return order
 
     def _spread(self, indices: list[int], count: int, draw: random.Random) -> list[int]:
-        """Some of the examples, of all lengths evenly.
-
-        In each epoch they have as many tokens as in another, but for one example's.
-        """
+        """Some of the examples, of all lengths evenly, so that any epoch has as many tokens."""
         shuffled = draw.sample(indices, len(indices))  # which of equal length comes first
         by_length = sorted(shuffled, key=lambda i: self.tokens[i])
-        step, start = len(indices) / max(1, count), draw.random()
-        return [by_length[int((start + k) * step)] for k in range(count)]
+        step = len(indices) / max(1, count)
+        return [by_length[int((k + draw.random()) * step)] for k in range(count)]
 
     def shares(self) -> list[tuple[float, float]]:
         """Realised shares of rows and of tokens that each source has of the first epoch."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from effchal.config import Config
+from effchal.config.choices import Template
 from effchal.mixing.encode import EncodeJob
 from effchal.mixing.encoded_source import Examples, encode_source
 from effchal.mixing.mix import Mix
@@ -16,6 +17,8 @@ from effchal.mixing.order import TrainingOrder
 from effchal.mixing.readers import DataError
 from effchal.mixing.report import report
 from effchal.mixing.select import Selection, select
+from effchal.model.tokenizer import load_tokenizer
+from effchal.prompts import PromptEncoder
 
 log = logging.getLogger(__name__)
 DIGEST = "2:"  # begins the digest of data; earlier versions had another one
@@ -26,6 +29,7 @@ class PreparedData:
     """All examples of a run, encoded."""
 
     order: TrainingOrder
+    train: Examples
     validation: Examples
     sha256: str  # of all examples: ids, targets and use
 
@@ -40,6 +44,8 @@ def prepare_data(cfg: Config, run_dir: Path, selection: Selection | None = None)
         ConfigError: a tokenizer or a source that cannot be used, or no example to train on.
     """
     selection = selection or select_data(cfg)
+    if cfg.prompt.template is not Template.own:
+        warn_of_template(PromptEncoder(load_tokenizer(cfg.model), cfg.prompt))
     job = EncodeJob(
         cfg.model, cfg.prompt, cfg.model.max_seq_len, cfg.train.loss_on, cfg.data_mix.clean.too_long
     )
@@ -63,7 +69,15 @@ def prepare_data(cfg: Config, run_dir: Path, selection: Selection | None = None)
     sha256 = DIGEST + hashlib.sha256(json.dumps([digests, used]).encode()).hexdigest()
     report(cfg, selection, sources, mix, order, train, validation, sha256).write(run_dir)
     log.info("data mix: %d examples, %d for validation", len(train), len(validation))
-    return PreparedData(order, validation, sha256)
+    return PreparedData(order, train, validation, sha256)
+
+
+def warn_of_template(encoder: PromptEncoder) -> None:
+    if encoder.chat is not None and encoder.chat.last_answer_only:
+        log.warning(
+            "the tokenizer's chat template spells earlier answers otherwise than the model has to "
+            "give them: only the last answer of a conversation is learned"
+        )
 
 
 def select_data(cfg: Config) -> Selection:

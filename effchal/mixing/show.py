@@ -57,7 +57,7 @@ def lines(cfg: Config, data: PreparedData, tokenizer: Any, marks: Marks) -> Iter
             )
     rest = [index for index in wanted if index not in shown] if cfg.show.ids else []
     for title, examples, those in (
-        ("in no step of this run", data.order.encoded, rest),
+        ("in no step of this run", data.train, rest),
         ("validation", data.validation, validation),
     ):
         for index in those:
@@ -66,20 +66,20 @@ def lines(cfg: Config, data: PreparedData, tokenizer: Any, marks: Marks) -> Iter
 
 def wanted_indices(cfg: Config, data: PreparedData) -> tuple[Sequence[int] | set[int], list[int]]:
     """Which training examples may be shown, and which of validation: those of show.ids only."""
-    show, train, sources = cfg.show, data.order.encoded, list(cfg.data_mix.sources)
+    show, train, sources = cfg.show, data.train, list(cfg.data_mix.sources)
     if show.ids:
         asked = set(show.ids)
-        found, validation = (
+        named, validation = (
             {i: name for i in range(len(part)) if (name := part.id_at(i)) in asked}
             for part in (train, data.validation)
         )
-        asked -= {*found.values(), *validation.values()}
+        asked -= {*named.values(), *validation.values()}
         if asked:
             raise ConfigError(
                 f"show.ids: the mix has no {', '.join(sorted(asked))}; an id is "
                 "<source>:<row, from 0>, and mix.md tells what was left out"
             )
-        return set(found), list(validation)
+        return set(named), list(validation)
     if show.source is None:
         return range(len(train)), []
     found = np.flatnonzero(train.source == sources.index(show.source)).tolist()

@@ -12,10 +12,9 @@ def process(service: Service, body: types.ProcessRequest) -> types.ProcessRespon
     encoder = service.loaded().encoder
     service.check_length([body.prompt], "prompt")
     if body.echo_prompt:  # a whole text to score: no template
-        ids = encoder.bos_ids + encoder.text_ids(body.prompt)
+        ids = service.check_prompt(encoder.bos_ids + encoder.text_ids(body.prompt))
     else:
-        ids = encoder.prompt_ids([Turn("user", body.prompt)])
-    ids = service.check_prompt(ids)
+        ids = service.prompt_ids([Turn("user", body.prompt)])
     params = service.sampling_params(
         body,
         body.max_new_tokens,

@@ -49,7 +49,7 @@ def chat(service: Service, body: types.ChatRequest) -> types.ChatResponse | Resp
         new, name = body.max_tokens, "max_tokens"
     with own_names({"max_new_tokens": name, "prompt": "messages"}):
         service.check_length([turn.content for turn in turns], "messages")
-        ids = service.check_prompt(service.loaded().encoder.prompt_ids(turns))
+        ids = service.prompt_ids(turns)
         alternatives = (body.top_logprobs or 0) if body.logprobs else 0
         params = service.sampling_params(body, new, body.stops, alternatives)
         variants = [n_samples(params, body.n)]

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from effchal.chat_template import TemplateError
 from effchal.config import Config, ConfigError
 from effchal.config.choices import DecodingMethod
 from effchal.config.decoding import DecodingConfig, change_decoding
-from effchal.prompts import PromptEncoder
+from effchal.prompts import PromptEncoder, Turn
 from effchal.serving.helm_types import SamplingRequest
 from effchal.serving.metrics import Metrics
 
@@ -102,6 +103,17 @@ class Service:
                 f"(serve.max_prompt_tokens) of at most {longest} characters"
             )
             raise RequestError(413, message, field)
+
+    def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
+        """The ids of a prompt in the template, checked.
+
+        Raises:
+            RequestError: as check_prompt; 400, turns that the tokenizer's own template refuses.
+        """
+        try:
+            return self.check_prompt(self.loaded().encoder.prompt_ids(turns))
+        except TemplateError as error:
+            raise RequestError(400, error.reason, "prompt") from error
 
     def check_prompt(self, ids: list[int]) -> list[int]:
         """The ids that go to the model. An empty prompt becomes one end-of-sequence token.

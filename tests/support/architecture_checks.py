@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -31,7 +32,8 @@ from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.score import Scorer
 from effchal.decoding.taps import NewTokens, TappedModel
-from effchal.mixing.packing import EncodedExample, pack
+from effchal.mixing.encode import EncodedExample
+from effchal.mixing.packing import pack
 from effchal.model.load import add_adapter, load_base_model
 from effchal.model_source import check_model_source, inference_config, load_engine
 from effchal.serving.app import make_app
@@ -110,7 +112,7 @@ def gradients(subject: Subject) -> float:
 
     examples = training_examples()
     encoded = [
-        EncodedExample(str(i), ids, [*labels[1:], -100], False)
+        EncodedExample(str(i), np.array(ids), np.array([*labels[1:], -100]), False)
         for i, (ids, labels) in enumerate(examples)
     ]
     optimizer = Catch([p for p in model.parameters() if p.requires_grad], lr=0.0)

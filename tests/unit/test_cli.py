@@ -88,7 +88,7 @@ def test_help_shows_what_the_command_reads(command, capsys):
     assert ("  train.lr=" in text) == ("train" in reads)
     assert ("  serve.port=" in text) == ("serve" in reads)
     assert "  model.max_seq_len=2048  (int, tokens)\n" in text
-    assert "  model=<mistral_7b | smollm2_135m | tiny>\n" in text
+    assert "  model=<mistral_7b | other | smollm2_135m | tiny>\n" in text
 
 
 def test_help_shows_what_the_typed_overrides_do(capsys):

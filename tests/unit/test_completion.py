@@ -16,7 +16,7 @@ from effchal import command_help, completion
         ("effchal ", None),
         ("effchal pl", ["plan "]),
         ("effchal train model", ["model=", "model."]),
-        ("effchal train model=", ["model=mistral_7b ", "model=smollm2_135m ", "model=tiny "]),
+        ("effchal train model=", ["model=mistral_7b ", "model=other ", "model=smollm2_135m "]),
         ("effchal train x=y experiment=q", ["experiment=quickstart "]),
         ("effchal train lora.use_", ["lora.use_rslora=", "lora.use_dora="]),
         ("effchal train lora.use_dora=t", ["lora.use_dora=true "]),

@@ -12,7 +12,8 @@ from effchal.config import DecodingConfig, LoraConfig, ModelConfig, PromptConfig
 from effchal.config.choices import DecodingMethod, Dtype
 from effchal.decoding.layers import contrast_of
 from effchal.decoding.sampling import SamplingParams
-from effchal.mixing.packing import encode_example, pack
+from effchal.mixing.encode import encode_example
+from effchal.mixing.packing import pack
 from effchal.mixing.sources import Example
 from effchal.model.load import add_adapter, load_base_model
 from effchal.model.tiny import tiny_folder
@@ -46,7 +47,6 @@ def losses_of_the_package(pairs, template):
             Example(f"s:{i}", (Turn("user", question), Turn("assistant", answer))),
             encoder,
             TINY.max_seq_len,
-            loss_on_prompt=False,
         )
         for i, (question, answer) in enumerate(pairs)
     ]
@@ -61,7 +61,7 @@ def losses_of_the_package(pairs, template):
         chosen = encoded[step * PER_STEP : (step + 1) * PER_STEP]
         micro_batches = pack(chosen, TINY.max_seq_len, 1, packing=True)
         losses.append(train_step(model, optimizer, micro_batches, cfg.max_grad_norm).loss)
-    return [example.ids for example in encoded], losses
+    return [example.ids.tolist() for example in encoded], losses
 
 
 def test_minimal_loop_has_the_losses_of_the_package(pairs):

@@ -11,17 +11,24 @@ from effchal.config.choices import Origin
 from effchal.rules import check_rules, enforce_rules, summary
 
 CARD = ["NVIDIA GeForce RTX 4090"]
+EXPERIMENTS = {"reference_2023": True, "lima_platypus": True, "smollm2_lima_platypus": False}
 
 
 @pytest.fixture
 def cfg():
-    return compose_config([])
+    return compose_config(["rules=neurips_2023"])
 
 
 def failing(cfg, gpus=CARD):
     findings = check_rules(cfg.rules, cfg.model, cfg.data_mix, cfg.budget, gpus)
     assert all(finding.remedy for finding in findings if not finding.ok)
     return [finding.rule for finding in findings if not finding.ok]
+
+
+def test_a_contest_is_asked_for_by_its_name_or_by_an_experiment_of_it():
+    assert compose_config([]).rules is None
+    for experiment, has_rules in EXPERIMENTS.items():
+        assert bool(compose_config([f"experiment={experiment}"]).rules) is has_rules
 
 
 def test_the_default_run_on_an_rtx_4090_keeps_every_rule(cfg):
@@ -95,6 +102,7 @@ def test_the_command_prints_each_rule_and_exits_1(tmp_path):
         sys.executable,
         "-m",
         "effchal.check",
+        "rules=neurips_2023",
         "budget.hours=30",
         f"hydra.run.dir={tmp_path}",
     ]
@@ -102,3 +110,12 @@ def test_the_command_prints_each_rule_and_exits_1(tmp_path):
     assert result.returncode == 1
     assert "FAIL  at most 24 hours: budget.hours=30\n      budget.hours=24\n" in result.stdout
     assert "pass  approved base model: model.name=mistralai/Mistral-7B-v0.1" in result.stdout
+
+
+@pytest.mark.integration
+def test_a_check_without_rules_says_what_to_type(tmp_path):
+    typed = [f"hydra.run.dir={tmp_path}/a b", "name=it is"]
+    command = [sys.executable, "-m", "effchal.check", *typed]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    told = "error: no rules to check; type: effchal check rules=neurips_2023 'name=it is'\n"
+    assert (result.returncode, result.stderr) == (2, told)

@@ -1,28 +1,9 @@
-"""Unknown keys: what is suggested, and keys of earlier versions."""
+"""Unknown keys: those of the group, and keys of earlier versions."""
 
 import pytest
 
 from effchal.cli import compose_config
 from effchal.config import ConfigError, load_config, save_config
-
-
-@pytest.mark.parametrize(
-    ("typed", "meant"),
-    [
-        ("+learning_rate=1", "train.lr"),
-        ("train.learning_rate=1", "train.lr"),
-        ("+batch_size=4", "train.micro_batch_size"),
-        ("train.num_epochs=4", "train.epochs"),
-        ("+epochs=4", "train.epochs"),
-        ("model.max_length=4", "model.max_seq_len"),
-        ("+rank=4", "lora.r"),
-        ("serve.max_tokens=4", "serve.max_new_tokens"),
-        ("train.port=4", "serve.port"),
-    ],
-)
-def test_what_other_programs_call_a_key_leads_to_ours(typed, meant):
-    with pytest.raises(ConfigError, match=f"nearest known key is {meant}$"):
-        compose_config([typed])
 
 
 def test_where_no_key_is_close_the_keys_of_the_group_are_listed():

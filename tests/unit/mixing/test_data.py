@@ -5,10 +5,10 @@ import types
 import pytest
 from support.paths import SHARED_DATA, needs_shared_data
 
-from effchal.config import DataMixConfig, DataSourceConfig
+from effchal.config import CleanConfig, DataSourceConfig
 from effchal.config.choices import DataFormat
 from effchal.mixing.locate import BUILTIN_DIR
-from effchal.mixing.mix import load_mix, write_report
+from effchal.mixing.read import read_source
 from effchal.mixing.sources import DataError, load_source
 
 LIMA = {"conversations": ["q", "a"], "source": "x"}
@@ -51,11 +51,12 @@ def test_the_three_file_kinds_give_the_same_examples(tmp_path, suffix):
 
 def test_where_keeps_rows_by_column_and_says_what_it_never_saw(tmp_path, caplog):
     rows = [PLATYPUS | {"data_source": name} for name in ("a", "b", "a", "c")]
-    examples = load_source(
-        "s", source(write(tmp_path / "a.jsonl", rows), where={"data_source": ["a", "z"]})
-    )
-    assert [example.id for example in examples] == ["s:0", "s:2"]
-    assert "no row where data_source is z" in caplog.text
+    cfg = source(write(tmp_path / "a.jsonl", rows), where={"data_source": ["a", "z"]})
+    clean = CleanConfig()
+    for _ in range(2):  # read, and found in the cache
+        caplog.clear()
+        assert read_source("s", cfg, clean).numbers.tolist() == [0, 2]
+        assert "no row where data_source is z" in caplog.text
 
 
 def test_where_that_keeps_nothing_says_what_there_is(tmp_path):
@@ -199,76 +200,6 @@ def test_the_genuine_hub_clients_fail_with_the_same_message():
     )
     with pytest.raises(DataError, match=r"source lima: .*data_mix\.sources\.lima\.path"):
         load_source("lima", lima)
-
-
-def test_validation_and_training_share_no_prompt_and_keep_every_row(tmp_path):
-    rows = [PLATYPUS | {"instruction": f"task {i % 40}"} for i in range(100)]
-    one, two = write(tmp_path / "one.jsonl", rows), write(tmp_path / "two.jsonl", rows[:10])
-    cfg = DataMixConfig(sources={"one": source(one), "two": source(two)}, validation_fraction=0.1)
-    mix = load_mix(cfg)
-    train, validation = (
-        {example.prompt_key for example in side} for side in (mix.train, mix.validation)
-    )
-    assert not train & validation
-    assert len(mix.train) + len(mix.validation) == 110
-    assert (
-        4 <= len(validation) <= 5
-    )  # a tenth of 40 prompts, and one of the second source's own ten
-    assert [example.id for example in load_mix(cfg).validation] == [
-        example.id for example in mix.validation
-    ]
-    other = load_mix(DataMixConfig(sources=cfg.sources, validation_fraction=0.1, seed=1))
-    assert {example.prompt_key for example in other.validation} != validation
-
-
-def test_weights_are_copies_and_a_drawn_part(tmp_path):
-    rows = [PLATYPUS | {"instruction": f"task {i}"} for i in range(10)]
-    sources = {
-        "twice": source(write(tmp_path / "a.jsonl", rows), weight=2.0),
-        "half": source(
-            write(
-                tmp_path / "b.jsonl",
-                [row | {"instruction": "b" + row["instruction"]} for row in rows],
-            )
-        ),
-    }
-    sources["half"].weight = 0.5
-    mix = load_mix(DataMixConfig(sources=sources, validation_fraction=0))
-    ids = [mix.train[index].id for index in mix.epoch_order(0)]
-    assert sorted(ids)[-20:] == sorted([f"twice:{i}" for i in range(10)] * 2)
-    half = [name for name in ids if name.startswith("half")]
-    assert len(half) == len(set(half)) == 5
-    assert mix.epoch_order(0) == mix.epoch_order(0) != mix.epoch_order(1)
-
-
-def test_an_empty_mix_is_refused():
-    with pytest.raises(DataError, match=r"data_mix\.sources is empty"):
-        load_mix(DataMixConfig())
-
-
-def test_the_report_names_every_source(tmp_path):
-    path = write(tmp_path / "a.jsonl", [PLATYPUS | {"instruction": str(i)} for i in range(5)])
-    mix = load_mix(
-        DataMixConfig(
-            sources={"s": source(path, license="MIT", revision="of-the-hub")},
-            validation_fraction=0.2,
-        )
-    )
-    write_report(mix, {"train_tokens": 1234}, tmp_path)
-    report = json.loads((tmp_path / "mix.json").read_text())
-    assert report["sources"][0] | {"sha256": ""} == {
-        "source": "s",
-        "path": str(path),
-        "revision": None,
-        "license": "MIT",
-        "weight": 1.0,
-        "examples": 5,
-        "validation": 1,
-        "multi_turn": 0,
-        "sha256": "",
-    }
-    assert "| s | " in (tmp_path / "mix.md").read_text()
-    assert "train_tokens: 1,234" in (tmp_path / "mix.md").read_text()
 
 
 def test_the_shipped_examples_are_what_the_readme_says():

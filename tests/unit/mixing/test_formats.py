@@ -5,10 +5,10 @@ import json
 import pytest
 
 from effchal.cli import compose_config
-from effchal.config import ConfigError, DataSourceConfig, ModelConfig, PromptConfig
+from effchal.config import CleanConfig, ConfigError, DataSourceConfig, ModelConfig, PromptConfig
 from effchal.config.choices import DataFormat
-from effchal.mixing.packing import IGNORE_INDEX, encode_example
-from effchal.mixing.prepare import digest
+from effchal.mixing.encode import IGNORE_INDEX, encode_example
+from effchal.mixing.read import read_source
 from effchal.mixing.sources import DataError, load_source
 from effchal.prompts import PromptEncoder
 
@@ -85,8 +85,11 @@ def test_a_format_is_known_by_its_fields(tmp_path, name):
 
 def test_the_format_is_told(tmp_path, caplog):
     caplog.set_level("INFO")
-    loaded(write(tmp_path / "a.jsonl", {"messages": MESSAGES}))
-    assert "source mine: format messages, 3 roles" in caplog.text
+    path = write(tmp_path / "a.jsonl", {"messages": MESSAGES})
+    for _ in range(2):  # read, and found in the cache
+        caplog.clear()
+        read_source("mine", DataSourceConfig(path=path), CleanConfig())
+        assert "source mine: messages, 3 roles, 1 rows" in caplog.text
 
 
 @pytest.mark.parametrize(("ending", "separator"), [(".csv", ","), (".tsv", "\t")])
@@ -158,7 +161,7 @@ def test_sharegpt_under_the_name_of_lima_says_what_it_is_not(tmp_path):
 
 def target_texts(tokenizer, templates, turns_of_row, tmp_path):
     (example,) = loaded(write(tmp_path / "a.jsonl", turns_of_row))
-    encoded = encode_example(example, PromptEncoder(tokenizer, templates), 512, False)
+    encoded = encode_example(example, PromptEncoder(tokenizer, templates), 512)
     return tokenizer.decode([target for target in encoded.targets if target != IGNORE_INDEX])
 
 
@@ -198,11 +201,3 @@ def test_data_that_names_no_file_is_refused(value):
         ConfigError, match=r"^data must be a file or a list of files, got .*a\.jsonl"
     ):
         compose_config([f"data={value}"])
-
-
-def test_the_digest_of_the_data_knows_which_answers_are_left_out(tmp_path):
-    (masked,) = loaded(write(tmp_path / "a.jsonl", {"messages": WEIGHTED}))
-    plain = [turn | {"weight": 1} if "weight" in turn else turn for turn in WEIGHTED]
-    (learned,) = loaded(write(tmp_path / "b.jsonl", {"messages": plain}))
-    assert digest([], [masked]) != digest([], [learned])
-    assert digest([], [learned]) == digest([], [])  # runs without weights keep their digest

@@ -1,6 +1,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,11 +9,12 @@ from support.paths import SHARED_DATA, needs_shared_data, needs_smollm2
 
 from effchal.cli import compose_config
 from effchal.config import DataSourceConfig, ModelConfig, PromptConfig, TrainConfig
-from effchal.config.choices import DataFormat, Dtype
+from effchal.config.choices import DataFormat, Dtype, LossOn, WeighBy
 from effchal.kernels.attention import lengths_of, packed_hidden_states
+from effchal.mixing.encode import IGNORE_INDEX, EncodedExample, encode_example
 from effchal.mixing.mix import Mix
 from effchal.mixing.order import TrainingOrder
-from effchal.mixing.packing import IGNORE_INDEX, EncodedExample, encode_example, pack
+from effchal.mixing.packing import pack
 from effchal.mixing.sources import Example, load_source
 from effchal.model.load import load_base_model
 from effchal.model.structure import head
@@ -23,9 +25,8 @@ TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
 
 
 def encoded(name, length):
-    return EncodedExample(
-        name, list(range(1, length + 1)), [*range(2, length + 1), IGNORE_INDEX], False
-    )
+    targets = np.array([*range(2, length + 1), IGNORE_INDEX])
+    return EncodedExample(name, np.arange(1, length + 1), targets, False)
 
 
 @pytest.fixture(scope="module")
@@ -35,28 +36,28 @@ def encoder():
 
 def test_targets_are_the_answer_and_its_end(encoder):
     example = Example("s:0", (Turn("user", "ab"), Turn("assistant", "cd")))
-    result = encode_example(example, encoder, 100, loss_on_prompt=False)
+    result = encode_example(example, encoder, 100)
     a, b, colon, c, d, end = result.ids
     assert end == encoder.eos_id
-    assert result.targets == [IGNORE_INDEX, IGNORE_INDEX, c, d, end, IGNORE_INDEX]
-    whole = encode_example(example, encoder, 100, loss_on_prompt=True)
-    assert whole.targets == [b, colon, c, d, end, IGNORE_INDEX]
+    assert result.targets.tolist() == [IGNORE_INDEX, IGNORE_INDEX, c, d, end, IGNORE_INDEX]
+    whole = encode_example(example, encoder, 100, LossOn.all)
+    assert whole.targets.tolist() == [b, colon, c, d, end, IGNORE_INDEX]
     assert a in result.ids
 
 
 def test_every_answer_of_a_conversation_is_a_target(encoder):
     turns = (Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d"))
-    result = encode_example(Example("s:0", turns), encoder, 100, loss_on_prompt=False)
+    result = encode_example(Example("s:0", turns), encoder, 100)
     targets = [target for target in result.targets if target != IGNORE_INDEX]
     assert encoder.tokenizer.decode(targets) == "b</s>d</s>"
 
 
 def test_a_cut_answer_does_not_teach_to_stop(encoder):
     example = Example("s:0", (Turn("user", "ab"), Turn("assistant", "c" * 50)))
-    result = encode_example(example, encoder, 20, loss_on_prompt=False)
+    result = encode_example(example, encoder, 20)
     assert (len(result.ids), result.truncated) == (20, True)
     assert encoder.eos_id not in result.targets
-    assert encode_example(example, encoder, 3, loss_on_prompt=False) is None
+    assert encode_example(example, encoder, 3) is None
 
 
 @pytest.mark.parametrize(("micro_batch_size", "count"), [(1, 5), (3, 2)])
@@ -117,7 +118,7 @@ def test_packed_equals_unpacked_on_a_tiny_model():
     model, tokenizer = load_base_model(TINY, torch.device("cpu")), load_tokenizer(TINY)
     encoder = PromptEncoder(tokenizer, PromptConfig())
     source = DataSourceConfig(path="builtin:instructions.jsonl", format=DataFormat.platypus)
-    examples = [encode_example(e, encoder, 2048, False) for e in load_source("s", source)[:12]]
+    examples = [encode_example(e, encoder, 2048) for e in load_source("s", source)[:12]]
     check_packed_equals_alone(model, examples, 2048)
 
 
@@ -147,7 +148,7 @@ def test_packed_equals_unpacked_on_mistrals_shape_with_a_sliding_window(tmp_path
     )
     source = DataSourceConfig(path="builtin:instructions.jsonl", format=DataFormat.platypus)
     encoder = PromptEncoder(tokenizer, PromptConfig())
-    examples = [encode_example(e, encoder, 1024, False) for e in load_source("s", source)[:6]]
+    examples = [encode_example(e, encoder, 1024) for e in load_source("s", source)[:6]]
     assert max(len(e.ids) for e in examples) > 128
     check_packed_equals_alone(model, examples, 1024)
 
@@ -196,22 +197,23 @@ def test_packed_equals_unpacked_on_the_real_model_and_real_data(smollm2):
     source = DataSourceConfig(
         path=str(SHARED_DATA / "train" / "lima.jsonl"), format=DataFormat.lima
     )
-    all_examples = (
-        encode_example(e, encoder, 1024, False) for e in load_source("lima", source)[:200]
-    )
+    all_examples = (encode_example(e, encoder, 1024) for e in load_source("lima", source)[:200])
     examples = sorted((e for e in all_examples if e), key=lambda e: len(e.ids))[:10]
     check_packed_equals_alone(model, examples, 1024)
 
 
+def one_source(count):
+    return Mix(np.zeros(count, int), np.full(count, 5), {"s": 1.0}, WeighBy.copies, seed=0)
+
+
 def test_training_order_covers_every_epoch_once_and_depends_on_the_step_alone():
-    train = [Example(f"s:{i}", ()) for i in range(10)]
-    examples = [encoded(e.id, 5) for e in train]
-    mix = Mix(train, [], {"s": 1.0}, seed=0)
+    examples = [encoded(f"s:{i}", 5) for i in range(10)]
+    mix = one_source(10)
     order = TrainingOrder(mix, examples, TrainConfig(examples_per_step=4, epochs=2))
     assert (order.examples, order.steps) == (20, 5)
     steps = [[e.id for e in order.examples_of_step(step)] for step in range(5)]
     seen = [name for step in steps for name in step]
-    assert sorted(seen[:10]) == sorted(seen[10:]) == sorted(e.id for e in train)
+    assert sorted(seen[:10]) == sorted(seen[10:]) == sorted(e.id for e in examples)
     assert seen[:10] != seen[10:]
     again = TrainingOrder(mix, examples, TrainConfig(examples_per_step=4, epochs=2))
     assert [e.id for e in again.examples_of_step(3)] == steps[3]
@@ -230,9 +232,8 @@ def test_training_order_covers_every_epoch_once_and_depends_on_the_step_alone():
     ],
 )
 def test_a_longer_run_only_appends_to_the_order_of_a_shorter_one(keys, examples, steps):
-    train = [Example(f"s:{i}", ()) for i in range(10)]
-    encoded_examples = OnlyIndexed([encoded(e.id, 5) for e in train])
-    mix = Mix(train, [], {"s": 1.0}, seed=0)
+    encoded_examples = OnlyIndexed([encoded(f"s:{i}", 5) for i in range(10)])
+    mix = one_source(10)
     order = TrainingOrder(mix, encoded_examples, TrainConfig(examples_per_step=4, **keys))
     assert (order.examples, order.steps) == (examples, steps)
     seen = [e.id for step in range(steps) for e in order.examples_of_step(step)]
@@ -259,5 +260,5 @@ class OnlyIndexed(Sequence):
 
 
 def test_weights_that_draw_no_example_leave_no_step():
-    order = TrainingOrder(Mix([], [], {}, seed=0), [], TrainConfig(max_steps=5))
+    order = TrainingOrder(one_source(0), [], TrainConfig(max_steps=5))
     assert (order.examples, order.steps) == (0, 0)

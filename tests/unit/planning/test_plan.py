@@ -94,6 +94,7 @@ def test_a_probe_is_kept_for_later_plans(tmp_path):
 @pytest.mark.integration
 def test_rules_that_are_enforced_refuse_a_plan_that_fits(tmp_path):
     tiny = ["model=tiny", "data_mix=quickstart", "plan.device=cpu", "train.max_steps=2"]
+    tiny += ["rules=neurips_2023"]
     warned, refused = command(tmp_path, *tiny), command(tmp_path, *tiny, "rules.enforce=true")
     assert (warned.returncode, refused.returncode) == (0, 1)
     assert "rules fail" in refused.stdout

@@ -5,7 +5,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from effchal.config import DataSourceConfig, LoraConfig, ModelConfig, PromptConfig
 from effchal.config import TrainConfig as Train
 from effchal.config.choices import ActivationCheckpointing, DataFormat, Dtype, Optimizer
-from effchal.mixing.packing import IGNORE_INDEX, encode_example, pack
+from effchal.mixing.encode import IGNORE_INDEX, encode_example
+from effchal.mixing.packing import pack
 from effchal.mixing.sources import load_source
 from effchal.model.load import add_adapter, load_base_model
 from effchal.model.structure import causal_lm
@@ -27,7 +28,7 @@ TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
 def examples():
     encoder = PromptEncoder(load_tokenizer(TINY), PromptConfig())
     source = DataSourceConfig(path="builtin:conversations.jsonl", format=DataFormat.lima)
-    return [encode_example(e, encoder, 1024, False) for e in load_source("s", source)[:8]]
+    return [encode_example(e, encoder, 1024) for e in load_source("s", source)[:8]]
 
 
 def make_model(**lora):
