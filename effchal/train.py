@@ -125,7 +125,8 @@ def run(cfg: Config, run_dir: Path, signals: StopSignals, spent_before_s: float 
         trainer.save(status)
         keep_outcome(plan, trainer, status)
         trainer.log_end(status)
-        draw(run_dir)  # last: it imports matplotlib, which takes a second
+        if status == "finished":  # else no second is left for it
+            draw(run_dir)
     except BaseException as error:  # weights may be half updated, so none are saved
         with contextlib.suppress(OSError):
             write_record(plan, trainer, "failed", f"{type(error).__name__}: {error}")

@@ -1,5 +1,6 @@
 """Two data mixes side by side: what their mix.json say differently."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,4 +74,6 @@ def _shown(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):  # a sha256
+        return f"{value[:12]}…"
     return value if isinstance(value, str) and value.isprintable() else repr(value)

@@ -32,20 +32,23 @@ def origin(source: SourceReport, name: str) -> str:
 
 
 def summary(report: MixReport) -> str:
-    epoch = report.epoch
+    epoch, totals = report.epoch, report.totals
+    packing = "Packing: off."
+    if epoch.filled is not None:
+        packing = (
+            f"Packing: rows of {epoch.row_tokens:,} tokens, {percent(epoch.filled)} full "
+            f"in the first {epoch.filled_steps:,} steps."
+        )
     lines = [
         f"One epoch: {epoch.examples:,} examples, {epoch.tokens:,} tokens, "
         f"{epoch.target_tokens:,} of them learned.",
         f"Lengths: half of the examples have at most {epoch.median_tokens:,.0f} tokens, "
-        f"the longest has {epoch.longest_tokens:,}.",
+        f"the longest has {epoch.longest_tokens:,}; {totals['truncated']:,} are cut.",
+        packing,
+        f"Validation: {totals['validation_examples']:,} examples, "
+        f"{totals['validation_tokens']:,} tokens.",
         f"Planned: {report.steps:,} steps, {report.epochs:.3g} epochs.",
-        "Packing: off."
-        if epoch.filled is None
-        else f"Packing: rows of {epoch.row_tokens:,} tokens, {percent(epoch.filled)} full "
-        f"(the first {epoch.filled_steps:,} steps).",
-        "",
-        *(f"- {name}: {count:,}" for name, count in report.totals.items()),
-        f"- sha256: {report.sha256}",
+        f"Digest: {report.sha256}",
     ]
     tables = [table(COUNTS, counts(report.sources)), table(SHARES, shares(report.sources))]
     return "\n\n".join(["# Data mix", *tables, "\n".join(lines)])

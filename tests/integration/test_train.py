@@ -20,7 +20,15 @@ from effchal.training.budget import WallClock
 def test_a_run_leaves_what_the_design_says(tiny_cfg, tmp_path):
     assert run(tiny_cfg, tmp_path) == 0
     names = {path.name for path in tmp_path.iterdir()}
-    files = {"config.yaml", "mix.json", "mix.md", "plan.json", "metrics.jsonl", "run.json"}
+    files = {
+        "config.yaml",
+        "mix.json",
+        "mix.md",
+        "mix.png",
+        "plan.json",
+        "metrics.jsonl",
+        "run.json",
+    }
     assert names == files | {"checkpoint", "bundle"}
     check_bundle(tmp_path / "bundle")
     done = record(tmp_path)

@@ -177,3 +177,12 @@ def test_the_model_of_a_bundle_or_a_run_stays_its_own(typed):
 def test_the_group_of_any_model_needs_a_name():
     with pytest.raises(ConfigError, match=r"^no value for model\.name$"):
         compose_config(["model=other"])
+
+
+def test_the_words_of_data_are_no_folders():
+    assert hydra_arguments("data", ["show", "data=a.jsonl", "-m"]) == ["data=a.jsonl", "-m"]
+    assert hydra_arguments("data", ["diff", "a", "b", "--help"]) == ["--help"]
+    with pytest.raises(ConfigError, match="sho: effchal data takes no folder, only show, diff and"):
+        hydra_arguments("data", ["sho"])
+    with pytest.raises(ConfigError, match="show: effchal plan takes no folder, only key=value"):
+        hydra_arguments("plan", ["show"])

@@ -24,6 +24,9 @@ from effchal import command_help, completion
         ("effchal train serve", []),
         ("effchal serve outputs/", []),
         ("effchal trian mo", []),
+        ("effchal data sh", ["show.", "show "]),
+        ("effchal data d", ["data_mix=", "data=", "data_mix.", "diff "]),
+        ("effchal data show d", ["data_mix=", "data=", "data_mix."]),
     ],
 )
 def test_completion_gives_what_can_stand_there(line, words):
