@@ -19,9 +19,9 @@ from effchal.mixing.encode import (
     write_encoded,
 )
 from effchal.mixing.parallel import run_batches
-from effchal.mixing.read import StoredSource
+from effchal.mixing.read import StoredSource, batched
 from effchal.mixing.readers import DataError
-from effchal.mixing.select import SelectedSource, batched
+from effchal.mixing.select import SelectedSource
 from effchal.mixing.store import cached, key_of
 from effchal.model.tokenizer import tokenizer_fingerprint
 

@@ -1,6 +1,7 @@
 """The rows of a source as conversations in the cache: read once, checked once."""
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from effchal.config import CleanConfig, DataSourceConfig
 from effchal.config.choices import OnFault
-from effchal.mixing.clean import fault_of, text_key
+from effchal.mixing.clean import faults_of, text_key
 from effchal.mixing.dropped import Dropped
 from effchal.mixing.encode import ROWS, stored_turns, turns_of
 from effchal.mixing.locate import Located, locate
@@ -23,6 +24,7 @@ from effchal.mixing.store import cached, key_of, open_arrow, write_arrow
 
 log = logging.getLogger(__name__)
 Ints = npt.NDArray[Any]
+CLEANED = 512  # rows that are looked at together
 StoredRow = tuple[int, int, bytes, bytes, bytes]  # as SCHEMA has them
 SCHEMA = pa.schema(
     {
@@ -126,17 +128,24 @@ def digest_of(path: Path, owner: str) -> str:
 def _clean(
     examples: Iterable[Example], clean: CleanConfig, dropped: dict[str, Dropped]
 ) -> Iterator[Example]:
-    for example in examples:
-        fault = fault_of(example, clean)
-        if fault is None:
-            yield example
-            continue
-        action: OnFault = getattr(clean, fault.rule)
-        if action is OnFault.refuse:
-            raise DataError(f"{example.id}: {fault.detail}; data_mix.clean.{fault.rule}=drop")
-        dropped.setdefault(fault.rule, Dropped()).add(example, fault.detail)
-        if action is OnFault.report:
-            yield example
+    for batch in batched(examples, CLEANED):
+        for example, fault in zip(batch, faults_of(batch, clean), strict=True):
+            if fault is None:
+                yield example
+                continue
+            action: OnFault = getattr(clean, fault.rule)
+            if action is OnFault.refuse:
+                key = f"data_mix.clean.{fault.rule}"
+                raise DataError(f"{example.id}: {fault.detail}; {key}=drop leaves it out")
+            dropped.setdefault(fault.rule, Dropped()).add(example, fault.detail)
+            if action is OnFault.report:
+                yield example
+
+
+def batched(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    left = iter(values)
+    while batch := list(itertools.islice(left, size)):
+        yield batch
 
 
 def _batches(examples: Iterator[Example]) -> Iterator[pa.RecordBatch]:

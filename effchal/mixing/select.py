@@ -17,7 +17,7 @@ from effchal.mixing.dropped import Dropped
 from effchal.mixing.encode import turns_of
 from effchal.mixing.near_duplicates import answer_length, near_duplicates, shared_text, signatures
 from effchal.mixing.parallel import Work, run_batches
-from effchal.mixing.read import StoredSource, read_source
+from effchal.mixing.read import StoredSource, batched, read_source
 from effchal.mixing.readers import DataError
 from effchal.mixing.sources import Example
 from effchal.mixing.store import cached, key_of
@@ -144,7 +144,7 @@ def _near_duplicates(
     places = _places(kept)
 
     def build(_: Path) -> dict[str, Any]:
-        parts = list(_over_rows(SignatureJob(), stored, kept))
+        parts = list(_over_rows(SignatureJob(threshold), stored, kept))
         signed = np.concatenate([part[0] for part in parts])
         lengths = np.concatenate([part[1] for part in parts])
 
@@ -196,20 +196,18 @@ def _over_rows(job: Any, stored: list[StoredSource], kept: list[Ints]) -> Iterat
     return run_batches(job, batches, sum(int(mask.sum()) for mask in kept) >= LARGE)
 
 
-def batched(values: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while batch := list(itertools.islice(values, size)):
-        yield batch
-
-
 @dataclass(frozen=True)
 class SignatureJob:
     """MinHash signatures and lengths of answers."""
+
+    threshold: float
 
     def start(self) -> Work:
         def work(batch: Sequence[bytes]) -> tuple[Ints, Ints]:
             examples = [Example("", turns_of(stored)) for stored in batch]
             lengths = np.array([answer_length(example) for example in examples])
-            return signatures([shared_text(example) for example in examples]), lengths
+            texts = [shared_text(example) for example in examples]
+            return signatures(texts, self.threshold), lengths
 
         return work
 
@@ -222,7 +220,7 @@ class MatchJob:
 
     def start(self) -> Work:
         def work(batch: Sequence[bytes]) -> list[str | None]:
-            matches = [self.decontaminator.match(Example("", turns_of(row))) for row in batch]
+            matches = self.decontaminator.matches([Example("", turns_of(row)) for row in batch])
             return [match.detail if match else None for match in matches]
 
         return work
