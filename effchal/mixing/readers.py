@@ -20,6 +20,8 @@ csv.field_size_limit(CSV_FIELD)
 class DataError(ConfigError):
     """Data that cannot be used. The message names source or file, line, field and remedy."""
 
+    is_empty_text = False  # a row has nothing where a text belongs, and no other fault
+
 
 def suffix_of(path: Path) -> str:
     """The kind of a file by its name: .jsonl of rows.JSONL and of rows.jsonl.gz."""
