@@ -25,7 +25,7 @@ class TrainingOrder:
     def __init__(self, mix: Mix, encoded: Sequence[EncodedExample], train: TrainConfig) -> None:
         """`encoded` holds the examples of mix.train, in the same order; each is read when due."""
         self.encoded, self._per_step = encoded, train.examples_per_step
-        self._epoch_order = functools.lru_cache(maxsize=2)(mix.epoch_order)
+        self.epoch_order = functools.lru_cache(maxsize=2)(mix.epoch_order)
         self.of_epoch = len(mix.epoch_order(0))
         self.examples = examples_of_run(train, self.of_epoch)
         self.steps = -(-self.examples // self._per_step)
@@ -35,7 +35,7 @@ class TrainingOrder:
         first = step * self._per_step
         positions = range(first, min(first + self._per_step, self.examples))
         by_epoch = (divmod(position, self.of_epoch) for position in positions)
-        return [self._epoch_order(epoch)[place] for epoch, place in by_epoch]
+        return [self.epoch_order(epoch)[place] for epoch, place in by_epoch]
 
     def examples_of_step(self, step: int) -> list[EncodedExample]:
         return [self.encoded[index] for index in self.indices_of_step(step)]

@@ -107,7 +107,7 @@ def report(
     """What the mix of a run holds."""
     shares = zip(mix.copies(), declared_shares(mix), strict=True)
     sources = [_source_report(each, *pair) for each, pair in zip(encoded, shares, strict=True)]
-    drawn = np.array(mix.epoch_order(0))
+    drawn = np.array(order.epoch_order(0))
     sizes = (train.source, train.lengths, train.target_counts)
     totals = {
         "train_examples": len(train),
