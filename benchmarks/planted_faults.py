@@ -18,6 +18,7 @@ from effchal.config import CleanConfig, DataSourceConfig, DecontaminateConfig
 from effchal.config.choices import OnFault
 from effchal.mixing.clean import faults_of, text_key
 from effchal.mixing.decontaminate import Decontaminator
+from effchal.mixing.example import Example
 from effchal.mixing.near_duplicates import (
     PHRASE_WORDS,
     answer_length,
@@ -26,7 +27,7 @@ from effchal.mixing.near_duplicates import (
     signatures,
 )
 from effchal.mixing.questions import known_questions
-from effchal.mixing.sources import Example, load_source
+from effchal.mixing.sources import load_source
 from effchal.mixing.words import joined_hashes, words
 from effchal.prompts import Turn
 

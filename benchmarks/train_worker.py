@@ -14,8 +14,8 @@ from effchal.config import LoraConfig, ModelConfig, TrainConfig
 from effchal.config.choices import ActivationCheckpointing, Dtype, LossOn, Schedule
 from effchal.kernels.attention import use_packed_attention
 from effchal.mixing.encode import EncodedExample, encode_example
+from effchal.mixing.example import Example
 from effchal.mixing.packing import MicroBatch, pack
-from effchal.mixing.sources import Example
 from effchal.model.device import pick_device
 from effchal.model.load import add_adapter, load_base_model
 from effchal.model.structure import head

@@ -189,7 +189,11 @@ def unpacking(path: Path, error: type[ConfigError]) -> Iterator[None]:
 def check_text(value: Any, place: str, error: type[ConfigError], may_be_empty: bool = False) -> str:
     """The value. Raises `error` if it is no text, only white space, or has half a character."""
     if not isinstance(value, str) or not (may_be_empty or value.strip()):
-        raise error(f"{place}: expected text, found {shown(value)}; correct or remove the row")
+        wrong: Any = error(
+            f"{place}: expected text, found {shown(value)}; correct or remove the row"
+        )
+        wrong.is_empty_text = value is None or (isinstance(value, str) and not value.strip())
+        raise wrong
     try:
         value.encode("utf-8")  # JSON can spell half a surrogate pair, which is no character
     except UnicodeEncodeError as reason:

@@ -15,7 +15,7 @@ WEIGHT = Bound("above 0 and at most 1000", lambda weight: 0 < weight <= 1000)
 class CleanConfig:
     """Which faults of rows are looked for, and what becomes of the rows that have one."""
 
-    # Rows where an answer that is learned has no text.
+    # Rows where a question or an answer has no text: refuse or drop.
     empty_answers: OnFault = OnFault.refuse
     # Rows where an answer says the same words over and over.
     loops: OnFault = OnFault.drop
@@ -32,6 +32,9 @@ class CleanConfig:
 
     def __post_init__(self) -> None:
         require_keys(self, "data_mix.clean", ABOVE_0_TO_1, "near_threshold")
+        action = self.empty_answers
+        fits = action in (OnFault.refuse, OnFault.drop)
+        require(fits, "data_mix.clean.empty_answers", action.value, "refuse or drop")
 
 
 @dataclass

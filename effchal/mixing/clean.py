@@ -9,7 +9,7 @@ import numpy as np
 
 from effchal.config import CleanConfig
 from effchal.config.choices import OnFault
-from effchal.mixing.sources import Example
+from effchal.mixing.example import Example
 from effchal.mixing.words import joined_hashes, parts, phrase_hashes, word_hashes, words
 from effchal.prompts import Turn
 
@@ -32,7 +32,7 @@ def fault_of(example: Example, cfg: CleanConfig) -> Fault | None:
     for number, turn in enumerate(example.turns, start=1):
         if not is_learned(turn):
             continue
-        if cfg.empty_answers is not OnFault.keep and _BLANK.fullmatch(turn.content):
+        if _BLANK.fullmatch(turn.content):
             return Fault("empty_answers", f"turn {number} is an answer without text")
         if cfg.loops is not OnFault.keep and (loop := loop_of(turn.content)):
             phrase, times = loop

@@ -17,8 +17,8 @@ import numpy as np
 
 from effchal.config import DecontaminateConfig
 from effchal.mixing.clean import characters_of
+from effchal.mixing.example import Example
 from effchal.mixing.questions import Question, known_questions, missing_questions, questions_of
-from effchal.mixing.sources import Example
 from effchal.mixing.words import joined_hashes, parts, phrase_hashes, word_hashes, words
 from effchal.runs import cache_folder
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from effchal.mixing.sources import Example
+from effchal.mixing.example import Example
 
 SHOWN = 3  # examples of what a rule drops
 SHORT = 160  # characters of their texts
@@ -29,10 +29,16 @@ class Dropped:
         return cls(saved["count"], [DroppedExample(**each) for each in saved["examples"]])
 
     def add(self, example: Example, detail: str = "") -> None:
+        self.show(example.id, " / ".join(turn.content[:SHORT] for turn in example.turns), detail)
+
+    def show(self, example_id: str, text: str, detail: str) -> None:
         self.count += 1
         if len(self.examples) < SHOWN:
-            text = " / ".join(turn.content[:SHORT] for turn in example.turns)
-            self.examples.append(DroppedExample(example.id, short(text), short(detail)))
+            self.examples.append(DroppedExample(example_id, short(text), short(detail)))
+
+    def join(self, other: "Dropped") -> None:
+        self.count += other.count
+        self.examples = (self.examples + other.examples)[:SHOWN]
 
 
 def short(text: str) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from effchal.config import ModelConfig, PromptConfig
 from effchal.config.choices import LossOn, TooLong
-from effchal.mixing.sources import Example
+from effchal.mixing.example import Example
 from effchal.mixing.store import open_arrow, write_arrow
 from effchal.mixing.too_long import shortened, split_by_turns
 from effchal.prompts import PromptEncoder, Turn

@@ -13,7 +13,7 @@ from itertools import chain
 
 import numpy as np
 
-from effchal.mixing.sources import Example
+from effchal.mixing.example import Example
 from effchal.mixing.words import joined_hashes, parts, phrase_hashes
 
 PHRASE_WORDS = 5

@@ -14,17 +14,20 @@ import pyarrow as pa
 
 from effchal.config import CleanConfig, DataSourceConfig
 from effchal.config.choices import OnFault
-from effchal.mixing.clean import faults_of, text_key
+from effchal.mixing.clean import Fault, faults_of, text_key
 from effchal.mixing.dropped import Dropped
 from effchal.mixing.encode import ROWS, stored_turns, turns_of
+from effchal.mixing.example import Example
 from effchal.mixing.locate import Located, locate
+from effchal.mixing.parallel import Work, run_batches
 from effchal.mixing.readers import DataError
-from effchal.mixing.sources import Example, SourceReader
+from effchal.mixing.sources import SourceReader
 from effchal.mixing.store import cached, key_of, open_arrow, write_arrow
 
 log = logging.getLogger(__name__)
 Ints = npt.NDArray[Any]
-CLEANED = 512  # rows that are looked at together
+CHECKED = 512  # rows that are looked at together
+LARGE_BYTES = 8_000_000  # of files, from which processes pay
 StoredRow = tuple[int, int, bytes, bytes, bytes]  # as SCHEMA has them
 SCHEMA = pa.schema(
     {
@@ -92,9 +95,10 @@ def read_source(name: str, cfg: DataSourceConfig, clean: CleanConfig) -> StoredS
     key = key_of("read", digests, kinds, asked)
 
     def build(folder: Path) -> dict[str, Any]:
-        reader = SourceReader(name, cfg, located)
+        reader = SourceReader(name, cfg, located, clean.empty_answers is OnFault.drop)
         dropped: dict[str, Dropped] = {}
-        write_arrow(folder / "rows.arrow", SCHEMA, _batches(_clean(reader, clean, dropped)))
+        batches = map(_record_batch, batched(_checked(reader, clean, dropped), ROWS))
+        write_arrow(folder / "rows.arrow", SCHEMA, batches)
         if [digest_of(path, name) for path in located.files] != digests:
             raise DataError(f"source {name}: {located.described} changed while it was read")
         return {
@@ -125,41 +129,54 @@ def digest_of(path: Path, owner: str) -> str:
         raise DataError(f"source {owner}: {path} is gone") from error
 
 
-def _clean(
-    examples: Iterable[Example], clean: CleanConfig, dropped: dict[str, Dropped]
-) -> Iterator[Example]:
-    for batch in batched(examples, CLEANED):
-        for example, fault in zip(batch, faults_of(batch, clean), strict=True):
-            if fault is None:
-                yield example
-                continue
-            action: OnFault = getattr(clean, fault.rule)
+@dataclass(frozen=True)
+class CheckJob:
+    """What the rules for single rows say of each row, and the keys that it is known by."""
+
+    clean: CleanConfig
+
+    def start(self) -> Work:
+        def work(batch: list[tuple[int, bytes]]) -> list[tuple[Fault | None, StoredRow]]:
+            examples = [Example(str(number), turns_of(stored)) for number, stored in batch]
+            faults = faults_of(examples, self.clean)
+            keys = [(bytes.fromhex(each.prompt_key), text_key(each)) for each in examples]
+            return [
+                (fault, (number, example.questions, *both, stored))
+                for fault, (number, stored), example, both in zip(
+                    faults, batch, examples, keys, strict=True
+                )
+            ]
+
+        return work
+
+
+def _checked(
+    reader: SourceReader, clean: CleanConfig, dropped: dict[str, Dropped]
+) -> Iterator[StoredRow]:
+    """The rows of a source that its faults leave."""
+    numbered = (
+        (int(each.id.rpartition(":")[2]), stored_turns(each.turns)) for each in iter(reader)
+    )
+    is_large = sum(path.stat().st_size for path in reader.located.files) >= LARGE_BYTES
+    results = run_batches(CheckJob(clean), batched(numbered, CHECKED), is_large)
+    for fault, row in itertools.chain.from_iterable(results):
+        action = OnFault.keep if fault is None else getattr(clean, fault.rule)
+        if fault is not None:
+            example = Example(f"{reader.name}:{row[0]}", turns_of(row[-1]))
             if action is OnFault.refuse:
                 key = f"data_mix.clean.{fault.rule}"
                 raise DataError(f"{example.id}: {fault.detail}; {key}=drop leaves it out")
             dropped.setdefault(fault.rule, Dropped()).add(example, fault.detail)
-            if action is OnFault.report:
-                yield example
+        if action is not OnFault.drop:
+            yield row
+    if reader.empty.count:
+        dropped.setdefault("empty_answers", Dropped()).join(reader.empty)
 
 
 def batched(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
     left = iter(values)
     while batch := list(itertools.islice(left, size)):
         yield batch
-
-
-def _batches(examples: Iterator[Example]) -> Iterator[pa.RecordBatch]:
-    rows: list[StoredRow] = []
-    for example in examples:
-        number = int(example.id.rpartition(":")[2])
-        key = bytes.fromhex(example.prompt_key)
-        turns = stored_turns(example.turns)
-        rows.append((number, example.questions, key, text_key(example), turns))
-        if len(rows) == ROWS:
-            yield _record_batch(rows)
-            rows = []
-    if rows:
-        yield _record_batch(rows)
 
 
 def _record_batch(rows: list[StoredRow]) -> pa.RecordBatch:

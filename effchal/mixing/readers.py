@@ -13,12 +13,15 @@ from effchal.config import ConfigError
 from effchal.rows import Row, not_utf8, open_rows, parse_json, read_jsonl, unpacked_name, unpacking
 
 BATCH = 1024  # rows of a parquet file that are Python objects at a time
+BUFFER = 2**20  # bytes of each column
 CSV_FIELD = 2**31 - 1  # characters; Python's own limit refuses a text of 131,073
 csv.field_size_limit(CSV_FIELD)
 
 
 class DataError(ConfigError):
     """Data that cannot be used. The message names source or file, line, field and remedy."""
+
+    is_empty_text = False  # a row has nothing where a text belongs, and no other fault
 
 
 def suffix_of(path: Path) -> str:
@@ -124,8 +127,9 @@ def _read_columnar(path: Path, batches_of: Callable[[Path], Iterator[Any]]) -> I
 def _parquet_batches(path: Path) -> Iterator[Any]:
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
-        yield from file.iter_batches(BATCH)
+    # Else a whole group of rows is read at once, and it may be the whole file.
+    with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER) as file:
+        yield from file.iter_batches(BATCH, use_threads=False)
 
 
 def _arrow_batches(path: Path) -> Iterator[Any]:

@@ -15,11 +15,11 @@ from effchal.config.choices import OnFault
 from effchal.mixing.decontaminate import Decontaminator
 from effchal.mixing.dropped import Dropped
 from effchal.mixing.encode import turns_of
+from effchal.mixing.example import Example
 from effchal.mixing.near_duplicates import answer_length, near_duplicates, shared_text, signatures
 from effchal.mixing.parallel import Work, run_batches
 from effchal.mixing.read import StoredSource, batched, read_source
 from effchal.mixing.readers import DataError
-from effchal.mixing.sources import Example
 from effchal.mixing.store import cached, key_of
 
 Ints = npt.NDArray[Any]

@@ -1,33 +1,16 @@
 """The examples of one source, one after another: its rows, filtered, checked, and as turns."""
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from effchal.config import DataSourceConfig
 from effchal.config.choices import DataFormat
+from effchal.mixing.dropped import Dropped
+from effchal.mixing.example import Example
 from effchal.mixing.formats import format_of_rows, renamed, turns_of
 from effchal.mixing.locate import Located, locate
 from effchal.mixing.readers import DataError, read_rows
 from effchal.mixing.where import compile_where
-from effchal.prompts import Turn
-
-
-@dataclass(frozen=True)
-class Example:
-    id: str  # <source>:<row number in the unfiltered source, from 0>
-    turns: tuple[Turn, ...]
-
-    @property
-    def questions(self) -> int:
-        return sum(turn.role == "user" for turn in self.turns)
-
-    @property
-    def prompt_key(self) -> str:
-        """Digest of the first question, case and spaces aside: it decides about validation."""
-        question = next((turn for turn in self.turns if turn.role == "user"), self.turns[0])
-        return hashlib.sha256(" ".join(question.content.lower().split()).encode()).hexdigest()
 
 
 class SourceReader:
@@ -37,8 +20,11 @@ class SourceReader:
         ConfigError: a condition of `where` that is none.
     """
 
-    def __init__(self, name: str, cfg: DataSourceConfig, located: Located) -> None:
-        self.name, self.cfg, self.located = name, cfg, located
+    def __init__(
+        self, name: str, cfg: DataSourceConfig, located: Located, drop_empty: bool = False
+    ) -> None:
+        """`drop_empty` leaves out rows with a turn without text, which else are an error."""
+        self.name, self.cfg, self.located, self._drop_empty = name, cfg, located, drop_empty
         self.key = f"data_mix.sources.{name}"
         self.where = compile_where(cfg.where, f"{self.key}.where")
         self._start()
@@ -48,6 +34,7 @@ class SourceReader:
         self.roles: set[str] = set()
         self.rows_read = 0
         self.rows_kept = 0  # by `where`
+        self.empty = Dropped()
 
     def __iter__(self) -> Iterator[Example]:
         """All examples that `where` keeps.
@@ -77,7 +64,13 @@ class SourceReader:
                 if not self.where.keeps(row):
                     continue
                 self.rows_kept += 1
-                turns = tuple(turns_of(row, found, self.key))  # DataError: this row alone
+                try:
+                    turns = tuple(turns_of(row, found, self.key))
+                except DataError as error:
+                    if not (self._drop_empty and error.is_empty_text):
+                        raise
+                    self.empty.show(f"{self.name}:{number}", "", str(error))
+                    continue
                 self.roles.update(turn.role for turn in turns)
                 yield Example(f"{self.name}:{number}", turns)
         self._finish()

@@ -13,8 +13,8 @@ from effchal.config.choices import DecodingMethod, Dtype
 from effchal.decoding.layers import contrast_of
 from effchal.decoding.sampling import SamplingParams
 from effchal.mixing.encode import encode_example
+from effchal.mixing.example import Example
 from effchal.mixing.packing import pack
-from effchal.mixing.sources import Example
 from effchal.model.load import add_adapter, load_base_model
 from effchal.model.tiny import tiny_folder
 from effchal.model.tokenizer import load_tokenizer

@@ -107,6 +107,8 @@ def test_an_unknown_key_in_a_yaml_file_is_refused(tmp_path):
         ("budget.hours=0", r"budget\.hours must be above 0"),
         ("budget.reserve_minutes=1500", r"budget\.reserve_minutes must be below budget\.hours"),
         ("train.lr=0", r"train\.lr must be above 0"),
+        ("train.epochs=0", r"train\.epochs must be above 0 and finite, got 0"),
+        ("train.epochs=true", r"train\.epochs: .*int, float"),
         ("train.optimizer=sgd", r"train\.optimizer"),
         ("data_mix=limma", r"no data_mix=limma; .*did you mean data_mix=lima\?"),
         ("data_mix.validation_fraction=1", r"data_mix\.validation_fraction must be in \[0, 1\)"),
@@ -143,6 +145,14 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     assert loaded == none
     assert loaded.lora is None
     assert loaded.track.wandb is WandbMode.offline
+
+
+@pytest.mark.parametrize("epochs", ["3", "0.5"])
+def test_a_whole_number_of_epochs_is_saved_as_such_and_a_fraction_as_it_is(epochs, tmp_path):
+    cfg = compose_config([f"train.epochs={epochs}"])
+    save_config(cfg, tmp_path / "config.yaml")
+    assert f"\n  epochs: {epochs}\n" in (tmp_path / "config.yaml").read_text()
+    assert load_config(tmp_path / "config.yaml") == cfg
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):

@@ -127,7 +127,7 @@ TYPOS = [
     ("model.quantisation", "model.quantization"),
     ("train.quantisation", "model.quantization"),
     ("model.max_seqlen", "model.max_seq_len"),
-    ("model.nam", "model.name"),
+    ("model.names", "model.name"),
     ("lora.alphas", "lora.alpha"),
     ("lora.target_module", "lora.target_modules"),
     ("lore.r", "lora.r"),

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from effchal.cli import compose_config
 from effchal.config import ConfigError
 from effchal.config.io import sources_of, with_named
 from effchal.mixing.locate import locate
+from effchal.mixing.readers import read_rows
 from effchal.mixing.sources import DataError, SourceReader
 
 ROWS = [{"prompt": f"q{i}", "completion": f"a{i}", "n": i} for i in range(3)]
@@ -211,6 +213,17 @@ def test_a_file_that_is_not_what_its_name_says_is_told(tmp_path, name):
 def test_a_long_text_in_a_table_is_read(tmp_path):
     (tmp_path / "long.csv").write_text(f"prompt,completion\n{'word ' * 40_000},yes\n")
     assert len(questions(f"data={tmp_path / 'long.csv'}")[0]) == 200_000
+
+
+def test_a_parquet_file_is_not_read_as_a_whole(tmp_path):
+    texts = [random.Random(i).randbytes(500).hex() for i in range(20_000)]
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "large.parquet")
+    del texts
+    before, most = pyarrow.total_allocated_bytes(), 0
+    for row in read_rows(tmp_path / "large.parquet"):
+        assert len(row.fields["text"]) == 1000
+        most = max(most, pyarrow.total_allocated_bytes() - before)
+    assert most < 12e6  # of 20 MB in one group of rows, read whole it takes 25 MB
 
 
 TOLD = """

@@ -8,8 +8,9 @@ from support.scenario_files import TRUTHFUL_QA_HEADER, write
 
 from effchal.config import ConfigError, DecontaminateConfig
 from effchal.mixing.decontaminate import Decontaminator
+from effchal.mixing.example import Example
 from effchal.mixing.questions import BBQ_SUBJECTS
-from effchal.mixing.sources import DataError, Example
+from effchal.mixing.sources import DataError
 from effchal.prompts import Turn
 
 LONG = "A farmer had fifteen sheep and all but eight of them died. How many sheep are left now?"

@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 
+from effchal.mixing.example import Example
 from effchal.mixing.near_duplicates import (
     answer_length,
     bands_of,
@@ -12,7 +13,6 @@ from effchal.mixing.near_duplicates import (
     shared_text,
     signatures,
 )
-from effchal.mixing.sources import Example
 from effchal.prompts import Turn
 
 

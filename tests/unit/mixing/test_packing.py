@@ -12,10 +12,11 @@ from effchal.config import DataSourceConfig, ModelConfig, PromptConfig, TrainCon
 from effchal.config.choices import DataFormat, Dtype, LossOn, WeighBy
 from effchal.kernels.attention import lengths_of, packed_hidden_states
 from effchal.mixing.encode import IGNORE_INDEX, EncodedExample, encode_example
+from effchal.mixing.example import Example
 from effchal.mixing.mix import Mix
 from effchal.mixing.order import TrainingOrder
 from effchal.mixing.packing import pack
-from effchal.mixing.sources import Example, load_source
+from effchal.mixing.sources import load_source
 from effchal.model.load import load_base_model
 from effchal.model.structure import head
 from effchal.model.tokenizer import load_tokenizer

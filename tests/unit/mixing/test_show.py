@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerFast
 from effchal.config import Config, ConfigError, DataMixConfig, DataSourceConfig, ModelConfig
 from effchal.config.choices import Dtype
 from effchal.mixing.encode import encode_example
+from effchal.mixing.example import Example
 from effchal.mixing.packing import pack_for
 from effchal.mixing.prepare import prepare_data
 from effchal.mixing.show import COLOURED, PLAIN, lines, spelled, visible
-from effchal.mixing.sources import Example
 from effchal.model.tokenizer import load_tokenizer
 from effchal.prompts import PromptEncoder, Turn
 
