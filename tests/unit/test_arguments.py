@@ -180,7 +180,7 @@ def test_the_group_of_any_model_needs_a_name():
 
 
 def test_the_words_of_data_are_no_folders():
-    assert hydra_arguments("data", ["show", "data=a.jsonl", "-m"]) == ["data=a.jsonl", "-m"]
+    assert hydra_arguments("data", ["show", "lora.r=2", "-m"]) == ["lora.r=2", "-m"]
     assert hydra_arguments("data", ["diff", "a", "b", "--help"]) == ["--help"]
     with pytest.raises(ConfigError, match="sho: effchal data takes no folder, only show, diff and"):
         hydra_arguments("data", ["sho"])
