@@ -7,7 +7,14 @@ from support.paths import ROOT
 
 from effchal.cli import CONF_DIR, compose_config, overlay
 from effchal.config import Config, ConfigError, PromptConfig, load_config, save_config
-from effchal.config.choices import DecodingMethod, Optimizer, Quantization, Template, WandbMode
+from effchal.config.choices import (
+    DecodingMethod,
+    LossOn,
+    Optimizer,
+    Quantization,
+    Template,
+    WandbMode,
+)
 from effchal.config.nearest import known_keys
 
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF_DIR.glob("*/*.yaml"))
@@ -47,7 +54,7 @@ def test_the_reference_recipe_is_the_one_that_came_5th():
         0.05,
     )
     assert cfg.train.optimizer is Optimizer.lion8bit
-    assert cfg.train.loss_on_prompt
+    assert cfg.train.loss_on is LossOn.all
     assert cfg.model.quantization is Quantization.nf4
 
 

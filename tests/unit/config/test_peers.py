@@ -30,14 +30,14 @@ WORDS = {
         max_length=model.max_seq_len,in,tokens max_seq_length=model.max_seq_len
         packing=train.packing
         dataset_name=data= dataset_text_field=data_mix.sources.<name>.columns
-        completion_only_loss=train.loss_on_prompt assistant_only_loss=train.loss_on_prompt""",
+        completion_only_loss=train.loss_on assistant_only_loss=train.loss_on""",
     "peft": """
         lora_alpha=lora.alpha lora_dropout=lora.dropout target_modules=lora.target_modules
         modules_to_save=none init_lora_weights=none use_dora=lora.use_dora
         use_rslora=lora.use_rslora r=lora.r""",
     "axolotl": """
         sequence_len=model.max_seq_len sample_packing=train.packing
-        micro_batch_size=train.micro_batch_size train_on_inputs=train.loss_on_prompt
+        micro_batch_size=train.micro_batch_size train_on_inputs=train.loss_on
         val_set_size=data_mix.validation_fraction lora_r=lora.r adapter=lora=all_linear
         chat_template=prompt= datasets=data= wandb_project=track.project special_tokens=known
         lora_target_linear=lora.target_modules optimizer=train.optimizer""",
@@ -48,7 +48,7 @@ WORDS = {
     "litgpt": """
         global_batch_size=train.examples_per_step lr_warmup_steps=train.warmup_steps
         max_iters=train.max_steps min_lr=train.min_lr_fraction,a,share quantize=model.quantization
-        precision=model.dtype save_interval=train.checkpoint_every mask_prompt=train.loss_on_prompt
+        precision=model.dtype save_interval=train.checkpoint_every mask_prompt=train.loss_on
         checkpoint_dir=model.name out_dir=hydra.run.dir devices=none""",
     "torchtune": """
         batch_size=train.examples_per_step epochs=train.epochs clip_grad_norm=train.max_grad_norm
@@ -173,7 +173,7 @@ def test_a_request_is_told_keys_of_decoding_alone():
         ("model=mistral", r"mistral_7b, .*tiny; did you mean model=mistral_7b\?"),
         ("model=org/some-7B", r"mistral_7b, .*; another model is model\.name=<hub id or folder>"),
         ("lora=all-linear", r"all_linear, attention, none; did you mean lora=all_linear\?"),
-        ("data_mix=alpaca", r"lima, .*quickstart.*; other data is data=<file or data set id>"),
+        ("data_mix=alpaca", r".*lima, .*quickstart.*; other data is data=<file or data set id>"),
         ("experiment=foo", "layer_sets, .*smollm2_lima_platypus$"),
     ],
 )

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from effchal.config import ConfigError, DataSourceConfig
+from effchal.config import CleanConfig, ConfigError, DataSourceConfig
+from effchal.mixing.read import read_source
 from effchal.mixing.readers import DataError
 from effchal.mixing.sources import load_source
 
@@ -105,5 +106,9 @@ def test_a_row_that_a_condition_cannot_judge_is_named(tmp_path, where, message):
 
 
 def test_a_listed_value_that_no_row_has_is_told(tmp_path, caplog):
-    kept(tmp_path, {"lang": ["en", "es", "pt"], "score": [5.0]})
+    where = {"lang": ["en", "es", "pt"], "score": [5.0]}
+    kept(tmp_path, where)
+    read_source(
+        "s", DataSourceConfig(path=str(tmp_path / "rows.jsonl"), where=where), CleanConfig()
+    )
     assert caplog.messages[-1] == "source s has no row where lang is es, pt"
