@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from effchal.chat_template import ChatTemplate, Message, Rendered, TemplateError, plain_backend
 from effchal.config import PromptConfig
 from effchal.config.choices import Template
+from effchal.word_cache import WordCache, cuts_at_spaces
 
 LONG_TEXT = 4096  # characters; less is encoded in a few milliseconds
 VERY_LONG_TEXT = 100_000  # characters; more may take seconds
@@ -57,6 +58,7 @@ class PromptEncoder:
         longest_first = sorted(self._special_ids, key=len, reverse=True)
         self._special_split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         self._plain = self.chat.backend if self.chat else plain_backend(tokenizer)
+        self._words = WordCache(self._plain) if cuts_at_spaces(self._plain) else None
         self._encoding_very_long_text = threading.Lock()
 
     def text_ids(self, text: str) -> list[int]:
@@ -132,7 +134,10 @@ class PromptEncoder:
             texts |= dict.fromkeys(
                 whole.texts() if whole else (p.text for p in parts if p.id is None)
             )
-        ids_of = dict(zip(texts, self._encode(self._plain, list(texts)), strict=True))
+        some = list(texts)
+        by_words = self._words is not None and len(many) > 1
+        found = self._words.encode(some) if by_words else self._encode(self._plain, some)
+        ids_of = dict(zip(some, found, strict=True))
         return [
             self.chat.ids(whole, ids_of) if self.chat and whole else self._joined(parts, ids_of)
             for whole, parts in both
