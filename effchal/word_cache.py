@@ -7,9 +7,10 @@ not depend on the rest. Natural text repeats its words: three to five times as f
 
 import json
 import re
+from itertools import chain
 from typing import Any
 
-BORDER = re.compile(r"(?<=\S)(?= \S)")
+BORDER = re.compile(r" (?<=\S )(?=\S)")  # a space between two other characters
 MOST_WORDS = 500_000  # remembered at a time: some 100 MB
 # The patterns of GPT-2, Llama 3 and Qwen 2, by which words are cut. In none does a word hold a
 # space behind its first character, unless it is white space alone.
@@ -27,24 +28,36 @@ class WordCache:
     def __init__(self, backend: Any) -> None:
         """`backend` is a tokenizers.Tokenizer."""
         self._backend = backend
-        self._ids: dict[str, list[int]] = {}
+        self._ids: dict[str, list[int]] = {}  # of a space and the word
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, without the tokens that begin or end one."""
-        words = [BORDER.split(text) for text in texts]
         if len(self._ids) > MOST_WORDS:
             self._ids = {}
-        known = self._ids
-        unknown = list({word for some in words for word in some} - known.keys())
-        encoded = self._backend.encode_batch_fast(unknown, add_special_tokens=False)
-        known.update(zip(unknown, (each.ids for each in encoded), strict=True))
-        result = []
-        for some in words:
-            ids: list[int] = []
-            for word in some:
-                ids += known[word]
-            result.append(ids)
+        cut = [BORDER.split(text) for text in texts]
+        result = self._encode([words.pop(0) for words in cut])
+        found = [list(map(self._ids.get, words)) for words in cut]
+        unknown = list(
+            {
+                word
+                for words, ids in zip(cut, found, strict=True)
+                if None in ids
+                for word, known in zip(words, ids, strict=True)
+                if known is None
+            }
+        )
+        if unknown:
+            self._ids.update(
+                zip(unknown, self._encode([f" {word}" for word in unknown]), strict=True)
+            )
+        for ids, words, each in zip(result, cut, found, strict=True):
+            ids += chain.from_iterable(map(self._ids.__getitem__, words) if None in each else each)
         return result
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return [
+            each.ids for each in self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        ]
 
 
 def cuts_at_spaces(backend: Any) -> bool:

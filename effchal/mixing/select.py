@@ -88,7 +88,7 @@ def select(cfg: DataMixConfig, scenarios: Path | None = None) -> Selection:
         decontaminator = Decontaminator.of(cfg.decontaminate, scenarios)
         selection.checked = decontaminator.checked
         selection.not_checked = decontaminator.not_checked
-        found = _contaminated(stored, kept, decontaminator)
+        found = _contaminated(stored, kept, decontaminator) if decontaminator.checked else {}
         _apply("decontaminate", cfg.decontaminate.action, found, chosen)
     _split(cfg, chosen)
     return selection
