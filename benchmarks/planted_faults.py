@@ -1,6 +1,6 @@
 """Real rows with faults planted in them: which are found, and which right rows are taken for wrong.
 
-python benchmarks/planted_faults.py ../shared/data
+python benchmarks/planted_faults.py <folder>
 """
 
 import argparse

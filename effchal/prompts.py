@@ -135,8 +135,8 @@ class PromptEncoder:
                 whole.texts() if whole else (p.text for p in parts if p.id is None)
             )
         some = list(texts)
-        by_words = self._words is not None and len(many) > 1
-        found = self._words.encode(some) if by_words else self._encode(self._plain, some)
+        by_words = self._words if len(many) > 1 else None
+        found = by_words.encode(some) if by_words else self._encode(self._plain, some)
         ids_of = dict(zip(some, found, strict=True))
         return [
             self.chat.ids(whole, ids_of) if self.chat and whole else self._joined(parts, ids_of)

@@ -36,23 +36,16 @@ class WordCache:
             self._ids = {}
         cut = [BORDER.split(text) for text in texts]
         result = self._encode([words.pop(0) for words in cut])
-        found = [list(map(self._ids.get, words)) for words in cut]
-        unknown = list(
-            {
-                word
-                for words, ids in zip(cut, found, strict=True)
-                if None in ids
-                for word, known in zip(words, ids, strict=True)
-                if known is None
-            }
-        )
-        if unknown:
-            self._ids.update(
-                zip(unknown, self._encode([f" {word}" for word in unknown]), strict=True)
-            )
-        for ids, words, each in zip(result, cut, found, strict=True):
-            ids += chain.from_iterable(map(self._ids.__getitem__, words) if None in each else each)
+        for ids, words in zip(result, cut, strict=True):
+            found: list[Any] = list(map(self._ids.get, words))
+            if None in found:
+                self._learn({word for word, known in zip(words, found, strict=True) if not known})
+                found = list(map(self._ids.get, words))
+            ids += chain.from_iterable(found)
         return result
+
+    def _learn(self, words: set[str]) -> None:
+        self._ids.update(zip(words, self._encode([f" {word}" for word in words]), strict=True))
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [

@@ -75,11 +75,14 @@ class DataMixConfig:
     by: WeighBy = WeighBy.copies
     # Share of each source that is kept for validation, by distinct first prompt.
     validation_fraction: float = 0.05
+    # [prompts] At most so many of each source are kept for validation.
+    validation_max: int = 1000
     # Seed of the choice for validation and of the order of examples.
     seed: int = 0
 
     def __post_init__(self) -> None:
         require_keys(self, "data_mix", SHARE_BELOW_1, "validation_fraction")
+        require_keys(self, "data_mix", AT_LEAST_1, "validation_max")
         for name, source in self.sources.items():
             require_keys(source, f"data_mix.sources.{name}", WEIGHT, "weight")
             require_keys(source, f"data_mix.sources.{name}", AT_LEAST_1, "max_rows")

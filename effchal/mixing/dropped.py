@@ -1,5 +1,6 @@
 """Rows that a rule leaves out, counted and shown."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,13 +29,19 @@ class Dropped:
         """From what asdict made of it."""
         return cls(saved["count"], [DroppedExample(**each) for each in saved["examples"]])
 
-    def add(self, example: Example, detail: str = "") -> None:
-        self.show(example.id, " / ".join(turn.content[:SHORT] for turn in example.turns), detail)
-
-    def show(self, example_id: str, text: str, detail: str) -> None:
-        self.count += 1
+    def add(self, read: Callable[[], Example], detail: str) -> None:
+        """Count a row. `read` is called if it is shown."""
         if len(self.examples) < SHOWN:
-            self.examples.append(DroppedExample(example_id, short(text), short(detail)))
+            example = read()
+            text = " / ".join(turn.content[:SHORT] for turn in example.turns)
+            self.examples.append(DroppedExample(example.id, short(text), short(detail)))
+        self.count += 1
+
+    def add_unread(self, example_id: str, detail: str) -> None:
+        """Count a row that is no conversation."""
+        if len(self.examples) < SHOWN:
+            self.examples.append(DroppedExample(example_id, "", short(detail)))
+        self.count += 1
 
     def join(self, other: "Dropped") -> None:
         self.count += other.count

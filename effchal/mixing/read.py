@@ -5,6 +5,7 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,13 @@ class StoredSource:
         return f"{self.name}:{self.numbers[index]}"
 
     def example(self, index: int) -> Example:
-        return next(self.examples([index]))
+        number, place = divmod(int(index), ROWS)
+        stored = self._mapped.get_batch(number).column("turns")[place].as_py()
+        return Example(self.id_of(index), turns_of(stored))
 
-    def examples(self, indices: Sequence[int]) -> Iterator[Example]:
-        for index, stored in zip(indices, self.stored(indices), strict=True):
-            yield Example(self.id_of(index), turns_of(stored))
+    @cached_property
+    def _mapped(self) -> pa.ipc.RecordBatchFileReader:
+        return open_arrow(self.path)
 
     def stored(self, indices: Sequence[int]) -> Iterator[bytes]:
         """The turns of some rows, in rising order, as the cache keeps them."""
@@ -162,11 +165,12 @@ def _checked(
     for fault, row in itertools.chain.from_iterable(results):
         action = OnFault.keep if fault is None else getattr(clean, fault.rule)
         if fault is not None:
-            example = Example(f"{reader.name}:{row[0]}", turns_of(row[-1]))
+            name = f"{reader.name}:{row[0]}"
             if action is OnFault.refuse:
                 key = f"data_mix.clean.{fault.rule}"
-                raise DataError(f"{example.id}: {fault.detail}; {key}=drop leaves it out")
-            dropped.setdefault(fault.rule, Dropped()).add(example, fault.detail)
+                raise DataError(f"{name}: {fault.detail}; {key}=drop leaves it out")
+            read = partial(Example, name, turns_of(row[-1]))
+            dropped.setdefault(fault.rule, Dropped()).add(read, fault.detail)
         if action is not OnFault.drop:
             yield row
     if reader.empty.count:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +181,9 @@ def _too_long(encoded: EncodedSource) -> dict[str, Dropped]:
         gone = encoded.selected.indices[np.setdiff1d(rows, encoded.file.rows)]
         if len(gone):
             dropped[reason] = Dropped()
-            for example in encoded.selected.source.examples(gone[:SHOWN].tolist()):
-                dropped[reason].add(example, DETAILS.get(reason, TOO_LONG))
+            for index in gone[:SHOWN].tolist():
+                read = partial(encoded.selected.source.example, index)
+                dropped[reason].add(read, DETAILS.get(reason, TOO_LONG))
             dropped[reason].count = len(gone)
     return dropped
 

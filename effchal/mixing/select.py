@@ -4,6 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,12 @@ def _apply(
     """Drop the rows that a rule across rows found, report them, or refuse the first."""
     for (number, index), detail in found.items():
         each = chosen[number]
-        example = each.source.example(index)
         if action is OnFault.refuse:
             key = "decontaminate.action" if rule == "decontaminate" else f"clean.{rule}"
-            raise DataError(f"{example.id}: {detail}; data_mix.{key}=drop leaves it out")
+            name = each.source.id_of(index)
+            raise DataError(f"{name}: {detail}; data_mix.{key}=drop leaves it out")
         counts = each.reported if action is OnFault.report else each.dropped
-        counts.setdefault(rule, Dropped()).add(example, detail)
+        counts.setdefault(rule, Dropped()).add(partial(each.source.example, index), detail)
         each.kept[index] = action is OnFault.report
 
 
@@ -247,5 +248,6 @@ def _validation_keys(keys: Ints, cfg: DataMixConfig) -> Ints:
         return keys[:0]
     unique = np.unique(keys)
     count = max(1, round(cfg.validation_fraction * len(unique))) if len(unique) else 0
+    count = min(count, cfg.validation_max)
     ranks = [hashlib.sha256(f"{cfg.seed}:{k.hex()}".encode()).digest() for k in unique.tolist()]
     return unique[sorted(range(len(unique)), key=lambda i: ranks[i])[:count]]

@@ -69,7 +69,7 @@ class SourceReader:
                 except DataError as error:
                     if not (self._drop_empty and error.is_empty_text):
                         raise
-                    self.empty.show(f"{self.name}:{number}", "", str(error))
+                    self.empty.add_unread(f"{self.name}:{number}", str(error))
                     continue
                 self.roles.update(turn.role for turn in turns)
                 yield Example(f"{self.name}:{number}", turns)

@@ -106,18 +106,19 @@ def stated_workload(cfg: Config) -> Workload:
         tokens = train.max_steps * train.examples_per_step * cfg.model.max_seq_len
         source = "full examples up to train.max_steps"
         return Workload(source, train.max_steps, tokens, largest, largest, 0)
-    trained = 1 - mix.validation_fraction
-    of_epoch = round(trained * sum(source.weight * (source.examples or 0) for source in sources))
-    epoch_tokens = trained * sum(source.weight * (source.tokens or 0) for source in sources)
+    sizes = [(source.weight, source.examples or 0, source.tokens or 0) for source in sources]
+    held_out = [min(mix.validation_fraction, mix.validation_max / max(1, n)) for _, n, _ in sizes]
+    parts = list(zip(sizes, held_out, strict=True))
+    of_epoch = round(sum(weight * count * (1 - held) for (weight, count, _), held in parts))
+    epoch_tokens = sum(weight * tokens * (1 - held) for (weight, _, tokens), held in parts)
     examples = max(1, examples_of_run(train, of_epoch))
     epochs = examples / max(1, of_epoch)
-    validation_tokens = sum(source.tokens or 0 for source in sources) * mix.validation_fraction
     return Workload(
         source="sizes that data_mix states",
         steps=-(-examples // train.examples_per_step),
         tokens=round(epoch_tokens * epochs),
         largest=largest,
         validation=largest,
-        validation_tokens=round(validation_tokens),
+        validation_tokens=round(sum(tokens * held for (_, _, tokens), held in parts)),
         epochs=epochs,
     )

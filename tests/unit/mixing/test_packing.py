@@ -11,7 +11,8 @@ from effchal.cli import compose_config
 from effchal.config import DataSourceConfig, ModelConfig, PromptConfig, TrainConfig
 from effchal.config.choices import DataFormat, Dtype, LossOn, WeighBy
 from effchal.kernels.attention import lengths_of, packed_hidden_states
-from effchal.mixing.encode import IGNORE_INDEX, EncodedExample, encode_example
+from effchal.mixing.best_fit import best_fit
+from effchal.mixing.encode import IGNORE_INDEX, EncodedExample, encode_example, targets_of
 from effchal.mixing.example import Example
 from effchal.mixing.mix import Mix
 from effchal.mixing.order import TrainingOrder
@@ -263,3 +264,37 @@ class OnlyIndexed(Sequence):
 def test_weights_that_draw_no_example_leave_no_step():
     order = TrainingOrder(one_source(0), [], TrainConfig(max_steps=5))
     assert (order.examples, order.steps) == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_packing_keeps_each_token_of_each_example_once_in_order_and_apart(seed):
+    draw = np.random.default_rng(seed)
+    examples = []
+    for i in range(int(draw.integers(1, 60))):
+        length = int(draw.integers(1, 101))
+        ids = draw.integers(0, 1000, length)
+        learned = draw.random(length) < 0.5
+        examples.append(EncodedExample(f"e{i}", ids, targets_of(ids, learned), False))
+    size, packing = int(draw.integers(1, 4)), bool(draw.integers(0, 2))
+    seen = []
+    for row in pack(examples, 100, size, packing):
+        assert row.tokens <= 100 * size if packing else len(row.lengths) <= size
+        ends = np.cumsum(row.lengths)
+        whole = torch.full((row.tokens,), IGNORE_INDEX)
+        whole[row.target_positions] = row.targets
+        for name, end, length in zip(row.example_ids, ends, row.lengths, strict=True):
+            example = examples[int(name[1:])]
+            part = slice(end - length, end)
+            assert row.input_ids[0, part].tolist() == example.ids.tolist()
+            assert row.position_ids[0, part].tolist() == list(range(length))
+            assert whole[part].tolist() == example.targets.tolist()
+            seen.append(name)
+    assert sorted(seen) == sorted(example.id for example in examples)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_of_2048_tokens_are_97_percent_full(seed):
+    draw = np.random.default_rng(seed)
+    sizes = np.minimum(draw.lognormal(5.8, 1.0, 3000).astype(int) + 1, 2048).tolist()
+    rows = best_fit(sizes, 2048, 1, True)
+    assert sum(sizes) / (2048 * len(rows)) >= 0.97
