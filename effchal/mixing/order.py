@@ -26,7 +26,7 @@ class TrainingOrder:
         """`encoded` holds the examples of mix.train, in the same order; each is read when due."""
         self.encoded, self._per_step = encoded, train.examples_per_step
         self.epoch_order = functools.lru_cache(maxsize=2)(mix.epoch_order)
-        self.of_epoch = len(mix.epoch_order(0))
+        self.of_epoch = len(self.epoch_order(0))
         self.examples = examples_of_run(train, self.of_epoch)
         self.steps = -(-self.examples // self._per_step)
 

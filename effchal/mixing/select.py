@@ -132,11 +132,10 @@ def _sample(source: StoredSource, mask: Ints, seed: int) -> None:
     limit, left = source.cfg.max_rows, np.flatnonzero(mask)
     if limit is None or len(left) <= limit:
         return
-    keys = source.text_keys[left].tolist()
-    ranks = [hashlib.sha256(f"{seed}:".encode() + key).digest() for key in keys]
-    chosen = sorted(range(len(left)), key=lambda i: ranks[i])[:limit]
+    seeded = (f"{seed}:".encode() + key for key in source.text_keys[left].tolist())
+    ranks = b"".join(hashlib.sha256(each).digest()[:8] for each in seeded)
     mask[:] = False
-    mask[left[chosen]] = True
+    mask[left[np.frombuffer(ranks, ">u8").argsort(kind="stable")[:limit]]] = True
 
 
 def _near_duplicates(
@@ -249,5 +248,6 @@ def _validation_keys(keys: Ints, cfg: DataMixConfig) -> Ints:
     unique = np.unique(keys)
     count = max(1, round(cfg.validation_fraction * len(unique))) if len(unique) else 0
     count = min(count, cfg.validation_max)
-    ranks = [hashlib.sha256(f"{cfg.seed}:{k.hex()}".encode()).digest() for k in unique.tolist()]
-    return unique[sorted(range(len(unique)), key=lambda i: ranks[i])[:count]]
+    seeded = (f"{cfg.seed}:{key.hex()}".encode() for key in unique.tolist())
+    ranks = b"".join(hashlib.sha256(each).digest()[:8] for each in seeded)
+    return unique[np.frombuffer(ranks, ">u8").argsort(kind="stable")[:count]]
