@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All checks and tests: bash scripts/test.sh
 # Some tests, after the quick checks: bash scripts/test.sh -m unit [more pytest arguments]
+# With a report of what they cover, which takes half as long again: COVERAGE=1 bash scripts/test.sh
 source "$(dirname "$0")/venv.sh"
 ruff check .
 ruff format --check .
@@ -11,7 +12,7 @@ if [ $# = 0 ]; then # slow in a fresh clone, so only with all tests
     NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet --site-dir "$PWD/$VENV/site"
 fi
 coverage=()
-if [ -n "${CI:-}" ]; then
+if [ -n "${COVERAGE:-}" ]; then
     coverage=(--cov --cov-report=term)
 fi
 # Two workers of one thread each: torch's threads would wait for one another, spinning.
