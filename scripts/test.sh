@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All checks and tests: bash scripts/test.sh
 # Some tests, after the quick checks: bash scripts/test.sh -m unit [more pytest arguments]
-# With a report of what they cover, which takes half as long again: COVERAGE=1 bash scripts/test.sh
+# With a report of what they cover, which takes longer: COVERAGE=1 bash scripts/test.sh
 source "$(dirname "$0")/venv.sh"
 ruff check .
 ruff format --check .
