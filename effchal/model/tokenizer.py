@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib.metadata
 import logging
 import os
 import sys
@@ -120,13 +121,14 @@ def load_tokenizer(cfg: ModelConfig) -> Any:
 
 
 def tokenizer_fingerprint(cfg: ModelConfig) -> str:
-    """What identifies the tokenizer of a model: digests of its files, or a commit of the hub."""
+    """What the ids of a text depend on: versions, and digests of files or a commit of the hub."""
+    versions = [importlib.metadata.version(name) for name in ("tokenizers", "transformers")]
     folder = Path(base_model_path(cfg))
     if not folder.is_dir():
-        return f"{cfg.name} {cfg.revision}"
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*token*")) + sorted(folder.glob("chat_template*")):
-        if path.is_file():
+        return f"{cfg.name} {cfg.revision} {versions}"
+    digest = hashlib.sha256(str(versions).encode())
+    for pattern in ("*token*", "chat_template*", "config.json"):
+        for path in filter(Path.is_file, sorted(folder.glob(pattern))):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
