@@ -1,0 +1,47 @@
+"""Each kind of data, from the line that declares it to the served bundle."""
+
+import subprocess
+import sys
+
+import pytest
+from support.data_kinds import KINDS, STEPS, declared, train_and_serve
+from support.paths import ROOT
+
+REFUSALS = """
+import sys, tempfile
+from pathlib import Path
+from support.data_kinds import KINDS, refusal
+for name, kind in KINDS.items():
+    with tempfile.TemporaryDirectory() as folder:
+        print("\\n" + name, *refusal(kind, Path(folder)), sep="\\t", end="\\t")
+print(*({"torch", "transformers"} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_it_is_trained_on_and_served_with_the_same_template(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # no picture, which takes longer than all
+    kind = KINDS[name]
+    found = train_and_serve(kind, tmp_path)
+    assert (found.record["status"], found.record["step"]) == ("finished", STEPS)
+    assert found.record["data_sha256"] == found.data_sha256
+    assert len(found.prompts) == max(1, [role for role, _ in kind.talk].count("assistant"))
+    for served, trained in found.prompts:
+        assert served == trained
+    assert found.learned == kind.targets
+
+
+def test_each_wrong_version_is_told_in_time_and_without_torch():
+    paths = [str(ROOT), str(ROOT / "tests")]
+    code = f"import sys; sys.path[:0] = {paths!r}\n{REFUSALS}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = [line.split("\t") for line in done.stdout.splitlines() if line]
+    assert [name for name, *_ in lines] == list(KINDS)
+    for name, message, seconds, _ in lines:
+        assert KINDS[name].message in message
+        assert float(seconds) < 2
+    assert lines[-1][-1] == ""  # nothing heavy was imported
+
+
+def test_the_table_of_the_documents_is_what_the_command_prints():
+    assert "\n".join(declared()) in (ROOT / "docs" / "data.md").read_text()
