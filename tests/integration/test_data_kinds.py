@@ -4,13 +4,15 @@ import subprocess
 import sys
 
 import pytest
-from support.data_kinds import KINDS, STEPS, declared, train_and_serve
+from support.data_kind_runs import STEPS, train_and_serve
+from support.data_kinds import KINDS, declared
 from support.paths import ROOT
 
 REFUSALS = """
 import sys, tempfile
 from pathlib import Path
-from support.data_kinds import KINDS, refusal
+from support.data_kind_runs import refusal
+from support.data_kinds import KINDS
 for name, kind in KINDS.items():
     with tempfile.TemporaryDirectory() as folder:
         print("\\n" + name, *refusal(kind, Path(folder)), sep="\\t", end="\\t")

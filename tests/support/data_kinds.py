@@ -1,15 +1,13 @@
-"""Kinds of data that people have: each declared in a line, trained on, served, and spoiled.
+"""Kinds of data that people have: each declared in a line, right and wrong.
 
 Each is written into the working folder, so that it is typed as a user would.
 """
 
-import contextlib
 import functools
 import gzip
 import json
 import shlex
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +15,6 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from effchal.cli import compose_config
-from effchal.config import ConfigError
-from effchal.mixing.prepare import prepare_data, select_data
-
-# Torch is imported inside the functions: what is wrong with data is told without it.
-STEPS = 3
-RUN = ["model=tiny", "budget=smoke", "data_mix.validation_fraction=0", "train.examples_per_step=1"]
-RUN += [f"train.max_steps={STEPS}", "train.warmup_steps=0"]
 Talk = list[tuple[str, str]]  # role and text of each turn
 
 
@@ -77,7 +67,9 @@ def turn(role: str, content: Any, **keys: Any) -> dict[str, Any]:
 ASKED = [("user", "Capital of Peru?"), ("assistant", "Lima")]
 PRIME = [{"type": "text", "text": "Name a "}, {"type": "text", "text": "prime."}]
 WEATHER = {"name": "weather", "arguments": '{"city": "Oslo"}'}
-CALL = turn("assistant", None, tool_calls=[{"type": "function", "function": WEATHER}])
+CALLS = [{"type": "function", "function": WEATHER}]
+CALL = json.dumps(WEATHER)
+CALLED = [turn("assistant", None, tool_calls=CALLS), turn("tool", "4 C")]
 NO = [turn("user", "Say no."), turn("assistant", "Yes", weight=0), turn("user", "Say no, please.")]
 SHAREGPT = [{"from": "human", "value": "Capital of Peru?"}, {"from": "gpt", "value": "Lima"}]
 COLUMNS = "data_mix.sources.mine.columns={prompt: question, completion: meta.gold}"
@@ -96,13 +88,12 @@ FORMATS = {
     ),
     "`messages`, a tool": of_rows(
         {
-            "messages": [turn("user", "Weather?"), CALL, turn("tool", "4 C"), turn("assistant", "4")],
+            "messages": [turn("user", "Weather?"), *CALLED, turn("assistant", "4")],
             "tools": [{"type": "function", "function": {"name": "weather"}}],
         },
         # The server takes what a tool said as a user's turn, as training does.
-        [("user", "Weather?"), ("assistant", json.dumps(WEATHER)), ("user", "4 C")]
-        + [("assistant", "4")],
-        {"messages": [turn("user", "Weather?"), turn("assistant", None, tool_calls=["x"])]},
+        [("user", "Weather?"), ("assistant", CALL), ("user", "4 C"), ("assistant", "4")],
+        {"messages": [turn("user", "Weather?"), turn("assistant", None, tool_calls=[CALL])]},
         "turn 2, field 'tool_calls', turn 1: expected an object",
     ),
     "`messages`, `weight: 0`": of_rows(
@@ -186,17 +177,11 @@ def parquet() -> bytes:
     return out.getvalue().to_pybytes()
 
 
-def save_to_disk() -> None:
+def save_to_disk(*splits: str) -> None:
     import datasets
 
     rows = datasets.Dataset.from_list(QUOTED)
-    datasets.DatasetDict(train=rows, test=rows.select([2])).save_to_disk("mine")
-
-
-def save_without_train() -> None:
-    import datasets
-
-    datasets.DatasetDict(test=datasets.Dataset.from_list(QUOTED)).save_to_disk("mine")
+    datasets.DatasetDict(dict.fromkeys(splits, rows)).save_to_disk("mine")
 
 
 def put(path: str, content: bytes | str) -> Callable[[], object]:
@@ -237,94 +222,20 @@ FILES = {
         "no file matches mine/part-*.jsonl",
     ),
     "`save_to_disk`": Kind(
-        ("data=mine",), save_to_disk, FIRST, save_without_train, "no split train; it has test"
+        ("data=mine",),
+        functools.partial(save_to_disk, "train", "test"),
+        FIRST,
+        functools.partial(save_to_disk, "test"),
+        "no split train; it has test",
     ),
 }
 KINDS = FORMATS | FILES
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a kind of data."""
-
-    record: dict[str, Any]  # run.json
-    data_sha256: str  # of the ids below
-    prompts: list[tuple[list[int], list[int]]]  # of each answer: as served, as trained
-    learned: list[str]
-
-
-def train_and_serve(kind: Kind, folder: Path) -> Outcome:
-    """Train on the data, serve the bundle, and ask it for each answer of the first row."""
-    import effchal
-    from effchal.mixing.encode import IGNORE_INDEX
-
-    with contextlib.chdir(folder):
-        kind.write()
-        cfg = effchal.load_config([*kind.words, *RUN])
-        run = effchal.train(cfg, folder / "run")
-        data = prepare_data(cfg, folder)  # from the cache: what the run has read
-    example = next(each for each in data.train if each.id.endswith(":0"))
-    ids, targets = example.ids.tolist(), example.targets
-    with served(cfg, run.bundle) as (prompt_ids, tokenizer):
-        asked = [i for i, (role, _) in enumerate(kind.talk) if role == "assistant"]
-        prompts = [prompt_ids(kind.talk[:i]) for i in asked] or [prompt_ids(kind.talk)]
-        learned = tokenizer.decode(targets[targets != IGNORE_INDEX])
-    both = [(prompt, ids[: len(prompt)]) for prompt in prompts]
-    *texts, rest = learned.split(tokenizer.eos_token)
-    return Outcome(run.record, data.sha256, both, texts + [rest] * bool(rest))
-
-
-@contextlib.contextmanager
-def served(cfg: Any, bundle: Path) -> Iterator[tuple[Callable[[Talk], list[int]], Any]]:
-    """A server of the bundle: the ids that its engine reads for a request, and its tokenizer."""
-    from dataclasses import replace
-
-    from effchal.model_source import check_model_source, inference_config, load_engine
-    from effchal.serving.app import make_app
-    from effchal.serving.service import Service
-
-    class Seen(Service):
-        def submit(self, prompts: Any, *rest: Any) -> Any:
-            self.prompts = prompts
-            return super().submit(prompts, *rest)
-
-    cfg = inference_config(replace(cfg, bundle=str(bundle)), [], {"serve"})
-    engine = load_engine(check_model_source(cfg))
-    service = Seen(cfg)
-    service.set_ready(engine)
-    client = make_app(service).test_client()
-
-    def prompt_ids(talk: Talk) -> list[int]:
-        messages = [{"role": role, "content": text} for role, text in talk]
-        chat = ("/v1/chat/completions", {"messages": messages})
-        document = ("/v1/completions", {"prompt": talk[0][1]})
-        path, body = document if talk[0][0] == "text" else chat
-        answer = client.post(path, json=body | {"max_tokens": 1}).get_json()
-        assert answer["usage"]["prompt_tokens"] == len(service.prompts[0]), answer
-        return service.prompts[0]
-
-    try:
-        yield prompt_ids, engine.tokenizer
-    finally:
-        service.loaded().scheduler.stop()
-
-
-def refusal(kind: Kind, folder: Path) -> tuple[str, float]:
-    """What is said of the wrong version, and after how many seconds."""
-    with contextlib.chdir(folder):
-        kind.spoil()
-        begun = time.perf_counter()
-        try:
-            select_data(compose_config(list(kind.words)))
-        except ConfigError as error:
-            return str(error), time.perf_counter() - begun
-    return "nothing", time.perf_counter() - begun
 
 
 def declared() -> list[str]:
     """The table of docs/data.md."""
     lines = ["| data | declared | learned of its first row |", "|---|---|---|"]
     for name, kind in KINDS.items():
-        texts = ", ".join(f"`{json.dumps(text)}`" for text in kind.targets)
+        texts = ", ".join(f"`{text}`" for text in kind.targets).replace("\n", "↵")
         lines.append(f"| {name} | `effchal train {shlex.join(kind.words)}` | {texts} |")
     return lines
