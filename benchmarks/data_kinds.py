@@ -31,13 +31,12 @@ def main() -> int:
         said = [refusal(kind, folder / "wrong") for (_, kind), folder in kinds]  # before torch
         for ((name, kind), folder), (message, seconds) in zip(kinds, said, strict=True):
             found = train_and_serve(kind, folder / "right")
-            same = all(served == trained for served, trained in found.prompts)
-            counts = ", ".join(str(len(served)) for served, _ in found.prompts)
-            ids = counts if same else f"not the same: {counts}"
+            counts = ", ".join(str(len(prompt)) for prompt in found.prompts)
+            ids = counts if found.same else f"not the same: {counts}"
             record = found.record
             cells = (name, record["step"], f"{record['train_loss']:.3f}", ids, f"`{message}`")
             print(f"| {' | '.join(map(str, cells))} | {seconds:.2f} |", flush=True)
-            all_same &= same
+            all_same &= found.same
     return 0 if all_same else 1
 
 

@@ -1,12 +1,24 @@
 """Each kind of data, from the line that declares it to the served bundle."""
 
+import functools
 import subprocess
 import sys
 
 import pytest
+from support.chat_tokenizers import chat_tokenizer
 from support.data_kind_runs import STEPS, train_and_serve
-from support.data_kinds import KINDS, declared
+from support.data_kinds import ASKED, KINDS, declared
 from support.paths import ROOT
+from support.random_models import random_model
+
+MAKERS = {  # small models of their architectures
+    "llama3": ("Llama", {}),
+    "mistral": ("Mistral", {}),
+    "qwen25": ("Qwen2", {}),
+    "qwen3": ("Qwen3", {"head_dim": 16}),
+    "gemma2": ("Gemma2", {"head_dim": 16}),
+    "phi3": ("Phi3", {}),
+}
 
 REFUSALS = """
 import sys, tempfile
@@ -28,9 +40,29 @@ def test_it_is_trained_on_and_served_with_the_same_template(tmp_path, monkeypatc
     assert (found.record["status"], found.record["step"]) == ("finished", STEPS)
     assert found.record["data_sha256"] == found.data_sha256
     assert len(found.prompts) == max(1, [role for role, _ in kind.talk].count("assistant"))
-    for served, trained in found.prompts:
-        assert served == trained
+    assert found.same
     assert found.learned == kind.targets
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_makers_template_is_the_same_in_training_and_serving(tmp_path, monkeypatch, maker):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    name, keys = MAKERS[maker]
+    tokenizer = chat_tokenizer(maker)
+    tokens = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": None, "bos_token_id": None}
+    model = random_model(name, {"vocab_size": len(tokenizer)} | tokens | keys)
+    for each in (model, tokenizer):
+        each.save_pretrained(tmp_path / "base")
+    words = [f"model.name={tmp_path / 'base'}", "prompt=auto", "lora.target_modules=all-linear"]
+    found = train_and_serve(KINDS["`prompt_completion` of messages"], tmp_path, *words)
+    assert (found.record["status"], found.record["step"]) == ("finished", STEPS)
+    messages = [{"role": role, "content": text} for role, text in ASKED]
+    theirs = functools.partial(
+        tokenizer.apply_chat_template, return_dict=False, date_string="26 Jul 2024"
+    )
+    assert found.ids == theirs(messages)
+    assert found.prompts == [theirs(messages[:1], add_generation_prompt=True)]
+    assert found.same
 
 
 def test_each_wrong_version_is_told_in_time_and_without_torch():

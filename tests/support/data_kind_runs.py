@@ -24,30 +24,39 @@ class Outcome:
 
     record: dict[str, Any]  # run.json
     data_sha256: str  # of the ids below
-    prompts: list[tuple[list[int], list[int]]]  # of each answer: as served, as trained
-    learned: list[str]
+    ids: list[int]  # of the first row, as trained
+    learned: list[str]  # of it
+    prompts: list[list[int]]  # before each of its answers, as served
+
+    @property
+    def same(self) -> bool:
+        """Whether the server reads what training had before each answer."""
+        return all(prompt == self.ids[: len(prompt)] for prompt in self.prompts)
 
 
-def train_and_serve(kind: Kind, folder: Path) -> Outcome:
-    """Train on the data, serve the bundle, and ask it for each answer of the first row."""
+def train_and_serve(kind: Kind, folder: Path, *words: str) -> Outcome:
+    """Train on the data, serve the bundle, and ask it for each answer of the first row.
+
+    Args:
+        words: further ones of the command.
+    """
     import effchal
     from effchal.mixing.encode import IGNORE_INDEX
 
     folder.mkdir(exist_ok=True)
     with contextlib.chdir(folder):
         kind.write()
-        cfg = effchal.load_config([*kind.words, *RUN])
+        cfg = effchal.load_config([*kind.words, *RUN, *words])
         run = effchal.train(cfg, folder / "run")
         data = prepare_data(cfg, folder)  # from the cache: what the run has read
     example = next(each for each in data.train if each.id.endswith(":0"))
-    ids, targets = example.ids.tolist(), example.targets
     with served(run.bundle) as (prompt_ids, tokenizer):
         asked = [i for i, (role, _) in enumerate(kind.talk) if role == "assistant"]
         prompts = [prompt_ids(kind.talk[:i]) for i in asked] or [prompt_ids(kind.talk)]
-        learned = tokenizer.decode(targets[targets != IGNORE_INDEX])
-    both = [(prompt, ids[: len(prompt)]) for prompt in prompts]
+        learned = tokenizer.decode(example.targets[example.targets != IGNORE_INDEX])
     *texts, rest = learned.split(tokenizer.eos_token)
-    return Outcome(run.record, data.sha256, both, texts + [rest] * bool(rest))
+    texts += [rest] * bool(rest)
+    return Outcome(run.record, data.sha256, example.ids.tolist(), texts, prompts)
 
 
 @contextlib.contextmanager
