@@ -109,6 +109,13 @@ def test_what_a_file_really_is_is_said_in_one_line(tmp_path, name, content, mess
     [
         ({"conversations": ["q", "a"]}, DataFormat.lima),
         ({"instruction": "q", "output": "a"}, DataFormat.platypus),
+        (
+            {
+                "prompt": [{"role": "user", "content": "q"}],
+                "completion": [{"role": "assistant", "content": "a"}],
+            },
+            DataFormat.prompt_completion,
+        ),
     ],
 )
 def test_a_system_text_beside_a_conversation_is_its_first_turn(tmp_path, row, data_format):
