@@ -46,7 +46,7 @@ class SelectedSource:
         reported: dict[str, Dropped] = {}
         for rule, saved in source.meta["dropped"].items():
             counts = reported if getattr(clean, rule) is OnFault.report else dropped
-            counts[rule] = Dropped.of(saved)
+            counts[rule] = Dropped.of(saved, source.name)
         count = len(source)
         return cls(source, np.ones(count, bool), dropped, reported, np.zeros(count, bool))
 
