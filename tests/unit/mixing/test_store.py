@@ -46,10 +46,10 @@ def texts_of(source):
 def test_a_source_is_read_once_and_anew_when_its_content_changes(tmp_path, monkeypatch):
     cfg = write(tmp_path / "a.jsonl", ["one", "two"])
     first = read_source("s", cfg, CleanConfig())
-    monkeypatch.setattr(read, "SourceReader", None)  # the cache is all that there is
     os.utime(tmp_path / "a.jsonl", (1, 1))  # only its content counts
-    assert texts_of(read_source("s", cfg, CleanConfig())) == texts_of(first) == ["one", "two"]
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(read, "SourceReader", None)  # the cache is all that there is
+        assert texts_of(read_source("s", cfg, CleanConfig())) == texts_of(first) == ["one", "two"]
     write(tmp_path / "a.jsonl", ["one", "2"])
     assert texts_of(read_source("s", cfg, CleanConfig())) == ["one", "2"]
     assert len(folders("rows")) == 2
