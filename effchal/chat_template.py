@@ -32,11 +32,11 @@ class TemplateError(ConfigError):
 
     def __init__(self, reason: str, remedy: str = "take another template") -> None:
         super().__init__(f"{reason}; {remedy}, or give prompt=chatml or prompt=instruction")
-        self.reason = reason
+        self.reason, self._remedy = reason, remedy
 
     def __reduce__(self) -> Any:
         """For a process that raises it in another one."""
-        return type(self), (self.reason, self.index)
+        return type(self), (self.reason, self._remedy), {"index": self.index}
 
 
 class Answer(NamedTuple):

@@ -90,4 +90,5 @@ def _may_cross_a_border(token: dict[str, Any]) -> bool:
     if token["special"]:
         return False
     takes_neighbours = token["lstrip"] or token["rstrip"] or token["single_word"]
-    return takes_neighbours or bool(BORDER.search(token["content"]))
+    before_another = f"{token['content']}x"  # for a token that ends in a space
+    return takes_neighbours or bool(BORDER.search(before_another))

@@ -25,9 +25,15 @@ class Dropped:
     examples: list[DroppedExample] = field(default_factory=list)  # the first ones
 
     @classmethod
-    def of(cls, saved: dict[str, Any]) -> "Dropped":
-        """From what asdict made of it."""
-        return cls(saved["count"], [DroppedExample(**each) for each in saved["examples"]])
+    def of(cls, saved: dict[str, Any], source: str) -> "Dropped":
+        """From what asdict made of it; the source may have had another name."""
+        return cls(
+            saved["count"],
+            [
+                DroppedExample(**each | {"id": f"{source}:{each['id'].rpartition(':')[2]}"})
+                for each in saved["examples"]
+            ],
+        )
 
     def add(self, read: Callable[[], Example], detail: str) -> None:
         """Count a row. `read` is called if it is shown."""

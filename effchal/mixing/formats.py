@@ -187,7 +187,8 @@ def prompt_completion_turns(row: Row) -> list[Turn]:
     if isinstance(row.fields.get("prompt"), str):
         turns = [Turn("user", row.text("prompt")), Turn("assistant", row.text("completion"))]
         return system_turn(row) + turns
-    return _complete(_messages(row, "prompt") + _messages(row, "completion"), row, "completion")
+    turns = system_turn(row) + _messages(row, "prompt") + _messages(row, "completion")
+    return _complete(turns, row, "completion")
 
 
 def text_turns(row: Row) -> list[Turn]:

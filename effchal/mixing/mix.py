@@ -56,11 +56,14 @@ class Mix:
         return order
 
     def _spread(self, indices: list[int], count: int, draw: random.Random) -> list[int]:
-        """Some of the examples, of all lengths evenly, so that any epoch has as many tokens."""
+        """Some of the examples, of all lengths evenly, so that any epoch has as many tokens.
+
+        At equal distances, so that none is drawn twice.
+        """
         shuffled = draw.sample(indices, len(indices))  # which of equal length comes first
         by_length = sorted(shuffled, key=lambda i: self.tokens[i])
-        step = len(indices) / max(1, count)
-        return [by_length[int((k + draw.random()) * step)] for k in range(count)]
+        step, begin = len(indices) / max(1, count), draw.random()
+        return [by_length[int((k + begin) * step)] for k in range(count)]
 
     def shares(self) -> list[tuple[float, float]]:
         """Realised shares of rows and of tokens that each source has of the first epoch."""

@@ -79,6 +79,7 @@ def _read_table(path: Path, separator: str) -> Iterator[Row]:
         try:
             names = next(table, [])
             _check_separator(names, separator, path)
+            _check_names(names, f"{path}, line 1")
             for values in table:
                 place = _line(path, table)
                 yield Row(_fields(names, values, place), place, DataError)
@@ -96,6 +97,13 @@ def _check_separator(names: list[str], separator: str, path: Path) -> None:
             f"{path}, line 1: {found!r} seems to separate its columns, and a {suffix_of(path)} "
             f"file has {separator!r} there; save it so"
         )
+
+
+def _check_names(names: list[str], place: str) -> None:
+    """Raise DataError for a column that is there twice; one without a name can be of no use."""
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{place}: the column {twice!r} stands twice; remove one of the two")
 
 
 def _line(path: Path, table: Any) -> str:
@@ -117,11 +125,16 @@ def _read_columnar(path: Path, batches_of: Callable[[Path], Iterator[Any]]) -> I
 
     kind = suffix_of(path).removeprefix(".")
     try:
-        rows = (row for batch in batches_of(path) for row in batch.to_pylist())
-        yield from _numbered(rows, path)
+        yield from _numbered(_rows_of(batches_of(path), path), path)
     except (pyarrow.ArrowInvalid, OSError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: not a readable {kind} file ({reason})") from error
+
+
+def _rows_of(batches: Iterator[Any], path: Path) -> Iterator[Any]:
+    for batch in batches:
+        _check_names(batch.schema.names, str(path))
+        yield from batch.to_pylist()
 
 
 def _parquet_batches(path: Path) -> Iterator[Any]:

@@ -46,7 +46,7 @@ class SelectedSource:
         reported: dict[str, Dropped] = {}
         for rule, saved in source.meta["dropped"].items():
             counts = reported if getattr(clean, rule) is OnFault.report else dropped
-            counts[rule] = Dropped.of(saved)
+            counts[rule] = Dropped.of(saved, source.name)
         count = len(source)
         return cls(source, np.ones(count, bool), dropped, reported, np.zeros(count, bool))
 
@@ -87,7 +87,7 @@ def select(cfg: DataMixConfig, scenarios: Path | None = None) -> Selection:
     selection = Selection(chosen)
     if cfg.decontaminate.action is not OnFault.keep:
         decontaminator = Decontaminator.of(cfg.decontaminate, scenarios)
-        selection.checked = decontaminator.checked
+        selection.checked = dict(decontaminator.checked)
         selection.not_checked = decontaminator.not_checked
         found = _contaminated(stored, kept, decontaminator) if decontaminator.checked else {}
         _apply("decontaminate", cfg.decontaminate.action, found, chosen)

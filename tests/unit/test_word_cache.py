@@ -99,9 +99,13 @@ def test_what_is_not_certain_is_left_to_the_library(cuts):
 
 
 def test_a_token_over_a_border_is_left_to_the_library():
-    tokenizer = trained(ByteLevel(add_prefix_space=False))
-    tokenizer.add_tokens(["New York"])
-    assert not cuts_at_spaces(tokenizer)
+    certain = {"New York": False, "Answer: ": False, " <z>": True, "  ": True}
+    for token, is_certain in certain.items():
+        tokenizer = trained(ByteLevel(add_prefix_space=False))
+        tokenizer.add_tokens([token])
+        assert cuts_at_spaces(tokenizer) == is_certain
+        if is_certain:
+            check(tokenizer)
     uncut = trained(ByteLevel(add_prefix_space=False))
     uncut.pre_tokenizer = None
     assert not cuts_at_spaces(uncut)

@@ -1,6 +1,7 @@
 """prompt=tokenizer: ids equal apply_chat_template's; what the model has to produce is learned."""
 
 import functools
+import pickle
 
 import pytest
 from support.chat_tokenizers import SPECIAL, chat_tokenizer
@@ -158,6 +159,8 @@ def test_an_error_in_a_batch_says_which_conversation_it_is():
     with pytest.raises(TemplateError, match=r"\[user, user, assistant\]: Conversation roles") as e:
         encoder.conversations([conversation(["a", "b"]), twice])
     assert e.value.index == 1
+    moved = pickle.loads(pickle.dumps(e.value))  # out of a process that encodes
+    assert (str(moved), moved.reason, moved.index) == (str(e.value), e.value.reason, 1)
 
 
 def test_the_day_in_a_template_is_fixed():

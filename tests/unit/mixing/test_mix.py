@@ -84,6 +84,15 @@ def test_weights_are_copies_and_a_drawn_part():
     assert order == found.epoch_order(0) != found.epoch_order(1)
 
 
+@pytest.mark.parametrize("by", WeighBy)
+def test_no_example_is_drawn_twice_for_a_part_of_a_copy(by):
+    found = mix((0.8, 0.7, 0.9), by)
+    counts = np.bincount(found.epoch_order(0), minlength=19900)
+    for number, copies in enumerate(found.copies()):
+        drawn = counts[found.source == number]
+        assert int(copies) <= drawn.min() <= drawn.max() <= int(copies) + 1
+
+
 @pytest.mark.parametrize("by", [WeighBy.rows, WeighBy.tokens])
 @pytest.mark.parametrize("weights", [(1, 1, 1), (0.2, 0.7, 0.1), (6, 3, 1)])
 def test_realised_shares_are_the_declared_ones(by, weights):

@@ -87,6 +87,15 @@ def test_every_row_is_accounted_for(faulty, tmp_path):
     assert one["dropped"]["duplicates"]["examples"][0]["detail"] == "the same as one:3"
 
 
+def test_evaluations_that_were_looked_for_are_told(faulty, tmp_path):
+    own = write(tmp_path / "own.jsonl", [{"question": f"Question {i} of mine?"} for i in range(3)])
+    cfg = config(faulty)
+    cfg.data_mix.decontaminate.files = [own]
+    _, mix = reported(cfg, tmp_path / "run")
+    assert mix["checked"] == {own: 3}
+    assert f"| {own} " in (tmp_path / "run/mix.md").read_text()
+
+
 def test_tokens_shares_and_lengths_are_those_of_the_first_epoch(faulty, tmp_path):
     cfg = config(faulty)
     data, mix = reported(cfg, tmp_path / "out")

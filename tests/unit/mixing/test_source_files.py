@@ -2,8 +2,11 @@
 
 import codecs
 import gzip
+import io
 import json
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from effchal.config import DataSourceConfig
@@ -12,6 +15,12 @@ from effchal.mixing.sources import DataError, load_source
 
 OK_ROWS = [{"instruction": f"Say {i}", "input": "", "output": f"{i} it is"} for i in range(3)]
 OK_LINES = "".join(json.dumps(row) + "\n" for row in OK_ROWS).encode()
+
+
+def parquet_of(names, values):
+    file = io.BytesIO()
+    pa.parquet.write_table(pa.table([[value] for value in values], names), file)
+    return file.getvalue()
 
 
 def source(path, data_format=DataFormat.platypus):
@@ -73,6 +82,16 @@ def test_separators_of_unicode_end_no_line(tmp_path):
             "line 4: the key 'output' stands twice; remove one of the two",
         ),
         (
+            "rows.csv",
+            b"instruction,output,output\na,first,second\n",
+            "line 1: the column 'output' stands twice; remove one of the two",
+        ),
+        (
+            "rows.parquet",
+            parquet_of(["instruction", "output", "output"], ["a", "first", "second"]),
+            "the column 'output' stands twice; remove one of the two",
+        ),
+        (
             "rows.jsonl",
             OK_LINES + b'{"instruction": "a", "output": ' + b"7" * 5000 + b"}\n",
             "line 4: a number with too many digits; write it as text",
@@ -109,6 +128,13 @@ def test_what_a_file_really_is_is_said_in_one_line(tmp_path, name, content, mess
     [
         ({"conversations": ["q", "a"]}, DataFormat.lima),
         ({"instruction": "q", "output": "a"}, DataFormat.platypus),
+        (
+            {
+                "prompt": [{"role": "user", "content": "q"}],
+                "completion": [{"role": "assistant", "content": "a"}],
+            },
+            DataFormat.prompt_completion,
+        ),
     ],
 )
 def test_a_system_text_beside_a_conversation_is_its_first_turn(tmp_path, row, data_format):

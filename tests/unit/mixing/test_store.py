@@ -46,13 +46,21 @@ def texts_of(source):
 def test_a_source_is_read_once_and_anew_when_its_content_changes(tmp_path, monkeypatch):
     cfg = write(tmp_path / "a.jsonl", ["one", "two"])
     first = read_source("s", cfg, CleanConfig())
-    monkeypatch.setattr(read, "SourceReader", None)  # the cache is all that there is
     os.utime(tmp_path / "a.jsonl", (1, 1))  # only its content counts
-    assert texts_of(read_source("s", cfg, CleanConfig())) == texts_of(first) == ["one", "two"]
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(read, "SourceReader", None)  # the cache is all that there is
+        assert texts_of(read_source("s", cfg, CleanConfig())) == texts_of(first) == ["one", "two"]
     write(tmp_path / "a.jsonl", ["one", "2"])
     assert texts_of(read_source("s", cfg, CleanConfig())) == ["one", "2"]
     assert len(folders("rows")) == 2
+
+
+def test_what_was_dropped_is_told_by_the_name_of_now(tmp_path):
+    cfg = write(tmp_path / "a.jsonl", ["one", "again " * 100])
+    for name in ("before", "now"):
+        found = SelectedSource.of(read_source(name, cfg, CleanConfig()), CleanConfig())
+        assert [each.id for each in found.dropped["loops"].examples] == [f"{name}:1"]
+    assert len(folders("rows")) == 1
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused_and_not_kept(tmp_path, monkeypatch):
