@@ -262,7 +262,8 @@ def overlay(
             OmegaConf.update(result, key, here)
         elif there != here:
             is_group = OmegaConf.is_config(there) or OmegaConf.is_config(here)
-            both = "" if is_group else f" (there {there}, here {here})"
+            was, now = (getattr(value, "value", value) for value in (there, here))
+            both = "" if is_group else f" (there {was}, here {now})"
             may = f"only {', '.join(sorted(allowed))} may be given here"
             raise ConfigError(f"{key} is frozen in {home}/config.yaml{both}; {may}")
     return to_config(result)

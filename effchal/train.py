@@ -116,9 +116,10 @@ def run(cfg: Config, run_dir: Path, signals: StopSignals, spent_before_s: float 
     from effchal.training.loop import Trainer
 
     check_decoding(cfg)
-    data = prepare_data(cfg, run_dir, selection)
+    data = prepare_data(cfg, None, selection)
     plan = plan_run(cfg, data, run_dir)  # refuses what cannot fit
     trainer = Trainer.build(cfg, data, clock, run_dir)  # restored if there is a checkpoint
+    data.report.write(run_dir)  # now that the data is known to be the run's
     del data  # the trainer has what it needs of it
     try:
         status = trainer.fit(signals)

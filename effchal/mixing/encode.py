@@ -87,14 +87,17 @@ class Encoder:
                 self._add(result, row, ids, learned)
             elif self.job.too_long is TooLong.drop:
                 result.dropped.append((row, "too_long"))
-            elif turns[0].role == "text":  # a document: in pieces, each learned as a whole
+            elif turns[0].role == "text" and self.job.too_long is TooLong.cut_prompt:
+                self._add(result, row, ids, learned)  # it has no prompt
+            elif turns[0].role == "text":  # in pieces, each learned as a whole
                 for start in range(0, len(ids), limit):
                     end = start + limit
                     self._add(result, row, ids[start:end], learned[start:end])
             else:
                 fit = split_by_turns if self.job.too_long is TooLong.split else shortened
                 for part in fit(turns, self.prompts, limit):
-                    self._add(result, row, *self.prompts.conversation_ids(part), cut=part != turns)
+                    is_cut = self.job.too_long is TooLong.cut_prompt and part != turns
+                    self._add(result, row, *self.prompts.conversation_ids(part), is_cut)
         return result
 
     def _add(

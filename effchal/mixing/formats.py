@@ -205,11 +205,17 @@ def _messages(row: Row, name: str) -> list[Turn]:
 
 
 def _content(message: Row) -> str:
-    """The text of a message: a text, a list of parts of text, or the calls of tools."""
-    content, calls = message.fields.get("content"), message.fields.get("tool_calls")
-    if calls and not content:
-        called = [call.fields for call in _objects(message, "tool_calls")]
-        return "\n".join(json.dumps(call.get("function", call)) for call in called)
+    """The text of a message, of which the calls of tools are part, as JSON."""
+    if not message.fields.get("tool_calls"):
+        return _text(message)
+    called = [call.fields for call in _objects(message, "tool_calls")]
+    calls = [json.dumps(call.get("function", call)) for call in called]
+    return "\n".join([_text(message), *calls] if message.fields.get("content") else calls)
+
+
+def _text(message: Row) -> str:
+    """A text, or a list of parts of text."""
+    content = message.fields.get("content")
     if not isinstance(content, list):
         return message.text("content")
     parts = [Row.of(part, f"{message.place}, field 'content'", message.error) for part in content]

@@ -1,6 +1,7 @@
 """Work on batches over all cores, in processes of their own that never load torch."""
 
 import collections
+import contextlib
 import os
 import pickle
 import subprocess
@@ -103,7 +104,8 @@ class Worker:
 
     def stop(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it is gone already
+            self._process.stdin.close()
         self._process.wait()
 
 

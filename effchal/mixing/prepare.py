@@ -16,7 +16,7 @@ from effchal.mixing.locate import pin_revisions
 from effchal.mixing.mix import Mix
 from effchal.mixing.order import TrainingOrder
 from effchal.mixing.readers import DataError
-from effchal.mixing.report import report
+from effchal.mixing.report import MixReport, report
 from effchal.mixing.select import Selection, select
 from effchal.model.tokenizer import load_tokenizer
 from effchal.prompts import PromptEncoder
@@ -33,10 +33,13 @@ class PreparedData:
     train: Examples
     validation: Examples
     sha256: str  # of all examples: ids, targets and use
+    report: MixReport
 
 
-def prepare_data(cfg: Config, run_dir: Path, selection: Selection | None = None) -> PreparedData:
-    """Load and encode the data mix; leaves mix.json and mix.md in the run folder.
+def prepare_data(
+    cfg: Config, output_dir: Path | None, selection: Selection | None = None
+) -> PreparedData:
+    """Load and encode the data mix; leaves mix.json and mix.md in the folder, if one is given.
 
     Args:
         selection: what select() chose already.
@@ -68,9 +71,14 @@ def prepare_data(cfg: Config, run_dir: Path, selection: Selection | None = None)
     ]
     digests = [each.sha256 for each in sources]
     sha256 = DIGEST + hashlib.sha256(json.dumps([digests, used]).encode()).hexdigest()
-    report(cfg, selection, sources, mix, order, train, validation, sha256).write(run_dir)
+    told = report(cfg, selection, sources, mix, order, train, validation, sha256)
+    if output_dir is not None:
+        told.write(output_dir)
+    for source in told.sources:
+        if source.share_rows == 0:
+            log.warning("source %s: nothing of it is in the first epoch", source.source)
     log.info("data mix: %d examples, %d for validation", len(train), len(validation))
-    return PreparedData(order, train, validation, sha256)
+    return PreparedData(order, train, validation, sha256, told)
 
 
 def warn_of_template(encoder: PromptEncoder) -> None:

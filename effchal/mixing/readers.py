@@ -111,6 +111,8 @@ def _line(path: Path, table: Any) -> str:
 
 
 def _fields(names: list[str], values: list[str], place: str) -> dict[str, Any]:
+    if not values:
+        raise DataError(f"{place}: empty line; remove it")
     if len(values) != len(names):
         raise DataError(
             f"{place}: {len(values)} values for {len(names)} columns "

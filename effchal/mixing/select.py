@@ -246,8 +246,8 @@ def _validation_keys(keys: Ints, cfg: DataMixConfig) -> Ints:
     if not cfg.validation_fraction:
         return keys[:0]
     unique = np.unique(keys)
-    count = max(1, round(cfg.validation_fraction * len(unique))) if len(unique) else 0
-    count = min(count, cfg.validation_max)
+    count = max(1, round(cfg.validation_fraction * len(unique)))
+    count = max(0, min(count, cfg.validation_max, len(unique) - 1))  # something is left to learn
     seeded = (f"{cfg.seed}:{key.hex()}".encode() for key in unique.tolist())
     ranks = b"".join(hashlib.sha256(each).digest()[:8] for each in seeded)
     return unique[np.frombuffer(ranks, ">u8").argsort(kind="stable")[:count]]

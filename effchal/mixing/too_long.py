@@ -39,11 +39,11 @@ def _exchanges(turns: Sequence[Turn]) -> Iterator[list[Turn]]:
 def shortened(turns: Sequence[Turn], prompts: PromptEncoder, limit: int) -> Iterator[list[Turn]]:
     """The conversation with the beginning of its longest question left out, so that it fits.
 
-    The cut stands between two words where there are some. Where all questions are too short to
-    make room, the conversation stays too long.
+    The cut stands between two words where there are some. Where all questions together are too
+    short to make room, the conversation stays as it is.
     """
-    result = list(turns)
-    asked = [i for i, turn in enumerate(turns) if turn.role not in ("assistant", "text")]
+    result, excess = list(turns), 0
+    asked = [i for i, turn in enumerate(turns) if turn.role in ("user", "tool")]
     for i in sorted(asked, key=lambda i: -len(turns[i].content)):
         excess = len(prompts.conversation_ids(result)[0]) - limit
         while excess > 0 and result[i].content:
@@ -54,4 +54,4 @@ def shortened(turns: Sequence[Turn], prompts: PromptEncoder, limit: int) -> Iter
             kept = content[space + 1 :] if 0 <= space < start + 50 else content[start:]
             result[i] = replace(turns[i], content=kept)
             excess = len(prompts.conversation_ids(result)[0]) - limit
-    yield result
+    yield list(turns) if excess > 0 else result

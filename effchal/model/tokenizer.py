@@ -5,6 +5,8 @@ import hashlib
 import importlib.metadata
 import logging
 import os
+import re
+import secrets
 import sys
 import warnings
 from pathlib import Path
@@ -125,7 +127,9 @@ def tokenizer_fingerprint(cfg: ModelConfig) -> str:
     versions = [importlib.metadata.version(name) for name in ("tokenizers", "transformers")]
     folder = Path(base_model_path(cfg))
     if not folder.is_dir():
-        return f"{cfg.name} {cfg.revision} {versions}"
+        is_commit = re.fullmatch("[0-9a-f]{40}", cfg.revision or "")
+        moves = "" if is_commit else secrets.token_hex()  # a branch may, so it is like no other
+        return f"{cfg.name} {cfg.revision} {versions} {moves}"
     digest = hashlib.sha256(str(versions).encode())
     for pattern in ("*token*", "chat_template*", "config.json"):
         for path in filter(Path.is_file, sorted(folder.glob(pattern))):

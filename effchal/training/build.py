@@ -189,8 +189,9 @@ def check_same(cfg: Config, state: RunState, here: dict[str, Any], run_dir: Path
         )
     if state.data_sha256 != here["data_sha256"]:
         raise DataError(
-            f"the data mix is not the one that {run_dir} was trained on; bring its files back, "
-            "or give data_mix.sources.<name>.path=<file>"
+            f"the data mix is not the one that {run_dir} was trained on; bring its files back (of "
+            "evaluations, too, where rows with their questions are dropped), or give "
+            "data_mix.sources.<name>.path=<file>"
         )
     if state.base_model not in (None, here["base_model"]):
         raise ConfigError(

@@ -143,3 +143,13 @@ def test_the_report_names_every_source(tiny_cfg, tmp_path):
     }
     assert expected.items() <= found.items()
     assert "| s " in (tmp_path / "mix.md").read_text()
+
+
+def test_no_source_goes_to_validation_as_a_whole(tmp_path):
+    same = [ROW | {"output": str(i)} for i in range(20)]
+    sources = {
+        "same": source(tmp_path / "a.jsonl", same),
+        "one": source(tmp_path / "b.jsonl", [ROW | {"instruction": "other"}]),
+    }
+    for each in select(DataMixConfig(sources=sources, validation_fraction=0.5)).sources:
+        assert not each.is_validation.any()

@@ -1,0 +1,87 @@
+"""What becomes of an example of more than max_seq_len tokens; nothing of it is lost in silence."""
+
+import numpy as np
+import pytest
+
+from effchal.config import ModelConfig, PromptConfig
+from effchal.config.choices import Dtype, LossOn, TooLong
+from effchal.mixing.encode import NO_ANSWER, EncodeJob
+from effchal.prompts import Turn
+
+TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)  # one token a byte
+
+
+def encoded(too_long, limit, *turns, loss_on=LossOn.answers):
+    encoder = EncodeJob(TINY, PromptConfig(user="{content}:"), limit, loss_on, too_long).start()
+    batch = encoder.encode([turns])
+    texts = [encoder.prompts.tokenizer.decode(ids.tolist()) for ids in batch.ids]
+    return texts, batch
+
+
+def asks(question, answer):
+    return Turn("user", question), Turn("assistant", answer)
+
+
+TALK = (Turn("system", "Be kind."), *asks("one", "1"), *asks("two", "2"), *asks("three", "3"))
+
+
+def test_split_repeats_the_system_turn_and_keeps_every_answer_once():
+    texts, batch = encoded(TooLong.split, 25, *TALK)
+    assert [text.count("Be kind.") for text in texts] == [1] * len(texts)
+    assert len(texts) > 1
+    assert [text for text in ("1</s>", "2</s>", "3</s>") if "".join(texts).count(text) == 1] == [
+        "1</s>",
+        "2</s>",
+        "3</s>",
+    ]
+    assert max(batch.lengths) <= 25
+    assert (batch.truncated, batch.dropped) == ([False] * len(texts), [])
+    assert batch.rows == [0] * len(texts)
+
+
+def test_split_leaves_what_fits_as_it_is():
+    assert encoded(TooLong.split, 500, *TALK)[0] == encoded(TooLong.cut, 500, *TALK)[0]
+
+
+def test_split_cuts_a_document_into_pieces_that_hold_all_of_it():
+    texts, batch = encoded(TooLong.split, 16, Turn("text", "0123456789" * 5))
+    assert "".join(texts) == "0123456789" * 5 + "</s>"
+    assert batch.lengths == [16, 16, 16, 3]
+    assert all(flags.all() for flags in batch.learned)
+
+
+def test_cut_prompt_leaves_out_the_beginning_of_the_longest_question():
+    question = "the first words go, these last words stay"
+    texts, batch = encoded(TooLong.cut_prompt, 40, *asks("hi", "a"), *asks(question, "b"))
+    (text,) = texts
+    assert text.startswith("hi:a</s>")
+    assert text.endswith(" words stay:b</s>")
+    assert "first" not in text
+    assert (batch.lengths[0] <= 40, batch.truncated) == (True, [True])
+
+
+@pytest.mark.parametrize("too_long", [TooLong.cut, TooLong.cut_prompt, TooLong.split])
+def test_an_answer_that_is_too_long_alone_is_cut_and_keeps_its_question(too_long):
+    texts, batch = encoded(too_long, 20, *asks("why", "because " * 10))
+    assert texts == ["why:because because because "[:20]]
+    assert batch.truncated == [True]
+
+
+def test_drop_and_an_answer_out_of_reach_are_told():
+    assert encoded(TooLong.drop, 10, *asks("a question", "b"))[1].dropped == [(0, "too_long")]
+    assert encoded(TooLong.cut, 10, *asks("a question", "b"))[1].dropped == [(0, NO_ANSWER)]
+
+
+def test_what_is_learned_is_a_choice():
+    talk = (*asks("one", "1"), *asks("two", "2"))
+    for loss_on, learned in (
+        (LossOn.answers, "1</s>2</s>"),
+        (LossOn.last, "2</s>"),
+        (LossOn.all, "one:1</s>\n\ntwo:2</s>"),
+    ):
+        texts, batch = encoded(TooLong.cut, 100, *talk, loss_on=loss_on)
+        flags = np.concatenate(batch.learned)
+        ids = np.concatenate(batch.ids)[flags].tolist()
+        encoder = EncodeJob(TINY, PromptConfig(), 100).start()
+        assert encoder.prompts.tokenizer.decode(ids) == learned
+        assert len(texts) == 1
