@@ -64,11 +64,3 @@ class Mix:
         by_length = sorted(shuffled, key=lambda i: self.tokens[i])
         step, begin = len(indices) / max(1, count), draw.random()
         return [by_length[int((k + begin) * step)] for k in range(count)]
-
-    def shares(self) -> list[tuple[float, float]]:
-        """Realised shares of rows and of tokens that each source has of the first epoch."""
-        order = np.array(self.epoch_order(0), np.int64)
-        source, tokens = self.source[order], self.tokens[order]
-        rows = np.bincount(source, minlength=len(self.weights)) / max(1, len(order))
-        parts = np.bincount(source, tokens, len(self.weights)) / max(1, tokens.sum())
-        return list(zip(rows.tolist(), parts.tolist(), strict=True))
