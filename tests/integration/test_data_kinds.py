@@ -11,6 +11,9 @@ from support.data_kinds import ASKED, KINDS, declared
 from support.paths import ROOT
 from support.random_models import random_model
 
+import effchal
+from effchal.mixing.prepare import select_data
+
 MAKERS = {  # small models of their architectures
     "llama3": ("Llama", {}),
     "mistral": ("Mistral", {}),
@@ -32,7 +35,20 @@ print(*({"torch", "transformers"} & sys.modules.keys()))
 """
 
 
-@pytest.mark.parametrize("name", KINDS)
+# Kinds that differ in their files alone: read here, trained on by benchmarks/data_kinds.py.
+FILES = [name for name, kind in KINDS.items() if kind.words[0] != "data=mine.jsonl"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_read_as_what_it_holds(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    KINDS[name].write()
+    (chosen,) = select_data(effchal.load_config(list(KINDS[name].words))).sources
+    turns = chosen.source.example(0).turns
+    assert [(turn.role, turn.content) for turn in turns] == KINDS[name].talk
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in FILES[1:]])
 def test_it_is_trained_on_and_served_with_the_same_template(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # no picture, which takes longer than all
     kind = KINDS[name]
