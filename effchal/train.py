@@ -37,7 +37,7 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
         ConfigError: the folder holds a run already or is a bundle, a frozen key was changed,
             the base model is gone, there is nothing to train, or an enforced rule is broken.
     """
-    from effchal.model.tokenizer import ModelError, base_model_path, pin_revision
+    from effchal.model.tokenizer import ModelError, base_model_path
 
     run_dir = output_dir
     if cfg.resume_from is not None:
@@ -67,7 +67,6 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
         raise ConfigError(
             "lora=none leaves nothing to train; serve it with effchal serve lora=none"
         )
-    pin_revision(cfg.model)
     if cfg.rules is not None:
         from effchal.model.device import gpu_names
         from effchal.rules import enforce_rules

@@ -18,7 +18,7 @@ from effchal.mixing.order import TrainingOrder
 from effchal.mixing.readers import DataError
 from effchal.mixing.report import MixReport, report
 from effchal.mixing.select import Selection, select
-from effchal.model.tokenizer import load_tokenizer
+from effchal.model.tokenizer import load_tokenizer, pin_revision
 from effchal.prompts import PromptEncoder
 
 log = logging.getLogger(__name__)
@@ -92,8 +92,9 @@ def warn_of_template(encoder: PromptEncoder) -> None:
 def select_data(cfg: Config) -> Selection:
     """The rows of a run, chosen without torch or a tokenizer.
 
-    Commits of data sets that the config does not name are written into it.
+    Commits of model and data sets that the config does not name are written into it.
     """
+    pin_revision(cfg.model)
     pin_revisions(cfg.data_mix)
     folder = cfg.scenario.path
     return select(cfg.data_mix, None if folder is None else Path(folder))

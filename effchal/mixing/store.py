@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from effchal.runs import cache_folder, write_atomic
 
 FORMAT = 1  # of what is kept; a change of its meaning needs another number
 META = "meta.json"  # written last
+ABANDONED_S = 86400  # no builder takes longer
 log = logging.getLogger(__name__)
 
 
@@ -43,6 +45,9 @@ def cached(
     meta = _meta_of(folder)
     if meta is not None:
         return folder, meta
+    for left in place.glob(".*_*"):  # by a builder that was killed
+        if left.stat().st_mtime < time.time() - ABANDONED_S:
+            shutil.rmtree(left, ignore_errors=True)
     made = Path(tempfile.mkdtemp(prefix=f".{key[:8]}_", dir=place))
     try:
         meta = build(made)

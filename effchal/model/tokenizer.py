@@ -140,7 +140,7 @@ def tokenizer_fingerprint(cfg: ModelConfig) -> str:
 def hide_torch() -> None:
     """Let transformers do without torch in this process, which then can load tokenizers only.
 
-    They are the same ones, 1 s after the start in place of 4.
+    They are the same ones, and importing torch takes longer than all else.
     """
     sys.modules.setdefault("torch", cast(Any, None))  # what `import` takes for a missing package
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would remark on that

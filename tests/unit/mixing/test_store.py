@@ -186,3 +186,13 @@ def test_ids_are_kept_by_tokenizer_template_and_rows(tmp_path):
     selected.kept[0] = False
     assert [each.id for each in encode_source(selected, job).file] == ["s:1"]
     assert len(folders("ids")) == 3
+
+
+def test_what_a_killed_builder_left_is_removed_once_it_is_old():
+    store.cached("k", "first", lambda _: {})
+    fresh, old = (cache_folder() / "data" / "k" / name for name in (".now_x", ".old_x"))
+    for folder in (fresh, old):
+        folder.mkdir()
+    os.utime(old, (1, 1))
+    store.cached("k", "second", lambda _: {})
+    assert leftovers() == [fresh]
