@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from effchal.chat_template import ChatTemplate, Message, Rendered, TemplateError, plain_backend
@@ -58,8 +59,12 @@ class PromptEncoder:
         longest_first = sorted(self._special_ids, key=len, reverse=True)
         self._special_split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         self._plain = self.chat.backend if self.chat else plain_backend(tokenizer)
-        self._words = WordCache(self._plain) if cuts_at_spaces(self._plain) else None
         self._encoding_very_long_text = threading.Lock()
+
+    @cached_property
+    def _words(self) -> WordCache | None:
+        """For training alone: it reads the whole vocabulary, which a server need not wait for."""
+        return WordCache(self._plain) if cuts_at_spaces(self._plain) else None
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of ordinary text: no beginning-of-sequence token, special tokens as characters."""
@@ -127,8 +132,10 @@ class PromptEncoder:
 
     def conversations(self, many: Sequence[Sequence[Turn]]) -> list[tuple[list[int], list[bool]]]:
         """conversation_ids of each, in one call of the tokenizer."""
-        rendered = [self._rendered(index, turns) for index, turns in enumerate(many)]
-        both = list(zip(rendered, map(self._parts, many), strict=True))
+        both: list[tuple[Rendered | None, list[_Part]]] = []
+        for index, turns in enumerate(many):
+            whole = self._rendered(index, turns)
+            both.append((whole, [] if whole else self._parts(turns)))
         texts: dict[str, None] = {}  # what templates repeat is encoded once
         for whole, parts in both:
             texts |= dict.fromkeys(
