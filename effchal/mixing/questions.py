@@ -68,9 +68,9 @@ def questions_of(path: Path) -> Iterator[Question]:
     """
     if not path.is_file():
         raise DataError(f"data_mix.decontaminate.files: no file {path} (from {Path.cwd()})")
+    if not is_readable(path):
+        raise DataError(f"data_mix.decontaminate.files: {path} is no {KINDS} file")
     empty = True
-    if not path.is_file() or not is_readable(path):
-        raise DataError(f"data_mix.decontaminate.files: {path} is no {KINDS} file here")
     for row in read_rows(path):
         texts = tuple(_texts(row.fields))
         empty = empty and not texts
