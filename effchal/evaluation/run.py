@@ -29,6 +29,7 @@ from effchal.evaluation.results import (
 )
 from effchal.evaluation.scenarios import Scenario, aggregate_extra, load_scenario
 from effchal.evaluation.variants import variants_of
+from effchal.model.device import peak_memory_gib
 from effchal.model_source import (
     ModelSource,
     check_model_source,
@@ -38,7 +39,7 @@ from effchal.model_source import (
 )
 from effchal.prompts import PromptEncoder
 from effchal.runs import device_name, git_commit, read_record, run_lock, versions, write_atomic
-from effchal.tracking import peak_memory_gib, progress_bar
+from effchal.tracking.terminal import progress_bar
 
 POOLED = ("mmlu", "bbq")  # scenarios whose entries are parts, one for each subject
 log = logging.getLogger("effchal.evaluate")

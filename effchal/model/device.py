@@ -1,5 +1,7 @@
 """The device that the process computes on, and the dtype that suits it."""
 
+import resource
+
 import torch
 
 from effchal.config.choices import Dtype
@@ -33,3 +35,10 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     capable = torch.cpu.get_capabilities()
     names = ("avx512_bf16", "amx_bf16", "bf16")
     return device.type != "cpu" or any(capable.get(name) for name in names)
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Peak memory of the GPU's allocator so far, or of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB

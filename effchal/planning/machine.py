@@ -6,9 +6,8 @@ import psutil
 import torch
 
 from effchal.config import Config, ConfigError
-from effchal.model.device import gpu_names
+from effchal.model.device import gpu_names, peak_memory_gib
 from effchal.runs import device_name
-from effchal.tracking import peak_memory_gib
 
 CUDA_CONTEXT = round(0.6 * 2**30)  # bytes: CUDA itself and its libraries' workspaces
 

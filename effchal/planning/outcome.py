@@ -7,14 +7,13 @@ import torch
 
 from effchal.config import Config
 from effchal.mixing.prepare import PreparedData
-from effchal.model.device import pick_device
+from effchal.model.device import peak_memory_gib, pick_device
 from effchal.model.route import route_of
 from effchal.planning.candidates import plan_with_options
 from effchal.planning.fit import Plan, choose_micro_batch, enforce_plan, make_plan
 from effchal.planning.history import Record, keep_record, kind_of
 from effchal.planning.machine import Machine, memory_used
 from effchal.runs import checkpoints, provenance, write_atomic
-from effchal.tracking import peak_memory_gib
 from effchal.training.budget import Pace
 from effchal.training.loop import Trainer
 

@@ -8,7 +8,8 @@ from effchal.config import Config, save_config, to_plain
 from effchal.config.choices import Schedule
 from effchal.mixing.prepare import PreparedData
 from effchal.model.device import limit_gpu_memory, pick_device
-from effchal.tracking import Tracker, progress_bar, rewind_metrics
+from effchal.tracking.terminal import progress_bar
+from effchal.tracking.tracker import Tracker, rewind_metrics
 from effchal.training.budget import Pace, WallClock, lr_factor
 from effchal.training.build import RunState, TrainingSetup, build, restore
 from effchal.training.saving import Saver

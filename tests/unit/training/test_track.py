@@ -6,7 +6,7 @@ import pytest
 from effchal.config import TrackConfig
 from effchal.config.choices import WandbMode
 from effchal.runs import git_commit
-from effchal.tracking import Tracker, rewind_metrics
+from effchal.tracking.tracker import Tracker, rewind_metrics
 
 
 def records(folder):
