@@ -47,23 +47,26 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 PATH_ERRORS = {errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
 Run = Callable[[Config, list[str], Path], None]
+AfterSweep = Callable[[list[Path]], None]
 
 
-def entry_point(run: Run) -> Callable[[], None]:
+def entry_point(run: Run, after_sweep: AfterSweep | None = None) -> Callable[[], None]:
     """Turn run(cfg, typed overrides, output folder) into the main() of a command.
 
     A config that cannot be run ends with one line on stderr and exit code 2, and leaves no
     folder; any other exception is ours and keeps its traceback. A sweep goes on after a
-    failed job.
+    failed job; `after_sweep` gets the folders of its jobs when all are over.
     """
     command = Path(run.__code__.co_filename).stem
     outputs = Outputs(command)
     failures: list[str] = []
+    jobs: list[Path] = []
 
     @functools.wraps(run)  # Hydra takes the job's name from the wrapped function's module
     def task(tree: DictConfig) -> None:
         job = HydraConfig.get()
         folder, is_sweep = Path(job.runtime.output_dir), job.mode == RunMode.MULTIRUN
+        jobs.extend([folder] if is_sweep else [])
         with (
             failures_kept(failures) if is_sweep else one_line_errors(),
             nothing_left_if_refused(folder, folder in outputs.of_user),
@@ -85,6 +88,8 @@ def entry_point(run: Run) -> Callable[[], None]:
             sys.argv[1:] = hydra_arguments(command, sys.argv[1:])
             outputs.register(sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
+        if jobs and after_sweep:
+            after_sweep(jobs)
         if failures:
             count = "1 job" if len(failures) == 1 else f"{len(failures)} jobs"
             lines = "".join(f"\n  {line}" for line in failures)
