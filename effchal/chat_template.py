@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import AddedToken
 
 from effchal.config import ConfigError
 
+Ints = npt.NDArray[Any]
 Message = dict[str, str]  # role and content
 # The day of all prompts, whenever they are served: the one that Llama 3's templates fall back to.
 DAY = datetime.datetime(2024, 7, 26)
@@ -168,9 +171,7 @@ class ChatTemplate:
                 answers.append(Answer(prompt[header:], *counts))
         return Rendered(whole, len(self._mark.findall(whole)), answers)
 
-    def ids(
-        self, rendered: Rendered, ids_of: Mapping[str, list[int]]
-    ) -> tuple[list[int], list[bool]]:
+    def ids(self, rendered: Rendered, ids_of: Mapping[str, Ints]) -> tuple[Ints, Ints]:
         """Ids of the model's tokenizer, and which of them are answers to learn from.
 
         A token that holds the end of a header and the beginning of an answer is the answer's.
@@ -184,7 +185,7 @@ class ChatTemplate:
             raise TemplateError(
                 "the tokenizer does not find all special tokens of its chat template again"
             )
-        is_answer = [False] * len(ids)
+        is_answer = np.zeros(len(ids), bool)
         for answer in rendered.answers:
             start = marks[answer.before - 1] if answer.before else 0
             for token in ids_of[answer.header]:
@@ -192,18 +193,19 @@ class ChatTemplate:
                     break
                 start += 1
             end = marks[answer.through - 1] + 1
-            is_answer[start:end] = [True] * (end - start)
+            is_answer[start:end] = True
         return self.real_ids(ids), is_answer
 
-    def real_ids(self, ids: list[int]) -> list[int]:
+    def real_ids(self, ids: Ints) -> Ints:
         """The model's own ids for those of `backend`."""
-        ids = list(ids)
-        for place in self._places(ids):
-            ids[place] = self._real[ids[place]]
+        places = self._places(ids)
+        ids = ids.copy()
+        ids[places] = [self._real[token] for token in ids[places].tolist()]
         return ids
 
-    def _places(self, ids: list[int]) -> list[int]:
-        return [place for place, token in enumerate(ids) if token in self._real]
+    def _places(self, ids: Ints) -> Ints:
+        """Where the special tokens stand."""
+        return np.flatnonzero(np.isin(ids, list(self._real)))
 
     def _text(self, messages: Sequence[Message], is_prompt: bool = False) -> str:
         told = [m | {"role": self._role(m), "content": self._swap(m["content"])} for m in messages]

@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from effchal.chat_template import ChatTemplate, Message, Rendered, TemplateError, plain_backend
 from effchal.config import PromptConfig
 from effchal.config.choices import Template
@@ -16,6 +19,7 @@ from effchal.word_cache import WordCache, cuts_at_spaces
 
 LONG_TEXT = 4096  # characters; less is encoded in a few milliseconds
 VERY_LONG_TEXT = 100_000  # characters; more may take seconds
+Ints = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,8 @@ class PromptEncoder:
         if self.chat is None:
             return self.conversation_ids(turns)[0]
         text = self.chat.prompt(_messages(turns))
-        return self.chat.real_ids(self._encode(self.chat.backend, [text])[0])
+        ids = self._encode(self.chat.backend, [text])[0]
+        return self.chat.real_ids(np.asarray(ids, np.uint32)).tolist()
 
     def conversation_ids(self, turns: Sequence[Turn]) -> tuple[list[int], list[bool]]:
         """Ids of a whole conversation, and which of them the model has to produce.
@@ -128,10 +133,11 @@ class PromptEncoder:
         Raises:
             TemplateError: the tokenizer's own template refuses these turns.
         """
-        return self.conversations([turns])[0]
+        ids, is_answer = self.conversations([turns])[0]
+        return ids.tolist(), is_answer.tolist()
 
-    def conversations(self, many: Sequence[Sequence[Turn]]) -> list[tuple[list[int], list[bool]]]:
-        """conversation_ids of each, in one call of the tokenizer."""
+    def conversations(self, many: Sequence[Sequence[Turn]]) -> list[tuple[Ints, Ints]]:
+        """conversation_ids of each as arrays, uint32 and bool, by few calls of the tokenizer."""
         both: list[tuple[Rendered | None, list[_Part]]] = []
         for index, turns in enumerate(many):
             whole = self._rendered(index, turns)
@@ -143,22 +149,21 @@ class PromptEncoder:
             )
         some = list(texts)
         by_words = self._words if len(many) > 1 else None
-        found = by_words.encode(some) if by_words else self._encode(self._plain, some)
+        found = by_words.encode(some) if by_words else self._arrays(some)
         ids_of = dict(zip(some, found, strict=True))
         return [
             self.chat.ids(whole, ids_of) if self.chat and whole else self._joined(parts, ids_of)
             for whole, parts in both
         ]
 
-    def _joined(
-        self, parts: list["_Part"], ids_of: dict[str, list[int]]
-    ) -> tuple[list[int], list[bool]]:
-        ids, is_answer = list(self.bos_ids), [False] * len(self.bos_ids)
-        for part in parts:
-            added = ids_of[part.text] if part.id is None else [part.id]
-            ids += added
-            is_answer += [part.is_answer] * len(added)
-        return ids, is_answer
+    def _arrays(self, texts: list[str]) -> list[Ints]:
+        return [np.asarray(ids, np.uint32) for ids in self._encode(self._plain, texts)]
+
+    def _joined(self, parts: list["_Part"], ids_of: dict[str, Ints]) -> tuple[Ints, Ints]:
+        ids = [np.asarray(self.bos_ids, np.uint32)]
+        ids += [ids_of[p.text] if p.id is None else np.array([p.id], np.uint32) for p in parts]
+        flags = [False, *(part.is_answer for part in parts)]
+        return np.concatenate(ids), np.repeat(flags, [len(each) for each in ids])
 
     def _rendered(self, index: int, turns: Sequence[Turn]) -> Rendered | None:
         """A conversation in the tokenizer's own template; None without one, or for a document."""

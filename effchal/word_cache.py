@@ -7,11 +7,15 @@ not depend on the rest. Natural text repeats its words, so most of them are look
 
 import json
 import re
-from itertools import chain
+from array import array
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 BORDER = re.compile(r" (?<=\S )(?=\S)")  # a space between two other characters
 MOST_WORDS = 500_000  # remembered at a time
+Ints = npt.NDArray[Any]
 # The patterns of GPT-2, Llama 3 and Qwen 2, by which words are cut. In none does a word hold a
 # space behind its first character, unless it is white space alone.
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -28,29 +32,65 @@ class WordCache:
     def __init__(self, backend: Any) -> None:
         """`backend` is a tokenizers.Tokenizer."""
         self._backend = backend
-        self._ids: dict[str, list[int]] = {}  # of a space and the word
+        self._ids: dict[str, bytes] = {}  # of a space and the word, as uint32
+        self._ends: dict[str, bytes] = {}  # of what begins or ends a text, as it stands
 
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text, without the tokens that begin or end one."""
-        if len(self._ids) > MOST_WORDS:
-            self._ids = {}
-        cut = [BORDER.split(text) for text in texts]
-        result = self._encode([words.pop(0) for words in cut])
-        for ids, words in zip(result, cut, strict=True):
-            found: list[Any] = list(map(self._ids.get, words))
-            if None in found:
-                self._learn({word for word, known in zip(words, found, strict=True) if not known})
-                found = list(map(self._ids.get, words))
-            ids += chain.from_iterable(found)
-        return result
+    def encode(self, texts: list[str]) -> list[Ints]:
+        """Ids of each text, (T,) uint32, without the tokens that begin or end one."""
+        if len(self._ids) + len(self._ends) > MOST_WORDS:
+            self._ids, self._ends = {}, {}
+        cut = [text.split(" ") for text in texts]
+        for i, words in enumerate(cut):
+            if not _at_borders(words):
+                cut[i] = BORDER.split(texts[i])
+        middles = [self._known(words) for words in cut]
+        with_new = [i for i, middle in enumerate(middles) if middle is None]
+        self._learn(texts, cut, with_new)
+        for i in with_new:
+            middles[i] = self._known(cut[i])
+        firsts = self._whole([words[0] for words in cut])
+        lasts = self._whole([f" {words[-1]}" if len(words) > 1 else "" for words in cut])
+        parts: Any = zip(firsts, middles, lasts, strict=True)
+        return [np.frombuffer(b"".join(each), np.uint32) for each in parts]
 
-    def _learn(self, words: set[str]) -> None:
-        self._ids.update(zip(words, self._encode([f" {word}" for word in words]), strict=True))
+    def _known(self, words: list[str]) -> bytes | None:
+        """Ids of all words but the first and the last; None where one is new."""
+        try:
+            return b"".join(map(self._ids.__getitem__, words[1:-1]))
+        except KeyError:
+            return None
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        return [
-            each.ids for each in self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        ]
+    def _learn(self, texts: list[str], cut: list[list[str]], which: list[int]) -> None:
+        """Take in the new words of some texts; cut those again where a space is no border."""
+        known, new = self._ids, set[str]()
+        for i in which:
+            found = {word for word in cut[i][1:-1] if word not in known}
+            if any(not word or word[0].isspace() or word[-1].isspace() for word in found):
+                cut[i] = BORDER.split(texts[i])
+                found = {word for word in cut[i][1:-1] if word not in known}
+            new |= found
+        words = list(new)
+        known.update(zip(words, self._encode([f" {word}" for word in words]), strict=True))
+
+    def _whole(self, texts: list[str]) -> list[bytes]:
+        new = list({text for text in texts if text not in self._ends})
+        self._ends.update(zip(new, self._encode(new), strict=True))
+        return [self._ends[text] for text in texts]
+
+    def _encode(self, texts: list[str]) -> list[bytes]:
+        found = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [array("I", each.ids).tobytes() for each in found]
+
+
+def _at_borders(words: list[str]) -> bool:
+    """Whether the first and the last of a text's words, cut at spaces, end at a border.
+
+    Words between them are looked at when they are new.
+    """
+    first, last = words[0], words[-1]
+    return len(words) == 1 or bool(
+        first and not first[-1].isspace() and last and not last[0].isspace()
+    )
 
 
 def cuts_at_spaces(backend: Any) -> bool:

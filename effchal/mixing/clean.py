@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import unicodedata
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +9,14 @@ import numpy as np
 from effchal.config import CleanConfig
 from effchal.config.choices import OnFault
 from effchal.mixing.example import Example
-from effchal.mixing.words import joined_hashes, parts, phrase_hashes, word_hashes, words
+from effchal.mixing.words import (
+    joined_hashes,
+    one_spelling,
+    parts,
+    phrase_hashes,
+    word_hashes,
+    words,
+)
 from effchal.prompts import Turn
 
 # An answer loops if it says up to 100 words, a letter among them, 8 times in a row over 50 words,
@@ -55,9 +61,7 @@ def _may_loop(examples: list[Example]) -> set[int]:
     """Rows of which some turn repeats itself near by; all that loop are among them."""
     turns = [(row, turn.content) for row, each in enumerate(examples) for turn in each.turns]
     hashes, begins = joined_hashes(tuple(content for _, content in turns))
-    again = _distances(hashes)
-    counts = np.bincount(np.searchsorted(begins, again[0], "right") - 1, minlength=len(turns))
-    likely = set(np.flatnonzero(counts >= LOOP_AGAIN).tolist())
+    likely = set(np.flatnonzero(_repeated_phrases(hashes, begins) >= LOOP_AGAIN).tolist())
     content = np.frombuffer("".join(text for _, text in turns).encode(), np.uint8)
     ends = np.cumsum([len(text.encode()) for _, text in turns])
     for period in range(1, LOOP_BYTE_PERIOD + 1):
@@ -98,6 +102,22 @@ def _likely_periods(hashes: np.ndarray) -> list[int]:
     return np.flatnonzero(counts >= LOOP_AGAIN).tolist()
 
 
+def _repeated_phrases(hashes: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """(texts,) how many phrases of four words come again in their text; some are counted too much.
+
+    Each phrase writes its number into a slot. Who does not find it there was followed by the
+    same phrase, or rarely by another one of that slot.
+    """
+    phrases = phrase_hashes(hashes, 4)
+    text = np.repeat(np.arange(len(begins) - 1), np.diff(begins))[: len(phrases)]
+    count = 1 << (8 * len(phrases)).bit_length()
+    slots = (phrases ^ text.astype(np.uint64)) & np.uint64(count - 1)
+    last = np.empty(count, np.int32)
+    numbers = np.arange(len(phrases), dtype=np.int32)
+    last[slots] = numbers
+    return np.bincount(text[last[slots] != numbers], minlength=len(begins) - 1)
+
+
 def _distances(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where a phrase of four words comes again within LOOP_PERIOD words, and after how many."""
     phrases = phrase_hashes(hashes, 4)
@@ -128,6 +148,4 @@ def text_key(example: Example) -> bytes:
 
 def _plain(text: str) -> str:
     """Neither of the separators above is left: they count as white space."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return " ".join(text.casefold().split())
+    return " ".join(one_spelling(text).casefold().split())

@@ -1,6 +1,5 @@
 """Conversations -> token ids and targets, in batches, kept in memory-mapped files."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 
 from effchal.config import ModelConfig, PromptConfig
@@ -147,11 +147,11 @@ def targets_of(ids: Ints, learned: Ints) -> Ints:
 def stored_turns(turns: Sequence[Turn]) -> bytes:
     """Turns as the cache keeps them."""
     parts = [[turn.role, turn.content, turn.learn] for turn in turns]
-    return json.dumps(parts, ensure_ascii=False).encode()
+    return orjson.dumps(parts)
 
 
 def turns_of(stored: bytes) -> tuple[Turn, ...]:
-    return tuple(Turn(*part) for part in json.loads(stored))
+    return tuple(Turn(*part) for part in orjson.loads(stored))
 
 
 SCHEMA = pa.schema(

@@ -150,7 +150,8 @@ def test_a_batch_gives_what_each_conversation_gives_alone(maker):
     encoder = encoder_of(maker)
     many = [conversation(texts, system) for texts in TALKS.values() for system in (None, "s")]
     many += [[Turn("text", "a document <|im_end|>")], conversation(["x <|end|>", "y"])]
-    assert encoder.conversations(many) == [encoder.conversation_ids(turns) for turns in many]
+    found = [(ids.tolist(), flags.tolist()) for ids, flags in encoder.conversations(many)]
+    assert found == [encoder.conversation_ids(turns) for turns in many]
 
 
 def test_an_error_in_a_batch_says_which_conversation_it_is():
