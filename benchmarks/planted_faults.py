@@ -6,6 +6,7 @@ python benchmarks/planted_faults.py <folder>
 import argparse
 import json
 import random
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from effchal.config import CleanConfig, DataSourceConfig, DecontaminateConfig
+from effchal.config import CleanConfig, ConfigError, DataSourceConfig, DecontaminateConfig
 from effchal.config.choices import OnFault
 from effchal.mixing.clean import faults_of, text_key
 from effchal.mixing.decontaminate import Decontaminator
@@ -123,6 +124,35 @@ def find(planted: Planted, data: Path, threshold: float = 0.8) -> dict[str, str]
     return said
 
 
+BROKEN = {  # what happens to the bytes of a row
+    "cut in the middle": lambda row: row[: len(row) // 2],
+    "a key twice": lambda row: b'{"source": "a", ' + row[1:],
+    "no conversations": lambda row: row.replace(b'"conversations"', b'"talk"'),
+    "a number for a text": lambda row: b'{"conversations": [1, "b"], "source": ""}',
+    "an empty line": lambda row: b"",
+    "a list for an object": lambda row: b"[" + row + b"]",
+    "a NUL byte": lambda row: b"\x00" + row,
+    "Latin-1": lambda row: '{"conversations": ["é", "à"], "source": ""}'.encode("latin-1"),
+    "UTF-16": lambda row: row.decode().encode("utf-16"),
+}
+
+
+def refusals(data: Path) -> dict[str, str]:
+    """What is said of a file of clean rows in which one row is broken, by how it is."""
+    rows = (data / "train" / "lima.jsonl").read_bytes().splitlines()[: EACH + 1]
+    said = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, spoil in BROKEN.items():
+            path = Path(folder) / "rows.jsonl"
+            path.write_bytes(b"\n".join([*rows[:EACH], spoil(rows[EACH]), *rows]))
+            try:
+                load_source("planted", DataSourceConfig(path=str(path)))
+                said[kind] = "nothing"
+            except ConfigError as error:
+                said[kind] = str(error).replace(f"{folder}/", "")
+    return said
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
@@ -139,6 +169,10 @@ def main() -> None:
     wrong = {name: reason for name, reason in said.items() if name not in planted.kind}
     print(f"\n{len(wrong)} of {CLEAN} right rows taken for wrong: {json.dumps(wrong, indent=2)}")
     print(f"{len(planted.examples)} rows in {seconds:.1f} s\n")
+    print(f"| line {EACH + 1} of a file | what is said |\n|---|---|")
+    for kind, message in refusals(data).items():
+        print(f"| {kind} | {message} |")
+    print()
     print("| rule | rows of 1.4 kB a second, one process |\n|---|---:|")
     for rule, rows in speeds(planted.examples[:CLEAN], data).items():
         print(f"| {rule} | {rows:,.0f} |")

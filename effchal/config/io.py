@@ -12,6 +12,7 @@ from effchal.config.errors import ConfigError, check_numbers, shown
 from effchal.config.nearest import RENAMED, RENAMED_VALUES, explain
 from effchal.config.schema import Config
 
+NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 FILE_SUFFIXES = re.compile(r"(\.(jsonl?|csv|tsv|parquet|arrow))?(\.(gz|zst))?$", re.IGNORECASE)
 
 
@@ -84,7 +85,7 @@ def sources_of(data: Any) -> dict[str, dict[str, Any]]:
 def split_weight(word: str) -> tuple[str, float]:
     """The path of `a.jsonl:2` and its weight, which is 1 where there is none."""
     path, colon, weight = word.rpartition(":")
-    if not colon or Path(word).expanduser().exists() or not re.fullmatch(r"\d*\.?\d+", weight):
+    if not colon or Path(word).expanduser().exists() or not NUMBER.fullmatch(weight):
         return word, 1.0
     return path, float(weight)
 

@@ -1,8 +1,9 @@
 """Faults planted in real rows are found, and no right row is taken for wrong."""
 
+import re
 from collections import Counter
 
-from planted_faults import CLEAN, EACH, find, plant
+from planted_faults import CLEAN, EACH, find, plant, refusals
 from support.paths import SHARED_DATA, needs_shared_data
 
 
@@ -23,3 +24,9 @@ def test_each_planted_fault_is_found_and_no_other_row():
     lower = find(planted, SHARED_DATA, threshold=0.72)
     near = [kind for name, kind in planted.kind.items() if lower.get(name, "").startswith("near")]
     assert Counter(near) == {"near-duplicate at 0.85": EACH, "near-duplicate at 0.75": EACH}
+
+
+@needs_shared_data
+def test_a_broken_row_is_named_by_its_line():
+    for kind, message in refusals(SHARED_DATA).items():
+        assert re.search(rf"rows\.jsonl, line {EACH + 1}\b|lima:{EACH}\b", message), (kind, message)
