@@ -86,7 +86,9 @@ class ChallengeReport:
 
 
 def _wrapped(note: str) -> str:
-    return textwrap.fill(note, WIDTH, subsequent_indent="  ", break_long_words=False)
+    return textwrap.fill(
+        note, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def challenge_report(

@@ -37,6 +37,12 @@ def notes_of(standing: Standing) -> list[str]:
         elif side.is_noise:
             notes.append(f"{name}: this place is mostly noise: {_span(side)}")
     notes += [note for name, each in standing.scenarios.items() for note in _notes(name, each)]
+    alike = [name for name, each in standing.scenarios.items() if each.has_no_width]
+    if alike:
+        notes.append(
+            f"{', '.join(alike)}: all instances score the same, so resampling cannot show how "
+            "noisy the place is"
+        )
     absent: dict[str, list[str]] = {}
     for name, each in standing.scenarios.items():
         absent.setdefault(", ".join(each.not_measured), []).append(name)
@@ -54,16 +60,11 @@ def notes_of(standing: Standing) -> list[str]:
 
 
 def _notes(name: str, measured: Measured) -> list[str]:
-    notes, span = [], next(iter(measured.metrics.values()))
+    notes = []
     if measured.place.is_noise:
         notes.append(
             f"{name}: with {measured.instances} instances this place is mostly noise: "
             f"{_span(measured.place)}"
-        )
-    if span.low == span.high:
-        notes.append(
-            f"{name}: all {measured.instances} instances score the same, so resampling cannot show "
-            "how noisy this is"
         )
     if len(measured.entries) > 1:
         notes.append(f"{name}: the mean over {len(measured.entries)} entries of their means")
@@ -87,8 +88,8 @@ def field_notes(finals: Finals) -> list[str]:
         f"independent binomials where their shares show how many instances there were: {counts}. "
         f"The others stay fixed, so their intervals are too narrow: {fixed}.",
         "- The finalists answered other draws of questions, through HELM of 2023.",
-        "- HELM 0.5.16 has no SAMSum and no corr2cause, and ETHICS in another form: the hidden side "
-        "cannot be completed here.",
+        "- HELM 0.5.16 has no SAMSum and no corr2cause, and ETHICS in another form: the hidden "
+        "side cannot be completed here.",
         f"- Source: {finals.source}",
     ]
 

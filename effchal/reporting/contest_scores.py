@@ -1,6 +1,7 @@
 """What our evaluations and HELM runs scored on the contest's metrics, instance by instance."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from effchal.evaluation.helm.results import run_folder
-from effchal.reporting.collect import Run
+from effchal.reporting.collect import RECORDS, Run
 from effchal.reporting.finals import Floats
 
 # The scenario of the contest that an entry belongs to, and the metric there. HELM of 2023 scored
@@ -86,11 +87,14 @@ def scores_of(run: Run, decoding: str) -> ContestScores:
         decoding: which one of an evaluation's decodings; HELM asks with the served one.
     """
     found = ContestScores(run.name, run.folder, decoding if run.kind == "evaluate" else "as served")
-    if run.kind == "evaluate":
-        _read_evaluation(run, decoding, found)
-    elif run.kind == "helm":
-        _read_helm(run, found)
-        found.keep_whole_metrics()
+    try:
+        if run.kind == "evaluate":
+            _read_evaluation(run, decoding, found)
+        elif run.kind == "helm":
+            _read_helm(run, found)
+            found.keep_whole_metrics()
+    except (AttributeError, KeyError, TypeError):
+        found.left_out.append(f"{RECORDS[run.kind]} is not as this version writes it")
     return found
 
 
@@ -125,9 +129,11 @@ def _answers(
 ) -> Iterator[tuple[str, float]]:
     for line in lines:
         try:
-            yield str(line["id"]), float(line["decodings"][decoding]["metrics"][metric])
+            score = float(line["decodings"][decoding]["metrics"][metric])
         except (KeyError, TypeError, ValueError):  # the count of what is left tells
             continue
+        if math.isfinite(score):
+            yield str(line["id"]), score
 
 
 def _read_helm(run: Run, found: ContestScores) -> None:

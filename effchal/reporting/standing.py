@@ -48,6 +48,12 @@ class Measured:
     not_measured: list[str]  # metrics of the contest that the run lacks
     place: Place
 
+    @property
+    def has_no_width(self) -> bool:
+        """Whether every resample of the main metric is the same."""
+        main = next(iter(self.metrics.values()))
+        return main.low == main.high
+
 
 @dataclass
 class Standing:
