@@ -166,8 +166,9 @@ def _use(cfg: Config, facts: TrainingFacts) -> str:
     assert cfg.lora is not None
     rank = next((rank for rank in VLLM_RANKS if rank >= cfg.lora.r), None)
     vllm = (
-        f"vllm serve {base} --tokenizer <bundle>/tokenizer --enable-lora "
-        f"--max-lora-rank {rank} \\\n  --lora-modules tuned=<bundle>/adapter\n"
+        f"vllm serve {base} --tokenizer <bundle>/tokenizer \\\n"
+        f"  --generation-config <bundle> --enable-lora --max-lora-rank {rank} \\\n"
+        "  --lora-modules tuned=<bundle>/adapter\n"
     )
     if cfg.lora.use_dora or rank is None:
         vllm = ""  # vLLM serves neither DoRA nor higher ranks

@@ -88,9 +88,8 @@ def test_the_lines_of_python_in_a_card_work(tiny_cfg, tmp_path, moved):
     bundle = tmp_path / "bundle"
     if moved:
         bundle = shutil.move(bundle, tmp_path / "elsewhere")
-    (code,) = re.findall(
-        r"```python\n(.*?)```", (bundle / "adapter" / "README.md").read_text(), re.S
-    )
+    text = (bundle / "adapter" / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     code = code.replace("<bundle>", str(bundle))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -102,9 +102,17 @@ def test_the_training_stands_as_it_was(cfg):
     ):
         assert row in card
     assert "```bash\neffchal train lora.r=4\n```" in card
-    assert "vllm serve some/model --tokenizer" in card
+    assert "vllm serve some/model --tokenizer <bundle>/tokenizer" in card
     assert "--max-lora-rank 8 " in card  # the lowest that vLLM takes
     assert "On benchmarks: not measured" in card
+
+
+def test_what_vllm_does_not_serve_is_not_offered(cfg):
+    cfg.lora = LoraConfig(r=600)
+    assert "vllm" not in model_card(cfg, FACTS, MIX)
+    cfg.lora = LoraConfig(r=4, use_dora=True)
+    assert "vllm" not in model_card(cfg, FACTS, MIX)
+    assert "| variant of LoRA | DoRA |" in model_card(cfg, FACTS, MIX)
 
 
 def test_what_was_not_measured_is_no_number(cfg):
