@@ -94,6 +94,14 @@ COMMANDS = {
             "outputs/helm/<run>   # go on with a run",
         ),
     ),
+    "report": Command(
+        "",
+        (
+            "",
+            "outputs/train/<sweep> outputs/evaluate --csv runs.csv",
+            "outputs --watch --port 8090",
+        ),
+    ),
 }
 
 

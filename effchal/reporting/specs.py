@@ -30,7 +30,7 @@ def specs() -> dict[str, Spec]:
 
 
 def chart(**parts: Any) -> Spec:
-    return {"data": {"name": "table"}, "width": "container", "autosize": {"type": "fit-x"}} | parts
+    return {"data": {"name": "table"}, "width": "container"} | parts
 
 
 def by_run(title: str | None = "run") -> Spec:
@@ -59,16 +59,14 @@ def curves() -> Spec:
         "scale": {"domain": ["training", "validation"], "range": [[3, 3], [1, 0]]},
         "legend": {"orient": "bottom", "title": "loss"},
     }
+    picked = {"name": "picked", "select": {"type": "point", "fields": ["run"]}, "bind": "legend"}
     faint = {"condition": {"param": "picked", "value": 1}, "value": 0.12}
     validation = {"filter": "datum.kind == 'validation'"}
     return chart(
         height=300,
-        params=[
-            {"name": "picked", "select": {"type": "point", "fields": ["run"]}, "bind": "legend"}
-        ],
         encoding={"x": x, "y": y, "color": by_run(), "opacity": faint},
         layer=[
-            {"mark": {"type": "line"}, "encoding": {"strokeDash": dash}},
+            {"params": [picked], "mark": {"type": "line"}, "encoding": {"strokeDash": dash}},
             {
                 "transform": [validation],
                 "mark": {"type": "point", "filled": True, "size": 45},
