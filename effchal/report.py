@@ -19,11 +19,17 @@ from effchal.reporting.watch import HOST, make_server
 
 def parser() -> argparse.ArgumentParser:
     made = own_parser("report")
-    made.add_argument("folders", nargs="*", type=Path, default=[Path("outputs")], help="default: outputs")
-    made.add_argument("--output", type=Path, default=Path("report.html"), help="default: report.html")
+    made.add_argument(
+        "folders", nargs="*", type=Path, default=[Path("outputs")], help="default: outputs"
+    )
+    made.add_argument(
+        "--output", type=Path, default=Path("report.html"), help="default: report.html"
+    )
     made.add_argument("--csv", type=Path, metavar="FILE", help="also write the table of runs")
     made.add_argument("--json", type=Path, metavar="FILE", help="also write all that the page has")
-    made.add_argument("--png", type=Path, metavar="FOLDER", help="also write pictures of the charts")
+    made.add_argument(
+        "--png", type=Path, metavar="FOLDER", help="also write pictures of the charts"
+    )
     made.add_argument("--watch", action="store_true", help=f"serve the page on {HOST} instead")
     made.add_argument("--port", type=int, default=8090, help="of --watch; default: 8090")
     return made
@@ -44,7 +50,9 @@ def write(args: argparse.Namespace) -> None:
         check_writable(path)
     found = collect(args.folders)
     data = payload(found, args.folders, Detail())
-    args.output.write_text(fitting_page(lambda detail: payload(found, args.folders, detail)), "utf-8")
+    args.output.write_text(
+        fitting_page(lambda detail: payload(found, args.folders, detail)), "utf-8"
+    )
     written = [args.output]
     for path, into in ((args.csv, write_csv), (args.json, write_json)):
         if path is not None:
@@ -54,7 +62,9 @@ def write(args: argparse.Namespace) -> None:
         written += write_pngs(data, args.png)
     print(data["summary"])
     if data["problems"]:
-        print(f"{len(data['problems'])} folders could not be read or hold no run; the page lists them")
+        print(
+            f"{len(data['problems'])} folders could not be read or hold no run; the page lists them"
+        )
     print(f"wrote {', '.join(map(str, written))}")
 
 

@@ -34,7 +34,11 @@ def write_pngs(data: dict[str, Any], folder: Path) -> list[Path]:
     """loss.png, cost.png and a picture for each entry of evaluations, where there is such data."""
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "loss.png", folder / "cost.png"]
-    written = [path for path, draw in zip(written, (draw_loss, draw_costs), strict=True) if draw(data, path)]
+    written = [
+        path
+        for path, draw in zip(written, (draw_loss, draw_costs), strict=True)
+        if draw(data, path)
+    ]
     for number, entry in enumerate(data["entries"]):
         path = folder / f"decodings_{number}.png"
         written += [path] if draw_decodings(data, entry, path) else []
@@ -77,7 +81,9 @@ def draw_costs(data: dict[str, Any], path: Path) -> bool:
     for axis, measure in zip(axes, measures, strict=True):
         for point in (each for each in points if each["measure"] == measure):
             on_front = point["front"] == "on the front"
-            axis.plot(point["x"], point["y"], "D" if on_front else "o", color="C0" if on_front else "C7")
+            axis.plot(
+                point["x"], point["y"], "D" if on_front else "o", color="C0" if on_front else "C7"
+            )
             if on_front:
                 at = (point["x"], point["y"])
                 offset = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 8}
@@ -93,7 +99,9 @@ def draw_costs(data: dict[str, Any], path: Path) -> bool:
 
 def draw_decodings(data: dict[str, Any], entry: str, path: Path) -> bool:
     """The main score of every decoding with its interval."""
-    found = [each for each in data["scores"] if each["entry"] == entry and each["main"]][:MOST_LINES]
+    found = [each for each in data["scores"] if each["entry"] == entry and each["main"]][
+        :MOST_LINES
+    ]
     if not found:
         return False
     figure, axes = panels(1, 1.4 + 0.3 * len(found))
@@ -104,7 +112,9 @@ def draw_decodings(data: dict[str, Any], entry: str, path: Path) -> bool:
         if score.get("low") is not None:
             axis.plot([score["low"], score["high"]], [row, row], color=colour)
         axis.plot(score["score"], row, mark, color=colour)
-    axis.set_yticks(range(len(found)), [plain(f"{each['model']}, {each['decoding']}") for each in found])
+    axis.set_yticks(
+        range(len(found)), [plain(f"{each['model']}, {each['decoding']}") for each in found]
+    )
     axis.tick_params(axis="y", labelsize=8)
     axis.set_ylim(len(found) - 0.5, -0.5)
     axis.set_xlabel(f"{found[0]['metric']}, mean with interval, n = {found[0]['instances']}")

@@ -64,7 +64,8 @@ def score_cards(scores: Sequence[dict[str, Any]]) -> tuple[list[Any], list[Any]]
     for score in scores:
         if score["main"] and score["decoding"] != LONGEST:
             entries.setdefault(score["entry"], []).append(score)
-    telling, others = [], []
+    telling: list[dict[str, str]] = []
+    others: list[dict[str, str]] = []
     for entry, found in sorted(entries.items(), key=lambda item: -len(item[1])):
         found.sort(key=lambda score: (-score["score"], score["control"]))
         lower = [each for each in found if each["score"] < found[0]["score"]]
@@ -79,8 +80,8 @@ def score_card(
     best, equal = found[0], len(found) - len(lower) - 1
     count = int(best["instances"] or 0)
     why = [f"by {best['metric']} on {count:,} instances" if count else f"by {best['metric']}"]
-    if equal:
-        why.append(f"{'all' if not lower else f'{equal} more'} reach the same")
+    if equal and not lower:
+        why.append("all reach the same")
     if lower:
         why.append(f"next is {of(lower[0])} with {lower[0]['score']:.3f}")
         if overlap(best, lower[0]):
@@ -91,7 +92,7 @@ def score_card(
     title = "Best score" if lower or len(found) == 1 else "No difference"
     return {
         "title": f"{title}: {entry_label(entry)}",
-        "run": "" if equal and not lower else of(best),
+        "run": "" if equal and not lower else of(best) + (f" and {equal} more" if equal else ""),
         "value": f"{best['score']:.3f}",
         "interval": interval,
         "why": sentence("; ".join(why)),
@@ -113,7 +114,7 @@ def sentence(text: str) -> str:
 
 
 def pareto(points: Sequence[tuple[float, float]], high_is_better: bool) -> list[bool]:
-    """Which points (cost, value) no other one beats: as cheap and better, or as good and cheaper."""
+    """Which points (cost, value) no other one beats by being cheaper or better."""
     sign = -1 if high_is_better else 1
     signed = [(cost, sign * value) for cost, value in points]
     return [

@@ -41,7 +41,12 @@ def payload(found: Found, paths: Sequence[Path], detail: Detail) -> dict[str, An
     evaluations = [(label, run) for label, run in named if run.kind == "evaluate"]
     instances, counts = instances_of(evaluations, detail.instances, detail.characters)
     trained = [(label, run) for label, run in named if run.kind == "train"]
-    layers = [{"run": label} | each for label, run in evaluations for each in layers_of(run)]
+    models = {score["run"]: score["model"] for score in scores}
+    layers = [
+        {"run": label, "model": models.get(label, label)} | each
+        for label, run in evaluations
+        for each in layers_of(run)
+    ]
     parts: dict[str, Any] = {
         "made": datetime.now().strftime("%Y-%m-%d %H:%M:%S"),
         "version": __version__,

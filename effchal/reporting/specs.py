@@ -17,11 +17,7 @@ def specs() -> dict[str, Spec]:
         "costs": costs(),
         "scores": intervals("score", "low", "high", "$metric, mean", None),
         "differences": intervals(
-            "difference",
-            "difference_low",
-            "difference_high",
-            "difference to greedy, paired by instance",
-            0,
+            "difference", "difference_low", "difference_high", "difference to greedy", 0
         ),
         "layers": layers(),
         "mixes": mixes(),
@@ -39,6 +35,16 @@ def by_run(title: str | None = "run") -> Spec:
     return {"field": "run", "type": "nominal", "sort": None, "legend": legend}
 
 
+def names(field: str) -> Spec:
+    """A row for each name; a narrow page breaks names where they have a dot."""
+    axis = {"labelLimit": "$limit", "labelExpr": "$label", "labelLineHeight": 14}
+    return {"field": field, "type": "nominal", "sort": None, "title": None, "axis": axis}
+
+
+def axis(ticks: int = 7) -> Spec:
+    return {"axis": {"format": ",.4~g", "tickCount": ticks}}
+
+
 def tooltip(*fields: str) -> list[Spec]:
     """Fields of the data by name; ":q" behind a number's."""
     return [
@@ -49,15 +55,15 @@ def tooltip(*fields: str) -> list[Spec]:
 
 def curves() -> Spec:
     """Loss against steps, tokens or hours: training dashed and thin, validation with points."""
-    x = {"field": "$x", "type": NUMBER, "title": "$x_title", "scale": {"nice": False}}
+    x = {"field": "$x", "type": NUMBER, "title": "$x_title", "scale": {"nice": False}} | axis()
     loss = {"field": "loss", "type": NUMBER, "title": "loss, nats per token"}
-    y = loss | {"scale": {"zero": False}}
+    y = loss | {"scale": {"zero": False}} | axis(6)
     shown = tooltip("run", "kind", "step:q", "tokens:q", "hours:q", "loss:q")
     dash = {
         "field": "kind",
         "type": "nominal",
         "scale": {"domain": ["training", "validation"], "range": [[3, 3], [1, 0]]},
-        "legend": {"orient": "bottom", "title": "loss"},
+        "legend": {"orient": "bottom", "columns": "$columns", "title": "loss"},
     }
     picked = {"name": "picked", "select": {"type": "point", "fields": ["run"]}, "bind": "legend"}
     faint = {"condition": {"param": "picked", "value": 1}, "value": 0.12}
@@ -69,7 +75,7 @@ def curves() -> Spec:
             {"params": [picked], "mark": {"type": "line"}, "encoding": {"strokeDash": dash}},
             {
                 "transform": [validation],
-                "mark": {"type": "point", "filled": True, "size": 45},
+                "mark": {"type": "point", "filled": True, "opacity": 1, "size": 45},
                 "encoding": {"shape": by_run()},
             },
             {  # where the pointer finds a value
@@ -82,8 +88,9 @@ def curves() -> Spec:
 
 def costs() -> Spec:
     """A measure against hours or memory, with the Pareto front as a line of diamonds."""
-    x = {"field": "x", "type": NUMBER, "title": "$cost", "scale": {"zero": False, "padding": 24}}
-    y = {"field": "y", "type": NUMBER, "title": "$measure", "scale": {"zero": False, "padding": 24}}
+    space = {"zero": False, "padding": 24}
+    x = {"field": "x", "type": NUMBER, "title": "$cost", "scale": space} | axis()
+    y = {"field": "y", "type": NUMBER, "title": "$measure", "scale": space} | axis(5)
     front = {
         "field": "front",
         "type": "nominal",
@@ -91,7 +98,7 @@ def costs() -> Spec:
             "domain": ["on the front", "beaten by another run"],
             "range": ["diamond", "circle"],
         },
-        "legend": {"orient": "bottom", "title": "Pareto front", "symbolType": "diamond"},
+        "legend": {"orient": "bottom", "columns": "$columns", "title": "Pareto front"},
     }
     best = [{"filter": "datum.front == 'on the front'"}]
     strong = {"condition": {"test": "datum.front == 'on the front'", "value": 1}, "value": 0.45}
@@ -101,7 +108,7 @@ def costs() -> Spec:
         layer=[
             {"transform": best, "mark": {"type": "line", "strokeDash": [4, 3], "opacity": 0.6}},
             {
-                "mark": {"type": "point", "filled": True, "size": 130},
+                "mark": {"type": "point", "filled": True, "opacity": 1, "size": 130},
                 "encoding": {
                     "shape": front,
                     "opacity": strong,
@@ -124,15 +131,14 @@ def costs() -> Spec:
 
 def intervals(value: str, low: str, high: str, title: str, line_at: float | None) -> Spec:
     """A value with its interval for each decoding; controls are hollow."""
-    y = {"field": "name", "type": "nominal", "sort": None, "title": None}
-    y |= {"axis": {"labelLimit": "$limit"}}
-    scale = {"zero": False, "nice": True}
-    x = {"field": value, "type": NUMBER, "title": title, "scale": scale}
+    y = names("name")
+    scale = {"zero": False, "padding": 12}
+    x = {"field": value, "type": NUMBER, "title": title, "scale": scale} | axis()
     role = {
         "field": "role",
         "type": "nominal",
         "scale": {"domain": ["asked for", "control"], "range": ["circle", "square"]},
-        "legend": {"orient": "bottom", "title": None},
+        "legend": {"orient": "bottom", "columns": "$columns", "title": None},
     }
     colour = {"field": "role", "type": "nominal", "scale": {"domain": ["asked for", "control"]}}
     shown = tooltip(
@@ -144,14 +150,14 @@ def intervals(value: str, low: str, high: str, title: str, line_at: float | None
             "encoding": {"x": x | {"field": low}, "x2": {"field": high}},
         },
         {
-            "mark": {"type": "point", "filled": True, "size": 80},
+            "mark": {"type": "point", "filled": True, "opacity": 1, "size": 80},
             "encoding": {"x": x, "shape": role, "tooltip": shown},
         },
     ]
     if line_at is not None:
         zero = {"data": {"values": [{}]}, "mark": {"type": "rule", "strokeDash": [4, 3]}}
         marks.insert(0, zero | {"encoding": {"x": {"datum": line_at}, "y": None, "color": None}})
-    return chart(height={"step": 24}, encoding={"y": y, "color": colour}, layer=marks)
+    return chart(height={"step": "$step"}, encoding={"y": y, "color": colour}, layer=marks)
 
 
 def layers() -> Spec:
@@ -162,12 +168,11 @@ def layers() -> Spec:
         "sort": {"field": "layer"},
         "title": "premature layer",
     }
-    y = {"field": "name", "type": "nominal", "sort": None, "title": None}
-    y |= {"axis": {"labelLimit": "$limit"}}
+    y = names("name")
     share = {"field": "share", "type": NUMBER}
     dark_enough = {"condition": {"test": "datum.share > 0.5", "value": "white"}}
     return chart(
-        height={"step": 26},
+        height={"step": "$step"},
         transform=[{"calculate": "toNumber(datum.layer)", "as": "layer"}],
         encoding={"x": x | {"axis": {"labelAngle": 0}}, "y": y},
         layer=[
@@ -195,11 +200,10 @@ def mixes() -> Spec:
     """Shares of the sources in each mix, by tokens or by rows."""
     legend = {"orient": "bottom", "columns": "$columns", "title": "source", "labelLimit": 240}
     return chart(
-        height={"step": 34},
+        height={"step": "$step"},
         mark={"type": "bar", "stroke": "$paper", "strokeWidth": 2},
         encoding={
-            "y": {"field": "mix", "type": "nominal", "sort": None, "title": None}
-            | {"axis": {"labelLimit": "$limit"}},
+            "y": names("mix"),
             "x": {"field": "$share", "type": NUMBER, "stack": "normalize", "title": "$share_title"}
             | {"axis": {"format": "%"}},
             "color": {"field": "source", "type": "nominal", "sort": None, "legend": legend},
@@ -210,21 +214,23 @@ def mixes() -> Spec:
 
 def plans() -> Spec:
     """What came, as a multiple of what was planned."""
-    x = {"field": "ratio", "type": NUMBER, "title": "actual / planned", "scale": {"zero": False}}
+    x = {"field": "ratio", "type": NUMBER, "title": "actual / planned"}
+    x |= {"scale": {"zero": False, "padding": 12}}
+    x |= axis()
     quantity = {"field": "quantity", "type": "nominal"}
     shown = tooltip("run", "quantity", "planned:q", "actual:q", "ratio:q")
     line = {"data": {"values": [{}]}, "mark": {"type": "rule", "strokeDash": [4, 3]}}
     return chart(
-        height={"step": 24},
+        height={"step": "$step"},
         layer=[
             line | {"encoding": {"x": {"datum": 1}}},
             {
-                "mark": {"type": "point", "filled": True, "size": 90},
+                "mark": {"type": "point", "filled": True, "opacity": 1, "size": 90},
                 "encoding": {
-                    "y": {"field": "run", "type": "nominal", "sort": None, "title": None}
-                    | {"axis": {"labelLimit": "$limit"}},
+                    "y": names("run"),
                     "x": x,
-                    "color": quantity | {"legend": {"orient": "bottom", "title": None}},
+                    "color": quantity
+                    | {"legend": {"orient": "bottom", "title": None, "columns": "$columns"}},
                     "shape": quantity,
                     "tooltip": shown,
                 },

@@ -53,7 +53,7 @@ COLUMNS = (
     Column("lr", "learning rate", "number", meaning="train.lr, the peak of the schedule"),
     Column("decoding", "decoding"),
     Column("device", "device"),
-    Column("date", "date", shown=True, meaning="by the folder's name, else by its files"),
+    Column("date", "date", meaning="by the folder's name, else by its files"),
     Column("folder", "folder"),
 )
 
@@ -144,17 +144,22 @@ def progress(run: Run) -> dict[str, Any]:
         "hours": hours(spent),
     }
     planned = first(number(run.record, "steps_planned"), number(run.plan, "workload", "steps"))
-    before = steps[max(0, len(steps) - 1 - RATE_STEPS)]
-    begun, at = number(before, "step"), number(before, "spent_s")
-    if None in (planned, step, spent, begun, at) or run.status != "running" or before is last:
-        return found
-    assert planned is not None and step is not None and spent is not None  # as mypy cannot see
-    assert begun is not None and at is not None
-    if step > begun:
-        left_s = (planned - step) * (spent - at) / (step - begun)
-        found["left_minutes"] = left_s / 60
-        found["ends"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left_s))
+    if planned is not None and step is not None and spent is not None and run.status == "running":
+        found |= estimate(steps, planned - step)
     return found
+
+
+def estimate(steps: Sequence[dict[str, Any]], left: float) -> dict[str, Any]:
+    """The end of a running run, at the pace of its last steps; {} where that is not known."""
+    some = steps[-1 - RATE_STEPS :]
+    times = [number(each, "spent_s") for each in (some[0], some[-1])]
+    numbers = [number(each, "step") for each in (some[0], some[-1])]
+    begun, now = times
+    if begun is None or now is None or None in numbers or numbers[0] == numbers[1]:
+        return {}
+    left_s = left * (now - begun) / (float(numbers[1] or 0) - float(numbers[0] or 0))
+    ends = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left_s))
+    return {"left_minutes": left_s / 60, "ends": ends}
 
 
 def columns_as_json(entries: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:

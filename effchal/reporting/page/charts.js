@@ -44,7 +44,7 @@ async function draw(name, rows, choices = {}) {
   const place = byId(`${name}_chart`);
   const wide = place.clientWidth > 640;
   const spec = filled(charts.specs[name], {
-    $limit: wide ? 320 : 130, $columns: Math.max(1, Math.floor(place.clientWidth / 250)),
+    $limit: wide ? 320 : 120, $label: wide ? "datum.label" : "split(datum.label, ' · ')", $step: wide ? 26 : 38, $columns: Math.max(1, Math.floor(place.clientWidth / 250)),
     $ink: style("--ink"), $paper: style("--paper"), $scheme: isDark() ? "darkblue" : "blues", ...choices,
   });
   spec.datasets = { table: rows };
@@ -86,7 +86,9 @@ function drawCurves(data, selected) {
 
 function drawCosts(data) {
   const measures = unique(data.costs.map((each) => each.measure));
-  fillSelect(byId("costs_measure"), measures.map((each) => [each, each]), measures.at(1) ?? measures[0]);
+  const differs = (measure) => new Set(data.costs.filter((each) => each.measure === measure).map((each) => each.y)).size > 1;
+  const telling = measures.filter(differs);
+  fillSelect(byId("costs_measure"), measures.map((each) => [each, each]), telling.at(1) ?? telling[0]);
   fillSelect(byId("costs_cost"), unique(data.costs.map((each) => each.cost)).map((each) => [each, each]));
   const measure = byId("costs_measure").value, cost = byId("costs_cost").value;
   const rows = data.costs.filter((each) => each.measure === measure && each.cost === cost);
@@ -95,9 +97,15 @@ function drawCosts(data) {
 
 const decodingName = (each) => `${each.model} · ${each.decoding}`;
 
+// The first entry whose main scores are not all the same.
+function tellingEntry(data) {
+  return Object.keys(data.entries).find((entry) =>
+    new Set(data.scores.filter((each) => each.entry === entry && each.main).map((each) => each.score)).size > 1);
+}
+
 function drawScores(data, selected) {
   const entries = Object.entries(data.entries);
-  fillSelect(byId("scores_entry"), entries);
+  fillSelect(byId("scores_entry"), entries, tellingEntry(data));
   const entry = byId("scores_entry").value;
   const ofEntry = data.scores.filter((each) => each.entry === entry);
   const main = ofEntry.find((each) => each.main)?.metric;
