@@ -15,7 +15,6 @@ from effchal.reporting.challenge_text import (
     field_notes,
     notes_of,
     published_table,
-    recomputation_notes,
     table_of,
 )
 from effchal.reporting.collect import collect
@@ -32,7 +31,7 @@ from effchal.reporting.finals import (
     places,
 )
 from effchal.reporting.standing import Difference, Measured, Missing, Place, Span, Standing
-from effchal.reporting.tables import as_markdown, as_text
+from effchal.reporting.text_tables import as_markdown, as_text
 
 RESAMPLES = 1000
 WIDTH = 100  # of a line of text
@@ -72,8 +71,6 @@ class ChallengeReport:
     def _page(self, write: Any, mark: str) -> str:
         finals = self.finals
         parts = [f"{mark}Track {finals.track} of 2023: {len(finals.entries)} finalists"]
-        if not self.standings:
-            parts += [write(published_table(finals)), "\n".join(recomputation_notes(finals))]
         for each in self.standings:
             title = f"{mark}{each.scores.name} ({each.scores.decoding})"
             parts += [title, write(table_of(each)), "\n".join(notes_of(each))]
@@ -81,7 +78,8 @@ class ChallengeReport:
             first = self.standings[0].scores.name
             parts += [f"{mark}Differences to {first}", write(differences_table(self.differences))]
         parts.append("\n".join(f"- left out: {each}" for each in self.left_out))
-        parts.append("\n".join(field_notes(finals)) if self.standings else "")
+        parts += [f"{mark}The finalists, without these runs", write(published_table(finals))]
+        parts.append("\n".join(field_notes(finals)))
         return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -217,5 +215,8 @@ def differences_of(first: ContestScores, other: ContestScores) -> list[Differenc
         paired = MetricScores({entry: each for entry, each in gaps.items() if each})
         if paired.instances:
             low, high = _interval(paired.resampled(_counts(paired, generator)))
-            found.append(Difference(other.name, scenario, paired.instances, paired.mean, low, high))
+            values = [gap for each in paired.by_entry.values() for gap in each.values()]
+            better, worse = sum(gap > 0 for gap in values), sum(gap < 0 for gap in values)
+            span = (paired.mean, low, high, better, worse)
+            found.append(Difference(other.name, scenario, paired.instances, *span))
     return found

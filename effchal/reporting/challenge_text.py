@@ -37,12 +37,6 @@ def notes_of(standing: Standing) -> list[str]:
         elif side.is_noise:
             notes.append(f"{name}: this place is mostly noise: {_span(side)}")
     notes += [note for name, each in standing.scenarios.items() for note in _notes(name, each)]
-    alike = [name for name, each in standing.scenarios.items() if each.has_no_width]
-    if alike:
-        notes.append(
-            f"{', '.join(alike)}: all instances score the same, so resampling cannot show how "
-            "noisy the place is"
-        )
     absent: dict[str, list[str]] = {}
     for name, each in standing.scenarios.items():
         absent.setdefault(", ".join(each.not_measured), []).append(name)
@@ -65,6 +59,12 @@ def _notes(name: str, measured: Measured) -> list[str]:
         notes.append(
             f"{name}: with {measured.instances} instances this place is mostly noise: "
             f"{_span(measured.place)}"
+        )
+    if measured.unseen is not None:
+        low, high = measured.unseen
+        notes.append(
+            f"{name}: all {measured.instances} instances score the same, so resampling shows no "
+            f"noise, but the true value may be from {low:.2f} to {high:.2f}: do not trust the place"
         )
     if len(measured.entries) > 1:
         notes.append(f"{name}: the mean over {len(measured.entries)} entries of their means")
@@ -90,7 +90,7 @@ def field_notes(finals: Finals) -> list[str]:
         "- The finalists answered other draws of questions, through HELM of 2023.",
         "- HELM 0.5.16 has no SAMSum and no corr2cause, and ETHICS in another form: the hidden "
         "side cannot be completed here.",
-        f"- Source: {finals.source}",
+        *recomputation_notes(finals),
     ]
 
 

@@ -1,5 +1,6 @@
 """What a report says of one run among the finalists."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -49,10 +50,10 @@ class Measured:
     place: Place
 
     @property
-    def has_no_width(self) -> bool:
-        """Whether every resample of the main metric is the same."""
-        main = next(iter(self.metrics.values()))
-        return main.low == main.high
+    def unseen(self) -> tuple[float, float] | None:
+        """The share that may be right where all or none are: exact, 95 %; None for others."""
+        value, bound = next(iter(self.metrics.values())).value, 0.025 ** (1 / self.instances)
+        return {0.0: (0.0, 1 - bound), 1.0: (bound, 1.0)}.get(value)
 
 
 @dataclass
@@ -90,9 +91,16 @@ class Difference:
     mean: float
     low: float
     high: float
+    better: int  # instances that the run answers better than the first
+    worse: int
+
+    @property
+    def p(self) -> float:
+        """Of the exact sign test; McNemar's, for answers that are right or wrong."""
+        n, k = self.better + self.worse, min(self.better, self.worse)
+        return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
 
     @property
     def verdict(self) -> str:
-        if self.low > 0 or self.high < 0:
-            return "differs"
-        return "cannot be told apart"
+        words = "differs" if self.p < 0.05 else "cannot be told apart"
+        return f"{words} (better {self.better}, worse {self.worse}, p = {self.p:.2g})"

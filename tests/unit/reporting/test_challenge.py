@@ -104,7 +104,9 @@ def test_few_instances_are_called_noise_and_many_are_not(tmp_path):
 
 def test_instances_that_all_score_the_same_say_that_they_show_no_noise(tmp_path):
     evaluation(tmp_path / "run", {"gsm": 0})
-    assert "GSM8K: all instances score the same" in challenge_report([tmp_path]).text()
+    text = " ".join(challenge_report([tmp_path]).text().split())
+    assert "GSM8K: all 40 instances score the same" in text
+    assert "the true value may be from 0.00 to 0.09" in text
 
 
 def test_parts_of_a_scenario_are_averaged_as_parts(tmp_path):
@@ -129,9 +131,19 @@ def test_two_runs_are_compared_pair_by_pair(tmp_path):
     mmlu, bbq = report.differences
     assert (mmlu.scenario, mmlu.mean, mmlu.instances) == ("MMLU", 0.5, 40)
     assert mmlu.low > 0
-    assert mmlu.verdict == "differs"
-    assert (bbq.scenario, bbq.mean, bbq.verdict) == ("BBQ", 0.025, "cannot be told apart")
+    assert mmlu.verdict == "differs (better 20, worse 0, p = 1.9e-06)"
+    assert (bbq.scenario, bbq.mean) == ("BBQ", 0.025)
+    assert bbq.verdict == "cannot be told apart (better 1, worse 0, p = 1)"
     assert "Differences to a" in report.text()
+
+
+def test_three_pairs_that_agree_are_too_few(tmp_path):
+    """A bootstrap interval of three wins to none leaves out zero; the exact test does not."""
+    evaluation(tmp_path / "a", {"mmlu:subject=anatomy": 3}, n=9)
+    evaluation(tmp_path / "b", {"mmlu:subject=anatomy": 0}, n=9)
+    (difference,) = challenge_report([tmp_path / "a", tmp_path / "b"]).differences
+    assert difference.p == 0.25
+    assert difference.verdict.startswith("cannot be told apart")
 
 
 def test_runs_without_a_score_are_named_with_the_reason(tmp_path):
@@ -248,13 +260,30 @@ def test_the_report_is_the_same_every_time_in_every_form(tmp_path):
     first, second = challenge_report([tmp_path]), challenge_report([tmp_path])
     assert first.text() == second.text()
     assert json.loads(json.dumps(first.to_json())) == json.loads(json.dumps(second.to_json()))
-    assert max(map(len, first.text().splitlines())) <= 110
+    assert max(map(len, first.text().splitlines())) <= 120
     assert "| MMLU | EM | 40 | 0.425 [" in first.markdown()
     assert "|---" not in first.text()
 
 
-def test_without_a_run_the_published_table_is_shown_recomputed():
-    text = challenge_report([]).text()
-    assert "4090-5 (reference)  0.167" in text
+def test_the_published_table_is_shown_recomputed():
+    text = " ".join(challenge_report([]).text().split())
+    assert "4090-5 (reference) 0.167" in text
     assert "12 of 12 columns" in text
     assert "31 metrics themselves cannot be recomputed" in text
+
+
+def test_the_command_prints_the_report_and_writes_it_for_programs(tmp_path, monkeypatch, capsys):
+    from effchal import report
+
+    evaluation(tmp_path / "run", {"gsm": 3})
+    file = tmp_path / "places.json"
+    words = ["--challenge", "--track", "a100", str(tmp_path / "run"), "--json", str(file)]
+    monkeypatch.setattr("sys.argv", ["effchal report", *words])
+    report.main()
+    assert "Track a100 of 2023: 9 finalists" in capsys.readouterr().out
+    assert json.loads(file.read_text())["runs"][0]["places"] == 10
+    monkeypatch.setattr("sys.argv", ["effchal report", *words, "--decoding", "dola"])
+    with pytest.raises(SystemExit) as end:
+        report.main()
+    assert end.value.code == 2
+    assert "gsm has no decoding 'dola'; it has: greedy" in capsys.readouterr().err
