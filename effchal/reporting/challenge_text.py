@@ -33,7 +33,8 @@ def notes_of(standing: Standing) -> list[str]:
     notes = []
     for name, side in standing.sides.items():
         if isinstance(side, Missing):
-            notes.append(f"{name}: not complete: no {', '.join(side.names)}")
+            what = " side" if name == "final" else ""
+            notes.append(f"{name}: not complete: no {', '.join(side.names)}{what}")
         elif side.is_noise:
             notes.append(f"{name}: this place is mostly noise: {_span(side)}")
     notes += [note for name, each in standing.scenarios.items() for note in _notes(name, each)]
