@@ -28,7 +28,8 @@ def main() -> None:
         sys.exit(cli.fail(f"no command {command!r}; {meant}"))
     else:
         sys.argv = [f"effchal {command}", *rest]
-        if arguments.wants_help(rest):  # before the import, which may bring torch
+        reads_config = bool(command_help.COMMANDS[command].reads)
+        if reads_config and arguments.wants_help(rest):  # before the import, which may bring torch
             return command_help.print_help(command, rest)
         importlib.import_module(f"effchal.{command}").main()
 

@@ -22,17 +22,21 @@ from effchal.prompts import PromptEncoder
 from effchal.runs import sync_folder, versions, where_supported
 
 FORMAT = 1
+CARD = "adapter/README.md"
 
 
 class BundleError(ConfigError):
     """A bundle that is incomplete, changed, or does not fit its base model."""
 
 
-def write_bundle(folder: Path, cfg: Config, model: Any, tokenizer: Any) -> None:
+def write_bundle(
+    folder: Path, cfg: Config, model: Any, tokenizer: Any, card: str | None = None
+) -> None:
     """Write adapter, tokenizer, config and manifest. `folder` is replaced once all is on disk.
 
     Args:
         model: a peft model, or None for a plain base model (lora=none).
+        card: the adapter's model card. None: it has none.
 
     Raises:
         OSError: the disk is full, for example; a bundle that was there before still is.
@@ -40,12 +44,53 @@ def write_bundle(folder: Path, cfg: Config, model: Any, tokenizer: Any) -> None:
     partial = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write_files(partial, cfg, model, tokenizer)
+        _write_files(partial, cfg, model, tokenizer, card)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         found = re.search(r"\(os error (\d+)\)", str(error))  # as safetensors tells it
         number = int(found[1]) if found else getattr(error, "errno", None) or errno.EIO
         raise OSError(number, os.strerror(number), str(folder)) from error
+    _put_in_place(partial, folder)
+
+
+def replace_card(folder: Path, card: str) -> None:
+    """Give a bundle's adapter another model card. `folder` is replaced once all is on disk.
+
+    Raises:
+        OSError: the disk is full, for example; the bundle is as before.
+    """
+    partial = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        shutil.copytree(folder, partial, copy_function=_link_or_copy)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        _replace_file(partial / CARD, card)
+        manifest["files"][CARD] = sha256(partial / CARD)
+        manifest["files"] = dict(sorted(manifest["files"].items()))
+        _replace_file(partial / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _put_in_place(partial, folder)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """The same file under another name: its content takes no space and no time."""
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
+
+
+def _replace_file(path: Path, text: str) -> None:
+    """Write a file anew: the other names of the old one keep its content."""
+    path.unlink(missing_ok=True)
+    path.write_text(text, encoding="utf-8")
+    with where_supported():
+        path.chmod(0o644)
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
     sync_folder(partial)
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
@@ -56,13 +101,16 @@ def write_bundle(folder: Path, cfg: Config, model: Any, tokenizer: Any) -> None:
     sync_folder(folder.parent)
 
 
-def _write_files(partial: Path, cfg: Config, model: Any, tokenizer: Any) -> None:
+def _write_files(partial: Path, cfg: Config, model: Any, tokenizer: Any, card: str | None) -> None:
     partial.mkdir(parents=True)
     if model is not None:
         # save_embedding_layers=False: peft would ask the hub whether to copy the base's head.
         model.save_pretrained(
             partial / "adapter", safe_serialization=True, save_embedding_layers=False
         )
+        (partial / CARD).unlink(missing_ok=True)  # peft's template, with nothing filled in
+        if card is not None:
+            (partial / CARD).write_text(card, encoding="utf-8")
     encoder = PromptEncoder(tokenizer, cfg.prompt)
     # With the template of the training, so that other servers spell the same prompts.
     tokenizer = copy.copy(tokenizer)

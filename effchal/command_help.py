@@ -3,13 +3,15 @@
 Nothing here imports a command, so that help never waits for torch.
 """
 
+import argparse
 import ast
 import shutil
 import textwrap
 from dataclasses import dataclass
+from typing import NoReturn
 
 from effchal.arguments import DATA_WORDS, hydra_arguments, parse_override, split_flags
-from effchal.cli import CONF_DIR, PACKAGE, compose_config, one_line_errors
+from effchal.cli import CONF_DIR, PACKAGE, compose_config, fail, one_line_errors
 from effchal.config.describe import Key, describe, groups
 
 
@@ -17,8 +19,10 @@ from effchal.config.describe import Key, describe, groups
 class Command:
     """What --help shows besides the command's docstring."""
 
-    reads: str  # groups and top-level keys of the config
-    examples: tuple[str, str, str]  # arguments
+    # Groups and top-level keys of the config. "" = it reads no config: its file has a function
+    # `parser()`, made by `own_parser`, which knows its arguments and prints its help.
+    reads: str
+    examples: tuple[str, ...]  # arguments
     words: tuple[str, ...] = ()  # that may follow the command's name
 
 
@@ -90,7 +94,34 @@ COMMANDS = {
             "outputs/helm/<run>   # go on with a run",
         ),
     ),
+    "report": Command(
+        "",
+        (
+            "",
+            "outputs/train/<sweep> outputs/evaluate --csv runs.csv",
+            "outputs --watch --port 8090",
+        ),
+    ),
 }
+
+
+class OwnParser(argparse.ArgumentParser):
+    """Arguments of a command that reads no config. Errors are one line, as everywhere."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(fail(f"{message}; {self.prog} --help shows its arguments"))
+
+
+def own_parser(command: str) -> OwnParser:
+    """A parser that knows no argument yet; its help has the command's docstring and examples."""
+    examples = "\n".join(f"  effchal {command} {each}" for each in COMMANDS[command].examples)
+    return OwnParser(
+        f"effchal {command}",
+        description=docstring(command),
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def docstring(command: str) -> str:

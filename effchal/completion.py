@@ -52,7 +52,8 @@ def complete(line: str = "") -> list[str]:
     elif words[0] not in COMMANDS:
         options = []
     else:
-        options = _overrides(words[0], current)
+        reads_config = bool(COMMANDS[words[0]].reads)
+        options = _overrides(words[0], current) if reads_config else ["--help "]
         if len(words) == 2:
             options += [f"{word} " for word in COMMANDS[words[0]].words]
     return [option for option in options if option.startswith(current)]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import shlex
 import sys
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     if done is not None:
         return log.info("%s", done)
     with run_lock(run_dir), StopSignals() as signals:
-        code = run(cfg, run_dir, signals, job_age_s())
+        command = shlex.join(["effchal", "train", *overrides])
+        code = run(cfg, run_dir, signals, job_age_s(), command)
     if code:  # an exit after success would end a sweep with its first run
         sys.exit(code)
 
@@ -94,11 +96,14 @@ def nothing_to_do(cfg: Config, run_dir: Path) -> str | None:
     return None
 
 
-def run(cfg: Config, run_dir: Path, signals: StopSignals, spent_before_s: float = 0.0) -> int:
+def run(
+    cfg: Config, run_dir: Path, signals: StopSignals, spent_before_s: float = 0.0, command: str = ""
+) -> int:
     """Train, or go on training, in run_dir. Returns the exit code: 0, 1 (failed) or 128 + signal.
 
     Args:
         spent_before_s: seconds of this process before this call; they count towards the budget.
+        command: what was typed, for run.json and the model card.
 
     Raises:
         ConfigError: before any training.
@@ -117,7 +122,7 @@ def run(cfg: Config, run_dir: Path, signals: StopSignals, spent_before_s: float 
     check_decoding(cfg)
     data = prepare_data(cfg, None, selection)
     plan = plan_run(cfg, data, run_dir)  # refuses what cannot fit
-    trainer = Trainer.build(cfg, data, clock, run_dir)  # restored if there is a checkpoint
+    trainer = Trainer.build(cfg, data, clock, run_dir, command)  # restored if there is a checkpoint
     data.report.write(run_dir)  # now that the data is known to be the run's
     del data  # the trainer has what it needs of it
     try:

@@ -1,6 +1,5 @@
 """Answers of one model to the instances of a scenario, under several decodings at once."""
 
-import hashlib
 import math
 import zlib
 from collections import Counter
@@ -13,15 +12,24 @@ from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.score import Scorer
 from effchal.decoding.sequence import Completion
-from effchal.evaluation.results import Answer, ChoiceAnswer, Record, Records, TextAnswer
+from effchal.evaluation.results import (
+    LONGEST,
+    Answer,
+    ChoiceAnswer,
+    Record,
+    Records,
+    TextAnswer,
+    prompt_digest,
+)
 from effchal.evaluation.scenarios import (
     Instance,
+    Reference,
     Scenario,
     ScenarioError,
     score_choices,
     score_completion,
 )
-from effchal.evaluation.variants import LONGEST, Variant, contrasts_of
+from effchal.evaluation.variants import Variant, contrasts_of
 from effchal.model_source import ModelSource, load_engine
 from effchal.prompts import PromptEncoder, Turn
 
@@ -51,13 +59,15 @@ class EncodedInstance:
 
     @property
     def digest(self) -> str:
-        """Tells whether a record is of this prompt and these choices."""
-        text = repr((self.instance.prompt, self.instance.choices))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return prompt_digest(self.instance.prompt, self.instance.choices)
 
     def record(self, decodings: dict[str, Answer]) -> Record:
-        instance = self.instance
-        return Record(self.entry, instance.id, instance.split, self.digest, decodings)
+        instance, references = self.instance, list(self.instance.references)
+        if instance.choices:  # as they were scored, a leading space included
+            marked = zip(instance.choices, instance.correct_choices, strict=True)
+            references = [Reference(text, correct) for text, correct in marked]
+        head = (self.entry, instance.id, instance.split, self.digest)
+        return Record(*head, decodings, prompt=instance.prompt, references=references)
 
 
 @dataclass

@@ -2,17 +2,23 @@
 
 import contextlib
 import csv
+import hashlib
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from effchal.config import EvaluateConfig
-from effchal.evaluation.scenarios import Scenario
+from effchal.evaluation.scenarios import Reference, Scenario
 from effchal.evaluation.stats import Interval, mean_interval, paired_difference
-from effchal.evaluation.variants import BASELINE
 from effchal.runs import read_json_lines, write_atomic
+
+BASELINE = "greedy"  # the decoding that others are compared with
+# A control that reads no question: it takes the longest choice, or the option with the
+# longest text.
+LONGEST = "longest answer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +62,11 @@ class Record:
     entry: str
     id: str
     split: str
-    prompt_sha256: str
+    prompt_sha256: str  # digest of prompt and choices
+    # What the model was asked, before the prompt template. None in files of version 0.1.
+    prompt: str | None = field(default=None, kw_only=True)
+    # Correct and wrong answers; for scored choices, these in the order of `logprobs`.
+    references: list[Reference] | None = field(default=None, kw_only=True)
     decodings: dict[str, Answer]
 
     @classmethod
@@ -64,10 +74,19 @@ class Record:
         """Fields of older versions are left out."""
         decodings = {name: _answer(found) for name, found in values["decodings"].items()}
         head = {name: values[name] for name in ("entry", "id", "split", "prompt_sha256")}
-        return cls(**head, decodings=decodings)
+        references = values.get("references")
+        if references is not None:
+            references = [Reference(each["text"], each["correct"]) for each in references]
+        prompt = values.get("prompt")
+        return cls(**head, decodings=decodings, prompt=prompt, references=references)
 
     def to_line(self) -> str:
         return json.dumps(as_plain(self)) + "\n"
+
+
+def prompt_digest(prompt: str, choices: Sequence[str] = ()) -> str:
+    """Tells whether a record is of this prompt and these choices."""
+    return hashlib.sha256(repr((prompt, tuple(choices))).encode()).hexdigest()[:16]
 
 
 def _answer(values: dict[str, Any]) -> Answer:

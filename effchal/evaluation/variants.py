@@ -6,13 +6,10 @@ from effchal.config import Config, ConfigError
 from effchal.config.choices import DecodingMethod
 from effchal.decoding.contrast import Contrast, Greedy
 from effchal.decoding.layers import contrast_of
+from effchal.evaluation.results import BASELINE
 from effchal.model.load import ModelShape
 
-BASELINE = "greedy"
 NO_CONTRAST: Contrast = Greedy()  # the mature layer alone
-# A control that reads no question: it takes the longest choice, or the option with the
-# longest text.
-LONGEST = "longest answer"
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class RunState:
     base_model: str | None = None  # fingerprint of its files; None: a hub id, which has a revision
     made_with: str = ""  # library and device, which the last bits depend on
     first_step_s: float | None = None  # seconds spent when the first step began
+    command: str = ""  # that began the run; of Python it is not known
 
     @property
     def is_best(self) -> bool:

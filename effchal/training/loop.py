@@ -38,8 +38,13 @@ class Trainer:
         self._lr_factor = math.inf if state.lr is None else state.lr / train.lr
 
     @classmethod
-    def build(cls, cfg: Config, data: PreparedData, clock: WallClock, run_dir: Path) -> "Trainer":
+    def build(
+        cls, cfg: Config, data: PreparedData, clock: WallClock, run_dir: Path, command: str = ""
+    ) -> "Trainer":
         """The trainer of a new run, or of one restored from the checkpoints in its folder.
+
+        Args:
+            command: what was typed; a restored run keeps the one that it began with.
 
         Raises:
             ConfigError: before any training.
@@ -48,6 +53,7 @@ class Trainer:
         limit_gpu_memory(cfg.budget.memory_gib, device)
         setup = build(cfg, data, device)
         state, spent_s = restore(cfg, setup, data.sha256, clock, run_dir)
+        state.command = state.command or command
         (run_dir / "run.json").unlink(missing_ok=True)
         save_config(cfg, run_dir / "config.yaml")
         # A killed process wrote no checkpoint at its end, but its records say how long it lived.
@@ -170,19 +176,20 @@ class Trainer:
             OSError: the disk takes no bundle, for example; earlier checkpoints are untouched.
         """
         self.saver.try_checkpoint()
-        self.saver.write_bundle()
-        self.tracker.log_bundle(self.saver.bundle)
+        self.saver.write_bundle(status)
         if status in ("finished", "stopped_by_budget"):
             is_measured = self.state.validation_step == self.state.step
             if self.clock.fits_at_end("validation"):
                 self.validator.validate()
+                self.saver.complete_card(status)
             elif not is_measured:
                 log.warning(
                     "no time is left for the last validation; for one, give more than "
                     "budget.hours=%g",
                     self.cfg.budget.hours,
                 )
-            self.saver.choose_weights()
+            self.saver.choose_weights(status)
+        self.tracker.log_bundle(self.saver.bundle)
         if self.error is not None:
             log.error("%s", self.error)
         measured = {

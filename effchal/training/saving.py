@@ -4,12 +4,13 @@ import logging
 import tempfile
 from pathlib import Path
 
-from effchal.bundle import write_bundle
+from effchal.bundle import replace_card, write_bundle
 from effchal.config import Config
 from effchal.config.choices import BundleOf
 from effchal.runs import DRY_RUN_PREFIX
 from effchal.training.budget import WallClock
 from effchal.training.build import RunState, TrainingSetup
+from effchal.training.card import card_of
 from effchal.training.checkpoint import load_weights, save_checkpoint
 
 log = logging.getLogger("effchal.train")
@@ -41,7 +42,8 @@ class Saver:
             model, optimizer = self.setup.model, self.setup.optimizer
             save_checkpoint(Path(folder) / "checkpoint", model, optimizer, state)
             saved_s = self.clock.spent_s()
-            write_bundle(Path(folder) / "bundle", self.cfg, model, self.setup.tokenizer)
+            card = self.card("a dry run")
+            write_bundle(Path(folder) / "bundle", self.cfg, model, self.setup.tokenizer, card)
             self.clock.add_cost("checkpoint", saved_s - started_s)
             self.clock.add_cost("bundle", self.clock.spent_s() - saved_s)
         log.info(
@@ -79,10 +81,21 @@ class Saver:
             return False
         return True
 
-    def write_bundle(self) -> None:
-        write_bundle(self.bundle, self.cfg, self.setup.model, self.setup.tokenizer)
+    def card(self, status: str, is_best: bool = False) -> str:
+        return card_of(self.cfg, self.run_dir, self.setup, self.state, self.clock, status, is_best)
 
-    def choose_weights(self) -> None:
+    def write_bundle(self, status: str, is_best: bool = False) -> None:
+        card = self.card(status, is_best)
+        write_bundle(self.bundle, self.cfg, self.setup.model, self.setup.tokenizer, card)
+
+    def complete_card(self, status: str) -> None:
+        """Bring the model card of the last weights up to the last validation."""
+        try:
+            replace_card(self.bundle, self.card(status))
+        except OSError as error:
+            log.warning("the model card lacks the last validation: %s", error)
+
+    def choose_weights(self, status: str) -> None:
         """Put the best weights into the bundle if train.bundle=best; else leave the last ones."""
         state = self.state
         if state.is_best:  # the last checkpoint was saved before its loss was known
@@ -95,7 +108,7 @@ class Saver:
                 "%s; the bundle holds the last weights (train.bundle=best would take those)", best
             )
         elif load_weights(self.checkpoints, state.best_step, self.setup.model):
-            self.write_bundle()
+            self.write_bundle(status, is_best=True)
             log.info("%s; the bundle holds these weights", best)
         else:
             log.warning(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from support.paths import ROOT
 
-COMMANDS = ("train", "plan", "data", "check", "package", "serve", "evaluate", "helm")
 GENERATED = "configuration.md"  # written from the schema, which has tests of its own
 SHELL = {"bash", "sh", "console"}
 STARTS = ("effchal ", "python -m effchal", "bash scripts/", "python scripts/", "gunicorn ")

@@ -78,7 +78,7 @@ def test_help_of_a_command_loads_no_heavy_library_and_is_quick():
     assert time.process_time() - started_s < 1
 
 
-@pytest.mark.parametrize("command", command_help.COMMANDS)
+@pytest.mark.parametrize("command", [n for n, c in command_help.COMMANDS.items() if c.reads])
 def test_help_shows_what_the_command_reads(command, capsys):
     command_help.print_help(command, ["--help"])
     text = capsys.readouterr().out
@@ -89,6 +89,29 @@ def test_help_shows_what_the_command_reads(command, capsys):
     assert ("  serve.port=" in text) == ("serve" in reads)
     assert "  model.max_seq_len=2048  (int, tokens)\n" in text
     assert "  model=<mistral_7b | other | smollm2_135m | tiny>\n" in text
+
+
+OWN = [name for name, each in command_help.COMMANDS.items() if not each.reads]
+
+
+@pytest.mark.parametrize("command", OWN)
+def test_help_of_a_command_with_arguments_of_its_own(command):
+    code = (
+        f"import sys, effchal.{command} as command; print(command.parser().format_help())\n"
+        "print([name for name in ('torch', 'transformers', 'flask') if name in sys.modules])"
+    )
+    text, loaded = call(program=[sys.executable, "-c", code]).stdout.rsplit("\n", 2)[:2]
+    assert command_help.docstring(command) in text
+    assert text.count(f"\n  effchal {command} ") == len(command_help.COMMANDS[command].examples)
+    assert loaded == "[]"
+
+
+@pytest.mark.parametrize("command", OWN)
+def test_a_wrong_flag_of_such_a_command_is_one_line(command):
+    result = call(command, "--no-such-flag", ".", ".")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: unrecognized arguments: --no-such-flag")
+    assert result.stderr.count("\n") == 1
 
 
 def test_help_shows_what_the_typed_overrides_do(capsys):

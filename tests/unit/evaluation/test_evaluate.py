@@ -12,8 +12,8 @@ from support.paths import HELM_DATA, ROOT, needs_shared_data
 from effchal.bundle import write_bundle
 from effchal.cli import compose_config
 from effchal.config import ConfigError
+from effchal.evaluation.results import LONGEST
 from effchal.evaluation.run import run
-from effchal.evaluation.variants import LONGEST
 from effchal.model.tokenizer import load_tokenizer
 from effchal.model_source import inference_config
 
@@ -42,6 +42,34 @@ def test_every_table_carries_its_controls(data, tmp_path):
         assert table.count(f"jsonl:path={path}") == (8 * 2 if path == data[0] else 5 * 3)  # metrics
     assert (tmp_path / "out" / "results.png").stat().st_size > 1000
     assert (tmp_path / "out" / "results.md").read_text() == table
+
+
+@pytest.mark.integration
+def test_a_record_says_what_was_asked_and_what_would_be_right(data, tmp_path):
+    run(evaluation_config(data), tmp_path)
+    rows = [json.loads(line) for path in data for line in path.read_text().splitlines()]
+    for record, row in zip(read_records(tmp_path), rows, strict=True):
+        assert record["prompt"] == row["prompt"]
+        texts = [each["text"] for each in record["references"]]
+        assert texts == row.get("choices", row.get("answers"))
+        right = [i for i, each in enumerate(record["references"]) if each["correct"]]
+        assert right == row.get("correct", [0])
+    assert list(record)[:5] == ["entry", "id", "split", "prompt_sha256", "prompt"]
+
+
+@pytest.mark.integration
+def test_an_evaluation_of_an_older_version_goes_on(data, tmp_path):
+    cfg = evaluation_config(data)
+    run(cfg, tmp_path)
+    whole = read_records(tmp_path)
+    old = [{k: v for k, v in each.items() if k not in ("prompt", "references")} for each in whole]
+    lines = [json.dumps(each) + "\n" for each in old[:3]]
+    (tmp_path / "instances.jsonl").write_text("".join(lines))
+    run(cfg, tmp_path)
+    found = read_records(tmp_path)
+    assert found[:3] == old[:3]  # not asked again
+    assert len(found) == len(whole)
+    assert all(record["prompt"] for record in found[4:])
 
 
 @pytest.mark.integration

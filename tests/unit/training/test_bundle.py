@@ -13,6 +13,7 @@ from effchal.bundle import (
     check_bundle,
     load_bundle_model,
     load_bundle_tokenizer,
+    replace_card,
     write_bundle,
 )
 from effchal.config import Config, LoraConfig, ModelConfig, load_config
@@ -88,6 +89,30 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"format": 99, "files": {}}))
     with pytest.raises(BundleError, match="has format 99; this version reads 1"):
         check_bundle(tmp_path)
+
+
+def test_the_librarys_empty_model_card_is_left_out(bundle):
+    folder, _ = bundle
+    assert not (folder / "adapter" / "README.md").exists()
+
+
+def test_a_card_is_replaced_and_the_files_of_before_keep_theirs(bundle, tmp_path, monkeypatch):
+    folder, _ = bundle
+    replace_card(folder, "# one\n")
+    digest = check_bundle(folder)["files"]["adapter/README.md"]
+    shutil.copytree(folder, tmp_path / "copy", copy_function=os.link)
+    replace_card(folder, "# two\n")
+    assert check_bundle(folder)["files"]["adapter/README.md"] != digest
+    assert (folder / "adapter" / "README.md").read_text() == "# two\n"
+    assert (tmp_path / "copy" / "adapter" / "README.md").read_text() == "# one\n"
+    check_bundle(tmp_path / "copy")
+    monkeypatch.setattr(os, "link", _no_links)  # a file system without links
+    replace_card(folder, "# three\n")
+    check_bundle(folder)
+
+
+def _no_links(*_):
+    raise OSError(1, "Operation not permitted")
 
 
 def test_another_base_model_is_refused_and_a_moved_one_is_found(bundle, tmp_path):

@@ -1,0 +1,109 @@
+"""Compare runs on one offline page: table, curves, scores, answers.
+
+It finds the runs in and below the folders and writes one HTML file that needs no network.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from effchal.cli import one_line_errors
+from effchal.command_help import own_parser
+from effchal.config import ConfigError
+from effchal.reporting.challenge import challenge_report
+from effchal.reporting.collect import collect
+from effchal.reporting.export import write_csv, write_json, write_pngs
+from effchal.reporting.finals import TRACKS
+from effchal.reporting.page import fitting_page
+from effchal.reporting.payload import Detail, payload
+from effchal.reporting.watch import HOST, make_server
+
+
+def parser() -> argparse.ArgumentParser:
+    made = own_parser("report")
+    made.add_argument(
+        "folders", nargs="*", type=Path, default=[Path("outputs")], help="default: outputs"
+    )
+    made.add_argument(
+        "--output", type=Path, default=Path("report.html"), help="default: report.html"
+    )
+    made.add_argument("--csv", type=Path, metavar="FILE", help="also write the table of runs")
+    made.add_argument("--json", type=Path, metavar="FILE", help="also write all that the page has")
+    made.add_argument(
+        "--png", type=Path, metavar="FOLDER", help="also write pictures of the charts"
+    )
+    made.add_argument("--watch", action="store_true", help=f"serve the page on {HOST} instead")
+    made.add_argument("--port", type=int, default=8090, help="of --watch; default: 8090")
+    made.add_argument(
+        "--challenge", action="store_true", help="print places in the finals of 2023 instead"
+    )
+    made.add_argument("--track", choices=TRACKS, default=TRACKS[0], help="of --challenge")
+    made.add_argument("--decoding", default="greedy", help="of --challenge; default: greedy")
+    return made
+
+
+def main() -> None:
+    args = parser().parse_args()
+    with one_line_errors():
+        if args.challenge:
+            challenge(args)
+        elif args.watch:
+            watch(args)
+        else:
+            write(args)
+
+
+def write(args: argparse.Namespace) -> None:
+    """Write the page and what else was asked for, and say what is in it."""
+    for path in (args.output, args.csv, args.json):
+        check_writable(path)
+    found = collect(args.folders)
+    data = payload(found, args.folders, Detail())
+    args.output.write_text(
+        fitting_page(lambda detail: payload(found, args.folders, detail)), "utf-8"
+    )
+    written = [args.output]
+    for path, into in ((args.csv, write_csv), (args.json, write_json)):
+        if path is not None:
+            into(data, path)
+            written.append(path)
+    if args.png is not None:
+        written += write_pngs(data, args.png)
+    print(data["summary"])
+    if data["problems"]:
+        print(
+            f"{len(data['problems'])} folders could not be read or hold no run; the page lists them"
+        )
+    print(f"wrote {', '.join(map(str, written))}")
+
+
+def challenge(args: argparse.Namespace) -> None:
+    """Print where the evaluations and HELM runs stand among the finalists of 2023."""
+    check_writable(args.json)
+    report = challenge_report(args.folders, args.track, args.decoding)
+    if args.json is not None:
+        args.json.write_text(json.dumps(report.to_json(), indent=2) + "\n", "utf-8")
+    print(report.text(), end="")
+
+
+def check_writable(path: Path | None) -> None:
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        reason = "is a folder" if path.is_dir() else f"lies in no folder: {path.parent} is missing"
+        raise ConfigError(f"{path} {reason}; give a file")
+
+
+def watch(args: argparse.Namespace) -> None:
+    """Serve the page until Ctrl-C."""
+    collect(args.folders)  # a folder that is missing is an error now
+    make = lambda: payload(collect(args.folders), args.folders, Detail())  # noqa: E731
+    with make_server(make, args.folders, args.port) as server:
+        print(f"http://{HOST}:{server.server_port} follows the runs; Ctrl-C ends it", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""What our evaluations and HELM runs scored on the contest's metrics, instance by instance."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from effchal.evaluation.helm.results import run_folder
+from effchal.reporting.collect import RECORDS, Run
+from effchal.reporting.finals import Floats
+
+# The scenario of the contest that an entry belongs to, and the metric there. HELM of 2023 scored
+# GSM8K by exact_match_indicator; its final_number_exact_match is a later one.
+CONTEST = {
+    "mmlu": ("MMLU", "exact_match"),
+    "truthful_qa": ("TruthfulQA", "exact_match"),
+    "big_bench": ("BIG-bench", "exact_match"),
+    "gsm": ("GSM8K", "exact_match_indicator"),
+    "bbq": ("BBQ", "exact_match"),
+    "math": ("MATH", "math_equiv_chain_of_thought"),
+}
+MAIN = {"MATH": "equivalent"}  # the contest's name of the metric, if not EM
+PERTURBED = {"robustness": "EM (Robustness)", "fairness": "EM (Fairness)"}
+FILE = "per_instance_stats.json"  # of HELM
+
+
+@dataclass
+class MetricScores:
+    """One metric of a scenario, by entry and instance. An entry is a part, such as a subject."""
+
+    by_entry: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def instances(self) -> int:
+        return sum(map(len, self.by_entry.values()))
+
+    @property
+    def mean(self) -> float:
+        """Mean over the entries of their means, as HELM's groups have it."""
+        return float(np.mean([np.mean(list(each.values())) for each in self.by_entry.values()]))
+
+    def resampled(self, counts: dict[str, Floats]) -> Floats:
+        """The mean in each resample.
+
+        Args:
+            counts: of each entry, (resamples, instances): how often an instance was drawn.
+        """
+        means = [counts[entry] @ list(each.values()) for entry, each in self.by_entry.items()]
+        sizes = [len(each) for each in self.by_entry.values()]
+        return np.mean([mean / size for mean, size in zip(means, sizes, strict=True)], axis=0)
+
+
+@dataclass
+class ContestScores:
+    """A run's scores: by scenario and metric, both with the contest's names."""
+
+    name: str
+    folder: Path
+    decoding: str
+    scenarios: dict[str, dict[str, MetricScores]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)  # what of the run is no score, and why
+
+    def add(self, scenario: str, metric: str, entry: str, scores: dict[str, float]) -> None:
+        metrics = self.scenarios.setdefault(scenario, {})
+        metrics.setdefault(metric, MetricScores()).by_entry[entry] = scores
+
+    def keep_whole_metrics(self) -> None:
+        """Drop a perturbed metric that some entries of its scenario lack."""
+        for scenario, metrics in self.scenarios.items():
+            main = next(iter(metrics.values()))
+            for name in [
+                name for name in metrics if len(metrics[name].by_entry) < len(main.by_entry)
+            ]:
+                del metrics[name]
+                self.left_out.append(f"{scenario} {name}: some entries have no perturbations")
+
+
+def scores_of(run: Run, decoding: str) -> ContestScores:
+    """What a run of `effchal evaluate` or `effchal helm` scored. Nothing is guessed or filled in.
+
+    Args:
+        decoding: which one of an evaluation's decodings; HELM asks with the served one.
+    """
+    found = ContestScores(run.name, run.folder, decoding if run.kind == "evaluate" else "as served")
+    try:
+        if run.kind == "evaluate":
+            _read_evaluation(run, decoding, found)
+        elif run.kind == "helm":
+            _read_helm(run, found)
+            found.keep_whole_metrics()
+    except (AttributeError, KeyError, TypeError):
+        found.left_out.append(f"{RECORDS[run.kind]} is not as this version writes it")
+    return found
+
+
+def _read_evaluation(run: Run, decoding: str, found: ContestScores) -> None:
+    entries = run.record.get("entries")
+    if run.status != "finished" or not isinstance(entries, dict):
+        return found.left_out.append(f"the evaluation is not finished: {run.status}")
+    for entry, summary in entries.items():
+        if ", " in entry and entry.endswith("together"):  # a summary of other entries
+            continue
+        named = CONTEST.get(entry.partition(":")[0])
+        if named is None:
+            found.left_out.append(f"{entry} is no scenario of the contest")
+            continue
+        scenario, metric = named
+        lines = [each for each in run.instances if each.get("entry") == entry]
+        counted = [each for each in lines if each.get("split") == summary.get("split")]
+        scores = dict(_answers(counted, decoding, metric))
+        if decoding not in summary.get("decodings", {}):
+            has = ", ".join(summary.get("decodings", {})) or "none"
+            found.left_out.append(f"{entry} has no decoding {decoding!r}; it has: {has}")
+        elif not scores or len(scores) != summary.get("instances"):
+            found.left_out.append(
+                f"{entry}: instances.jsonl has {len(scores)} of {summary.get('instances')} scores"
+            )
+        else:
+            found.add(scenario, MAIN.get(scenario, "EM"), entry, scores)
+
+
+def _answers(
+    lines: Iterable[dict[str, Any]], decoding: str, metric: str
+) -> Iterator[tuple[str, float]]:
+    for line in lines:
+        try:
+            score = float(line["decodings"][decoding]["metrics"][metric])
+        except (KeyError, TypeError, ValueError):  # the count of what is left tells
+            continue
+        if math.isfinite(score):
+            yield str(line["id"]), score
+
+
+def _read_helm(run: Run, found: ContestScores) -> None:
+    for each in run.record.get("runs", []):
+        name, named = each["name"], CONTEST.get(each["entry"].partition(":")[0])
+        if each.get("status") != "finished":
+            found.left_out.append(f"{name} failed: {each.get('error')}")
+        elif named is None:
+            found.left_out.append(f"{name} is no scenario of the contest that HELM has")
+        else:
+            _read_helm_run(run_folder(run.folder, name) / FILE, each, *named, found)
+
+
+def _read_helm_run(
+    path: Path, run: dict[str, Any], scenario: str, metric: str, found: ContestScores
+) -> None:
+    try:
+        rows = list(_helm_scores(json.loads(path.read_text("utf-8")), metric, run.get("split")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return found.left_out.append(f"{path} cannot be read ({type(error).__name__})")
+    original = {instance: score for instance, perturbation, score in rows if not perturbation}
+    if not original:
+        return found.left_out.append(f"{run['name']} has no {metric}")
+    entry = re.sub(r"[:,]model=[^,]*", "", run["name"])  # the same for every model
+    found.add(scenario, MAIN.get(scenario, "EM"), entry, original)
+    for kind, title in PERTURBED.items():
+        worst = {
+            instance: min(score, original.get(instance, score))
+            for instance, score in _worst(rows, kind).items()
+        }
+        if worst:
+            found.add(scenario, title, entry, original | worst)
+
+
+def _helm_scores(
+    records: list[dict[str, Any]], metric: str, split: str | None
+) -> Iterator[tuple[str, dict[str, Any], float]]:
+    """Instance, perturbation ({}: none) and score of each record, on the split that counts."""
+    for record in records:
+        for stat in record["stats"]:
+            name = stat["name"]
+            if name["name"] == metric and name.get("split") == split:
+                yield record["instance_id"], record.get("perturbation") or {}, float(stat["mean"])
+
+
+def _worst(rows: list[tuple[str, dict[str, Any], float]], kind: str) -> dict[str, float]:
+    """The lowest score over an instance's perturbations of a kind, as HELM takes it."""
+    worst: dict[str, float] = {}
+    for instance, perturbation, score in rows:
+        if perturbation.get(kind):
+            worst[instance] = min(score, worst.get(instance, score))
+    return worst

@@ -1,0 +1,129 @@
+"""The report as CSV, JSON and PNG files."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from effchal.figures import panels, save_figure
+from effchal.reporting.labels import entry_label
+
+MOST_RUNS = 12  # of one picture: those with the lowest validation loss
+MOST_LINES = 40
+
+
+def write_csv(data: dict[str, Any], path: Path) -> None:
+    """The table of runs, all columns. An empty field was not measured."""
+    columns = data["columns"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([head(column) for column in columns])
+        for row in data["rows"]:
+            writer.writerow([row.get(column["field"]) for column in columns])
+
+
+def head(column: dict[str, Any]) -> str:
+    return f"{column['title']} ({column['unit']})" if column["unit"] else column["title"]
+
+
+def write_json(data: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", "utf-8", "replace")
+
+
+def write_pngs(data: dict[str, Any], folder: Path) -> list[Path]:
+    """loss.png, cost.png and a picture for each entry of evaluations, where there is such data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / "loss.png", folder / "cost.png"]
+    written = [
+        path
+        for path, draw in zip(written, (draw_loss, draw_costs), strict=True)
+        if draw(data, path)
+    ]
+    for number, entry in enumerate(data["entries"]):
+        path = folder / f"decodings_{number}.png"
+        written += [path] if draw_decodings(data, entry, path) else []
+    return written
+
+
+def draw_loss(data: dict[str, Any], path: Path) -> bool:
+    """Training and validation loss against steps."""
+    trained = [row for row in data["rows"] if row["kind"] == "train"]
+    trained.sort(key=lambda row: row.get("loss_after") or float("inf"))
+    names = [row["run"] for row in trained[:MOST_RUNS]]
+    curves = [curve for curve in data["curves"] if curve["run"] in names]
+    if not curves:
+        return False
+    figure, axes = panels(1, 4.5 + 0.15 * len(names))
+    axis = axes[0]
+    for curve in curves:
+        colour = f"C{names.index(curve['run']) % 10}"
+        if curve["kind"] == "training":
+            axis.plot(curve["step"], curve["loss"], ":", color=colour, linewidth=1)
+        else:
+            axis.plot(curve["step"], curve["loss"], "o-", color=colour, label=plain(curve["run"]))
+    axis.set_xlabel("steps")
+    axis.set_ylabel("loss, nats per token")
+    axis.set_title("Validation loss (points) and training loss (dotted)", fontsize=10)
+    axis.grid(alpha=0.3)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+    save_figure(figure, path)
+    return True
+
+
+def draw_costs(data: dict[str, Any], path: Path) -> bool:
+    """Each measure against hours; runs on the Pareto front are diamonds with their names."""
+    points = [point for point in data["costs"] if point["cost"] == "hours"]
+    measures = list(dict.fromkeys(point["measure"] for point in points))
+    if not measures:
+        return False
+    figure, axes = panels(len(measures), 3.2 * len(measures))
+    for axis, measure in zip(axes, measures, strict=True):
+        for point in (each for each in points if each["measure"] == measure):
+            on_front = point["front"] == "on the front"
+            axis.plot(
+                point["x"], point["y"], "D" if on_front else "o", color="C0" if on_front else "C7"
+            )
+            if on_front:
+                at = (point["x"], point["y"])
+                offset = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 8}
+                axis.annotate(plain(point["run"]), at, **offset)
+        axis.set_xlabel("hours, wall clock")
+        axis.set_ylabel("nats per token" if measure.startswith("validation loss") else "score")
+        axis.set_title(plain(measure), fontsize=10)
+        axis.margins(0.15)
+        axis.grid(alpha=0.3)
+    save_figure(figure, path)
+    return True
+
+
+def draw_decodings(data: dict[str, Any], entry: str, path: Path) -> bool:
+    """The main score of every decoding with its interval."""
+    found = [each for each in data["scores"] if each["entry"] == entry and each["main"]][
+        :MOST_LINES
+    ]
+    if not found:
+        return False
+    figure, axes = panels(1, 1.4 + 0.3 * len(found))
+    axis = axes[0]
+    for row, score in enumerate(found):
+        mark = "s" if score["control"] else "o"
+        colour = "C7" if score["control"] else "C0"
+        if score.get("low") is not None:
+            axis.plot([score["low"], score["high"]], [row, row], color=colour)
+        axis.plot(score["score"], row, mark, color=colour)
+    axis.set_yticks(
+        range(len(found)), [plain(f"{each['model']}, {each['decoding']}") for each in found]
+    )
+    axis.tick_params(axis="y", labelsize=8)
+    axis.set_ylim(len(found) - 0.5, -0.5)
+    axis.set_xlabel(f"{found[0]['metric']}, mean with interval, n = {found[0]['instances']}")
+    axis.set_title(f"{plain(entry_label(entry))} (squares: controls)", fontsize=10)
+    axis.grid(alpha=0.3, axis="x")
+    save_figure(figure, path)
+    return True
+
+
+def plain(text: str) -> str:
+    """A name that matplotlib does not take for mathematics, nor for a hidden label."""
+    return text.replace("$", r"\$").lstrip("_") or "?"

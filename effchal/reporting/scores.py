@@ -1,0 +1,136 @@
+"""Scores of evaluations: by entry, metric and decoding, and whose training run they judge."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from effchal.reporting.collect import Run, number
+from effchal.reporting.curves import rounded
+
+GREEDY = "greedy"
+LONGEST = "longest answer"  # a control that reads no question
+
+
+def is_control(decoding: str, decodings: Sequence[str]) -> bool:
+    """Whether it is there for comparison only: greedy beside DoLa, and the longest answer."""
+    others = [name for name in decodings if name != LONGEST and not name.startswith(GREEDY)]
+    return decoding == LONGEST or (decoding.startswith(GREEDY) and bool(others))
+
+
+def scores_of(run: Run) -> list[dict[str, Any]]:
+    """Each score of an evaluation or HELM run; without low and high where no interval is known."""
+    return list(_of_helm(run) if run.kind == "helm" else _of_evaluation(run))
+
+
+def _of_evaluation(run: Run) -> Iterator[dict[str, Any]]:
+    for entry, summary in mapping(run.record.get("entries")).items():
+        decodings = mapping(mapping(summary).get("decodings"))
+        for decoding, values in decodings.items():
+            for metric in mapping(mapping(values).get("metrics")):
+                mean = number(values, "metrics", metric, "mean")
+                if mean is None:
+                    continue
+                yield {
+                    "entry": entry,
+                    "metric": metric,
+                    "main": metric == summary.get("main_metric"),
+                    "decoding": decoding,
+                    "control": is_control(decoding, list(decodings)),
+                    "instances": number(summary, "instances"),
+                    "score": rounded(mean),
+                    **_interval("", values, "metrics", metric),
+                    "difference": number(values, "differences", metric, "mean"),
+                    **_interval("difference_", values, "differences", metric),
+                    "answers_that_differ": number(values, "answers_that_differ"),
+                }
+
+
+def _interval(prefix: str, values: dict[str, Any], *keys: str) -> dict[str, float | None]:
+    return {f"{prefix}{end}": number(values, *keys, end) for end in ("low", "high")}
+
+
+def _of_helm(run: Run) -> Iterator[dict[str, Any]]:
+    """HELM's own scores; they carry no interval."""
+    runs = run.record.get("runs")
+    for each in runs if isinstance(runs, list) else []:
+        score = number(each, "score") if isinstance(each, dict) else None
+        if score is None:
+            continue
+        yield {
+            "entry": str(each.get("entry")),
+            "metric": str(each.get("metric")),
+            "main": True,
+            "decoding": str(run.config.get("decoding.method") or GREEDY),
+            "control": False,
+            "instances": number(each, "scored"),
+            "score": rounded(score),
+        }
+
+
+def layers_of(run: Run) -> list[dict[str, Any]]:
+    """How often DoLa chose each premature layer: entry, decoding, layer, positions, share."""
+    found = []
+    for entry, summary in mapping(run.record.get("entries")).items():
+        for decoding, values in mapping(mapping(summary).get("decodings")).items():
+            layers = mapping(mapping(values).get("layers"))
+            counts = {layer: number(layers, layer) or 0.0 for layer in layers}
+            total = sum(counts.values())
+            found += [
+                {
+                    "entry": entry,
+                    "decoding": decoding,
+                    "layer": layer,
+                    "positions": count,
+                    "share": rounded(count / total),
+                }
+                for layer, count in counts.items()
+                if total
+            ]
+    return found
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def scored_runs(runs: Sequence[Run]) -> dict[int, int]:
+    """Index of an evaluation -> index of the training run whose bundle it scored.
+
+    The digest of the bundle's manifest tells; where a run's bundle is gone, the bundle's path,
+    if only one run fits it.
+    """
+    trained = [index for index, run in enumerate(runs) if run.kind == "train"]
+    by_digest = {digest: index for index in trained if (digest := manifest_sha256(runs[index]))}
+    found = {}
+    for index, run in enumerate(runs):
+        model = mapping(run.record.get("model"))
+        digest, bundle = (
+            model.get("manifest_sha256"),
+            model.get("bundle") or run.config.get("bundle"),
+        )
+        if run.kind not in ("evaluate", "helm"):
+            continue
+        if digest in by_digest:
+            found[index] = by_digest[digest]
+        elif isinstance(bundle, str):
+            fitting = [each for each in trained if lies_in(bundle, runs[each], digest)]
+            found |= {index: fitting[0]} if len(fitting) == 1 else {}
+    return found
+
+
+def manifest_sha256(run: Run) -> str | None:
+    try:
+        return hashlib.sha256((run.folder / "bundle" / "manifest.json").read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def lies_in(bundle: str, run: Run, digest: Any) -> bool:
+    """Whether a bundle's path is that of the run's, which may have moved with its folder."""
+    here = manifest_sha256(run)
+    if here is not None and isinstance(digest, str):
+        return False  # another bundle is there now
+    folder = Path(bundle).parent if Path(bundle).name == "bundle" else Path(bundle)
+    own = run.folder.resolve()
+    return folder == own or folder.parts[-2:] == own.parts[-2:]
