@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from html.parser import HTMLParser
 
 import pytest
 from support.made_up_runs import HOSTILE, config_text, make_evaluation, make_training
@@ -34,12 +35,24 @@ def data_of(page):
     return json.loads(gzip.decompress(base64.b64decode(packed)))
 
 
+class Addresses(HTMLParser):
+    """What the tags of a page name as another file; scripts are no tags."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, _, attributes):
+        self.found += [value for name, value in attributes if name in ("src", "href", "srcset")]
+
+
 def test_the_page_needs_nothing_from_elsewhere(monkeypatch, tmp_path, config):
     make_training(tmp_path / "runs" / "a", config)
     report(monkeypatch, tmp_path, "runs")
     page = (tmp_path / "report.html").read_text()
-    assert not re.search(r"<(script|img|iframe)[^>]+src=", page)
-    assert re.findall(r"<link[^>]*>", page) == ['<link rel="icon" href="data:,">']
+    addresses = Addresses()
+    addresses.feed(page)
+    assert [each for each in addresses.found if not each.startswith("#")] == ["data:,"]
     assert "@import" not in page
     assert "sourceMappingURL" not in page
     assert not re.search(r"url\((?!['\"]?data:)", page.partition("</style>")[0])
@@ -52,7 +65,7 @@ def test_hostile_names_and_texts_stay_texts(monkeypatch, tmp_path, config):
     make_evaluation(tmp_path / "runs" / f"eval {name}", run, text=HOSTILE)
     report(monkeypatch, tmp_path, "runs")
     page = (tmp_path / "report.html").read_text()
-    assert "onerror" not in page
+    assert "hacked" not in page
     assert page.count("</script>") == page.count("<script") == 11
     data = data_of(page)
     assert data["rows"][1]["run"] == name
@@ -119,6 +132,7 @@ def test_what_cannot_be_done_is_one_line(monkeypatch, tmp_path, capsys, argument
     assert error.count("\n") == 1
 
 
+@pytest.mark.integration
 def test_csv_json_and_pictures(monkeypatch, tmp_path, config):
     run = make_training(tmp_path / "runs" / "a $x$", config)
     make_evaluation(tmp_path / "runs" / "b", run)
@@ -165,6 +179,7 @@ def test_50_long_runs_and_large_evaluations_fit(tmp_path, config):
     assert data["detail"]["points"] >= 30
 
 
+@pytest.mark.integration
 def test_the_report_needs_no_torch():
     heavy = "('torch', 'matplotlib')"
     code = f"import sys, effchal.report; print([n for n in {heavy} if n in sys.modules])"
