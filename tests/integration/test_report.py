@@ -72,7 +72,8 @@ def test_the_table_sorts_filters_groups_and_narrows_the_charts(page):
         const { table } = runTable;
         const rows = () => table.getRows("active").map((row) => row.getData());
         found.first = rows()[0].loss_after;
-        const head = document.querySelector(".tabulator-col[tabulator-field=hours] .tabulator-col-title");
+        const all = (selector) => [...document.querySelectorAll(selector)];
+        const head = all("[tabulator-field=hours] .tabulator-col-title")[0];
         head.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
         head.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
         await wait(300);
@@ -80,18 +81,23 @@ def test_the_table_sorts_filters_groups_and_narrows_the_charts(page):
         table.setHeaderFilterValue("hours", "<2"); await wait(500);
         found.filtered = rows().map((row) => row.hours);
         table.clearFilter(true);
-        byId("find").value = "eval_1"; byId("find").dispatchEvent(new Event("input")); await wait(300);
+        const give = async (id, value, event) => {
+          byId(id).value = value;
+          byId(id).dispatchEvent(new Event(event));
+          await wait(500);
+        };
+        await give("find", "eval_1", "input");
         found.typed = rows().map((row) => row.run);
         byId("reset").click();
-        byId("group").value = "sweep"; byId("group").dispatchEvent(new Event("change")); await wait(300);
-        found.groups = [...document.querySelectorAll(".tabulator-group")].map((each) => each.textContent);
-        byId("group").value = ""; byId("group").dispatchEvent(new Event("change")); await wait(300);
-        const legend = () => document.querySelectorAll("#curves_chart .role-legend-label text").length;
+        await give("group", "sweep", "change");
+        found.groups = all(".tabulator-group").map((each) => each.textContent);
+        await give("group", "", "change");
+        const legend = () => all("#curves_chart .role-legend-label text").length;
         const before = legend();
         table.selectRow([rows().find((row) => row.kind === "train").run]); await wait(1500);
         found.legend = [before, legend()];
-        const box = [...document.querySelectorAll("#columns input")].find((each) => each.parentElement.textContent.includes("device"));
-        box.click(); await wait(300);
+        const labels = all("#columns label");
+        labels.find((each) => each.textContent.includes("device")).click(); await wait(300);
         found.device = table.getColumn("device").isVisible();
         found.missing = document.querySelector(".tabulator-row .missing")?.title;
         found.images = document.images.length;
@@ -125,14 +131,15 @@ def test_answers_stand_side_by_side_where_they_differ(page):
         byId("instance_filter").value = "differ";
         byId("instance_filter").dispatchEvent(new Event("input", { bubbles: true }));
         found.differ = count();
-        const answers = [...document.querySelector("#instance_list article").querySelectorAll(".answer")];
+        const all = (selector) => [...document.querySelectorAll(selector)];
+        const answers = all("#instance_list article:first-child .answer");
         found.answers = answers.map((each) => each.querySelector("pre").textContent);
         found.marked = answers.map((each) => each.querySelector("mark")?.textContent ?? null);
         found.signs = answers.map((each) => each.querySelector("header span").textContent);
         found.prompt = document.querySelector("#instance_list .prompt").textContent;
         byId("instance_on").click();
         found.next = count();
-        found.keys = [...byId("config_table").querySelectorAll("td:first-child")].map((each) => each.textContent);
+        found.keys = all("#config_table td:first-child").map((each) => each.textContent);
         found.samples = byId("samples_list").textContent;
         """,
     )
@@ -158,7 +165,8 @@ def test_dark_and_narrow_pages_have_room(page, width, dark):
         found.needed = document.documentElement.scrollWidth;
         found.theme = document.documentElement.dataset.theme;
         found.paper = getComputedStyle(document.body).backgroundColor;
-        const label = () => document.querySelector("#curves_chart .role-axis-title text").getAttribute("fill");
+        const title = "#curves_chart .role-axis-title text";
+        const label = () => document.querySelector(title).getAttribute("fill");
         found.ink = label();
         byId("theme").click(); await wait(1500);
         found.other = label();
@@ -198,7 +206,8 @@ def test_news_keep_what_the_reader_chose(page):
         table.selectRow([first]); await wait(500);
         const news = structuredClone(page.data);
         news.rows.find((row) => row.run === first).loss_after = 1.5;
-        news.columns.push({ field: "score_9", title: "new", kind: "number", digits: 3, shown: true, unit: "" });
+        news.columns.push({ ...news.columns.find((each) => each.field === "hours"),
+          field: "score_9", title: "new" });
         news.rows[0].score_9 = 0.5;
         await show(news); await wait(1000);
         found.sort = table.getSorters().map((each) => each.field);

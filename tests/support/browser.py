@@ -17,10 +17,18 @@ AFTER_THE_PAGE = """<script>
   while (!document.body.dataset.ready) await wait(50);
   const found = {};
   try { %s } catch (error) { found.error = String(error.stack); }
-  document.body.append(Object.assign(document.createElement("pre"),
-    { id: "found", textContent: JSON.stringify(found) }));
+  top.postMessage(JSON.stringify(found), "*");
 })();
 </script></body>"""
+# A window of Chromium is never narrower than 500 pixels; a frame in it can be.
+FRAME = """<!doctype html>
+<iframe src="%s" style="width: %dpx; height: 1200px; border: 0"></iframe>
+<script>
+onmessage = (event) => {
+  document.body.append(Object.assign(document.createElement("pre"),
+    { id: "found", textContent: event.data }));
+};
+</script>"""
 
 
 def look(page: Path, script: str, width: int = 1280, dark: bool = False) -> dict:
@@ -28,16 +36,13 @@ def look(page: Path, script: str, width: int = 1280, dark: bool = False) -> dict
 
     The result has what the console said as "console".
     """
-    copy = page.with_name(f"{page.stem}_looked_at.html")
+    copy, frame = (page.with_name(f"{page.stem}_{name}.html") for name in ("copy", "frame"))
     head, _, tail = page.read_text(encoding="utf-8").rpartition("</body>")
     copy.write_text(head + AFTER_THE_PAGE.replace("%s", script) + tail, encoding="utf-8")
-    done = run(
-        f"--window-size={width},1200",
-        f"--blink-settings=preferredColorScheme={0 if dark else 1}",
-        "--dump-dom",
-        copy.as_uri(),
-        profile=page.parent / "profile",
-    )
+    frame.write_text(FRAME % (copy.name, width))
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    size = f"--window-size={width + 60},1300"
+    done = run(size, scheme, "--dump-dom", frame.as_uri(), profile=page.parent / "profile")
     text = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
     assert text, done.stderr[-2000:]
     console = re.findall(r"CONSOLE:\d+\] (.*)", done.stderr)
