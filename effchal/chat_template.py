@@ -72,6 +72,7 @@ class ChatTemplate:
         end_id: the token that ends an answer.
         last_answer_only: an earlier answer is rendered otherwise than the model has to give it,
             e.g. without its thoughts. It is not learned from.
+        takes_tools: the template knows a tool's turn; else that is told as a user's.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -94,7 +95,7 @@ class ChatTemplate:
         self._real: dict[int, int] = {self.backend.token_to_id(marks[i]): i for i in marks}
         if not self._real.keys().isdisjoint(tokenizer.get_vocab().values()):
             raise TemplateError("its chat template cannot be used: this tokenizer's ids have gaps")
-        self._takes_tools = True
+        self.takes_tools = True
         self._probe()
 
     def _probe(self) -> None:
@@ -116,7 +117,7 @@ class ChatTemplate:
             )
         self._end = end[0]
         self.end_id = self._real[self.backend.token_to_id(self._end)]
-        self._takes_tools = self._tells_tool(question, answer)
+        self.takes_tools = self._tells_tool(question, answer)
         self.last_answer_only = False
         with suppress(TemplateError):  # one that takes no second question says so where it comes
             found = self.render([question, answer, question, answer], [1, 3])
@@ -225,7 +226,7 @@ class ChatTemplate:
         return self._either.sub(lambda found: self._swaps[found[0]], text)
 
     def _role(self, message: Message) -> str:
-        tells_user = message["role"] == "tool" and not self._takes_tools
+        tells_user = message["role"] == "tool" and not self.takes_tools
         return "user" if tells_user else message["role"]
 
     def _check_contents(self, messages: Sequence[Message], text: str) -> None:

@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,6 +27,18 @@ class Turn:
     role: str  # system, user, assistant, tool, or text: a whole document without a template
     content: str
     learn: bool = True  # False leaves an answer out of the loss
+
+
+def with_tool_calls(text: str, functions: Sequence[Mapping[str, Any]]) -> str:
+    """The content of an assistant's turn that calls tools: its text, then a line for each call.
+
+    Args:
+        functions: name and arguments of each call. The name comes first, however the keys are
+            ordered: the openai client sends the arguments first.
+    """
+    first = ("name", "arguments")
+    calls = [{key: each[key] for key in first if key in each} | {**each} for each in functions]
+    return "\n".join([text] * bool(text) + [json.dumps(call) for call in calls])
 
 
 class PromptEncoder:
@@ -69,6 +81,11 @@ class PromptEncoder:
     def _words(self) -> WordCache | None:
         """For training alone: it reads the whole vocabulary, which a server need not wait for."""
         return WordCache(self._plain) if cuts_at_spaces(self._plain) else None
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether a tool's turn has a form of its own; else it is told as a user's."""
+        return self.chat is not None and self.chat.takes_tools
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of ordinary text: no beginning-of-sequence token, special tokens as characters."""

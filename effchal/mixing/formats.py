@@ -1,14 +1,13 @@
 """How a row spells a conversation: one reader of turns for each format, and which one fits."""
 
 import itertools
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
 from effchal.config.choices import DataFormat
 from effchal.mixing.where import value_at
-from effchal.prompts import Turn
+from effchal.prompts import Turn, with_tool_calls
 from effchal.rows import Row, check_text
 
 LOOKED_AT = 20  # rows that must agree on a format
@@ -208,9 +207,10 @@ def _content(message: Row) -> str:
     """The text of a message, of which the calls of tools are part, as JSON."""
     if not message.fields.get("tool_calls"):
         return _text(message)
-    called = [call.fields for call in _objects(message, "tool_calls")]
-    calls = [json.dumps(call.get("function", call)) for call in called]
-    return "\n".join([_text(message), *calls] if message.fields.get("content") else calls)
+    calls = _objects(message, "tool_calls")
+    functions = [call.nested("function") if "function" in call.fields else call for call in calls]
+    text = _text(message) if message.fields.get("content") else ""
+    return with_tool_calls(text, [function.fields for function in functions])
 
 
 def _text(message: Row) -> str:

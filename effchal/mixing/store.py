@@ -17,7 +17,7 @@ import pyarrow as pa
 from effchal import __version__
 from effchal.runs import cache_folder, write_atomic
 
-FORMAT = 1  # of what is kept; a change of its meaning needs another number
+FORMAT = 2  # of what is kept; a change of its meaning needs another number
 META = "meta.json"  # written last
 ABANDONED_S = 86400  # no builder takes longer
 log = logging.getLogger(__name__)

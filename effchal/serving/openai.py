@@ -40,10 +40,7 @@ def completions(
 
 def chat(service: Service, body: types.ChatRequest) -> types.ChatResponse | Response:
     """Answer a conversation."""
-    turns = [
-        Turn("system" if message.role == "developer" else message.role, message.text)
-        for message in body.messages
-    ]
+    turns = turns_of(service, body.messages)
     new, name = body.max_completion_tokens, "max_completion_tokens"
     if new is None:
         new, name = body.max_tokens, "max_tokens"
@@ -54,6 +51,26 @@ def chat(service: Service, body: types.ChatRequest) -> types.ChatResponse | Resp
         params = service.sampling_params(body, new, body.stops, alternatives)
         variants = [n_samples(params, body.n)]
         return _answer(service, body, [ids], variants, ChatWriter(service, body))
+
+
+def turns_of(service: Service, messages: list[types.Message]) -> list[Turn]:
+    """The conversation as training has it.
+
+    Raises:
+        RequestError: 400, a tool's message where the template has no turn of a tool.
+    """
+    roles = [message.role for message in messages]
+    if "tool" in roles and not service.loaded().encoder.takes_tools:
+        field = f"messages.{roles.index('tool')}.role"
+        reason = (
+            "this model's template has no turn of a tool; training tells what a tool says as a "
+            "user's turn, so send it with the role user"
+        )
+        raise RequestError(400, f"{field}: {reason}", field)
+    return [
+        Turn("system" if message.role == "developer" else message.role, message.text)
+        for message in messages
+    ]
 
 
 @contextmanager

@@ -5,8 +5,9 @@ As the openai client and lm-eval use them. As with OpenAI, an unknown key is ref
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, computed_field, field_validator
+from pydantic import Field, Tag, ValidationInfo, computed_field, field_validator
 
+from effchal.serving.chat_messages import Message, OneText, choice
 from effchal.serving.fields import ApiModel, ApiRequest
 from effchal.serving.helm_types import (
     BaseLogprob,
@@ -24,27 +25,12 @@ Alternatives = Annotated[int, Field(ge=0, le=20)]
 Ids = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
 
-def _kind(value: Any) -> str | None:
-    """The type that a value is meant to have, by its beginning: an error is then of that type."""
-    lists = ""
-    while isinstance(value, list) and value and len(lists) < 2:
-        value, lists = value[0], lists + "s"
-    kinds: dict[type, str] = {str: "<text>", int: "<id>", dict: "<part>", TextPart: "<part>"}
-    kind = kinds.get(type(value))
-    return None if kind is None else kind + lists
-
-
-def _choice(message: str) -> Discriminator:
-    return Discriminator(_kind, custom_error_type="choice", custom_error_message=message)
-
-
-OneText = Annotated[Text, Tag("<text>")]
 Prompt = Annotated[
     OneText
     | Annotated[list[Text], Field(fail_fast=True), Tag("<text>s")]
     | Annotated[Ids, Tag("<id>s")]
     | Annotated[list[Ids], Field(fail_fast=True), Tag("<id>ss")],
-    _choice("give a text, a list of texts, token ids, or a list of these"),
+    choice("give a text, a list of texts, token ids, or a list of these"),
 ]
 
 
@@ -64,7 +50,7 @@ class OpenAIRequest(SamplingRequest):
     n: Count = 1
     stop: Annotated[
         Annotated[Stop, Tag("<text>")] | Annotated[Stops, Tag("<text>s")],
-        _choice("give a text or a list of texts"),
+        choice("give a text or a list of texts"),
     ] = Field(default_factory=list)
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -108,29 +94,6 @@ class CompletionRequest(OpenAIRequest):
         if best_of != info.data.get("n"):
             raise ValueError("other than n is not supported; leave it out")
         return best_of
-
-
-class TextPart(ApiRequest):
-    type: Literal["text"]
-    text: Text
-
-
-class Message(ApiRequest):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        OneText | Annotated[list[TextPart], Field(min_length=1, fail_fast=True), Tag("<part>s")],
-        _choice("give a text, or a list of parts of type text"),
-    ]
-    tool_calls: NotSupported = None
-    function_call: NotSupported = None
-
-    @property
-    def text(self) -> str:
-        return (
-            self.content
-            if isinstance(self.content, str)
-            else "".join(part.text for part in self.content)
-        )
 
 
 class ChatRequest(OpenAIRequest):

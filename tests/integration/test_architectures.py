@@ -5,11 +5,11 @@ Here stand those that take each of the ways through training and decoding.
 """
 
 import json
-import subprocess
 import sys
 import urllib.request
 
 import pytest
+from support import forked
 from support.architecture_checks import CHECKS, Subject, outcome
 from support.architectures import write_folder
 from support.paths import ROOT
@@ -50,8 +50,7 @@ def test_the_commands_train_bundle_and_serve_it(name, tmp_path):
     folder, run_dir = write_folder(name, tmp_path / "model"), tmp_path / "run"
     train = ["model=tiny", f"model.name={folder}", "data_mix=quickstart", "budget=smoke"]
     train += ["model.max_seq_len=128", "train.max_steps=2", "train.examples_per_step=4"]
-    command = [sys.executable, "-m", "effchal.train", *train, f"hydra.run.dir={run_dir}"]
-    trained = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    trained = forked.run(["train", *train, f"hydra.run.dir={run_dir}"])
     assert trained.returncode == 0, trained.stderr[-2000:]
     settings = [f"bundle={run_dir}", "serve.port=PORT", f"hydra.run.dir={tmp_path}/log"]
     with Server([sys.executable, "-m", "effchal.serve", *settings], cwd=ROOT) as server:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from support import forked
 from support.paths import ROOT
 
 from effchal.data import diff
@@ -64,7 +65,7 @@ def test_a_mix_is_built_and_shown_without_torch_or_weights(tmp_path, tokenizer_a
 
 def test_train_sees_the_mix_that_data_tells_of(tmp_path):
     for command in ("data", "train"):
-        result = effchal(command, *MIX, f"hydra.run.dir={tmp_path}/{command}")
+        result = forked.run([command, *MIX, f"hydra.run.dir={tmp_path}/{command}"])
         assert result.returncode == 0, result.stderr
     same = effchal("data", "diff", "data", "train", folder=tmp_path)
     assert (same.returncode, same.stderr) == (0, "")

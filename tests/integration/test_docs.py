@@ -8,6 +8,7 @@ import sys
 import urllib.request
 
 import pytest
+from support import forked
 from support.paths import ROOT
 from support.servers import Server
 from support.shown_commands import fenced, shown_commands, without_placeholders
@@ -28,10 +29,7 @@ def shown(start):
 
 def effchal(folder, arguments, expected=(0,)):
     """Run `effchal ...` in a folder; its standard output."""
-    command = [sys.executable, "-m", "effchal", *arguments]
-    result = subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300
-    )
+    result = forked.run(arguments, cwd=folder)
     assert result.returncode in expected, result.stdout + result.stderr
     return result.stdout
 

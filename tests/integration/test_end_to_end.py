@@ -12,13 +12,14 @@ import urllib.request
 import zipfile
 
 import pytest
+from support import forked
 from support.paths import ROOT, SMOLLM2, needs_smollm2
 from support.servers import Server, status
 
 from effchal.serving.ready import free_port
 
 SERVE = [sys.executable, "-m", "effchal.serve", "serve.port=PORT"]
-TRAIN = [sys.executable, "-m", "effchal.train", "model=tiny", "data_mix=quickstart"]
+TRAIN = ["train", "model=tiny", "data_mix=quickstart"]
 TRAIN += ["budget=smoke", "train.max_steps=3", "train.examples_per_step=4"]
 
 
@@ -31,8 +32,7 @@ def post(url, body):
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    command = [*TRAIN, f"hydra.run.dir={folder}"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    forked.run([*TRAIN, f"hydra.run.dir={folder}"]).check_returncode()
     return folder / "bundle"
 
 
@@ -103,12 +103,11 @@ def test_a_damaged_bundle_ends_the_server_with_the_reason(bundle, tmp_path):
 
 def test_the_plain_base_model_is_packaged_and_served(tmp_path):
     model = ["model=tiny", "prompt=plain", f"hydra.run.dir={tmp_path}"]
-    command = [sys.executable, "-m", "effchal.package", *model]
-    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    refused = forked.run(["package", *model])
     assert refused.returncode == 2
     assert "add lora=none" in refused.stderr
-    subprocess.run([*command, "lora=none"], cwd=ROOT, check=True, capture_output=True)
-    again = subprocess.run([*command, "lora=none"], cwd=ROOT, capture_output=True, text=True)
+    forked.run(["package", *model, "lora=none"]).check_returncode()
+    again = forked.run(["package", *model, "lora=none"])
     assert again.returncode == 2
     assert "holds a bundle already; take another folder" in again.stderr
     ask = {"prompt": "once", "max_new_tokens": 6}
@@ -140,7 +139,7 @@ def test_an_installed_wheel_finds_its_config_from_any_folder(tmp_path):
         where, cwd=away, env=environment, check=True, capture_output=True, text=True
     ).stdout
     assert found.strip() == str(site / "effchal" / "conf")
-    run = [*TRAIN, "hydra.run.dir=out"]
+    run = [sys.executable, "-m", "effchal", *TRAIN, "hydra.run.dir=out"]
     subprocess.run(run, cwd=away, env=environment, check=True, capture_output=True)
     assert (away / "out" / "bundle" / "manifest.json").is_file()
 

@@ -17,6 +17,7 @@ from support.training_runs import (
     run,
     same_weights,
     start,
+    start_fresh,
     wait_for_checkpoint,
 )
 
@@ -153,16 +154,16 @@ def test_a_file_system_without_locks_and_links_holds_a_run(tmp_path):
     environment = os.environ | LOCKLESS | {"LD_PRELOAD": str(library)}
     folder = tmp_path / "run"
     endless = ["train.max_steps=100000", "train.epochs=100000"]
-    first = start([*TINY, *endless], folder, env=environment)
+    first = start_fresh([*TINY, *endless], folder, env=environment)
     wait_for_checkpoint(first, folder, 2)
     again = [f"resume_from={folder}", "budget.hours=0.001", "budget.enforce=false"]
-    second = start(again, folder, env=environment)
+    second = start_fresh(again, folder, env=environment)
     output, _ = second.communicate(timeout=300)
     assert second.returncode == 2
     assert f"is in use by process {first.pid} of " in output
     first.kill()
     first.communicate(timeout=300)
-    third = start(again, folder, env=environment)
+    third = start_fresh(again, folder, env=environment)
     output, _ = third.communicate(timeout=300)
     assert third.returncode == 0, output
     check_bundle(folder / "bundle")

@@ -64,16 +64,11 @@ def served(bundle: Path) -> Iterator[tuple[Callable[[Talk], list[int]], Any]]:
     """A server of the bundle: the ids that its engine reads for a request, and its tokenizer."""
     from effchal.model_source import check_model_source, load_engine
     from effchal.serving.app import make_app
-    from effchal.serving.service import Service
-
-    class Seen(Service):
-        def submit(self, prompts: Any, *rest: Any) -> Any:
-            self.prompts = prompts
-            return super().submit(prompts, *rest)
+    from support.seen_prompts import SeenPrompts
 
     cfg = replace(load_config(bundle / "config.yaml"), bundle=str(bundle))
     engine = load_engine(check_model_source(cfg))
-    service = Seen(cfg)
+    service = SeenPrompts(cfg)
     service.set_ready(engine)
     client = make_app(service).test_client()
 

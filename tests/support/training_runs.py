@@ -11,6 +11,7 @@ import torch
 from effchal.runs import checkpoints
 from effchal.train import run as run_training
 from effchal.training.signals import StopSignals
+from support.forked import Command
 from support.paths import ROOT
 
 
@@ -43,7 +44,14 @@ def same_weights(one, other):
     )
 
 
-def start(arguments, folder, **options):
+def start(arguments, folder):
+    """A process that trains."""
+    words = ["train", *arguments, f"hydra.run.dir={folder}"]
+    return Command(words, stderr=subprocess.STDOUT)
+
+
+def start_fresh(arguments, folder, **options):
+    """A process of its own, where its environment counts."""
     command = [sys.executable, "-m", "effchal.train", *arguments, f"hydra.run.dir={folder}"]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
@@ -57,7 +65,7 @@ def wait_for_checkpoint(process, folder, step):
         if any(int(path.stem[5:]) >= step for path in checkpoints(folder / "checkpoint")):
             return
         time.sleep(0.002)
-    raise AssertionError(process.stdout.read())
+    raise AssertionError(process.communicate(timeout=10)[0])
 
 
 class Stop:

@@ -1,9 +1,7 @@
 import logging
-import subprocess
-import sys
 
 import pytest
-from support.paths import ROOT
+from support import forked
 
 from effchal.cli import compose_config
 from effchal.config import ConfigError
@@ -98,15 +96,8 @@ def test_a_broken_rule_warns_or_refuses(cfg, caplog):
 
 @pytest.mark.integration
 def test_the_command_prints_each_rule_and_exits_1(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "effchal.check",
-        "rules=neurips_2023",
-        "budget.hours=30",
-        f"hydra.run.dir={tmp_path}",
-    ]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    command = ["check", "rules=neurips_2023", "budget.hours=30", f"hydra.run.dir={tmp_path}"]
+    result = forked.run(command)
     assert result.returncode == 1
     assert "FAIL  at most 24 hours: budget.hours=30\n      budget.hours=24\n" in result.stdout
     assert "pass  approved base model: model.name=mistralai/Mistral-7B-v0.1" in result.stdout
@@ -115,7 +106,6 @@ def test_the_command_prints_each_rule_and_exits_1(tmp_path):
 @pytest.mark.integration
 def test_a_check_without_rules_says_what_to_type(tmp_path):
     typed = [f"hydra.run.dir={tmp_path}/a b", "name=it is"]
-    command = [sys.executable, "-m", "effchal.check", *typed]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    result = forked.run(["check", *typed])
     told = "error: no rules to check; type: effchal check rules=neurips_2023 'name=it is'\n"
     assert (result.returncode, result.stderr) == (2, told)

@@ -1,6 +1,5 @@
 """Numbers of the command line: each that cannot be computed with is refused in one line."""
 
-import copy
 import math
 import re
 
@@ -20,14 +19,15 @@ def test_no_number_is_endless_or_too_large_to_compute_with(value):
     names = [name.replace("<name>", "lima") for name in NUMBERS if "layers" not in name]
     assert len(names) > 50
     for name in names:
-        changed = copy.deepcopy(tree)
-        OmegaConf.update(changed, name, value)
+        before = OmegaConf.select(tree, name)
+        OmegaConf.update(tree, name, value)
         if name == "train.max_grad_norm" and value > 0:
-            to_config(changed)  # it clips nothing
-            continue
-        with pytest.raises(ConfigError, match=re.escape(name)) as caught:
-            to_config(changed)
-        assert "\n" not in str(caught.value)
+            to_config(tree)  # it clips nothing
+        else:
+            with pytest.raises(ConfigError, match=re.escape(name)) as caught:
+                to_config(tree)
+            assert "\n" not in str(caught.value)
+        OmegaConf.update(tree, name, before)
 
 
 def test_a_number_of_thousands_of_digits_is_one_line():

@@ -2,12 +2,11 @@
 
 import json
 import random
-import subprocess
-import sys
 
 import pytest
+from support import forked
 from support.own_questions import SWEEP, evaluation_config, read_records
-from support.paths import HELM_DATA, ROOT, needs_shared_data
+from support.paths import HELM_DATA, needs_shared_data
 
 from effchal.bundle import write_bundle
 from effchal.cli import compose_config
@@ -190,12 +189,7 @@ def test_parts_of_one_scenario_are_pooled(tmp_path):
 
 
 def evaluate(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "effchal.evaluate", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    return forked.run(["evaluate", *arguments])
 
 
 @pytest.mark.integration

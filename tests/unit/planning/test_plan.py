@@ -2,12 +2,10 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
-from support.paths import ROOT
+from support import forked
 
 from effchal.cli import compose_config
 from effchal.planning.candidates import plan_with_options
@@ -56,8 +54,7 @@ def test_full_precision_weights_do_not_fit_and_quantization_is_named():
 
 
 def command(tmp_path, *overrides):
-    arguments = [sys.executable, "-m", "effchal.plan", f"hydra.run.dir={tmp_path}", *overrides]
-    return subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT)
+    return forked.run(["plan", f"hydra.run.dir={tmp_path}", *overrides])
 
 
 @pytest.mark.integration
