@@ -86,6 +86,14 @@ COMMANDS = {
             "outputs/evaluate/<run>   # go on with an evaluation",
         ),
     ),
+    "compare": Command(
+        "",
+        (
+            "outputs/train/<run> outputs/train/<run>   # their newest evaluations",
+            "outputs/evaluate/<run> outputs/evaluate/<run> --markdown",
+            "outputs/evaluate/<run> --decodings greedy 'dola high'",
+        ),
+    ),
     "helm": Command(
         f"name resume_from {INFERENCE} scenario serve helm",
         (

@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from effchal.evaluation.answers import (
     answers,
     encode,
 )
+from effchal.evaluation.names import POOLED, pooled_name
 from effchal.evaluation.plots import plot
 from effchal.evaluation.results import (
     EntrySummary,
@@ -41,7 +43,6 @@ from effchal.prompts import PromptEncoder
 from effchal.runs import device_name, git_commit, read_record, run_lock, versions, write_atomic
 from effchal.tracking.terminal import progress_bar
 
-POOLED = ("mmlu", "bbq")  # scenarios whose entries are parts, one for each subject
 log = logging.getLogger("effchal.evaluate")
 
 
@@ -82,7 +83,8 @@ def finish(
         header |= {"peak_memory_gib": peak_memory_gib(device), "device": device_name(device)}
     plain = {entry: as_plain(summary) for entry, summary in entries.items()}
     write_results(run_dir, header | {"entries": plain})
-    for name, write in (("tables", write_tables), ("figures", plot)):
+    figures = partial(plot, confidence=task.cfg.evaluate.confidence)
+    for name, write in (("tables", write_tables), ("figures", figures)):
         try:
             write(entries, run_dir)
         except Exception as error:  # results.json is complete without them
@@ -182,7 +184,7 @@ def pooled(task: EvaluationTask, scenarios: list[Scenario]) -> dict[str, EntrySu
         parts = [each for each in scenarios if each.entry.partition(":")[0] == name]
         if name in POOLED and len(parts) > 1:
             records: list[Record] = [record for each in parts for record in task.records.of(each)]
-            title = f"{name}, {len(parts)} entries together"
+            title = pooled_name(name, len(parts))
             main_metric = parts[0].settings.main_metric
             result[title] = summarise(records, main_metric, task.cfg.evaluate)
             log.info("%s: %d instances", title, len(records))

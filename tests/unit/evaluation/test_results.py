@@ -69,10 +69,10 @@ def test_the_test_split_counts_and_pairs_are_compared(tmp_path):
     assert dola.metrics["exact_match"].mean == 1.0
     assert dola.differences["exact_match"].mean == 0.5
     assert (dola.answers_that_differ, dola.layers) == (1, {"1": 4})
-    plot({"e": summary}, tmp_path)
+    plot({"e": summary}, tmp_path, 0.95)
     assert not (tmp_path / "layers.png").exists()  # one layer is no choice
     dola.layers["0"] = 3
-    plot({"e": summary}, tmp_path)
+    plot({"e": summary}, tmp_path, 0.95)
     assert (tmp_path / "layers.png").stat().st_size > 1000
 
 
