@@ -1,4 +1,6 @@
-"""Compare models on the questions that all of them answered: differences, intervals, p-values.
+"""Compare models on the questions that all of them answered.
+
+Differences with intervals, p-values and a sentence for each.
 
 Each folder is an evaluation, a HELM run, a sweep of evaluations, a training run or a bundle. A
 run or a bundle stands for its newest finished evaluation below outputs/. Every folder is

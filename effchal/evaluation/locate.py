@@ -1,5 +1,6 @@
 """Which evaluations are meant: by their own folder, a sweep's, or that of the model they score."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,16 +63,21 @@ def is_bundle_folder(folder: Path) -> bool:
 def finished_evaluations(bundle: Path) -> list[Path]:
     """Finished evaluations of a bundle below outputs/, the newest first, HELM runs last."""
     digest = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
+    return [
+        folder
+        for file in (EVALUATION, HELM_RUN)
+        for folder in newest_finished(file)
+        if read_record(folder / file)["model"].get("manifest_sha256") == digest
+    ]
+
+
+def newest_finished(file: str) -> list[Path]:
+    """Folders below outputs/ of finished evaluations or HELM runs, the newest first."""
     found = []
-    for file, key, command in ((EVALUATION, "entries", "evaluate"), (HELM_RUN, "runs", "helm")):
-        paths = sorted(OUTPUTS.rglob(file), key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in paths:
-            try:
-                record = finished(path.parent, file, key, command)
-            except (ConfigError, OSError):
-                continue
-            if record["model"].get("manifest_sha256") == digest:
-                found.append(path.parent)
+    for path in sorted(OUTPUTS.rglob(file), key=lambda each: each.stat().st_mtime, reverse=True):
+        with contextlib.suppress(ConfigError, OSError):
+            finished(path.parent, file)
+            found.append(path.parent)
     return found
 
 

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import logging
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from effchal.evaluation.results import (
     summarise,
     write_tables,
 )
+from effchal.evaluation.reuse import placeless, take_over
 from effchal.evaluation.scenarios import Scenario, aggregate_extra, load_scenario
 from effchal.evaluation.variants import variants_of
 from effchal.model.device import peak_memory_gib
@@ -65,6 +65,8 @@ def run(cfg: Config, run_dir: Path) -> str:
     scenarios = load_scenarios(cfg, encoder)
     encoded = [encode(scenario, encoder, source.shape.max_positions) for scenario in scenarios]
     with run_lock(run_dir):
+        if cfg.evaluate.reuse:
+            take_over(cfg, identity(source), encoded, run_dir)
         header = begin(cfg, source, run_dir)
         task = EvaluationTask(cfg, source, variants, Records(run_dir))
         answer_all(task, scenarios, encoded)
@@ -134,16 +136,11 @@ def begin(cfg: Config, source: ModelSource, run_dir: Path) -> dict[str, Any]:
         "versions": versions(),
         "git_commit": git_commit(),
     }
-    header |= {key: before[key] for key in ("device", "peak_memory_gib") if key in before}
+    kept = ("device", "peak_memory_gib", "answers_from")
+    header |= {key: before[key] for key in kept if key in before}
     save_config(cfg, run_dir / "config.yaml")
     write_results(run_dir, header)
     return header
-
-
-def placeless(cfg: Config) -> Config:
-    """The config without where model and data lie: digests say whether they are the same."""
-    model, scenario = replace(cfg.model, name=""), replace(cfg.scenario, path=None)
-    return replace(cfg, bundle=None, base_model=None, model=model, scenario=scenario)
 
 
 def answer_all(

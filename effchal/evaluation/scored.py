@@ -50,20 +50,21 @@ def read_scored(folder: Path, decoding: str | None = None) -> Scored:
         ConfigError: unfinished, damaged or foreign; or it has no such decoding.
     """
     if (folder / EVALUATION).is_file():
-        results = finished(folder, EVALUATION, "entries", "evaluate")
+        results = finished(folder, EVALUATION)
         return _read_evaluation(folder, results, decoding)
     if (folder / HELM_RUN).is_file():
-        scores = finished(folder, HELM_RUN, "runs", "helm")
+        scores = finished(folder, HELM_RUN)
         return _read_helm(folder, scores, decoding)
     raise ConfigError(f"{folder} is no evaluation: it has no {EVALUATION} and no {HELM_RUN}")
 
 
-def finished(folder: Path, file: str, key: str, command: str) -> dict[str, Any]:
+def finished(folder: Path, file: str) -> dict[str, Any]:
     """What a finished evaluation or HELM run says of itself.
 
     Raises:
         ConfigError: it is not finished, or another program wrote the file.
     """
+    key, command = {EVALUATION: ("entries", "evaluate"), HELM_RUN: ("runs", "helm")}[file]
     record = read_record(folder / file)
     if not isinstance(record.get("model"), dict) or "status" not in record:
         raise ConfigError(f"{folder / file} is not of effchal {command}: it names no model")
@@ -75,7 +76,7 @@ def finished(folder: Path, file: str, key: str, command: str) -> dict[str, Any]:
 
 def decodings_of(folder: Path) -> list[str]:
     """The names of an evaluation's decodings, in their order."""
-    entries = finished(folder, EVALUATION, "entries", "evaluate")["entries"].values()
+    entries = finished(folder, EVALUATION)["entries"].values()
     return list(dict.fromkeys(name for entry in entries for name in entry["decodings"]))
 
 
