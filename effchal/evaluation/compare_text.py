@@ -1,5 +1,7 @@
 """A comparison in words and tables: for a terminal, and as Markdown."""
 
+from pathlib import Path
+
 from effchal.evaluation.compare import POWER, Comparison, Difference
 from effchal.evaluation.names import short_names
 
@@ -9,7 +11,7 @@ NUMBER_STARTS = (*"0123456789+-<", "")
 def as_text(result: Comparison) -> str:
     """Who is who, an aligned table, a sentence for each line of it, and what was left out."""
     models = [
-        [letter, each.model, each.decoding, str(each.folder)]
+        [letter, each.model, each.decoding, shown(each.folder)]
         for letter, each in result.models.items()
     ]
     blocks = [aligned(models, has_head=False), aligned(table(result)), "\n".join(sentences(result))]
@@ -19,12 +21,19 @@ def as_text(result: Comparison) -> str:
 def as_markdown(result: Comparison) -> str:
     models = [["", "model", "decoding", "evaluation"]]
     models += [
-        [letter, each.model, each.decoding, f"`{each.folder}`"]
+        [letter, each.model, each.decoding, f"`{shown(each.folder)}`"]
         for letter, each in result.models.items()
     ]
     lines = "\n".join(f"- {line}" for line in sentences(result))
     blocks = ["# Comparison", markdown_table(models), markdown_table(table(result)), lines]
     return "\n\n".join([*blocks, *notes(result)])
+
+
+def shown(folder: Path) -> str:
+    """The folder as it can be typed here, short where it lies below the working directory."""
+    folder = folder.absolute()
+    is_below = folder.is_relative_to(Path.cwd())
+    return str(folder.relative_to(Path.cwd()) if is_below else folder)
 
 
 def table(result: Comparison) -> list[list[str]]:

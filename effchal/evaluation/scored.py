@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from effchal.config import ConfigError, load_config
+from effchal.config import Config, ConfigError, load_config
 from effchal.evaluation.helm.results import run_folder
 from effchal.evaluation.names import is_pooled
 from effchal.evaluation.results import BASELINE, Record, prompt_digest
 from effchal.runs import read_json_lines, read_record
 
 EVALUATION, HELM_RUN = "results.json", "scores.json"
+UNNAMED = Config.name  # what an evaluation is called by default
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _read_evaluation(folder: Path, results: dict[str, Any], decoding: str | None
                 f"{folder}/instances.jsonl has {len(each.instances)} of the {wanted} instances "
                 f"of {entry}; effchal evaluate {folder} answers the others again"
             )
-    return Scored(folder, model_label(results["model"]), name, entries)
+    return Scored(folder, model_label(results), name, entries)
 
 
 def _read_helm(folder: Path, scores: dict[str, Any], decoding: str | None) -> Scored:
@@ -116,7 +117,7 @@ def _read_helm(folder: Path, scores: dict[str, Any], decoding: str | None) -> Sc
         if run["metric"] is not None:  # HELM reports no score of it
             entry = run["entry"] if entry_counts[run["entry"]] == 1 else run["name"]
             entries[entry] = _read_helm_entry(run_folder(folder, run["name"]), run)
-    return Scored(folder, model_label(scores["model"]), name, entries)
+    return Scored(folder, model_label(scores), name, entries)
 
 
 def _read_helm_entry(folder: Path, run: dict[str, Any]) -> ScoredEntry:
@@ -151,11 +152,16 @@ def _choose(folder: Path, names: list[str], decoding: str | None) -> str:
     raise ConfigError(f"{folder} has no decoding{asked or ' greedy'}, only {', '.join(names)}")
 
 
-def model_label(model: dict[str, Any]) -> str:
-    """The bundle's run, or the base model, of an identity in results.json."""
-    bundle = model.get("bundle")
+def model_label(record: dict[str, Any]) -> str:
+    """The run of a bundle, or the base model with the evaluation's name, for a reader.
+
+    Args:
+        record: results.json or scores.json.
+    """
+    bundle, base = record["model"].get("bundle"), str(record["model"].get("base_model"))
     if bundle is None:
-        name = Path(model["base_model"])
-        return name.name if name.is_absolute() else str(name)
+        base = Path(base).name if Path(base).is_absolute() else base
+        name = record.get("name", UNNAMED)
+        return base if name == UNNAMED else f"{base} ({name})"
     path = Path(bundle)
     return path.parent.name or path.name if path.name == "bundle" else path.name

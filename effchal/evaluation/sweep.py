@@ -6,7 +6,7 @@ from pathlib import Path
 
 from effchal.config import load_config
 from effchal.evaluation.compare import Settings, compare
-from effchal.evaluation.compare_text import as_markdown, as_text
+from effchal.evaluation.compare_text import as_markdown, as_text, shown
 from effchal.evaluation.plots import plot_comparison
 from effchal.evaluation.scored import EVALUATION, decodings_of, read_scored
 from effchal.runs import read_record, write_atomic
@@ -42,7 +42,7 @@ def compare_models(jobs: list[Path]) -> str:
         plot_comparison(result, folder / "comparison.png")
     except Exception as error:  # the comparison is complete without it
         log.warning("%s: no comparison.png (%s)", folder, error)
-    hint = f"kept in {folder}; again, or otherwise: effchal compare {folder}"
+    hint = f"kept in {shown(folder)}; again, or otherwise: effchal compare {shown(folder)}"
     others = [name for name in decodings_of(done[0]) if name != result.models["A"].decoding]
     if others:
         hint += f' --decoding "{others[-1]}"'
