@@ -8,12 +8,19 @@ compared with the first one.
 """
 
 import argparse
+import importlib.util
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from effchal.cli import one_line_errors
 from effchal.command_help import own_parser
 from effchal.config import ConfigError
+
+if TYPE_CHECKING:  # --help does without
+    from effchal.evaluation.compare import Comparison
+
+PICTURES = (".png", ".svg", ".pdf")
 
 
 def main() -> None:
@@ -68,7 +75,9 @@ def run(arguments: argparse.Namespace) -> str:
         raise ConfigError(f"--resamples {resamples}: must be in 100..1000000")
     if asked and arguments.decoding:
         raise ConfigError("--decoding and --decodings do not go together")
-    from effchal.evaluation.compare import Settings, compare  # these import numpy
+    if importlib.util.find_spec("numpy") is None:
+        raise ConfigError("comparing needs numpy; pip install 'effchal[evaluate]'")
+    from effchal.evaluation.compare import Settings, compare
     from effchal.evaluation.compare_text import as_markdown, as_text
     from effchal.evaluation.locate import evaluations
     from effchal.evaluation.scored import read_scored
@@ -84,12 +93,23 @@ def run(arguments: argparse.Namespace) -> str:
         raise ConfigError(f"one evaluation, {folders[0]}; give a second folder, or --decodings")
     result = compare(models, Settings(arguments.metric, confidence, resamples))
     if arguments.png:
-        from effchal.evaluation.plots import plot_comparison
-
-        plot_comparison(result, Path(arguments.png))
+        draw(result, Path(arguments.png))
     if arguments.json:
         return json.dumps(result.to_dict(), indent=2)
     return as_markdown(result) if arguments.markdown else as_text(result)
+
+
+def draw(result: "Comparison", path: Path) -> None:
+    """Raises ConfigError if matplotlib or the folder of the picture is missing."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("--png needs matplotlib; pip install 'effchal[evaluate]'")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--png {path}: no folder {path.parent}")
+    if path.suffix.lower() not in PICTURES:
+        raise ConfigError(f"--png {path}: must end in {', '.join(PICTURES)}")
+    from effchal.evaluation.plots import plot_comparison
+
+    plot_comparison(result, path)
 
 
 if __name__ == "__main__":

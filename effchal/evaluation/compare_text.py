@@ -38,23 +38,24 @@ def shown(folder: Path) -> str:
 
 def table(result: Comparison) -> list[list[str]]:
     """Cells of all differences, the head first. Columns that nothing fills are left out."""
-    level = f"{100 * result.settings.confidence:g} % interval"
-    head = ["entry", "metric", "n", "compared", "A", "other", "difference", level]
-    head += ["both right", "only A", "only other", "neither", "p", "p corrected"]
+    are_two = len(result.models) == 2
+    other = "B" if are_two else "other"
+    head = ["entry", "metric", "n", "" if are_two else "compared", "A", other, "difference"]
+    head += [f"{100 * result.settings.confidence:g} % interval"]
+    head += [f"right: both/A/{other}/none", "p", "p corrected"]
     names = short_names(each.entry for each in result.differences)
-    rows = [head]
+    rows = []
     for each in result.differences:
         found = each.found
-        gap = found.difference
-        cells = [names[each.entry], found.metric, str(found.instances), f"{each.other} - A"]
+        gap, counts, corrected = found.difference, found.counts, each.p_corrected
+        cells = [names[each.entry], found.metric, str(found.instances)]
+        cells += ["" if are_two else f"{each.other} - A"]
         cells += [f"{found.first_score:.3f}", f"{found.other_score:.3f}", f"{gap.mean:+.3f}"]
         cells += [f"[{gap.low:+.3f}, {gap.high:+.3f}]"]
-        counts = found.counts
-        cells += [""] * 4 if counts is None else [str(count) for count in vars(counts).values()]
-        corrected = each.p_corrected
+        cells += ["" if counts is None else "/".join(map(str, vars(counts).values()))]
         cells += [p_text(found.p), "" if corrected is None else p_text(corrected)]
         rows.append(cells)
-    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    columns = [column for column in zip(head, *rows, strict=True) if any(column[1:])]
     return [list(row) for row in zip(*columns, strict=True)]
 
 

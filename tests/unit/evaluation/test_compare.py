@@ -55,7 +55,16 @@ def test_it_is_said_in_words(pair):
     other_way = compare(*reversed(pair), "--confidence", "0.99", "--markdown")
     assert "B answers 8 of 40 fewer questions right than A" in other_way
     assert "not shown. About 76 questions would show a difference of this size" in other_way
-    assert "| GSM8K | exact_match | 40 | B - A | 0.700 | 0.500 | -0.200 |" in other_way
+    assert "| GSM8K | exact_match | 40 | 0.700 | 0.500 | -0.200 | [" in other_way
+
+
+def test_the_table_of_more_than_two_names_the_other_one(pair, tmp_path):
+    c = write_evaluation(tmp_path / "c", {"gsm": [0.0] * 40})
+    head, first, second = compare(*pair, c).splitlines()[4:7]  # below the models
+    assert head.split()[3:6] == ["compared", "A", "other"]
+    assert first.split()[3:9] == ["B", "-", "A", "0.500", "0.700", "+0.200"]
+    assert second.split()[3:9] == ["C", "-", "A", "0.500", "0.000", "-0.500"]
+    assert first.index("18/2/10/10") + 10 == second.index("0/20/0/20") + 9  # to the right
 
 
 def test_a_model_against_itself_shows_nothing(pair):
@@ -207,6 +216,9 @@ def test_folders_that_cannot_be_compared_are_one_line(pair, tmp_path):
     assert "--confidence 2: must be in (0, 1)" in why(*pair, "--confidence", "2")
     assert "--resamples 1: must be in" in why(*pair, "--resamples", "1")
     assert "no entry has the metric mc9" in why(pair[0], pair[0], "--metric", "mc9")
+    twice = (pair[0], pair[0])
+    assert why(*twice, "--png", "no/x.png") == "--png no/x.png: no folder no"
+    assert why(*twice, "--png", "x.txt") == "--png x.txt: must end in .png, .svg, .pdf"
     assert "do not go together" in why(pair[0], "--decoding", "a", "--decodings", "b")
 
 
