@@ -95,7 +95,7 @@ def sentence(each: Difference, confidence: float) -> str:
     if counts is not None:
         more = counts.only_other - counts.only_first
         side = "more" if more > 0 else "fewer"
-        what = f"{other} answers {abs(more)} of {found.instances} {side} questions right than A"
+        what = f"{other} answers {abs(more)} {side} of {found.instances} questions right than A"
         if more == 0:
             what = f"{other} and A answer equally many of {found.instances} questions right"
         interval = f"{level} {100 * gap.low:+.0f} % to {100 * gap.high:+.0f} % of the questions"

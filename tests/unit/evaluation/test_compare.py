@@ -49,11 +49,11 @@ def test_a_difference_that_is_known_comes_out(pair):
 
 def test_it_is_said_in_words(pair):
     assert (
-        "GSM8K: B answers 8 of 40 more questions right than A; 95 % interval +3 % to "
+        "GSM8K: B answers 8 more of 40 questions right than A; 95 % interval +3 % to "
         "+36 % of the questions; such a difference arises by chance in 1 of 26 cases: shown."
     ) in compare(*pair)
     other_way = compare(*reversed(pair), "--confidence", "0.99", "--markdown")
-    assert "B answers 8 of 40 fewer questions right than A" in other_way
+    assert "B answers 8 fewer of 40 questions right than A" in other_way
     assert "not shown. About 76 questions would show a difference of this size" in other_way
     assert "| GSM8K | exact_match | 40 | 0.700 | 0.500 | -0.200 | [" in other_way
 
@@ -98,7 +98,7 @@ def test_several_entries_are_corrected_and_subjects_are_taken_together(tmp_path)
     assert (together["found"]["instances"], together["p_corrected"]) == (80, None)
     assert together["shown"]
     text = compare(a, b)
-    assert "MMLU, 2 entries together: B answers 16 of 80 more" in text
+    assert "MMLU, 2 entries together: B answers 16 more of 80" in text
     assert "arises by chance in 1 of 9 cases, corrected: not shown" in text
 
 
