@@ -52,8 +52,7 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     check_flags(flags)
     folders = [word for word in words if is_folder(word)]
     if command == "evaluate" and are_several(folders):
-        models = ",".join(quote(each) for each in bundles_of(folders))
-        words = [f"bundle={models}", REUSE, *(word for word in words if word not in folders)]
+        words = sweep_over(bundles_of(folders), [word for word in words if word not in folders])
         flags, folders = [*flags, "--multirun"], []
     if len(folders) > 1:
         raise ConfigError(f"one folder at most, got {' and '.join(folders)}")
@@ -65,6 +64,21 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     words = resumed(command, words)
     check_output(command, words)
     return [*words, *flags]
+
+
+def sweep_over(models: list[str], words: list[str]) -> list[str]:
+    """The words of an evaluation of several models.
+
+    Raises:
+        ConfigError: a key that is of one model alone.
+    """
+    for key in ("bundle", "resume_from"):
+        if any(word.partition("=")[0] == key for word in words):
+            raise ConfigError(
+                f"{key} does not go with several models; a sweep goes on with the same command "
+                "and hydra.sweep.dir=<its folder>"
+            )
+    return [f"bundle={','.join(map(quote, models))}", REUSE, *words]
 
 
 def split_flags(typed: list[str]) -> tuple[list[str], list[str]]:

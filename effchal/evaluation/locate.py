@@ -8,7 +8,7 @@ from typing import Any
 
 from effchal.config import ConfigError
 from effchal.evaluation.scored import EVALUATION, HELM_RUN, finished
-from effchal.runs import read_record
+from effchal.runs import is_bundle, read_record
 
 OUTPUTS = Path("outputs")
 
@@ -41,7 +41,7 @@ def candidates(path: Path) -> list[list[Path]]:
     jobs = [each for each in path.iterdir() if each.is_dir() and is_evaluation(each)]
     if jobs and not (path / "config.yaml").is_file():
         return [sorted(jobs, key=lambda each: (len(each.name), each.name))]  # 2 before 10
-    bundle = next((each for each in (path, path / "bundle") if is_bundle_folder(each)), None)
+    bundle = next((each for each in (path, path / "bundle") if is_bundle(each)), None)
     if bundle is not None:
         return [[each] for each in finished_evaluations(bundle)]
     if (path / "config.yaml").is_file():
@@ -54,10 +54,6 @@ def candidates(path: Path) -> list[list[Path]]:
 
 def is_evaluation(folder: Path) -> bool:
     return (folder / EVALUATION).is_file() or (folder / HELM_RUN).is_file()
-
-
-def is_bundle_folder(folder: Path) -> bool:
-    return (folder / "manifest.json").is_file()
 
 
 def finished_evaluations(bundle: Path) -> list[Path]:

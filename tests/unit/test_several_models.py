@@ -66,6 +66,8 @@ def test_a_base_that_could_be_several_is_refused(runs, tmp_path):
         (["one", "nowhere"], "no folder nowhere"),
         (["one", "base:nowhere"], "no folder nowhere"),
         (["one", "empty"], "empty is neither a bundle nor a run folder with a finished bundle"),
+        (["one", "it's, two", "resume_from=x"], "resume_from does not go with several models"),
+        (["one", "base", "bundle=x"], "bundle does not go with several models"),
         (["one", "scored"], "scored is an evaluation, no model; effchal compare takes evaluations"),
     ],
 )

@@ -2,9 +2,12 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 from support.evaluations import write_bundle_files, write_evaluation, write_helm_run
+from support.paths import ROOT
 
 from effchal import compare as command
 from effchal.config import ConfigError
@@ -220,6 +223,23 @@ def test_folders_that_cannot_be_compared_are_one_line(pair, tmp_path):
     assert why(*twice, "--png", "no/x.png") == "--png no/x.png: no folder no"
     assert why(*twice, "--png", "x.txt") == "--png x.txt: must end in .png, .svg, .pdf"
     assert "do not go together" in why(pair[0], "--decoding", "a", "--decodings", "b")
+
+
+@pytest.mark.integration
+def test_the_command_needs_no_torch_and_ends_with_0(pair):
+    code = (
+        "import sys, effchal.compare as command; command.main()\n"
+        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *pair, "--markdown"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("# Comparison")
+    assert result.stdout.endswith("[]\n")
 
 
 def test_a_picture_is_drawn(pair, tmp_path):
