@@ -92,8 +92,7 @@ def entry_point(run: Run, after_sweep: AfterSweep | None = None) -> Callable[[],
             with one_line_errors(), outputs:
                 sys.argv[1:] = hydra_arguments(command, sys.argv[1:])
                 outputs.register(sys.argv[1:])
-                where = {"config_path": str(CONF_DIR), "config_name": "config"}
-                hydra.main(version_base="1.3", **where)(task)()
+                hydra.main(str(CONF_DIR), "config", version_base="1.3")(task)()
         finally:
             if jobs and after_sweep:
                 after_sweep(jobs)

@@ -57,16 +57,18 @@ class Shown:
         """Step and loss of the lowest validation."""
         return min(self.validation, key=lambda pair: pair[1], default=None)
 
-    def ends(self) -> str:
-        """When the run ends, and by what; empty before that can be told."""
-        if self.step_s is None or self.steps is None or self.spent_s is None:
+    def ends(self, brief: bool = False) -> str:
+        """When the run ends, and by what unless brief; empty before that can be told."""
+        if self.step_s is None or self.spent_s is None or self.step >= (self.steps or 0):
             return ""
+        assert self.steps is not None
         left_s, why = (self.steps - self.step) * self.step_s, "with its last step"
         if self.limit_s is not None:
             budget_s = max(0.0, self.limit_s - self.reserve_s - self.spent_s)
             if budget_s < left_s:
                 left_s, why = budget_s, "by its budget"
-        return f"ends about {clock_time(left_s + self.end_s)} {why}"
+        when = f"ends about {clock_time(left_s + self.end_s)}"
+        return when if brief else f"{when} {why}"
 
     def time(self) -> str:
         """Time spent so far, of how much."""
