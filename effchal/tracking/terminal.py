@@ -4,7 +4,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from effchal.tracking.jobs import Job, running, told
 from effchal.tracking.shown import Shown
@@ -12,7 +12,13 @@ from effchal.tracking.shown import Shown
 if TYPE_CHECKING:
     from effchal.tracking.view import View
 
-Advance = Callable[[float], None]
+
+class Advance(Protocol):
+    """Says how much of a job is done, and how much there is where that is known by then."""
+
+    def __call__(self, done: float, total: float | None = None) -> None: ...
+
+
 log = logging.getLogger(__name__)
 _drawn: "list[View]" = []  # the view that is on the screen, or none
 
@@ -45,8 +51,8 @@ def progress(
     """
     job = Job(what, total, unit, done, ends)
 
-    def advance(done: float) -> None:
-        job.done = done
+    def advance(done: float, total: float | None = None) -> None:
+        job.done, job.total = done, total or job.total
 
     with contextlib.ExitStack() as stack:
         if not _drawn:

@@ -67,7 +67,8 @@ def _rows(
         job = jobs[-1]
         if job.total and shown is None:
             yield "", _bar(job.done, job.total, job.amount(), width, ascii_only)
-        yield "now", _job(job, width, ascii_only)
+        brief = shown is not None and job.ends is not None  # the rows above tell the rest
+        yield "now", _job(job, width, ascii_only, brief)
 
 
 def _measured(shown: Shown, width: int, ascii_only: bool) -> Iterator[tuple[str, Text]]:
@@ -110,15 +111,15 @@ def _bar(done: float, total: float, text: str, width: int, ascii_only: bool) -> 
     return bar.append(f"  {text}")
 
 
-def _job(job: Job, width: int, ascii_only: bool) -> Text:
+def _job(job: Job, width: int, ascii_only: bool, brief: bool) -> Text:
     frames = ASCII_SPINNER if ascii_only else SPINNER
     frame = frames[int(job.seconds * REFRESHES_PER_S) % len(frames)]
-    if job.ends is not None:  # the rows above tell the rest
+    if brief:
         return Text(f"{frame} {job.what}")
     parts = [f"{frame} {job.what}", job.amount()]
     if width >= NARROW and job.unit and job.per_s is not None:
         parts.append(rate(job.per_s, job.unit))
-    if job.unit:
+    if job.unit or job.ends is not None:
         parts.append(job.estimate())
     elif job.seconds >= 1:
         parts.append(f"{job.seconds:.0f} s")
