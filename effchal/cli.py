@@ -69,8 +69,7 @@ def entry_point(run: Run, after_sweep: AfterSweep | None = None) -> Callable[[],
         job = HydraConfig.get()
         folder, is_sweep = Path(job.runtime.output_dir), job.mode == RunMode.MULTIRUN
         if is_sweep:
-            own = [word for word in job.overrides.task if word not in sys.argv]
-            jobs[folder] = SweepJob(" ".join(own))
+            jobs[folder] = SweepJob(list(job.overrides.task))
         with (
             failure_kept(jobs[folder]) if is_sweep else one_line_errors(),
             nothing_left_if_refused(folder, folder in outputs.of_user),

@@ -24,14 +24,23 @@ COLUMNS = ("", "job", "what differs", "status", "steps", "validation loss", "tok
 class SweepJob:
     """One job of a sweep."""
 
-    changes: str  # the overrides that not all jobs have
+    overrides: list[str]
     error: str | None = None  # why it failed
+
+
+def changes_of(jobs: dict[Path, SweepJob]) -> dict[Path, list[str]]:
+    """The overrides of each job that not all jobs have."""
+    shared = set.intersection(*(set(job.overrides) for job in jobs.values()))
+    return {
+        folder: [word for word in job.overrides if word not in shared]
+        for folder, job in jobs.items()
+    }
 
 
 def failures_of(jobs: dict[Path, SweepJob]) -> str:
     """What to say of the jobs that failed; empty if none did."""
     lines = [
-        f"\n  {folder} ({job.changes}): {job.error}"
+        f"\n  {folder} ({' '.join(changes_of(jobs)[folder])}): {job.error}"
         for folder, job in jobs.items()
         if job.error is not None
     ]
@@ -52,10 +61,12 @@ def best_of(records: dict[Path, dict[str, Any] | None]) -> Path | None:
     return min(losses, key=lambda folder: losses[folder], default=None)
 
 
-def row_of(folder: Path, job: SweepJob, record: dict[str, Any] | None, is_best: bool) -> list[str]:
-    """A row of the table, after COLUMNS and hours. A refused job has no record."""
-    first = ["*" if is_best else "", folder.name, job.changes.replace(" ", "\n")]
-    reason = one_line(job.error or (record or {}).get("error") or "", LONGEST_REASON)
+def row_of(
+    name: str, changes: list[str], error: str | None, record: dict[str, Any] | None
+) -> list[str]:
+    """A row of the table, from COLUMNS[1] on to the hours. A refused job has no record."""
+    first, reason = [name, "\n".join(changes)], error or (record or {}).get("error") or ""
+    reason = one_line(reason, LONGEST_REASON)
     if record is None:
         return [*first, f"refused: {reason}" if reason else "no run.json", "", "", "", "", ""]
     status = record["status"].replace("_", " ") + (f": {reason}" if reason else "")
@@ -72,14 +83,15 @@ def print_sweep(jobs: dict[Path, SweepJob]) -> None:
     from rich.table import Table
 
     records = {folder: read_run(folder) for folder in jobs}
-    best = best_of(records)
+    best, changes = best_of(records), changes_of(jobs)
     table = Table(*COLUMNS, "hours", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in table.columns[4:]:
         column.justify = "right"
     for folder, job in jobs.items():
         is_best = folder == best
         style = "bold" if is_best else None
-        table.add_row(*row_of(folder, job, records[folder], is_best), style=style)
+        row = row_of(folder.name, changes[folder], job.error, records[folder])
+        table.add_row("*" if is_best else "", *row, style=style)
     console = Console(
         highlight=False, markup=False, width=None if sys.stdout.isatty() else IN_A_FILE
     )
