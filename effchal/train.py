@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effchal.arguments import run_of
+from effchal.arguments import SWEEP_FLAGS, run_of
 from effchal.cli import entry_point, job_age_s, overlay
 from effchal.config import Config, ConfigError, load_config
 from effchal.runs import checkpoints, is_bundle, run_lock
@@ -39,7 +39,7 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         code = run(cfg, run_dir, signals, job_age_s())
     record = read_run(run_dir)
     if record is not None:
-        print(ending(run_dir, record))
+        print(ending(run_dir, record, in_sweep=not SWEEP_FLAGS.isdisjoint(sys.argv)))
     if code:  # an exit after success would end a sweep with its first run
         sys.exit(code)
 

@@ -25,11 +25,12 @@ def as_typed(folder: Path) -> str:
     return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)
 
 
-def ending(folder: Path, record: dict[str, Any]) -> str:
+def ending(folder: Path, record: dict[str, Any], in_sweep: bool = False) -> str:
     """The lines for the screen.
 
     Args:
         record: the folder's run.json.
+        in_sweep: the sweep's table will say what comes next.
     """
     status = record["status"]
     of = f" of {record['steps_planned']}" if status != "finished" else ""
@@ -39,9 +40,8 @@ def ending(folder: Path, record: dict[str, Any]) -> str:
         rows.append(("error", record["error"]))
     rows.append(("validation loss", _losses(record)))
     rows.append(("speed", f"{speed(record)} tokens/s, peak memory {memory(record)}"))
-    rows += [
-        ("next" if not n else "", line) for n, line in enumerate(next_commands(folder, record))
-    ]
+    commands = [] if in_sweep else next_commands(folder, record)
+    rows += [("" if number else "next", line) for number, line in enumerate(commands)]
     return "\n".join(f"{label:18}{text}" for label, text in rows)
 
 
@@ -72,7 +72,8 @@ def next_commands(folder: Path, record: dict[str, Any]) -> list[str]:
     path = shlex.quote(as_typed(folder))
     commands = []
     if (folder / "bundle" / "manifest.json").is_file():
-        commands += [f"effchal serve {path}", f"effchal evaluate {path} scenario=smoke"]
+        commands.append(f"effchal serve {path}")
+        commands.append(f"effchal evaluate {path} 'scenario.entries=[truthful_qa_mc]'")
     commands.append(f"effchal report {path}")
     if record["status"] == "stopped_by_budget":
         commands.append(f"effchal train {path} budget.hours={2 * record['limit_s'] / 3600:.3g}")

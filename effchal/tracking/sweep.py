@@ -71,7 +71,7 @@ def row_of(
         return [*first, f"refused: {reason}" if reason else "no run.json", "", "", "", "", ""]
     status = record["status"].replace("_", " ") + (f": {reason}" if reason else "")
     steps = f"{record['step']}/{record['steps_planned']}"
-    hours = f"{record['spent_s'] / 3600:.3g}"
+    hours = f"{record['spent_s'] / 3600:.3f}"
     loss_after = loss(record, "validation_loss")
     return [*first, status, steps, loss_after, speed(record), memory(record), hours]
 

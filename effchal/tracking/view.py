@@ -98,7 +98,7 @@ def _measured(shown: Shown, width: int, ascii_only: bool) -> Iterator[tuple[str,
 
 
 def _steps(shown: Shown, width: int) -> str:
-    epochs = "" if shown.epochs is None else f" of {shown.epochs:.3g}"
+    epochs = "" if shown.epochs is None else f" of {shown.epochs:.2f}"
     epoch = f"  epoch {shown.last['epoch']:.2f}{epochs}" if shown.last and width >= NARROW else ""
     return f"{shown.step}/{shown.steps}{epoch}"
 

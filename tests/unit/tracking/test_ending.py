@@ -38,7 +38,7 @@ def test_a_finished_run_says_what_it_reached_and_what_comes_next(tmp_path, monke
         "validation loss   2.921 before, 2.513 after; best 2.513 at step 44",
         "speed             412 tokens/s, peak memory 1.9 GiB",
         "next              effchal serve 'outputs/a run'",
-        "                  effchal evaluate 'outputs/a run' scenario=smoke",
+        "                  effchal evaluate 'outputs/a run' 'scenario.entries=[truthful_qa_mc]'",
         "                  effchal report 'outputs/a run'",
     ]
 
@@ -66,6 +66,11 @@ def test_a_run_with_something_left_says_how_to_go_on(tmp_path, changes, first, l
     assert lines[-1].strip() == last.replace("RUN", str(folder))
     assert ("error             non-finite" in lines) == (changes["status"] == "failed")
     assert len(lines) <= 8
+
+
+def test_a_job_of_a_sweep_leaves_the_commands_to_the_table(tmp_path):
+    folder = run_folder(tmp_path / "run")
+    assert "effchal" not in ending(folder, RECORD, in_sweep=True)
 
 
 def test_what_was_not_measured_says_so(tmp_path):
@@ -98,7 +103,7 @@ def test_a_sweep_ends_with_a_row_for_each_job_and_its_best_run(tmp_path, capsys)
     print_sweep(jobs)
     text = capsys.readouterr().out
     rows = [line.split() for line in text.splitlines()]
-    assert ["0", "lora.r=4", "finished", "44/44", "2.513", "412", "1.9", "GiB", "0.0483"] in rows
+    assert ["0", "lora.r=4", "finished", "44/44", "2.513", "412", "1.9", "GiB", "0.048"] in rows
     (best,) = [row for row in rows if row[:2] == ["*", "1"]]
     assert best[2:6] == ["lora.r=8", "finished", "44/44", "2.400"]
     assert "failed: exit code 1" in text

@@ -52,7 +52,7 @@ def test_all_that_is_known_stands_in_it(width):
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
     assert "run        outputs/train/one" in text
-    assert re.search(r"step       ━+─+  10/20  epoch 1.00 of 2", text)
+    assert re.search(r"step       ━+─+  10/20  epoch 1.00 of 2.00", text)
     assert re.search(r"loss       2\.000  .*[▁▂]", text)
     assert "validation 3.000 → 2.500  best 2.500 at step 10" in text
     assert "speed      1.5k tokens/s  6 s a step" in text
