@@ -3,7 +3,8 @@
     python scripts/record_terminal.py 100 'step .* 4/8' effchal train model=tiny data_mix=quickstart
 
 The command runs in tmux, at so many columns. The first screen that the pattern is found in is
-printed, then the last one. docs/terminal.md is made of such recordings.
+printed, then the last one, both without the working directory in paths. docs/terminal.md is made
+of such recordings.
 """
 
 import os
@@ -32,8 +33,9 @@ def main() -> None:
             screen = tmux("capture-pane", "-p")
             on_the_way = on_the_way or (screen if re.search(pattern, screen) else "")
             time.sleep(LOOK_S)
-        print(on_the_way.rstrip(), "\n\n----\n")
-        print(tmux("capture-pane", "-p", "-S", "-").rstrip())
+        at_the_end = tmux("capture-pane", "-p", "-S", "-")
+        for screen in (on_the_way, at_the_end):
+            print(screen.rstrip().replace(f"{os.getcwd()}/", ""), "\n")
     finally:
         tmux("kill-server")
 

@@ -9,6 +9,7 @@ from effchal.config import Config, save_config, to_plain
 from effchal.config.choices import Schedule
 from effchal.mixing.prepare import PreparedData
 from effchal.model.device import limit_gpu_memory, peak_memory_gib, pick_device
+from effchal.tracking.ending import as_typed
 from effchal.tracking.lines import DRAWN
 from effchal.tracking.shown import Shown
 from effchal.tracking.terminal import RunDisplay, progress
@@ -240,7 +241,7 @@ class Trainer:
         spent = hours(self.clock.spent_s())
         losses = self.state.losses()
         log.info("%s after %d steps in %s; %s", status, self.state.step, spent, losses, extra=DRAWN)
-        log.info("bundle: %s", self.saver.bundle, extra=DRAWN)
+        log.info("bundle: %s", as_typed(self.saver.bundle), extra=DRAWN)
 
     def log_step(self, stats: StepStats, step_s: float) -> None:
         state, tokens_per_s = self.state, stats.tokens / step_s
