@@ -82,10 +82,11 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
             "lora=none leaves nothing to train; serve it with effchal serve lora=none"
         )
     if cfg.rules is not None:
-        from effchal.model.device import gpu_names
-        from effchal.rules import enforce_rules
+        with progress("checking the rules"):  # torch loads, which takes a while
+            from effchal.model.device import gpu_names
+            from effchal.rules import enforce_rules
 
-        enforce_rules(cfg, gpu_names())
+            enforce_rules(cfg, gpu_names())
     return cfg, run_dir
 
 

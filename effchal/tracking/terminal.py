@@ -87,7 +87,7 @@ def run_display(shown: Shown) -> Iterator[RunDisplay]:
 @contextlib.contextmanager
 def _on_screen(shown: Shown | None) -> "Iterator[View | None]":
     """Draw a run, or whatever runs, while the block does; None where stderr is no terminal."""
-    if _drawn or not sys.stderr.isatty():  # without rich, which takes a moment
+    if _drawn or not _is_terminal():  # without rich, which takes a moment
         yield None
         return
     from effchal.tracking.screen import drawn
@@ -101,3 +101,10 @@ def _on_screen(shown: Shown | None) -> "Iterator[View | None]":
             _drawn.clear()
     if view is not None and view.fault is not None:
         log.warning("the live view stopped: %r; the run is not concerned", view.fault)
+
+
+def _is_terminal() -> bool:
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return False

@@ -190,6 +190,15 @@ def test_a_terminal_that_cannot_draw_gets_lines(new_screen, monkeypatch, name, v
     assert seen.getvalue() == ""
 
 
+@pytest.mark.parametrize("stream", [None, io.StringIO()])
+def test_without_standard_error_nothing_is_drawn(monkeypatch, stream):
+    if stream is not None:
+        stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with run_display(Shown()), progress("planning"):
+        assert not is_drawing()
+
+
 def test_a_character_that_the_terminal_lacks_is_replaced():
     latin = io.TextIOWrapper(io.BytesIO(), encoding="latin-1", write_through=True)
     screen.Forgiving(latin).write("▁ é")
