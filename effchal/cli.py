@@ -37,6 +37,8 @@ from effchal.arguments import (
 from effchal.config import Config, ConfigError, to_config
 from effchal.config.nearest import explain
 from effchal.runs import bundle_around, new_folder, nothing_left_if_refused
+from effchal.tracking.lines import log_warnings
+from effchal.tracking.sweep import SweepJob, failures_of
 
 # An installed package carries the tree inside itself; a checkout has it beside the package.
 PACKAGE = Path(__file__).resolve().parent
@@ -47,7 +49,7 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 PATH_ERRORS = {errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
 Run = Callable[[Config, list[str], Path], None]
-AfterSweep = Callable[[list[Path]], None]
+AfterSweep = Callable[[dict[Path, SweepJob]], None]
 
 
 def entry_point(run: Run, after_sweep: AfterSweep | None = None) -> Callable[[], None]:
@@ -55,20 +57,21 @@ def entry_point(run: Run, after_sweep: AfterSweep | None = None) -> Callable[[],
 
     A config that cannot be run ends with one line on stderr and exit code 2, and leaves no
     folder; any other exception is ours and keeps its traceback. A sweep goes on after a
-    failed job; `after_sweep` gets the folders of its jobs when all are over.
+    failed job; `after_sweep` gets its jobs by their folders when it ends.
     """
     command = Path(run.__code__.co_filename).stem
     outputs = Outputs(command)
-    failures: list[str] = []
-    jobs: list[Path] = []
+    jobs: dict[Path, SweepJob] = {}
 
     @functools.wraps(run)  # Hydra takes the job's name from the wrapped function's module
     def task(tree: DictConfig) -> None:
+        log_warnings()
         job = HydraConfig.get()
         folder, is_sweep = Path(job.runtime.output_dir), job.mode == RunMode.MULTIRUN
-        jobs.extend([folder] if is_sweep else [])
+        if is_sweep:
+            jobs[folder] = SweepJob(list(job.overrides.task))
         with (
-            failures_kept(failures) if is_sweep else one_line_errors(),
+            failure_kept(jobs[folder]) if is_sweep else one_line_errors(),
             nothing_left_if_refused(folder, folder in outputs.of_user),
         ):
             cfg, typed = to_config(tree), list(job.overrides.task)
@@ -84,17 +87,16 @@ def entry_point(run: Run, after_sweep: AfterSweep | None = None) -> Callable[[],
             from effchal.command_help import print_help
 
             return print_help(command, sys.argv[1:])
-        with one_line_errors(), outputs:
-            sys.argv[1:] = hydra_arguments(command, sys.argv[1:])
-            outputs.register(sys.argv[1:])
-            hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
-        if jobs and after_sweep:
-            after_sweep(jobs)
-        if failures:
-            count = "1 job" if len(failures) == 1 else f"{len(failures)} jobs"
-            lines = "".join(f"\n  {line}" for line in failures)
-            again = "the same command with hydra.sweep.dir=<its folder> does what is not done"
-            sys.exit(f"error: {count} of the sweep failed; {again}{lines}")
+        try:
+            with one_line_errors(), outputs:
+                sys.argv[1:] = hydra_arguments(command, sys.argv[1:])
+                outputs.register(sys.argv[1:])
+                hydra.main(str(CONF_DIR), "config", version_base="1.3")(task)()
+        finally:
+            if jobs and after_sweep:
+                after_sweep(jobs)
+        if failures := failures_of(jobs):
+            sys.exit(f"error: {failures}")
 
     return main
 
@@ -179,9 +181,8 @@ def one_line(error: BaseException) -> str | None:
 
 
 @contextlib.contextmanager
-def failures_kept(failures: list[str]) -> Iterator[None]:
+def failure_kept(job: SweepJob) -> Iterator[None]:
     """Let a sweep go on after a job that failed, and keep what to say of it at the end."""
-    job: Any = HydraConfig.get()
     try:
         return (yield)
     except SystemExit as end:
@@ -198,8 +199,7 @@ def failures_kept(failures: list[str]) -> Iterator[None]:
             traceback.print_exc()
         message = found or f"{type(error).__name__}: {error}"
     fail(message)
-    own = " ".join(word for word in job.overrides.task if word not in sys.argv)
-    failures.append(f"{job.runtime.output_dir} ({own}): {message}")
+    job.error = message
 
 
 def fail(message: str) -> int:

@@ -13,6 +13,7 @@ from effchal.cli import entry_point, fail, overlay
 from effchal.config import Config, ConfigError, load_config
 from effchal.model_source import inference_config
 from effchal.several_models import split_base
+from effchal.tracking.sweep import SweepJob
 
 # Keys that a resumed evaluation takes from its command. Model and data must be the same ones.
 MAY_CHANGE = {"resume_from", "bundle", "base_model", "scenario.path", "evaluate.reuse"}
@@ -46,12 +47,12 @@ def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         sys.exit(128 + signal.SIGINT)
 
 
-def compare_jobs(jobs: list[Path]) -> None:
+def compare_jobs(jobs: dict[Path, SweepJob]) -> None:
     """After a sweep over models: print how each compares with the first, and keep it."""
     from effchal.evaluation.sweep import compare_models
 
     try:
-        text = compare_models(jobs)
+        text = compare_models(list(jobs))
     except ConfigError as error:
         fail(str(error))
     else:

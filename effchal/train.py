@@ -5,13 +5,24 @@ import json
 import logging
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from effchal.arguments import run_of
+from effchal.arguments import SWEEP_FLAGS, run_of
 from effchal.cli import entry_point, job_age_s, overlay
 from effchal.config import Config, ConfigError, load_config
 from effchal.runs import checkpoints, is_bundle, run_lock
+from effchal.tracking.ending import as_typed, ending, read_run
+from effchal.tracking.shown import Shown
+from effchal.tracking.sweep import print_sweep
+from effchal.tracking.terminal import RunDisplay, progress, run_display
 from effchal.training.signals import StopSignals
+
+if TYPE_CHECKING:
+    from effchal.planning.fit import Plan
+    from effchal.training.budget import WallClock
+    from effchal.training.loop import Trainer
 
 # What imports torch is imported inside the functions: --help and --cfg job do without.
 # Keys that a resumed run takes from its command. Model and data must be the same ones.
@@ -19,7 +30,7 @@ MAY_CHANGE = {"budget", "track", "resume_from", "base_model", "data_mix.sources.
 log = logging.getLogger("effchal.train")
 
 
-@entry_point
+@partial(entry_point, after_sweep=print_sweep)
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     cfg, run_dir = open_run(cfg, overrides, output_dir)
     done = nothing_to_do(cfg, run_dir)
@@ -28,6 +39,9 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     with run_lock(run_dir), StopSignals() as signals:
         command = shlex.join(["effchal", "train", *overrides])
         code = run(cfg, run_dir, signals, job_age_s(), command)
+    record = read_run(run_dir)
+    if record is not None:
+        print(ending(run_dir, record, in_sweep=not SWEEP_FLAGS.isdisjoint(sys.argv)))
     if code:  # an exit after success would end a sweep with its first run
         sys.exit(code)
 
@@ -70,10 +84,11 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
             "lora=none leaves nothing to train; serve it with effchal serve lora=none"
         )
     if cfg.rules is not None:
-        from effchal.model.device import gpu_names
-        from effchal.rules import enforce_rules
+        with progress("checking the rules"):  # torch loads, which takes a while
+            from effchal.model.device import gpu_names
+            from effchal.rules import enforce_rules
 
-        enforce_rules(cfg, gpu_names())
+            enforce_rules(cfg, gpu_names())
     return cfg, run_dir
 
 
@@ -108,35 +123,61 @@ def run(
     Raises:
         ConfigError: before any training.
     """
-    from effchal.mixing.prepare import prepare_data, select_data
     from effchal.training.budget import WallClock
 
-    clock = WallClock.of(cfg.budget, spent_before_s)  # the imports below count, too
+    clock = WallClock.of(cfg.budget, spent_before_s)  # the imports to come count, too
     run_dir.mkdir(parents=True, exist_ok=True)
-    selection = select_data(cfg)  # what the data can be wrong about is found before torch loads
-    from effchal.mixing.picture import draw
-    from effchal.planning.outcome import keep_outcome, plan_run, write_record
-    from effchal.training.build import check_decoding
-    from effchal.training.loop import Trainer
+    shown = Shown(as_typed(run_dir), limit_s=clock.limit_s, spent_s=clock.spent_s())
+    with run_display(shown) as display:
+        plan, trainer = start(cfg, run_dir, clock, display, command)
+        from effchal.planning.outcome import keep_outcome, write_record
 
-    check_decoding(cfg)
-    data = prepare_data(cfg, None, selection)
-    plan = plan_run(cfg, data, run_dir)  # refuses what cannot fit
-    trainer = Trainer.build(cfg, data, clock, run_dir, command)  # restored if there is a checkpoint
-    data.report.write(run_dir)  # now that the data is known to be the run's
-    del data  # the trainer has what it needs of it
-    try:
-        status = trainer.fit(signals)
-        trainer.save(status)
-        keep_outcome(plan, trainer, status)
-        trainer.log_end(status)
-        if status == "finished":  # else no second is left for it
-            draw(run_dir)
-    except BaseException as error:  # weights may be half updated, so none are saved
-        with contextlib.suppress(OSError):
-            write_record(plan, trainer, "failed", f"{type(error).__name__}: {error}")
-        raise
+        try:
+            status = trainer.fit(signals)
+            trainer.save(status)
+            keep_outcome(plan, trainer, status)
+            trainer.log_end(status)
+            if status == "finished":  # else no second is left for it
+                from effchal.mixing.picture import draw
+
+                draw(run_dir)
+        except BaseException as error:  # weights may be half updated, so none are saved
+            with contextlib.suppress(OSError):
+                write_record(plan, trainer, "failed", f"{type(error).__name__}: {error}")
+            raise
     return {"failed": 1, "interrupted": 128 + (signals.received or 0)}.get(status, 0)
+
+
+def start(
+    cfg: Config, run_dir: Path, clock: "WallClock", display: RunDisplay, command: str
+) -> tuple["Plan", "Trainer"]:
+    """All up to the first step, which is restored if there is a checkpoint.
+
+    Raises:
+        ConfigError: data, model or plan are none to train with.
+    """
+    with progress("reading the data"):  # what it can be wrong about is found before torch loads
+        from effchal.mixing.prepare import prepare_data, select_data
+
+        selection = select_data(cfg)
+    with progress("loading libraries"):
+        from effchal.planning.outcome import plan_run
+        from effchal.training.build import check_decoding
+        from effchal.training.loop import Trainer
+        from effchal.training.samples import check_samples
+
+        check_decoding(cfg)
+        check_samples(cfg)
+    with progress("encoding the data"):
+        data = prepare_data(cfg, None, selection)
+    with progress("planning"):
+        plan = plan_run(cfg, data, run_dir)  # refuses what cannot fit
+    if plan.memory is not None:
+        display.shown.memory_limit_gib = plan.memory_limit / 2**30
+    with progress("loading the model"):
+        trainer = Trainer.build(cfg, data, clock, run_dir, command, display)
+    data.report.write(run_dir)  # now that the data is known to be the run's
+    return plan, trainer
 
 
 if __name__ == "__main__":

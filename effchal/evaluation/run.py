@@ -41,7 +41,7 @@ from effchal.model_source import (
 )
 from effchal.prompts import PromptEncoder
 from effchal.runs import device_name, git_commit, read_record, run_lock, versions, write_atomic
-from effchal.tracking.terminal import progress_bar
+from effchal.tracking.terminal import progress
 
 log = logging.getLogger("effchal.evaluate")
 
@@ -148,7 +148,7 @@ def answer_all(
 ) -> None:
     """Answer every instance that has no record yet."""
     total, done = sum(len(scenario.instances) for scenario in scenarios), 0
-    with progress_bar(total, 0, "instances") as advance:
+    with progress("answering instances", total, "instances") as advance:
         for scenario, inputs in zip(scenarios, encoded, strict=True):
             for records in answers(task, scenario, inputs):
                 task.records.add(records)

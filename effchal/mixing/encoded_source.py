@@ -18,12 +18,13 @@ from effchal.mixing.encode import (
     Ints,
     write_encoded,
 )
-from effchal.mixing.parallel import run_batches
+from effchal.mixing.parallel import run_counted
 from effchal.mixing.read import StoredSource, batched
 from effchal.mixing.readers import DataError
 from effchal.mixing.select import SelectedSource
 from effchal.mixing.store import cached, key_of
 from effchal.model.tokenizer import tokenizer_fingerprint
+from effchal.tracking.terminal import progress
 
 BATCH = 512  # conversations
 LARGE = 4_000  # conversations from which processes pay
@@ -87,9 +88,8 @@ def encode_source(selected: SelectedSource, job: EncodeJob) -> EncodedSource:
     def build(folder: Path) -> dict[str, Any]:
         digest, dropped = hashlib.sha256(), dict[str, list[int]]()
         batches = batched(source.stored(indices.tolist()), BATCH)
-        results = run_batches(job, batches, len(indices) >= LARGE)
 
-        def counted() -> Iterator[tuple[int, EncodedBatch]]:
+        def counted(results: Iterator[EncodedBatch]) -> Iterator[tuple[int, EncodedBatch]]:
             for number, batch in enumerate(_with_rows(results, source, indices)):
                 for ids, learned in zip(batch.ids, batch.learned, strict=True):
                     digest.update(ids.tobytes() + learned.tobytes())
@@ -97,7 +97,9 @@ def encode_source(selected: SelectedSource, job: EncodeJob) -> EncodedSource:
                     dropped.setdefault(reason, []).append(number * BATCH + row)
                 yield number * BATCH, batch
 
-        write_encoded(folder / "ids.arrow", counted())
+        with progress(f"encoding source {source.name}", len(indices), "rows") as advance:
+            results = run_counted(job, batches, len(indices) >= LARGE, advance)
+            write_encoded(folder / "ids.arrow", counted(results))
         return {"sha256": digest.hexdigest(), "dropped": dropped}
 
     folder, meta = cached("ids", key, build)

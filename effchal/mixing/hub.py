@@ -5,6 +5,8 @@ from pathlib import Path
 
 from effchal.config import DataSourceConfig
 from effchal.mixing.readers import KINDS, DataError
+from effchal.tracking.fetching import hub_options
+from effchal.tracking.terminal import progress
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -38,22 +40,24 @@ def download(name: str, cfg: DataSourceConfig, commit: str) -> tuple[Path, ...]:
         if cfg.file is not None:
             import huggingface_hub
 
-            path = huggingface_hub.hf_hub_download(
-                cfg.path, cfg.file, repo_type="dataset", revision=commit
-            )
+            with progress(f"fetching {cfg.path}, {cfg.file}", unit="B") as advance:
+                fetch = huggingface_hub.hf_hub_download
+                told = hub_options(fetch, advance)
+                path = fetch(cfg.path, cfg.file, repo_type="dataset", revision=commit, **told)
             return (Path(path),)
         import datasets
 
         # A cache per commit: without the hub, the client takes any commit that its cache has.
         cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"effchal-{commit}")
-        table = datasets.load_dataset(
-            cfg.path,
-            cfg.subset,
-            revision=commit,
-            split=cfg.split,
-            cache_dir=cache,
-            keep_in_memory=False,  # for it is the files that are read
-        )
+        with progress(f"fetching {cfg.path}"):
+            table = datasets.load_dataset(
+                cfg.path,
+                cfg.subset,
+                revision=commit,
+                split=cfg.split,
+                cache_dir=cache,
+                keep_in_memory=False,  # for it is the files that are read
+            )
     except ModuleNotFoundError as error:
         raise DataError(
             f"source {name}: a data set of the hub needs the package {error.name}: "

@@ -15,6 +15,7 @@ import numpy as np
 
 from effchal.mixing.example import Example
 from effchal.mixing.words import joined_hashes, parts, phrase_hashes
+from effchal.tracking.terminal import progress
 
 PHRASE_WORDS = 5
 PERMUTATIONS = 128
@@ -95,16 +96,19 @@ def near_duplicates(
     dropped: dict[int, tuple[int, float]] = {}
     kept: dict[int, list[int]] = defaultdict(list)  # rows that stay, by bucket
     buckets = _buckets(signatures)
-    for row in sorted(buckets, key=lambda row: (-lengths[row], row)):
-        shared = Counter(other for bucket in buckets[row] for other in kept[bucket])
-        likely = [other for other, _ in shared.most_common(COMPARED)]
-        similar = [(_jaccard(phrases_at(row), phrases_at(other)), -other) for other in likely]
-        if similar and max(similar)[0] >= threshold:
-            dropped[row] = (-max(similar)[1], max(similar)[0])
-            continue
-        for bucket in buckets[row]:
-            if len(kept[bucket]) < REMEMBERED:
-                kept[bucket].append(row)
+    order = sorted(buckets, key=lambda row: (-lengths[row], row))
+    with progress("comparing rows that may be near-duplicates", len(order), "rows") as advance:
+        for done, row in enumerate(order):
+            advance(done)
+            shared = Counter(other for bucket in buckets[row] for other in kept[bucket])
+            likely = [other for other, _ in shared.most_common(COMPARED)]
+            similar = [(_jaccard(phrases_at(row), phrases_at(other)), -other) for other in likely]
+            if similar and max(similar)[0] >= threshold:
+                dropped[row] = (-max(similar)[1], max(similar)[0])
+                continue
+            for bucket in buckets[row]:
+                if len(kept[bucket]) < REMEMBERED:
+                    kept[bucket].append(row)
     return dropped
 
 

@@ -30,6 +30,10 @@ class TrainingOrder:
         self.examples = examples_of_run(train, self.of_epoch)
         self.steps = -(-self.examples // self._per_step)
 
+    def epochs_after(self, steps: int) -> float:
+        """Passes over the mix that so many steps are."""
+        return min(steps * self._per_step, self.examples) / self.of_epoch
+
     def indices_of_step(self, step: int) -> list[int]:
         """Indices into `encoded`; the last step of the run may have fewer examples."""
         first = step * self._per_step

@@ -63,6 +63,24 @@ def run_batches(job: Job, batches: Iterable[Any], in_processes: bool) -> Iterato
             worker.stop()
 
 
+def run_counted(
+    job: Job, batches: Iterable[Any], in_processes: bool, advance: Callable[[float], None]
+) -> Iterator[Any]:
+    """run_batches, which tells after each batch how many items are done."""
+    sizes: collections.deque[int] = collections.deque()
+
+    def sized() -> Iterator[Any]:
+        for batch in batches:
+            sizes.append(len(batch))
+            yield batch
+
+    done = 0
+    for result in run_batches(job, sized(), in_processes):
+        yield result
+        done += sizes.popleft()
+        advance(done)
+
+
 class Worker:
     """A process of its own. Unlike multiprocessing's, it never runs the caller's program again."""
 

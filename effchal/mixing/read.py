@@ -21,10 +21,11 @@ from effchal.mixing.dropped import Dropped
 from effchal.mixing.encode import ROWS, stored_turns, turns_of
 from effchal.mixing.example import Example
 from effchal.mixing.locate import Located, locate
-from effchal.mixing.parallel import Work, run_batches
+from effchal.mixing.parallel import Work, run_counted
 from effchal.mixing.readers import DataError
 from effchal.mixing.sources import SourceReader
 from effchal.mixing.store import cached, key_of, open_arrow, write_arrow
+from effchal.tracking.terminal import Advance, progress
 
 log = logging.getLogger(__name__)
 Ints = npt.NDArray[Any]
@@ -101,8 +102,9 @@ def read_source(name: str, cfg: DataSourceConfig, clean: CleanConfig) -> StoredS
     def build(folder: Path) -> dict[str, Any]:
         reader = SourceReader(name, cfg, located, clean.empty_answers is OnFault.drop)
         dropped: dict[str, Dropped] = {}
-        batches = map(_record_batch, batched(_checked(reader, clean, dropped), ROWS))
-        write_arrow(folder / "rows.arrow", SCHEMA, batches)
+        with progress(f"reading source {name}", unit="rows") as advance:
+            rows = _checked(reader, clean, dropped, advance)
+            write_arrow(folder / "rows.arrow", SCHEMA, map(_record_batch, batched(rows, ROWS)))
         if [digest_of(path, name) for path in located.files] != digests:
             raise DataError(f"source {name}: {located.described} changed while it was read")
         return {
@@ -155,14 +157,14 @@ class CheckJob:
 
 
 def _checked(
-    reader: SourceReader, clean: CleanConfig, dropped: dict[str, Dropped]
+    reader: SourceReader, clean: CleanConfig, dropped: dict[str, Dropped], advance: Advance
 ) -> Iterator[StoredRow]:
     """The rows of a source that its faults leave."""
     numbered = (
         (int(each.id.rpartition(":")[2]), stored_turns(each.turns)) for each in iter(reader)
     )
     is_large = sum(path.stat().st_size for path in reader.located.files) >= LARGE_BYTES
-    results = run_batches(CheckJob(clean), batched(numbered, CHECKED), is_large)
+    results = run_counted(CheckJob(clean), batched(numbered, CHECKED), is_large, advance)
     for fault, row in itertools.chain.from_iterable(results):
         action = OnFault.keep if fault is None else getattr(clean, fault.rule)
         if fault is not None:

@@ -18,15 +18,17 @@ from effchal.mixing.dropped import Dropped
 from effchal.mixing.encode import turns_of
 from effchal.mixing.example import Example
 from effchal.mixing.near_duplicates import answer_length, near_duplicates, shared_text, signatures
-from effchal.mixing.parallel import Work, run_batches
+from effchal.mixing.parallel import Work, run_counted
 from effchal.mixing.read import StoredSource, batched, read_source
 from effchal.mixing.readers import DataError
 from effchal.mixing.store import cached, key_of
+from effchal.tracking.terminal import progress
 
 Ints = npt.NDArray[Any]
 Place = tuple[int, int]  # a source and an index into it
 BATCH = 512  # rows
 LARGE = 20_000  # rows from which processes pay
+NEAR, QUESTIONS = "signing rows for near-duplicates", "looking for evaluation questions"
 
 
 @dataclass
@@ -144,7 +146,7 @@ def _near_duplicates(
     places = _places(kept)
 
     def build(_: Path) -> dict[str, Any]:
-        parts = list(_over_rows(SignatureJob(threshold), stored, kept))
+        parts = list(_over_rows(NEAR, SignatureJob(threshold), stored, kept))
         signed = np.concatenate([part[0] for part in parts])
         lengths = np.concatenate([part[1] for part in parts])
 
@@ -169,7 +171,7 @@ def _contaminated(
     places = _places(kept)
 
     def build(_: Path) -> dict[str, Any]:
-        found = _over_rows(MatchJob(decontaminator), stored, kept)
+        found = _over_rows(QUESTIONS, MatchJob(decontaminator), stored, kept)
         details = enumerate(itertools.chain.from_iterable(found))
         return {"found": [[i, detail] for i, detail in details if detail]}
 
@@ -186,14 +188,16 @@ def _digest(kept: list[Ints]) -> str:
     return hashlib.sha256(b"".join(np.packbits(mask).tobytes() for mask in kept)).hexdigest()
 
 
-def _over_rows(job: Any, stored: list[StoredSource], kept: list[Ints]) -> Iterator[Any]:
-    """The results of a job over all kept rows, batch by batch."""
+def _over_rows(what: str, job: Any, stored: list[StoredSource], kept: list[Ints]) -> Iterator[Any]:
+    """The results of a job over all kept rows, batch by batch. `what` tells a person of it."""
     batches = (
         batch
         for source, mask in zip(stored, kept, strict=True)
         for batch in batched(source.stored(np.flatnonzero(mask).tolist()), BATCH)
     )
-    return run_batches(job, batches, sum(int(mask.sum()) for mask in kept) >= LARGE)
+    total = sum(int(mask.sum()) for mask in kept)
+    with progress(what, total, "rows") as advance:
+        yield from run_counted(job, batches, total >= LARGE, advance)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from effchal.config import ConfigError, ModelConfig
 from effchal.model.tiny import TINY, tiny_folder
+from effchal.tracking.lines import adopt_libraries
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ def quiet_libraries() -> None:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    adopt_libraries()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it lacks a CPU kernel
     peft_message = ".*is_gradient_checkpointing.*"
     warnings.filterwarnings("ignore", message=peft_message, category=FutureWarning)

@@ -20,6 +20,7 @@ from effchal.model.load import add_adapter, base_model_fingerprint, load_base_mo
 from effchal.model.route import require_layer_states
 from effchal.model.tokenizer import load_tokenizer
 from effchal.runs import checkpoints, device_name
+from effchal.tracking.terminal import progress
 from effchal.training.budget import WallClock
 from effchal.training.checkpoint import load_checkpoint, trainable_parameters
 from effchal.training.layers import prepare_training
@@ -117,7 +118,8 @@ def build(cfg: Config, data: PreparedData, device: torch.device) -> TrainingSetu
         require_layer_states(base)  # of the bundle that training leaves
     model = add_adapter(base, cfg.lora, cfg.train.seed)
     fused = prepare_training(model, cfg.train.activation_checkpointing, cfg.train.compile)
-    admission.confirm()
+    with progress("checking that the model computes what it should"):
+        admission.confirm()
     dtype = pick_dtype(cfg.model.dtype, device)
     if not fused and dtype is torch.bfloat16 and not multiplies_bfloat16(device):
         log.warning(

@@ -1,6 +1,8 @@
 """Prepare an adapted model for training: fused layers where they apply, else the library's."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,7 +13,13 @@ from effchal.config.choices import ActivationCheckpointing
 from effchal.kernels.attention import use_packed_attention
 from effchal.kernels.llama_layer import FusedLayer, fits
 from effchal.model.device import multiplies_bfloat16
-from effchal.model.structure import backbone, checkpoint_layers, layers_of
+from effchal.model.structure import (
+    attention_name,
+    backbone,
+    causal_lm,
+    checkpoint_layers,
+    layers_of,
+)
 
 
 def prepare_training(
@@ -73,3 +81,25 @@ def fuse(
     embeddings = inner.get_input_embeddings()
     if not multiplies_bfloat16(device or embeddings.weight.device):
         embeddings.register_forward_hook(lambda module, args, states: states.float())
+
+
+@contextlib.contextmanager
+def as_loaded(model: Any) -> Iterator[None]:
+    """Undo prepare_training for a while, so that the model can decode."""
+    whole, changed = causal_lm(model), ("forward", "_compiled_call_impl")
+    attention = attention_name(whole.config)
+    layers: Any = layers_of(model)
+    kept = [
+        {name: vars(layer).pop(name) for name in changed if name in vars(layer)} for layer in layers
+    ]
+    hooks = backbone(model).get_input_embeddings()._forward_hooks
+    hooks_kept = dict(hooks)
+    hooks.clear()
+    try:
+        yield
+    finally:
+        hooks.update(hooks_kept)
+        for layer, attributes in zip(layers, kept, strict=True):
+            vars(layer).update(attributes)
+        if attention_name(whole.config) != attention:
+            whole.set_attn_implementation(attention)

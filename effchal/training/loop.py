@@ -3,18 +3,23 @@
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 from effchal.config import Config, save_config, to_plain
 from effchal.config.choices import Schedule
 from effchal.mixing.prepare import PreparedData
-from effchal.model.device import limit_gpu_memory, pick_device
-from effchal.tracking.terminal import progress_bar
+from effchal.model.device import limit_gpu_memory, peak_memory_gib, pick_device
+from effchal.tracking.ending import as_typed
+from effchal.tracking.lines import DRAWN
+from effchal.tracking.shown import Shown
+from effchal.tracking.terminal import RunDisplay, progress
 from effchal.tracking.tracker import Tracker, rewind_metrics
 from effchal.training.budget import Pace, WallClock, lr_factor
 from effchal.training.build import RunState, TrainingSetup, build, restore
 from effchal.training.saving import Saver
 from effchal.training.signals import StopSignals
-from effchal.training.step import NonFiniteError, StepStats, train_step, validation_loss
+from effchal.training.step import NonFiniteError, StepStats, train_step
+from effchal.training.validation import Validator
 
 log = logging.getLogger("effchal.train")
 
@@ -23,15 +28,21 @@ class Trainer:
     """Model, optimizer, state, clock and tracker of one run, and the loop over its steps."""
 
     def __init__(
-        self, cfg: Config, run_dir: Path, setup: TrainingSetup, state: RunState, clock: WallClock
+        self,
+        cfg: Config,
+        run_dir: Path,
+        setup: TrainingSetup,
+        state: RunState,
+        clock: WallClock,
+        display: RunDisplay,
     ) -> None:
-        self.cfg, self.run_dir, self.setup = cfg, run_dir, setup
+        self.cfg, self.run_dir, self.setup, self.display = cfg, run_dir, setup, display
         self.model, self.optimizer, self.steps = setup.model, setup.optimizer, setup.steps
         self.state, self.clock = state, clock
         self.tracker = Tracker(run_dir, cfg.track, cfg.name, to_plain(cfg))
         self.pace = Pace()
         self.error: str | None = None  # why the run failed
-        self.validator = Validator(cfg, setup, state, clock, self.tracker)
+        self.validator = Validator(cfg, setup, state, clock, self.keep)
         self.saver = Saver(cfg, run_dir, setup, state, clock)
         train = cfg.train
         self._floor = 1.0 if train.schedule is Schedule.constant else train.min_lr_fraction
@@ -39,12 +50,19 @@ class Trainer:
 
     @classmethod
     def build(
-        cls, cfg: Config, data: PreparedData, clock: WallClock, run_dir: Path, command: str = ""
+        cls,
+        cfg: Config,
+        data: PreparedData,
+        clock: WallClock,
+        run_dir: Path,
+        command: str = "",
+        display: RunDisplay | None = None,
     ) -> "Trainer":
         """The trainer of a new run, or of one restored from the checkpoints in its folder.
 
         Args:
             command: what was typed; a restored run keeps the one that it began with.
+            display: None shows nothing.
 
         Raises:
             ConfigError: before any training.
@@ -58,7 +76,8 @@ class Trainer:
         save_config(cfg, run_dir / "config.yaml")
         # A killed process wrote no checkpoint at its end, but its records say how long it lived.
         clock.spent_before_s += max(spent_s, rewind_metrics(run_dir, state.step))
-        return cls(cfg, run_dir, setup, state, clock)
+        display = display or RunDisplay(Shown(), None)
+        return cls(cfg, run_dir, setup, state, clock, display)
 
     def fit(self, signals: StopSignals) -> str:
         """Train until the steps are done, the budget ends, a signal comes or a step fails.
@@ -69,13 +88,16 @@ class Trainer:
         state = self.state
         # Keeps the seconds of records that were dropped on a resume.
         self.tracker.log({"step": state.step, "spent_s": self.clock.spent_s()})
+        self.show_start()
         self.model.train()
+        self.validator.must_stop = lambda: signals.received is not None
         if signals.received:  # while loading
             return "interrupted"
         if state.step == 0:
             state.validation_loss_before = self.validator.validate()
             state.first_step_s = self.clock.spent_s()
-        with progress_bar(self.steps, state.step, "steps") as advance:
+        ends = self.display.shown.ends
+        with progress("training", self.steps, "steps", state.step, ends) as advance:
             while state.step < self.steps:
                 if signals.received:
                     return "interrupted"
@@ -91,11 +113,29 @@ class Trainer:
                 if was_cut:
                     return "interrupted" if signals.received else "stopped_by_budget"
                 if "bundle" not in self.clock.costs:
-                    self.saver.dry_run()
+                    with progress("saving once, to see that it works"):
+                        self.saver.dry_run()
                 if state.step < self.steps:
                     self.periodic_work()
                 advance(state.step)
         return "finished"
+
+    def show_start(self) -> None:
+        order, state = self.setup.order, self.state
+        before = state.validation_loss_before
+        self.display.take(
+            {"step": state.step, "spent_s": self.clock.spent_s()},
+            step=state.step,
+            steps=self.steps,
+            epochs=order.examples / order.of_epoch,
+            validation=[] if before is None else [(0, before)],
+        )
+
+    def keep(self, record: dict[str, Any]) -> None:
+        """Write a record into metrics.jsonl, and show it."""
+        self.tracker.log(record)
+        clock = self.clock
+        self.display.take(record, reserve_s=clock.reserve_s(), end_s=sum(clock.costs.values()))
 
     def time_progress(self) -> float | None:
         """Share of the time for steps that is over; None if no step can start."""
@@ -167,7 +207,8 @@ class Trainer:
         if self.validator.is_due(self.state.step):
             self.validator.validate(periodic=True)
         if self.saver.is_due(self.state.step):
-            self.saver.try_checkpoint(periodic=True)
+            with progress("saving"):
+                self.saver.try_checkpoint(periodic=True)
 
     def save(self, status: str) -> None:
         """Save what is there, then measure it: no end of the process loses what was trained.
@@ -175,8 +216,9 @@ class Trainer:
         Raises:
             OSError: the disk takes no bundle, for example; earlier checkpoints are untouched.
         """
-        self.saver.try_checkpoint()
-        self.saver.write_bundle(status)
+        with progress("saving"):
+            self.saver.try_checkpoint()
+            self.saver.write_bundle(status)
         if status in ("finished", "stopped_by_budget"):
             is_measured = self.state.validation_step == self.state.step
             if self.clock.fits_at_end("validation"):
@@ -201,8 +243,9 @@ class Trainer:
 
     def log_end(self, status: str) -> None:
         spent = hours(self.clock.spent_s())
-        log.info("%s after %d steps in %s; %s", status, self.state.step, spent, self.state.losses())
-        log.info("bundle: %s", self.saver.bundle)
+        losses = self.state.losses()
+        log.info("%s after %d steps in %s; %s", status, self.state.step, spent, losses, extra=DRAWN)
+        log.info("bundle: %s", as_typed(self.saver.bundle), extra=DRAWN)
 
     def log_step(self, stats: StepStats, step_s: float) -> None:
         state, tokens_per_s = self.state, stats.tokens / step_s
@@ -217,51 +260,21 @@ class Trainer:
             speed,
             hours(self.clock.spent_s()),
             hours(self.clock.limit_s),
+            extra=DRAWN,
         )
         record = {
             "step": state.step,
             **vars(stats),
             "lr": state.lr,
             "tokens_per_s": tokens_per_s,
+            "epoch": self.setup.order.epochs_after(state.step),
+            "memory_gib": peak_memory_gib(self.setup.device),
             "spent_s": self.clock.spent_s(),
         }
-        self.tracker.log(record)
+        self.keep(record)
 
     def spent(self) -> str:
         return f"{hours(self.clock.spent_s())} spent"
-
-
-class Validator:
-    """Measures the validation loss, and tells the clock how long that takes."""
-
-    def __init__(
-        self, cfg: Config, setup: TrainingSetup, state: RunState, clock: WallClock, tracker: Tracker
-    ) -> None:
-        self.micro_batches = setup.validation
-        self._every, self._share = cfg.train.validate_every, cfg.budget.periodic_work_share
-        self._model, self._steps = setup.model, setup.steps
-        self._state, self._clock, self._tracker = state, clock, tracker
-
-    @property
-    def tokens(self) -> int:
-        return sum(micro_batch.tokens for micro_batch in self.micro_batches)
-
-    def is_due(self, step: int) -> bool:
-        """Whether a validation is due after `step`, and its time can be afforded."""
-        return step % self._every == 0 and self._clock.affords("validation", self._share)
-
-    def validate(self, periodic: bool = False) -> float | None:
-        """Validation loss of the present weights; None without validation examples."""
-        if not self.micro_batches:
-            return None
-        state, clock = self._state, self._clock
-        started_s = clock.spent_s()
-        loss = validation_loss(self._model, self.micro_batches)
-        state.validation_loss, state.validation_step = loss, state.step
-        clock.add_cost("validation", clock.spent_s() - started_s, periodic)
-        log.info("step %d/%d | validation loss %.3f", state.step, self._steps, loss)
-        self._tracker.log({"step": state.step, "validation_loss": loss, "spent_s": clock.spent_s()})
-        return loss
 
 
 def hours(seconds: float) -> str:

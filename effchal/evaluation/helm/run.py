@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from effchal.evaluation.helm.processes import (
     tail,
 )
 from effchal.evaluation.helm.results import SUITE, HelmRun, error_of, read_run, run_folder
+from effchal.evaluation.helm.watch import watched
 from effchal.model_source import ModelSource, check_model_source, check_same, identity
 from effchal.runs import git_commit, read_record, versions, write_atomic
 from effchal.serving.ready import free_port, is_ready
+from effchal.tracking.terminal import progress
 
 log = logging.getLogger("effchal.helm")
 
@@ -70,8 +72,11 @@ def run(cfg: Config, run_dir: Path) -> list[HelmRun]:
     if todo:
         log.info("%d of %d runs to do; HELM's log: %s", len(todo), len(runs), run_dir / HELM_LOG)
         entries = list(dict.fromkeys(each.entry for each in todo))
-        with nullcontext() if cfg.helm.url else server(cfg, run_dir, url) as serving:
-            run_helm(cfg, run_dir, entries, model["name"], serving)
+        with ExitStack() as stack:
+            with progress("starting the server"):
+                serving = None if cfg.helm.url else stack.enter_context(server(cfg, run_dir, url))
+            with watched(run_dir, todo, ours=serving is not None):
+                run_helm(cfg, run_dir, entries, model["name"], serving)
         summarise_for_page(cfg, run_dir)
     helm_log = (run_dir / HELM_LOG).read_text(encoding="utf-8", errors="replace")
     for each in runs:
@@ -161,7 +166,7 @@ def prepare(cfg: Config, run_dir: Path, task: Path, name: str) -> None:
     task.write_text(json.dumps(wanted))
     if cfg.scenario.path is not None:
         place_data(Path(cfg.scenario.path), run_dir / "scenarios")
-    with inside(cfg, run_dir, "prepare", str(task)) as process:
+    with progress("HELM reads its data"), inside(cfg, run_dir, "prepare", str(task)) as process:
         if process.wait() != 0:
             end = tail(run_dir / HELM_LOG)
             raise ConfigError(f"HELM does not start; the end of its log:\n{end}")
@@ -170,7 +175,7 @@ def prepare(cfg: Config, run_dir: Path, task: Path, name: str) -> None:
 def summarise_for_page(cfg: Config, run_dir: Path) -> None:
     """Write what HELM's page shows."""
     command = [helm_program(cfg, "helm-summarize"), *output_options(run_dir)]
-    with helm_child(cfg, run_dir, command) as process:
+    with progress("HELM summarises"), helm_child(cfg, run_dir, command) as process:
         if process.wait() != 0:
             log.warning("helm-summarize failed: HELM's page is not new; see %s", run_dir / HELM_LOG)
 

@@ -35,6 +35,8 @@ from effchal.evaluation.scenarios.generation import SHOT_WORDS
 from effchal.evaluation.scenarios.multiple_choice import TRUTHFUL_QA_COLUMNS
 from effchal.evaluation.scenarios.types import ScenarioError
 from effchal.runs import cache_folder
+from effchal.tracking.fetching import read_response
+from effchal.tracking.terminal import progress
 
 CACHE = cache_folder() / "scenarios"
 GITHUB = "https://raw.githubusercontent.com"
@@ -196,9 +198,10 @@ def _load_dataset(entry: str, source: Source) -> Table:
     # its cache has.
     cache = str(Path(datasets.config.HF_DATASETS_CACHE) / f"effchal-{source.revision}")
     try:
-        splits = datasets.load_dataset(
-            source.repo, source.config, revision=source.revision, cache_dir=cache
-        )
+        with progress(f"fetching {source.repo}"):
+            splits = datasets.load_dataset(
+                source.repo, source.config, revision=source.revision, cache_dir=cache
+            )
     except Exception as error:  # every client and transport of the hub raises its own
         reason = " ".join(str(error).split())[:300]
         raise ScenarioError(
@@ -213,7 +216,7 @@ def _download(entry: str, url: str) -> bytes:
     log.info("%s: fetching %s", entry, url)
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:
-            return response.read()  # short of what the server announced is an HTTPException
+            return read_response(response, f"fetching {url.rpartition('/')[2]}")
     except (OSError, http.client.HTTPException) as error:
         raise ScenarioError(
             f"{entry}: cannot download {url} ({error!r}): without it, {HELM_FOLDER}"

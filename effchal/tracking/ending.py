@@ -1,0 +1,82 @@
+"""What a run says at its end: what it reached, and the commands that come next."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from effchal.tracking.words import duration, per_second
+
+NOT_MEASURED = "not measured"
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """run.json of a folder; None where there is none that can be read."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def as_typed(folder: Path) -> str:
+    """A path as short as it can be typed from here."""
+    here = Path.cwd()
+    return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)
+
+
+def ending(folder: Path, record: dict[str, Any], in_sweep: bool = False) -> str:
+    """The lines for the screen.
+
+    Args:
+        record: the folder's run.json.
+        in_sweep: the sweep's table will say what comes next.
+    """
+    status = record["status"]
+    of = f" of {record['steps_planned']}" if status != "finished" else ""
+    spent, limit = duration(record["spent_s"]), duration(record["limit_s"])
+    rows = [(status.replace("_", " "), f"{record['step']}{of} steps in {spent} of {limit}")]
+    if record.get("error"):
+        rows.append(("error", record["error"]))
+    rows.append(("validation loss", _losses(record)))
+    rows.append(("speed", f"{speed(record)} tokens/s, peak memory {memory(record)}"))
+    commands = [] if in_sweep else next_commands(folder, record)
+    rows += [("" if number else "next", line) for number, line in enumerate(commands)]
+    return "\n".join(f"{label:18}{text}" for label, text in rows)
+
+
+def _losses(record: dict[str, Any]) -> str:
+    before, after = loss(record, "validation_loss_before"), loss(record, "validation_loss")
+    if record.get("best_loss") is None:
+        return f"{before} before, {after} after"
+    best = f"{record['best_loss']:.3f} at step {record['best_step']}"
+    return f"{before} before, {after} after; best {best}"
+
+
+def loss(record: dict[str, Any], key: str) -> str:
+    return NOT_MEASURED if record.get(key) is None else f"{record[key]:.3f}"
+
+
+def speed(record: dict[str, Any]) -> str:
+    found = (record.get("plan") or {}).get("tokens_per_s")
+    return NOT_MEASURED if found is None else per_second(found)
+
+
+def memory(record: dict[str, Any]) -> str:
+    found = record.get("peak_memory_gib")
+    return NOT_MEASURED if found is None else f"{found:.1f} GiB"
+
+
+def next_commands(folder: Path, record: dict[str, Any]) -> list[str]:
+    """What to type after a run, without the bundle's commands where there is no bundle."""
+    path = shlex.quote(as_typed(folder))
+    commands = []
+    if (folder / "bundle" / "manifest.json").is_file():
+        commands.append(f"effchal serve {path}")
+        commands.append(f"effchal evaluate {path} 'scenario.entries=[truthful_qa_mc]'")
+    commands.append(f"effchal report {path}")
+    if record["status"] == "stopped_by_budget":
+        commands.append(f"effchal train {path} budget.hours={2 * record['limit_s'] / 3600:.3g}")
+    elif record["status"] == "interrupted":
+        commands.append(f"effchal train {path}")
+    return commands

@@ -1,0 +1,52 @@
+"""How far a download is: what the hub's own bars and an HTTP answer tell of it."""
+
+import http.client
+import inspect
+import io
+from collections.abc import Callable
+from typing import Any
+
+from effchal.tracking.terminal import Advance, progress
+
+BLOCK = 1 << 18  # bytes
+
+
+def hub_options(download: Callable[..., Any], advance: Advance) -> dict[str, Any]:
+    """Options by which a function of huggingface_hub tells its bytes to `advance`.
+
+    None for a version of it that knows no such option.
+    """
+    if "tqdm_class" not in inspect.signature(download).parameters:
+        return {}
+    from huggingface_hub.utils import tqdm
+
+    class Told(tqdm):
+        """A bar that draws nowhere."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options | {"file": io.StringIO(), "disable": False})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            drawn = super().update(n)
+            advance(self.n, self.total)
+            return drawn
+
+    return {"tqdm_class": Told}
+
+
+def read_response(response: http.client.HTTPResponse, what: str) -> bytes:
+    """The whole body of an answer.
+
+    Raises:
+        http.client.IncompleteRead: it is shorter than the server announced.
+    """
+    length = response.headers.get("Content-Length")
+    total = int(length) if length else None
+    content = bytearray()
+    with progress(what, total, "B") as advance:
+        while block := response.read(BLOCK):
+            content += block
+            advance(len(content))
+    if total is not None and len(content) < total:
+        raise http.client.IncompleteRead(bytes(content), total - len(content))
+    return bytes(content)
