@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from effchal.cli import one_line_errors
 from effchal.command_help import own_parser
@@ -16,7 +17,7 @@ from effchal.reporting.collect import collect
 from effchal.reporting.export import write_csv, write_json, write_pngs
 from effchal.reporting.finals import TRACKS
 from effchal.reporting.page import fitting_page
-from effchal.reporting.payload import Detail, payload
+from effchal.reporting.payload import Detail, Report
 from effchal.reporting.watch import HOST, make_server
 
 
@@ -58,11 +59,9 @@ def write(args: argparse.Namespace) -> None:
     """Write the page and what else was asked for, and say what is in it."""
     for path in (args.output, args.csv, args.json):
         check_writable(path)
-    found = collect(args.folders)
-    data = payload(found, args.folders, Detail())
-    args.output.write_text(
-        fitting_page(lambda detail: payload(found, args.folders, detail)), "utf-8"
-    )
+    report = Report(collect(args.folders), args.folders)
+    page, data = fitting_page(report)
+    args.output.write_text(page, "utf-8")
     written = [args.output]
     for path, into in ((args.csv, write_csv), (args.json, write_json)):
         if path is not None:
@@ -96,7 +95,10 @@ def check_writable(path: Path | None) -> None:
 def watch(args: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C."""
     collect(args.folders)  # a folder that is missing is an error now
-    make = lambda: payload(collect(args.folders), args.folders, Detail())  # noqa: E731
+
+    def make() -> dict[str, Any]:
+        return Report(collect(args.folders), args.folders).data(Detail())
+
     with make_server(make, args.folders, args.port) as server:
         print(f"http://{HOST}:{server.server_port} follows the runs; Ctrl-C ends it", flush=True)
         try:

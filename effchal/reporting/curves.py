@@ -1,7 +1,8 @@
 """Loss curves and samples of training runs, thinned so that many fit on one page."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from effchal.reporting.collect import Run, number
 
@@ -29,37 +30,48 @@ def thin(points: Sequence[dict[str, Any]], most: int, key: str) -> list[dict[str
     return [points[index] for index in sorted(kept)]
 
 
-def curves_of(run: Run, label: str, most: int) -> list[dict[str, Any]]:
-    """Both curves by columns: run, kind, and lists of step, tokens, hours and loss."""
+def curves_of(run: Run, label: str) -> list[dict[str, Any]]:
+    """Both whole curves: run, kind, and points of step, tokens, hours and loss."""
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS.values()}
     tokens_at: list[tuple[float, float]] = []  # step, tokens up to it
     for record in run.metrics:
-        step, spent = number(record, "step"), number(record, "spent_s")
+        step, spent = record.get("step"), record.get("spent_s")
         for key, kind in KINDS.items():
-            loss = number(record, key)
-            if step is None or loss is None:
+            loss = record.get(key)
+            if not is_finite(step) or not is_finite(loss):
                 continue
             if kind == "training":
                 while tokens_at and tokens_at[-1][0] >= step:  # a resumed run did them again
                     tokens_at.pop()
                 before = tokens_at[-1][1] if tokens_at else 0.0
-                tokens_at.append((step, before + (number(record, "tokens") or 0.0)))
+                tokens = record.get("tokens")
+                tokens_at.append((step, before + (tokens if is_finite(tokens) else 0.0)))
             points = found[kind]
             while points and points[-1]["step"] >= step:
                 points.pop()
-            hours = None if spent is None else rounded(spent / 3600)
-            tokens = tokens_at[-1][1] if tokens_at else 0.0
-            point = {"step": step, "tokens": tokens, "hours": hours, "loss": rounded(loss)}
-            points.append(point)
-    return [
-        {"run": label, "kind": kind} | by_column(thin(points, most, "loss"))
-        for kind, points in found.items()
-        if points
-    ]
+            point: dict[str, Any] = {"step": step, "tokens": tokens_at[-1][1] if tokens_at else 0.0}
+            point["hours"] = spent / 3600 if is_finite(spent) else None
+            points.append(point | {"loss": loss})
+    curves = [{"run": label, "kind": kind, "points": points} for kind, points in found.items()]
+    return [curve for curve in curves if curve["points"]]
+
+
+def is_finite(value: Any) -> TypeGuard[float]:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def thinned(curve: dict[str, Any], most: int) -> dict[str, Any]:
+    """A curve of at most `most` points, by columns."""
+    points = thin(curve["points"], most, "loss")
+    return {"run": curve["run"], "kind": curve["kind"]} | by_column(points)
 
 
 def by_column(points: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    return {key: [point[key] for point in points] for key in points[0]}
+    values = {key: [point[key] for point in points] for key in points[0]}
+    return {
+        key: [rounded(value) if isinstance(value, float) else value for value in column]
+        for key, column in values.items()
+    }
 
 
 def samples_of(run: Run, label: str, longest: int) -> list[dict[str, Any]]:

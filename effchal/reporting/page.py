@@ -5,11 +5,10 @@ import gzip
 import html
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from effchal.reporting.payload import Detail
+from effchal.reporting.payload import Detail, Report
 from effchal.reporting.specs import specs
 
 HERE = Path(__file__).parent
@@ -27,13 +26,16 @@ DETAILS = (
 )
 
 
-def fitting_page(make: Callable[[Detail], dict[str, Any]]) -> str:
-    """The page with as much detail as fits; with the least detail whatever its size."""
-    for detail in DETAILS:
-        page = page_of(make(detail))
-        if len(page.encode()) <= MOST_BYTES:
-            break
-    return page
+def fitting_page(report: Report) -> tuple[str, dict[str, Any]]:
+    """The page with as much detail as fits, and its data; the least detail, whatever its size."""
+    at = 0
+    while True:
+        data = report.data(DETAILS[at])
+        page = page_of(data)
+        excess = len(page.encode()) / MOST_BYTES
+        if excess <= 1 or at == len(DETAILS) - 1:
+            return page, data
+        at = min(at + (2 if excess > 2 else 1), len(DETAILS) - 1)
 
 
 def page_of(data: dict[str, Any], live: bool = False) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from effchal import __version__
 from effchal.reporting.collect import Found, Run
-from effchal.reporting.curves import curves_of, samples_of
+from effchal.reporting.curves import curves_of, samples_of, thinned
 from effchal.reporting.headline import cost_points, headline
 from effchal.reporting.instances import instances_of
 from effchal.reporting.labels import differences, entry_label, in_words, run_labels
@@ -29,54 +29,66 @@ class Detail:
     characters: int = 1500  # of one text
 
 
-def payload(found: Found, paths: Sequence[Path], detail: Detail) -> dict[str, Any]:
-    """All that is known of the runs; every number is finite, what was not measured is None."""
-    runs = found.runs
-    words = [in_words(run, each) for run, each in zip(runs, differences(runs), strict=True)]
-    labels = run_labels(runs, words)
-    named = list(zip(labels, runs, strict=True))
-    rows = [row_of(run, *each) for run, *each in zip(runs, labels, words, strict=True)]
-    scores = all_scores(named, rows)
-    entries = main_scores_in_rows(rows, scores)
-    evaluations = [(label, run) for label, run in named if run.kind == "evaluate"]
-    instances, counts = instances_of(evaluations, detail.instances, detail.characters)
-    trained = [(label, run) for label, run in named if run.kind == "train"]
+class Report:
+    """What the runs say, read once; how much of it is shown is up to the detail."""
+
+    def __init__(self, found: Found, paths: Sequence[Path]) -> None:
+        runs = found.runs
+        words = [in_words(run, each) for run, each in zip(runs, differences(runs), strict=True)]
+        labels = run_labels(runs, words)
+        named = list(zip(labels, runs, strict=True))
+        self._evaluations = [(label, run) for label, run in named if run.kind == "evaluate"]
+        self._trained = [(label, run) for label, run in named if run.kind == "train"]
+        self._curves = [curve for label, run in self._trained for curve in curves_of(run, label)]
+        rows = [row_of(run, *each) for run, *each in zip(runs, labels, words, strict=True)]
+        scores = all_scores(named, rows)
+        entries = main_scores_in_rows(rows, scores)
+        self._parts: dict[str, Any] = {
+            "made": datetime.now().strftime("%Y-%m-%d %H:%M:%S"),
+            "version": __version__,
+            "paths": [str(path) for path in paths],
+            "summary": summary(runs),
+            "headline": headline(runs, rows, scores),
+            "columns": columns_as_json(entries),
+            "rows": rows,
+            "costs": cost_points(rows, scores),
+            "scores": scores,
+            "layers": all_layers(self._evaluations, scores),
+            "mixes": mixes_of([(label, run) for label, run in named if run.mix]),
+            "plans": [plan for label, run in self._trained for plan in plans_of(run, label)],
+            "configs": configs_of(named),
+            "entries": {score["entry"]: entry_label(score["entry"]) for score in scores},
+        }
+        self._found = found
+
+    def data(self, detail: Detail) -> dict[str, Any]:
+        """Plain values: every number is finite, what was not measured is None."""
+        longest = detail.characters
+        samples = [each for label, run in self._trained for each in samples_of(run, label, longest)]
+        instances, counts = instances_of(self._evaluations, detail.instances, longest)
+        # Last, as reading metrics and instances may find more of them.
+        wrong = self._found.damaged + self._found.others
+        parts: dict[str, Any] = {
+            "detail": vars(detail),
+            "curves": [thinned(curve, detail.points) for curve in self._curves],
+            "samples": samples,
+            "instances": instances,
+            "instance_counts": counts,
+            "problems": [{"folder": str(each.folder), "reason": each.reason} for each in wrong],
+        }
+        return finite(self._parts | parts)
+
+
+def all_layers(
+    evaluations: Sequence[tuple[str, Run]], scores: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """How often each premature layer was chosen, by the evaluation and the model that it is of."""
     models = {score["run"]: score["model"] for score in scores}
-    layers = [
+    return [
         {"run": label, "model": models.get(label, label)} | each
         for label, run in evaluations
         for each in layers_of(run)
     ]
-    parts: dict[str, Any] = {
-        "made": datetime.now().strftime("%Y-%m-%d %H:%M:%S"),
-        "version": __version__,
-        "paths": [str(path) for path in paths],
-        "summary": summary(runs),
-        "headline": headline(runs, rows, scores),
-        "columns": columns_as_json(entries),
-        "rows": rows,
-        "curves": [
-            curve for label, run in trained for curve in curves_of(run, label, detail.points)
-        ],
-        "costs": cost_points(rows, scores),
-        "scores": scores,
-        "layers": layers,
-        "mixes": mixes_of([(label, run) for label, run in named if run.mix]),
-        "plans": [plan for label, run in trained for plan in plans_of(run, label)],
-        "configs": configs_of(named),
-        "instances": instances,
-        "instance_counts": counts,
-        "samples": [
-            each for label, run in trained for each in samples_of(run, label, detail.characters)
-        ],
-        "detail": vars(detail),
-        "entries": {score["entry"]: entry_label(score["entry"]) for score in scores},
-    }
-    # Last, as reading metrics and instances may find more of them.
-    parts["problems"] = [
-        {"folder": str(each.folder), "reason": each.reason} for each in found.damaged + found.others
-    ]
-    return finite(parts)
 
 
 def summary(runs: Sequence[Run]) -> str:

@@ -97,24 +97,29 @@ def mapping(value: Any) -> dict[str, Any]:
 def scored_runs(runs: Sequence[Run]) -> dict[int, int]:
     """Index of an evaluation -> index of the training run whose bundle it scored.
 
-    The digest of the bundle's manifest tells; where a run's bundle is gone, the bundle's path,
-    if only one run fits it.
+    The digest of the bundle's manifest tells. Where a run's bundle is gone, the bundle's path
+    does, or its end if only one run fits it, as folders may have moved.
     """
-    trained = [index for index, run in enumerate(runs) if run.kind == "train"]
-    by_digest = {digest: index for index in trained if (digest := manifest_sha256(runs[index]))}
+    by_digest: dict[str, int] = {}
+    by_place: dict[Any, list[int]] = {}
+    for index, run in enumerate(runs):
+        if run.kind == "train":
+            digest, folder = manifest_sha256(run), run.folder.resolve()
+            if digest is not None:
+                by_digest[digest] = index
+            for place in (folder, folder.parts[-2:]):
+                by_place.setdefault((place, digest is None), []).append(index)
     found = {}
     for index, run in enumerate(runs):
-        model = mapping(run.record.get("model"))
-        digest, bundle = (
-            model.get("manifest_sha256"),
-            model.get("bundle") or run.config.get("bundle"),
-        )
         if run.kind not in ("evaluate", "helm"):
             continue
+        model = mapping(run.record.get("model"))
+        digest, bundle = model.get("manifest_sha256"), model.get("bundle")
+        bundle = bundle or run.config.get("bundle")
         if digest in by_digest:
             found[index] = by_digest[digest]
         elif isinstance(bundle, str):
-            fitting = [each for each in trained if lies_in(bundle, runs[each], digest)]
+            fitting = runs_at(Path(bundle), by_place, unless_there=isinstance(digest, str))
             found |= {index: fitting[0]} if len(fitting) == 1 else {}
     return found
 
@@ -126,11 +131,12 @@ def manifest_sha256(run: Run) -> str | None:
         return None
 
 
-def lies_in(bundle: str, run: Run, digest: Any) -> bool:
-    """Whether a bundle's path is that of the run's, which may have moved with its folder."""
-    here = manifest_sha256(run)
-    if here is not None and isinstance(digest, str):
-        return False  # another bundle is there now
-    folder = Path(bundle).parent if Path(bundle).name == "bundle" else Path(bundle)
-    own = run.folder.resolve()
-    return folder == own or folder.parts[-2:] == own.parts[-2:]
+def runs_at(bundle: Path, by_place: dict[Any, list[int]], unless_there: bool) -> list[int]:
+    """Runs where a bundle lay; without those that have another bundle now, if that is known."""
+    folder = bundle.parent if bundle.name == "bundle" else bundle
+    for place in (folder, folder.parts[-2:]):
+        gone = by_place.get((place, True), [])
+        found = gone if unless_there else gone + by_place.get((place, False), [])
+        if found:
+            return found
+    return []

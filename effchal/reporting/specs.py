@@ -214,7 +214,7 @@ def mixes() -> Spec:
 
 def plans() -> Spec:
     """What came, as a multiple of what was planned."""
-    x = {"field": "ratio", "type": NUMBER, "title": "actual / planned"}
+    x: Spec = {"field": "ratio", "type": NUMBER, "title": "actual / planned"}
     x |= {"scale": {"zero": False, "padding": 12}}
     x |= axis()
     quantity = {"field": "quantity", "type": "nominal"}

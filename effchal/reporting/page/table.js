@@ -85,7 +85,7 @@ function drawRuns(data) {
     data: data.rows, index: "run", columns: columnsOf(data), layout: "fitDataFill",
     maxHeight: "70vh", selectableRows: true, selectableRowsRangeMode: "click",
     initialSort: sortedFirst(data), placeholder: "no run fits the filters",
-    columnDefaults: { resizable: "header" },
+    columnDefaults: { resizable: "header" }, groupHeader: groupHead,
   });
   runTable.ready = new Promise((done) => runTable.table.on("tableBuilt", done)).then(() => {
     listColumns(data);
@@ -97,7 +97,7 @@ function drawRuns(data) {
   });
   byId("count").textContent = `${data.rows.length} of ${data.rows.length} runs`;
   byId("find").addEventListener("input", findText);
-  byId("group").addEventListener("change", groupRuns);
+  byId("group").addEventListener("change", (event) => runTable.table.setGroupBy(event.target.value || false));
   byId("reset").addEventListener("click", () => {
     byId("find").value = "";
     runTable.table.clearFilter(true);
@@ -130,12 +130,9 @@ function findText() {
     fields.some((field) => String(row[field] ?? "").toLowerCase().includes(typed)));
 }
 
-function groupRuns() {
-  const field = byId("group").value;
-  runTable.table.setGroupHeader((value, count) => element("span", {
-    textContent: `${isMissing(value) ? `no ${field.replace("_", " ")}` : value} (${count})`,
-  }));
-  runTable.table.setGroupBy(field || false);
+function groupHead(value, count) {
+  const name = isMissing(value) ? `no ${byId("group").value.replace("_", " ")}` : value;
+  return element("span", { textContent: `${name} (${count})` });
 }
 
 function listColumns(data) {
