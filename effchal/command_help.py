@@ -100,6 +100,7 @@ COMMANDS = {
             "",
             "outputs/train/<sweep> outputs/evaluate --csv runs.csv",
             "outputs --watch --port 8090",
+            "outputs/evaluate --challenge --track a100",
         ),
     ),
 }
