@@ -110,6 +110,7 @@ COMMANDS = {
             "",
             "outputs/train/<sweep> outputs/evaluate --csv runs.csv",
             "outputs --watch --port 8090",
+            "outputs/evaluate --challenge --track a100",
         ),
     ),
 }
