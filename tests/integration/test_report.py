@@ -56,45 +56,45 @@ def test_the_page_shows_charts_and_nothing_goes_wrong(page):
     assert "empty" in found["problems"]
 
 
+USE_THE_TABLE = """
+const { table } = runTable;
+const rows = () => table.getRows("active").map((row) => row.getData());
+found.first = rows()[0].loss_after;
+const all = (selector) => [...document.querySelectorAll(selector)];
+const head = all("[tabulator-field=hours] .tabulator-col-title")[0];
+head.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
+head.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
+await wait(300);
+found.hours = rows().map((row) => row.hours ?? null);
+table.setHeaderFilterValue("hours", "<2"); await wait(500);
+found.filtered = rows().map((row) => row.hours);
+table.clearFilter(true);
+const give = async (id, value, event) => {
+  byId(id).value = value;
+  byId(id).dispatchEvent(new Event(event));
+  await wait(500);
+};
+await give("find", "eval_1", "input");
+found.typed = rows().map((row) => row.run);
+byId("reset").click();
+await give("group", "sweep", "change");
+found.groups = all(".tabulator-group").map((each) => each.textContent);
+await give("group", "", "change");
+const legend = () => all("#curves_chart .role-legend-label text").length;
+const before = legend();
+table.selectRow([rows().find((row) => row.kind === "train").run]); await wait(1500);
+found.legend = [before, legend()];
+const labels = all("#columns label");
+labels.find((each) => each.textContent.includes("device")).click(); await wait(300);
+found.device = table.getColumn("device").isVisible();
+found.missing = document.querySelector(".tabulator-row .missing")?.title;
+found.images = document.images.length;
+"""
+
+
 @needs_chromium
 def test_the_table_sorts_filters_groups_and_narrows_the_charts(page):
-    found = look(
-        page,
-        """
-        const { table } = runTable;
-        const rows = () => table.getRows("active").map((row) => row.getData());
-        found.first = rows()[0].loss_after;
-        const all = (selector) => [...document.querySelectorAll(selector)];
-        const head = all("[tabulator-field=hours] .tabulator-col-title")[0];
-        head.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
-        head.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
-        await wait(300);
-        found.hours = rows().map((row) => row.hours ?? null);
-        table.setHeaderFilterValue("hours", "<2"); await wait(500);
-        found.filtered = rows().map((row) => row.hours);
-        table.clearFilter(true);
-        const give = async (id, value, event) => {
-          byId(id).value = value;
-          byId(id).dispatchEvent(new Event(event));
-          await wait(500);
-        };
-        await give("find", "eval_1", "input");
-        found.typed = rows().map((row) => row.run);
-        byId("reset").click();
-        await give("group", "sweep", "change");
-        found.groups = all(".tabulator-group").map((each) => each.textContent);
-        await give("group", "", "change");
-        const legend = () => all("#curves_chart .role-legend-label text").length;
-        const before = legend();
-        table.selectRow([rows().find((row) => row.kind === "train").run]); await wait(1500);
-        found.legend = [before, legend()];
-        const labels = all("#columns label");
-        labels.find((each) => each.textContent.includes("device")).click(); await wait(300);
-        found.device = table.getColumn("device").isVisible();
-        found.missing = document.querySelector(".tabulator-row .missing")?.title;
-        found.images = document.images.length;
-        """,
-    )
+    found = look(page, USE_THE_TABLE)
     assert found.pop("console") == []
     assert "error" not in found
     assert found["first"] == 2.125
