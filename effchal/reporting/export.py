@@ -10,6 +10,7 @@ from effchal.reporting.labels import entry_label
 
 MOST_RUNS = 12  # of one picture: those with the lowest validation loss
 MOST_LINES = 40
+MOST_PANELS = 12
 
 
 def write_csv(data: dict[str, Any], path: Path) -> None:
@@ -74,7 +75,7 @@ def draw_loss(data: dict[str, Any], path: Path) -> bool:
 def draw_costs(data: dict[str, Any], path: Path) -> bool:
     """Each measure against hours; runs on the Pareto front are diamonds with their names."""
     points = [point for point in data["costs"] if point["cost"] == "hours"]
-    measures = list(dict.fromkeys(point["measure"] for point in points))
+    measures = list(dict.fromkeys(point["measure"] for point in points))[:MOST_PANELS]
     if not measures:
         return False
     figure, axes = panels(len(measures), 3.2 * len(measures))
@@ -90,7 +91,7 @@ def draw_costs(data: dict[str, Any], path: Path) -> bool:
                 axis.annotate(plain(point["run"]), at, **offset)
         axis.set_xlabel("hours, wall clock")
         axis.set_ylabel("nats per token" if measure.startswith("validation loss") else "score")
-        axis.set_title(plain(measure), fontsize=10)
+        axis.set_title(f"{plain(measure)} (diamonds: Pareto front)", fontsize=10)
         axis.margins(0.15)
         axis.grid(alpha=0.3)
     save_figure(figure, path)

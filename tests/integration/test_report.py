@@ -1,13 +1,4 @@
-"""The report in a real browser, and served live."""
-
-import http.client
-import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
+"""The report in a real browser."""
 
 import pytest
 from support.browser import look, needs_chromium
@@ -19,6 +10,7 @@ from effchal.reporting.page import fitting_page
 from effchal.reporting.payload import Report
 
 NAME = HOSTILE.replace("/", "")
+REAL_RUNS = ROOT / "experiments" / "report" / "runs"
 SECTIONS = ["curves", "costs", "scores", "differences", "layers", "mixes", "plans"]
 
 
@@ -64,45 +56,45 @@ def test_the_page_shows_charts_and_nothing_goes_wrong(page):
     assert "empty" in found["problems"]
 
 
+USE_THE_TABLE = """
+const { table } = runTable;
+const rows = () => table.getRows("active").map((row) => row.getData());
+found.first = rows()[0].loss_after;
+const all = (selector) => [...document.querySelectorAll(selector)];
+const head = all("[tabulator-field=hours] .tabulator-col-title")[0];
+head.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
+head.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
+await wait(300);
+found.hours = rows().map((row) => row.hours ?? null);
+table.setHeaderFilterValue("hours", "<2"); await wait(500);
+found.filtered = rows().map((row) => row.hours);
+table.clearFilter(true);
+const give = async (id, value, event) => {
+  byId(id).value = value;
+  byId(id).dispatchEvent(new Event(event));
+  await wait(500);
+};
+await give("find", "eval_1", "input");
+found.typed = rows().map((row) => row.run);
+byId("reset").click();
+await give("group", "sweep", "change");
+found.groups = all(".tabulator-group").map((each) => each.textContent);
+await give("group", "", "change");
+const legend = () => all("#curves_chart .role-legend-label text").length;
+const before = legend();
+table.selectRow([rows().find((row) => row.kind === "train").run]); await wait(1500);
+found.legend = [before, legend()];
+const labels = all("#columns label");
+labels.find((each) => each.textContent.includes("device")).click(); await wait(300);
+found.device = table.getColumn("device").isVisible();
+found.missing = document.querySelector(".tabulator-row .missing")?.title;
+found.images = document.images.length;
+"""
+
+
 @needs_chromium
 def test_the_table_sorts_filters_groups_and_narrows_the_charts(page):
-    found = look(
-        page,
-        """
-        const { table } = runTable;
-        const rows = () => table.getRows("active").map((row) => row.getData());
-        found.first = rows()[0].loss_after;
-        const all = (selector) => [...document.querySelectorAll(selector)];
-        const head = all("[tabulator-field=hours] .tabulator-col-title")[0];
-        head.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
-        head.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
-        await wait(300);
-        found.hours = rows().map((row) => row.hours ?? null);
-        table.setHeaderFilterValue("hours", "<2"); await wait(500);
-        found.filtered = rows().map((row) => row.hours);
-        table.clearFilter(true);
-        const give = async (id, value, event) => {
-          byId(id).value = value;
-          byId(id).dispatchEvent(new Event(event));
-          await wait(500);
-        };
-        await give("find", "eval_1", "input");
-        found.typed = rows().map((row) => row.run);
-        byId("reset").click();
-        await give("group", "sweep", "change");
-        found.groups = all(".tabulator-group").map((each) => each.textContent);
-        await give("group", "", "change");
-        const legend = () => all("#curves_chart .role-legend-label text").length;
-        const before = legend();
-        table.selectRow([rows().find((row) => row.kind === "train").run]); await wait(1500);
-        found.legend = [before, legend()];
-        const labels = all("#columns label");
-        labels.find((each) => each.textContent.includes("device")).click(); await wait(300);
-        found.device = table.getColumn("device").isVisible();
-        found.missing = document.querySelector(".tabulator-row .missing")?.title;
-        found.images = document.images.length;
-        """,
-    )
+    found = look(page, USE_THE_TABLE)
     assert found.pop("console") == []
     assert "error" not in found
     assert found["first"] == 2.125
@@ -183,6 +175,35 @@ def test_dark_and_narrow_pages_have_room(page, width, dark):
 
 
 @needs_chromium
+@pytest.mark.skipif(not REAL_RUNS.is_dir(), reason="no folder experiments/report/runs")
+def test_the_page_of_real_runs(tmp_path):
+    path = tmp_path / "report.html"
+    page, data = fitting_page(Report(collect([REAL_RUNS]), [REAL_RUNS]))
+    path.write_text(page, encoding="utf-8")
+    assert len([row for row in data["rows"] if row["status"] == "finished"]) >= 12
+    found = look(
+        path,
+        f"""
+        found.marks = {SECTIONS}.map((name) => [name,
+          document.querySelectorAll(`#${{name}}_chart svg path`).length]);
+        found.rows = runTable.table.getDataCount();
+        runTable.table.setHeaderFilterValue("kind", "train"); await wait(500);
+        found.kinds = unique(runTable.table.getData("active").map((row) => row.kind));
+        """,
+    )
+    assert found.pop("console") == []
+    assert found["rows"] == len(data["rows"])
+    assert found["kinds"] == ["train"]
+    assert all(count > 3 for name, count in found["marks"] if has_data(data, name))
+
+
+def has_data(data, section):
+    if section == "differences":
+        return any(score["difference"] is not None for score in data["scores"])
+    return bool(data[section])
+
+
+@needs_chromium
 def test_a_page_without_runs_says_what_to_do(tmp_path):
     (tmp_path / "runs").mkdir()
     path = tmp_path / "report.html"
@@ -225,56 +246,3 @@ def test_news_keep_what_the_reader_chose(page):
         "x": "hours",
         "added": True,
     }
-
-
-@pytest.fixture
-def watched(tmp_path):
-    """A folder of runs and the port of a server that follows it."""
-    config = config_text(into=tmp_path / "made.yaml")
-    make_training(tmp_path / "runs" / "a", config)
-    command = [sys.executable, "-m", "effchal", "report", "--watch", "--port", "0", "runs"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
-    ) as process:
-        line = process.stdout.readline()
-        yield tmp_path / "runs", int(re.search(r":(\d+) follows", line)[1]), config
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 0
-
-
-def get(port, path, **headers):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.request("GET", path, headers=headers)
-    answer = connection.getresponse()
-    return answer.status, answer.getheader("ETag"), answer.read().decode()
-
-
-def test_watch_follows_runs(watched):
-    runs, port, config = watched
-    status, _, text = get(port, "/")
-    assert status == 200
-    assert 'data-live="yes"' in text
-    _, tag, text = get(port, "/data.json")
-    assert [row["run"] for row in json.loads(text)["rows"]] == ["a"]
-    assert get(port, "/data.json", **{"If-None-Match": tag})[0] == 304
-    run = make_training(runs / "b", config)
-    (run / "run.json").unlink()
-    (run / ".lock").write_text(f"{os.getpid()}\n")
-    deadline = time.monotonic() + 30
-    while len(json.loads(text)["rows"]) == 1 and time.monotonic() < deadline:
-        time.sleep(0.5)
-        _, tag, text = get(port, "/data.json")
-    running = json.loads(text)["rows"][1]
-    assert (running["run"], running["status"], running["steps"]) == ("b", "running", 20)
-    assert get(port, "/elsewhere")[0] == 404
-    assert get(port, "/", Host="example.org")[0] == 403
-
-
-def test_a_port_that_another_program_has_is_one_line(watched):
-    runs, port, _ = watched
-    command = [sys.executable, "-m", "effchal", "report", "--watch", "--port", str(port), str(runs)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
-    assert done.returncode == 2
-    assert done.stderr == f"error: --port {port}: another program has it; take another one\n"
