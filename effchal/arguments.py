@@ -3,11 +3,14 @@
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 
 from effchal.config import Config, ConfigError, load_config
 from effchal.config.io import split_weight
@@ -269,3 +272,13 @@ def values_of(words: list[str], keys: tuple[str, ...]) -> list[str]:
 
 def parse_override(word: str) -> Any:
     return OverridesParser.create().parse_override(word)
+
+
+def own_overrides() -> list[str]:
+    """Overrides that only this job of the sweep has; [] outside of a sweep."""
+    if not HydraConfig.initialized():
+        return []
+    job: Any = HydraConfig.get()  # a DictConfig, whatever Hydra's annotation says
+    if job.mode != RunMode.MULTIRUN:
+        return []
+    return [word for word in job.overrides.task if word not in sys.argv]

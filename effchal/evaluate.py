@@ -5,14 +5,17 @@ Without a network: scenario.path=<folder of data in HELM's layout>.
 
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from effchal.cli import entry_point, overlay
 from effchal.config import Config, ConfigError, load_config
 from effchal.model_source import inference_config
+from effchal.tracking.tracker import check_tracking
+from effchal.tracking.wandb_mirror import mirror_evaluation
 
 # Keys that a resumed evaluation takes from its command. Model and data must be the same ones.
-MAY_CHANGE = {"resume_from", "bundle", "base_model", "scenario.path"}
+MAY_CHANGE = {"resume_from", "bundle", "base_model", "scenario.path", "track"}
 
 
 @entry_point
@@ -32,9 +35,13 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
             f"{run_dir} holds an evaluation already; go on with it by resume_from={run_dir}"
         )
     else:
-        cfg = inference_config(cfg, overrides, {"scenario", "sweep", "evaluate", "name"})
+        free = {"scenario", "sweep", "evaluate", "name", "track"}
+        # The bundle's own track.* is of its training.
+        cfg = replace(inference_config(cfg, overrides, free), track=cfg.track)
+    check_tracking(cfg.track)
     try:
         print(run(cfg, run_dir))
+        mirror_evaluation(cfg, run_dir)
     except FloatingPointError as error:
         sys.exit(f"error: {error}; what was scored before is kept in {run_dir}")
     except KeyboardInterrupt:

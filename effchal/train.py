@@ -10,6 +10,7 @@ from effchal.arguments import run_of
 from effchal.cli import entry_point, job_age_s, overlay
 from effchal.config import Config, ConfigError, load_config
 from effchal.runs import checkpoints, is_bundle, run_lock
+from effchal.tracking.tracker import check_tracking
 from effchal.training.signals import StopSignals
 
 # What imports torch is imported inside the functions: --help and --cfg job do without.
@@ -35,7 +36,8 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
 
     Raises:
         ConfigError: the folder holds a run already or is a bundle, a frozen key was changed,
-            the base model is gone, there is nothing to train, or an enforced rule is broken.
+            the base model is gone, there is nothing to train, an enforced rule is broken, or a
+            package that track.* asks for is missing.
     """
     from effchal.model.tokenizer import ModelError, base_model_path
 
@@ -72,6 +74,7 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
         from effchal.rules import enforce_rules
 
         enforce_rules(cfg, gpu_names())
+    check_tracking(cfg.track)
     return cfg, run_dir
 
 
@@ -131,6 +134,8 @@ def run(cfg: Config, run_dir: Path, signals: StopSignals, spent_before_s: float 
         with contextlib.suppress(OSError):
             write_record(plan, trainer, "failed", f"{type(error).__name__}: {error}")
         raise
+    finally:
+        trainer.tracker.close()
     return {"failed": 1, "interrupted": 128 + (signals.received or 0)}.get(status, 0)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from effchal.config import Config, ConfigError, load_config, save_config
+from effchal.config import Config, ConfigError, TrackConfig, load_config, save_config
 from effchal.evaluation.answers import (
     EncodedInstance,
     EvaluationTask,
@@ -139,9 +139,10 @@ def begin(cfg: Config, source: ModelSource, run_dir: Path) -> dict[str, Any]:
 
 
 def placeless(cfg: Config) -> Config:
-    """The config without where model and data lie: digests say whether they are the same."""
+    """The config without where model, data and results lie: digests tell the first two."""
     model, scenario = replace(cfg.model, name=""), replace(cfg.scenario, path=None)
-    return replace(cfg, bundle=None, base_model=None, model=model, scenario=scenario)
+    cfg = replace(cfg, model=model, scenario=scenario, track=TrackConfig())
+    return replace(cfg, bundle=None, base_model=None)
 
 
 def answer_all(

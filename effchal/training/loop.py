@@ -4,7 +4,7 @@ import logging
 import math
 from pathlib import Path
 
-from effchal.config import Config, save_config, to_plain
+from effchal.config import Config, save_config
 from effchal.config.choices import Schedule
 from effchal.mixing.prepare import PreparedData
 from effchal.model.device import limit_gpu_memory, pick_device
@@ -28,7 +28,7 @@ class Trainer:
         self.cfg, self.run_dir, self.setup = cfg, run_dir, setup
         self.model, self.optimizer, self.steps = setup.model, setup.optimizer, setup.steps
         self.state, self.clock = state, clock
-        self.tracker = Tracker(run_dir, cfg.track, cfg.name, to_plain(cfg))
+        self.tracker = Tracker(run_dir, cfg.track, cfg.name, state.step)
         self.pace = Pace()
         self.error: str | None = None  # why the run failed
         self.validator = Validator(cfg, setup, state, clock, self.tracker)
@@ -171,7 +171,6 @@ class Trainer:
         """
         self.saver.try_checkpoint()
         self.saver.write_bundle()
-        self.tracker.log_bundle(self.saver.bundle)
         if status in ("finished", "stopped_by_budget"):
             is_measured = self.state.validation_step == self.state.step
             if self.clock.fits_at_end("validation"):
@@ -185,12 +184,6 @@ class Trainer:
             self.saver.choose_weights()
         if self.error is not None:
             log.error("%s", self.error)
-        measured = {
-            "validation_loss_before": self.state.validation_loss_before,
-            "validation_loss": self.state.final_loss,
-        }
-        self.tracker.summarise({"status": status, "steps": self.state.step} | measured)
-        self.tracker.close(wait_s=30.0 if status != "interrupted" else 5.0)
 
     def log_end(self, status: str) -> None:
         spent = hours(self.clock.spent_s())
