@@ -275,10 +275,13 @@ def parse_override(word: str) -> Any:
 
 
 def own_overrides() -> list[str]:
-    """Overrides that only this job of the sweep has; [] outside of a sweep."""
+    """What this job of a sweep has and its other jobs do not; [] outside of a sweep."""
     if not HydraConfig.initialized():
         return []
     job: Any = HydraConfig.get()  # a DictConfig, whatever Hydra's annotation says
     if job.mode != RunMode.MULTIRUN:
         return []
-    return [word for word in job.overrides.task if word not in sys.argv]
+    typed = [parse_override(word) for word in sys.argv[1:] if "=" in word and word[0] != "-"]
+    shared = {each.key_or_group for each in typed if not each.is_sweep_override()}
+    own = [parse_override(word) for word in job.overrides.task]
+    return [each.input_line for each in own if each.key_or_group not in shared]

@@ -36,8 +36,8 @@ class OfflineRun:
 
     def table(self, key: str) -> dict[str, Any]:
         """The last table under a key: `columns` and `data`."""
-        logged = [row[key] for row in self.history if key in row][-1]
-        return json.loads((self.folder / "files" / logged["path"]).read_text())
+        paths = [row[f"{key}/path"] for row in self.history if f"{key}/path" in row]
+        return json.loads((self.folder / "files" / paths[-1]).read_text())
 
 
 def offline_runs(run_dir: Path) -> list[OfflineRun]:

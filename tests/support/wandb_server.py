@@ -10,6 +10,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,6 +46,7 @@ class WandbServer:
         self.artifacts: list[dict[str, Any]] = []
         self.used: list[dict[str, Any]] = []
         self.url = ""
+        self.answers = True  # False: only the first page, and then not a word
 
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         if path.endswith("file_stream"):
@@ -106,6 +108,8 @@ def wandb_server() -> Iterator[WandbServer]:
                 body = json.loads(content)
             except ValueError:  # a file or a measurement
                 body = {}
+            while self.command == "POST" and not kept.answers:
+                time.sleep(0.1)
             reply = json.dumps(kept.answer(self.path, body)).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
