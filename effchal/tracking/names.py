@@ -36,6 +36,11 @@ def chart_name(key: str) -> str:
     return f"memory/{key}" if is_memory else f"train/{key}"
 
 
+def figure_name(stem: str) -> str:
+    """Of an evaluation's figure <stem>.png."""
+    return f"evaluation/{stem}_figure"
+
+
 class ChartRows:
     """Turns records of metrics.jsonl into rows of charts. Feed it every record, in order."""
 

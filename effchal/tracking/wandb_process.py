@@ -34,6 +34,7 @@ from effchal.tracking.names import (
     SAMPLES,
     STEP,
     ChartRows,
+    figure_name,
     is_number,
     result_rows,
     result_summary,
@@ -169,7 +170,7 @@ class Mirror:
         results = json.loads((self._dir / "results.json").read_text())
         entries = results.get("entries", {})
         self._run.summary.update({"status": results["status"]} | result_summary(entries))
-        figures = {f"evaluation/{path.stem}_figure": path for path in self._dir.glob("*.png")}
+        figures = {figure_name(path.stem): path for path in self._dir.glob("*.png")}
         self._run.log({name: wandb.Image(str(path)) for name, path in figures.items()})
         table = wandb.Table(columns=list(RESULT_COLUMNS), data=result_rows(entries))
         self._log_table(RESULTS, table, {})
