@@ -80,7 +80,7 @@ COMMANDS = {
         ),
     ),
     "evaluate": Command(
-        f"name resume_from {INFERENCE} scenario sweep evaluate",
+        f"name resume_from {INFERENCE} scenario sweep evaluate track",
         (
             "outputs/train/<run> decoding=dola_high 'scenario.entries=[truthful_qa_mc]'",
             "model=smollm2_135m prompt=plain lora=none scenario=smoke",

@@ -7,6 +7,7 @@ plain one. Without a network: scenario.path=<folder of data in HELM's layout>.
 
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from effchal.cli import entry_point, fail, overlay
@@ -14,9 +15,11 @@ from effchal.config import Config, ConfigError, load_config
 from effchal.model_source import inference_config
 from effchal.several_models import split_base
 from effchal.tracking.sweep import SweepJob
+from effchal.tracking.tracker import check_tracking
+from effchal.tracking.wandb_mirror import mirror_evaluation
 
 # Keys that a resumed evaluation takes from its command. Model and data must be the same ones.
-MAY_CHANGE = {"resume_from", "bundle", "base_model", "scenario.path", "evaluate.reuse"}
+MAY_CHANGE = {"resume_from", "bundle", "base_model", "scenario.path", "evaluate.reuse", "track"}
 
 
 def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
@@ -37,9 +40,13 @@ def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
             f"{run_dir} holds an evaluation already; go on with it by resume_from={run_dir}"
         )
     else:
-        cfg = inference_config(cfg, overrides, {"scenario", "sweep", "evaluate", "name"})
+        free = {"scenario", "sweep", "evaluate", "name", "track"}
+        # The bundle's own track.* is of its training.
+        cfg = replace(inference_config(cfg, overrides, free), track=cfg.track)
+    check_tracking(cfg.track)
     try:
         print(run(cfg, run_dir))
+        mirror_evaluation(cfg, run_dir)
     except FloatingPointError as error:
         sys.exit(f"error: {error}; what was scored before is kept in {run_dir}")
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from effchal.tracking.ending import as_typed, ending, read_run
 from effchal.tracking.shown import Shown
 from effchal.tracking.sweep import print_sweep
 from effchal.tracking.terminal import RunDisplay, progress, run_display
+from effchal.tracking.tracker import check_tracking
 from effchal.training.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
 
     Raises:
         ConfigError: the folder holds a run already or is a bundle, a frozen key was changed,
-            the base model is gone, there is nothing to train, or an enforced rule is broken.
+            the base model is gone, there is nothing to train, an enforced rule is broken, or a
+            package that track.* asks for is missing.
     """
     from effchal.model.tokenizer import ModelError, base_model_path
 
@@ -89,6 +91,7 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
             from effchal.rules import enforce_rules
 
             enforce_rules(cfg, gpu_names())
+    check_tracking(cfg.track)
     return cfg, run_dir
 
 
@@ -145,6 +148,8 @@ def run(
             with contextlib.suppress(OSError):
                 write_record(plan, trainer, "failed", f"{type(error).__name__}: {error}")
             raise
+        finally:
+            trainer.tracker.close()
     return {"failed": 1, "interrupted": 128 + (signals.received or 0)}.get(status, 0)
 
 

@@ -215,7 +215,9 @@ class RulesConfig:
 class TrackConfig:
     """Where metrics go besides metrics.jsonl, which is always written."""
 
-    # Weights & Biases.
+    # Weights & Biases: config, metrics, samples, results, bundle.
     wandb: WandbMode = WandbMode.off
     # Project name at Weights & Biases.
     project: str = "effchal"
+    # TensorBoard's event files, in the run's folder `tensorboard`.
+    tensorboard: bool = False

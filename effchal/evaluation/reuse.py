@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from effchal.config import Config, ConfigError, load_config, save_config
+from effchal.config import Config, ConfigError, TrackConfig, load_config, save_config
 from effchal.evaluation.answers import EncodedInstance
 from effchal.evaluation.locate import newest_finished
 from effchal.evaluation.scored import EVALUATION
@@ -66,9 +66,8 @@ def prompts_of(folder: Path) -> dict[tuple[str, str], str]:
 
 
 def placeless(cfg: Config) -> Config:
-    """The config without where model and data lie: digests say whether they are the same."""
+    """The config without where model, data and results lie: digests tell the first two."""
     model, scenario = replace(cfg.model, name=""), replace(cfg.scenario, path=None)
     evaluate = replace(cfg.evaluate, reuse=False)
-    return replace(
-        cfg, bundle=None, base_model=None, model=model, scenario=scenario, evaluate=evaluate
-    )
+    cfg = replace(cfg, model=model, scenario=scenario, evaluate=evaluate, track=TrackConfig())
+    return replace(cfg, bundle=None, base_model=None)

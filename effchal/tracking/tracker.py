@@ -1,30 +1,47 @@
 """The record of a run: metrics.jsonl always, and mirrors of it where they are asked for."""
 
+import importlib.util
 import json
 import logging
-import math
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
-from effchal.config import TrackConfig
+from effchal.config import ConfigError, TrackConfig
 from effchal.config.choices import WandbMode
 from effchal.runs import append_json_line, read_json_lines, write_atomic
-from effchal.tracking.wandb_mirror import WandbMirror
+from effchal.tracking.names import is_number
+from effchal.tracking.tensorboard import TensorBoardMirror
+from effchal.tracking.wandb_mirror import start_mirror
 
 log = logging.getLogger(__name__)
 
 
-class Tracker:
-    """Appends records to metrics.jsonl, and mirrors them to wandb. No failure stops a run."""
+def check_tracking(cfg: TrackConfig) -> None:
+    """Raises ConfigError if a package is missing that track.* asks for."""
+    wants_wandb = cfg.wandb is not WandbMode.off
+    wanted = {"wandb": f"track.wandb={cfg.wandb.value}"} if wants_wandb else {}
+    wanted |= {"tensorboardX": "track.tensorboard=true"} if cfg.tensorboard else {}
+    for package, key in wanted.items():
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"{key} needs {package}; pip install 'effchal[train]'")
 
-    def __init__(
-        self, run_dir: Path, cfg: TrackConfig, run_name: str, config: dict[str, Any]
-    ) -> None:
+
+class Tracker:
+    """Appends records to metrics.jsonl, and mirrors them. No failure stops a run."""
+
+    def __init__(self, run_dir: Path, cfg: TrackConfig, run_name: str, step: int = 0) -> None:
+        """Go on behind what metrics.jsonl holds.
+
+        Args:
+            step: done so far. The folder has the run's config.yaml.
+        """
         self._path = run_dir / "metrics.jsonl"
         self._unwritten: list[dict[str, Any]] = []
-        self._mirror = None
-        if cfg.wandb is not WandbMode.off:
-            self._mirror = WandbMirror(run_dir, cfg, run_name, config)
+        self._tensorboard = TensorBoardMirror(run_dir, step) if cfg.tensorboard else None
+        if self._tensorboard:
+            for record in read_json_lines(self._path):
+                self._tensorboard.seen(record)
+        self._wandb = start_mirror(run_dir, cfg, run_name, "train")
 
     def log(self, record: dict[str, Any]) -> None:
         """Keep one record: `step`, and metrics whose names end with their units."""
@@ -35,22 +52,29 @@ class Tracker:
                 del self._unwritten[0]
         except OSError as error:  # a full disk, which may have space again later
             log.warning("metrics.jsonl cannot be written (%s); the run goes on", error)
-        if self._mirror:
-            self._mirror.put(("log", record))
+        if self._tensorboard:
+            try:
+                self._tensorboard.log(record)
+            except OSError as error:
+                log.warning("TensorBoard's file cannot be written (%s)", error)
 
-    def log_bundle(self, folder: Path) -> None:
-        if self._mirror:
-            self._mirror.put(("bundle", folder))
+    def log_samples(self, step: int, samples: list[dict[str, str]], spent_s: float) -> None:
+        """Keep what the model wrote after `step`.
 
-    def summarise(self, results: dict[str, Any]) -> None:
-        """What wandb shows of the whole run. None means that it was not measured."""
-        if self._mirror:
-            self._mirror.put(("summary", results))
+        Args:
+            samples: each with `prompt` and `completion`.
+        """
+        self.log({"step": step, "samples": samples, "spent_s": spent_s})
 
-    def close(self, wait_s: float) -> None:
-        """Wait at most `wait_s` seconds for wandb."""
-        if self._mirror:
-            self._mirror.close(wait_s)
+    def close(self) -> None:
+        """End the mirrors: a few seconds at most. run.json and the bundle are written before."""
+        if self._tensorboard:
+            try:
+                self._tensorboard.close()
+            except OSError as error:
+                log.warning("TensorBoard's file cannot be written (%s)", error)
+        if self._wandb:
+            self._wandb.close()
 
 
 def rewind_metrics(run_dir: Path, step: int) -> float:
@@ -67,7 +91,3 @@ def rewind_metrics(run_dir: Path, step: int) -> float:
     write_atomic(path, "".join(kept))
     spent = (record.get("spent_s") for record in records)
     return max(filter(is_number, spent), default=0.0)
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from effchal.config import Config, save_config, to_plain
+from effchal.config import Config, save_config
 from effchal.config.choices import Schedule
 from effchal.mixing.prepare import PreparedData
 from effchal.model.device import limit_gpu_memory, peak_memory_gib, pick_device
@@ -39,7 +39,7 @@ class Trainer:
         self.cfg, self.run_dir, self.setup, self.display = cfg, run_dir, setup, display
         self.model, self.optimizer, self.steps = setup.model, setup.optimizer, setup.steps
         self.state, self.clock = state, clock
-        self.tracker = Tracker(run_dir, cfg.track, cfg.name, to_plain(cfg))
+        self.tracker = Tracker(run_dir, cfg.track, cfg.name, state.step)
         self.pace = Pace()
         self.error: str | None = None  # why the run failed
         self.validator = Validator(cfg, setup, state, clock, self.keep)
@@ -231,15 +231,8 @@ class Trainer:
                     self.cfg.budget.hours,
                 )
             self.saver.choose_weights(status)
-        self.tracker.log_bundle(self.saver.bundle)
         if self.error is not None:
             log.error("%s", self.error)
-        measured = {
-            "validation_loss_before": self.state.validation_loss_before,
-            "validation_loss": self.state.final_loss,
-        }
-        self.tracker.summarise({"status": status, "steps": self.state.step} | measured)
-        self.tracker.close(wait_s=30.0 if status != "interrupted" else 5.0)
 
     def log_end(self, status: str) -> None:
         spent = hours(self.clock.spent_s())
