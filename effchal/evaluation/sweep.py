@@ -27,7 +27,7 @@ def compare_models(jobs: list[Path]) -> str:
     """
     records = {job: read_record(job / EVALUATION) for job in jobs if (job / EVALUATION).is_file()}
     done = [job for job, record in records.items() if record["status"] == "finished"]
-    asked = {json.dumps([records[job]["model"], prompt_of(job)]) for job in done}
+    asked = {json.dumps([records[job]["model"] | {"bundle": ""}, prompt_of(job)]) for job in done}
     if len(done) < 2 or len(asked) < len(done):  # a sweep over something else than models
         return ""
     if done[0] != jobs[0]:

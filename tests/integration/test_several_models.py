@@ -75,38 +75,3 @@ def test_base_against_tuned_is_one_command_and_no_model_is_asked_twice(folder):
     assert compared.returncode == 0, compared.stderr
     models = json.loads(compared.stdout)["models"]
     assert models["A"]["folder"] == f"outputs/evaluate/{second.name}/0"  # the newest of it
-
-
-def test_questions_that_changed_are_asked_anew(folder):
-    _, first = evaluate(folder, "base", "outputs/train/tuned")
-    path = folder / "texts.jsonl"
-    before = path.read_text()
-    path.write_text(before.replace("What is 3?", "What is three?"))
-    try:
-        result, second = evaluate(folder, "base", "outputs/train/tuned")
-    finally:
-        path.write_text(before)
-    assert result.returncode == 0, result.stderr
-    assert "answers_from" not in results(second / "0")
-    compared = effchal("compare", str(first / "0"), str(second / "0"), folder=folder)
-    assert "1 of 5 prompts are not the same in A and B" in compared.stdout
-
-
-def test_a_sweep_with_a_failed_model_compares_the_others(folder):
-    broken = folder / "broken"
-    broken.mkdir()
-    for name in ("manifest.json", "config.yaml"):
-        text = (folder / "outputs" / "train" / "tuned" / "bundle" / name).read_text()
-        (broken / name).write_text(text)
-    result, sweep = evaluate(folder, "base", "broken", "outputs/train/tuned")
-    assert result.returncode == 1
-    assert "1 job of the sweep failed" in result.stderr
-    found = json.loads((sweep / "comparison.json").read_text())
-    assert [each["model"] for each in found["models"].values()][1:] == ["tuned"]
-
-
-def test_a_sweep_over_layers_of_one_model_is_not_compared(folder):
-    layers = ["decoding=dola_high", "decoding.premature_layers=[0],[1]", "-m"]
-    result, sweep = evaluate(folder, "outputs/train/tuned", *layers)
-    assert result.returncode == 0, result.stderr
-    assert not (sweep / "comparison.json").exists()
