@@ -28,7 +28,7 @@ from effchal.mixing.locate import BUILTIN_DIR
 from effchal.model.tiny import tiny_folder
 from effchal.runs import checkpoints
 from effchal.train import nothing_to_do, open_run
-from effchal.training import build, loop, saving
+from effchal.training import build, loop, saving, validation
 
 
 def resume(folder, *typed):
@@ -224,7 +224,7 @@ def test_the_best_checkpoint_is_kept_and_can_be_packaged(tiny_cfg, tmp_path, mon
     tiny_cfg.budget.periodic_work_share = 1.0
     for name, choice in (("last", BundleOf.last), ("best", BundleOf.best)):
         losses_left = iter([4.0, *losses.values()])
-        monkeypatch.setattr(loop, "validation_loss", validation_loss)
+        monkeypatch.setattr(validation, "validation_loss", validation_loss)
         tiny_cfg.train.bundle = choice
         assert run(tiny_cfg, tmp_path / name) == 0
         done = record(tmp_path / name)
