@@ -9,6 +9,7 @@ from effchal.decoding.layer_logits import LayerLogits
 from effchal.decoding.sampling import SamplingParams
 
 CPU = torch.device("cpu")
+NEW_TOKENS = 6
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
 TEXTS = [
     "The capital of France is",
@@ -60,7 +61,8 @@ def slow_scores(engine, ids, contrast):
 
 
 def params(contrast, **more):
-    return SamplingParams(max_new_tokens=12, contrast=contrast, alternatives=2, **more)
+    more = {"max_new_tokens": NEW_TOKENS} | more
+    return SamplingParams(contrast=contrast, alternatives=2, **more)
 
 
 def answers(engine, prompts, variants, rows):

@@ -17,8 +17,8 @@ def test_where_one_token_is_plausible_no_premature_layer_is_asked(engine, monkey
     layers = tuple(range(engine.model.num_layers))
     choosy = Dola(layers, selector, relative_top=0.9)
     variants = [
-        [params(choosy), params(choosy, repetition_penalty=1.3)],
-        [params(choosy)],
+        [params(choosy, max_new_tokens=12), params(choosy, repetition_penalty=1.3)],
+        [params(choosy, max_new_tokens=12)],
         [params(Greedy())],
     ]
     asked, rows = {}, []
