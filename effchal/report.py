@@ -61,20 +61,25 @@ def write(args: argparse.Namespace) -> None:
         check_writable(path)
     report = Report(collect(args.folders), args.folders)
     page, data = fitting_page(report)
-    args.output.write_text(page, "utf-8")
+    try:
+        written = write_files(args, page, data)
+    except OSError as error:
+        raise ConfigError(f"cannot write {error.filename}: {error.strerror}") from error
+    print(data["summary"])
+    if data["problems"]:
+        count = len(data["problems"])
+        print(f"{count} folders could not be read or hold no run; the page lists them")
+    print(f"wrote {', '.join(map(str, written))}")
+
+
+def write_files(args: argparse.Namespace, page: str, data: dict[str, Any]) -> list[Path]:
+    args.output.write_text(page, encoding="utf-8")
     written = [args.output]
     for path, into in ((args.csv, write_csv), (args.json, write_json)):
         if path is not None:
             into(data, path)
             written.append(path)
-    if args.png is not None:
-        written += write_pngs(data, args.png)
-    print(data["summary"])
-    if data["problems"]:
-        print(
-            f"{len(data['problems'])} folders could not be read or hold no run; the page lists them"
-        )
-    print(f"wrote {', '.join(map(str, written))}")
+    return written + (write_pngs(data, args.png) if args.png is not None else [])
 
 
 def challenge(args: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ MOST_PANELS = 12
 def write_csv(data: dict[str, Any], path: Path) -> None:
     """The table of runs, all columns. An empty field was not measured."""
     columns = data["columns"]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.writer(file)
         writer.writerow([head(column) for column in columns])
         for row in data["rows"]:

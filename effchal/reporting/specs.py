@@ -65,6 +65,7 @@ def curves() -> Spec:
         "scale": {"domain": ["training", "validation"], "range": [[3, 3], [1, 0]]},
         "legend": {"orient": "bottom", "columns": "$columns", "title": "loss"},
     }
+    thin = {"condition": {"test": "datum.kind == 'training'", "value": 1.2}, "value": 2.4}
     picked = {"name": "picked", "select": {"type": "point", "fields": ["run"]}, "bind": "legend"}
     faint = {"condition": {"param": "picked", "value": 1}, "value": 0.12}
     validation = {"filter": "datum.kind == 'validation'"}
@@ -72,7 +73,11 @@ def curves() -> Spec:
         height=300,
         encoding={"x": x, "y": y, "color": by_run(), "opacity": faint},
         layer=[
-            {"params": [picked], "mark": {"type": "line"}, "encoding": {"strokeDash": dash}},
+            {
+                "params": [picked],
+                "mark": {"type": "line"},
+                "encoding": {"strokeDash": dash, "strokeWidth": thin},
+            },
             {
                 "transform": [validation],
                 "mark": {"type": "point", "filled": True, "opacity": 1, "size": 45},
@@ -88,7 +93,7 @@ def curves() -> Spec:
 
 def costs() -> Spec:
     """A measure against hours or memory, with the Pareto front as a line of diamonds."""
-    space = {"zero": False, "padding": 24}
+    space = {"zero": False, "nice": False, "padding": 24}
     x = {"field": "x", "type": NUMBER, "title": "$cost", "scale": space} | axis()
     y = {"field": "y", "type": NUMBER, "title": "$measure", "scale": space} | axis(5)
     front = {

@@ -24,7 +24,7 @@ def config_text(**keys) -> str:
 
 def make_training(folder: Path, config: str, r: int = 8, steps: int = 20, **record) -> Path:
     """A finished training run, with samples of its completions and a bundle without weights."""
-    chance = random.Random(str(folder))
+    chance = random.Random(ascii(str(folder)))
     (folder / "bundle").mkdir(parents=True)
     (folder / "bundle" / "manifest.json").write_text(json.dumps({"made_up": str(folder)}))
     tree = yaml.load(config, Loader=yaml.CSafeLoader)

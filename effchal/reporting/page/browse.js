@@ -3,9 +3,17 @@
 
 const PAGE_SIZE = 10;
 const MOST_ANSWERS = 4; // beside each other, until the reader chooses others
-const browse = { page: 0, shown: null };
+const LONGEST = "longest answer"; // a control that reads no question
+const browse = { page: 0, shown: null, names: {} };
 
-const answerName = (answer) => `${answer.run} · ${answer.decoding}`;
+// The model that an evaluation scored; the evaluation itself where several scored the same.
+function nameEvaluations(data) {
+  const scored = data.rows.map((row) => row.scored).filter(Boolean);
+  const alone = (name) => name && scored.filter((each) => each === name).length === 1;
+  browse.names = Object.fromEntries(data.rows.map((row) => [row.run, alone(row.scored) ? row.scored : row.run]));
+}
+
+const answerName = (answer) => `${browse.names[answer.run]} · ${answer.decoding}`;
 const isRight = (answer) => isMissing(answer.score) ? null : answer.score > 0.5;
 
 function answerKey(answer) {
@@ -24,10 +32,12 @@ const FILTERS = {
 function drawInstances(data) {
   const entries = unique(data.instances.map((each) => each.entry));
   fillSelect(byId("instance_entry"), entries.map((each) => [each, data.entries[each] ?? each]));
+  nameEvaluations(data);
   const ofEntry = data.instances.filter((each) => each.entry === byId("instance_entry").value);
   const names = unique(ofEntry.flatMap((each) => each.answers.map(answerName)));
   if (!browse.shown || !names.some((name) => browse.shown.has(name))) {
-    browse.shown = new Set(names.slice(0, MOST_ANSWERS));
+    const telling = names.filter((name) => !name.endsWith(LONGEST));
+    browse.shown = new Set((telling.length ? telling : names).slice(0, MOST_ANSWERS));
   }
   listAnswerers(data, names);
   const typed = byId("instance_find").value.toLowerCase();
@@ -101,10 +111,11 @@ function markedText(text, other) {
 }
 
 function choicesList(answer, references) {
-  const chosen = Math.max(...answer.logprobs);
-  return plainTable(["choice", "log-probability", ""], answer.logprobs.map((each, i) => [
+  const chosen = answer.logprobs.indexOf(Math.max(...answer.logprobs));
+  const title = answer.decoding === LONGEST ? "score" : "log-probability";
+  return plainTable(["choice", title, ""], answer.logprobs.map((each, i) => [
     (references[i]?.text ?? `choice ${i + 1}`) + (references[i]?.correct ? " ✓" : ""),
-    each, each === chosen ? element("strong", { textContent: "chosen" }) : "",
+    each, i === chosen ? element("strong", { textContent: "chosen" }) : "",
   ].map((value) => value === "" ? element("span") : value)));
 }
 
@@ -127,7 +138,8 @@ function configOf(data, label) {
 }
 
 function drawConfigs(data) {
-  const labels = Object.keys(data.configs.runs);
+  const known = data.rows.filter((row) => row.run in data.configs.runs);
+  const labels = [...known].sort((a, b) => (b.kind === "train") - (a.kind === "train")).map((row) => row.run);
   fillSelect(byId("config_a"), labels.map((each) => [each, each]), labels[0]);
   fillSelect(byId("config_b"), labels.map((each) => [each, each]), labels[1]);
   const [a, b] = [byId("config_a").value, byId("config_b").value];

@@ -114,11 +114,13 @@ function drawScores(data, selected) {
   const metric = byId("scores_metric").value;
   const all = ofEntry.filter((each) => each.metric === metric);
   const chosen = all.filter((each) => selected.has(each.run) || selected.has(each.trained));
-  const rows = (chosen.length ? chosen : all).slice(0, MOST_LINES).map((each) =>
+  const wanted = chosen.length ? chosen : all;
+  const few = wanted.length > MOST_LINES;
+  const ordered = few ? [...wanted].sort((a, b) => b.score - a.score) : wanted;
+  const rows = ordered.slice(0, MOST_LINES).map((each) =>
     ({ ...each, name: decodingName(each), role: each.control ? "control" : "asked for" }));
-  const few = (chosen.length || all.length) > MOST_LINES;
   inSection("scores", ".which").textContent = few
-    ? `The first ${MOST_LINES} decodings. Select rows above to see others.` : "";
+    ? `The ${MOST_LINES} best of ${wanted.length} decodings. Select rows above to see others.` : "";
   const differing = rows.filter((each) => !isMissing(each.difference));
   byId("differences").hidden = !differing.length;
   byId("scores_table").replaceChildren(scoresTable(rows));

@@ -83,7 +83,7 @@ function drawRuns(data) {
   if (runTable.table) return updateRuns(data);
   runTable.table = new Tabulator("#run_table", {
     data: data.rows, index: "run", columns: columnsOf(data), layout: "fitDataFill",
-    maxHeight: "70vh", selectableRows: true, selectableRowsRangeMode: "click",
+    maxHeight: "min(70vh, 600px)", selectableRows: true, selectableRowsRangeMode: "click",
     initialSort: sortedFirst(data), placeholder: "no run fits the filters",
     columnDefaults: { resizable: "header" }, groupHeader: groupHead,
   });

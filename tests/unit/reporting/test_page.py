@@ -106,6 +106,24 @@ def test_values_of_the_wrong_kind_do_not_stop_the_page(monkeypatch, tmp_path, co
     assert rows[0]["memory"] is None
 
 
+def test_names_that_are_no_text_are_shown_in_part(monkeypatch, tmp_path, config):
+    make_training(tmp_path / "runs" / "odd \udcff", config)
+    report(monkeypatch, tmp_path, "runs", "--csv", "t.csv", "--json", "t.json")
+    assert data_of((tmp_path / "report.html").read_text())["rows"][0]["run"] == "odd ?"
+    assert "odd ?" in (tmp_path / "t.csv").read_text()
+    assert json.loads((tmp_path / "t.json").read_text())["rows"][0]["run"] == "odd ?"
+
+
+def test_one_run_alone_says_what_it_reached(monkeypatch, tmp_path, config):
+    run = make_training(tmp_path / "runs" / "2026-01-02_03-04-05_dev", config)
+    report(monkeypatch, tmp_path, run)
+    data = data_of((tmp_path / "report.html").read_text())
+    assert data["rows"][0]["run"] == "dev"
+    assert "it began at" in data["headline"][0]["why"]
+    assert data["curves"]
+    assert data["samples"]
+
+
 def test_a_page_without_runs_is_made(monkeypatch, tmp_path, capsys):
     (tmp_path / "outputs").mkdir()
     report(monkeypatch, tmp_path)
@@ -119,6 +137,7 @@ def test_a_page_without_runs_is_made(monkeypatch, tmp_path, capsys):
         (["nowhere"], "no folder nowhere"),
         (["--output", "no/where.html"], "no is missing; give a file"),
         (["--csv", "."], "is a folder; give a file"),
+        (["--png", "/proc/no"], "cannot write /proc/no: No such file"),
         (["--what"], "unrecognized arguments: --what"),
     ],
 )
