@@ -96,12 +96,14 @@ class WandbMirror:
         if not self._listener.is_alive():
             self._process.poll()
             return
-        later = f"; if it is ended before it is done: wandb sync {shlex.quote(self._folder)}"
+        # Its folder may not be known yet; the shell finds it by this pattern.
+        anywhere = f"{shlex.quote(str(self._run_dir / 'wandb'))}/*run-*"
         log.warning(
-            "wandb is not done after %.1f s; its process %d goes on alone%s",
+            "wandb is not done after %.1f s; its process %d goes on alone; "
+            "for what it cannot send: wandb sync %s",
             WAIT_S,
             self._process.pid,
-            later if self._folder else "",
+            shlex.quote(self._folder) if self._folder else anywhere,
         )
 
     def _listen(self) -> None:

@@ -16,6 +16,7 @@ NOT_RUN = {
     "pip install": "installs packages",
     "curl": "needs the server of the page; the integration test sends the same body",
     "gunicorn": "tests/integration/test_end_to_end.py starts it",
+    "wandb sync": "tests/integration/test_wandb.py runs it",
     "eval": "changes the shell; the tests of completion run what it evaluates",
     "ruff": "scripts/test.sh runs it",
     "mypy": "scripts/test.sh runs it",
