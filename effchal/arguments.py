@@ -3,14 +3,11 @@
 import os
 import re
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.types import RunMode
 
 from effchal.config import Config, ConfigError, load_config
 from effchal.config.io import split_weight
@@ -294,16 +291,3 @@ def values_of(words: list[str], keys: tuple[str, ...]) -> list[str]:
 
 def parse_override(word: str) -> Any:
     return OverridesParser.create().parse_override(word)
-
-
-def own_overrides() -> list[str]:
-    """What this job of a sweep has and its other jobs do not; [] outside of a sweep."""
-    if not HydraConfig.initialized():
-        return []
-    job: Any = HydraConfig.get()  # a DictConfig, whatever Hydra's annotation says
-    if job.mode != RunMode.MULTIRUN:
-        return []
-    typed = [parse_override(word) for word in sys.argv[1:] if "=" in word and word[0] != "-"]
-    shared = {each.key_or_group for each in typed if not each.is_sweep_override()}
-    own = [parse_override(word) for word in job.overrides.task]
-    return [each.input_line for each in own if each.key_or_group not in shared]

@@ -16,10 +16,10 @@ import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from effchal.arguments import own_overrides
 from effchal.config import Config, TrackConfig
 from effchal.config.choices import WandbMode
 from effchal.runs import write_atomic
+from effchal.tracking.sweep import own_overrides
 
 IDENTITY = "wandb.json"  # in the run's folder: the id that it keeps after a resume
 WAIT_S = 4.5  # at most, at the end of a run
