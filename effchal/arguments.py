@@ -13,6 +13,7 @@ from effchal.config import Config, ConfigError, load_config
 from effchal.config.io import split_weight
 from effchal.config.nearest import hint, known_keys
 from effchal.runs import bundle_around, is_bundle
+from effchal.several_models import are_several, bundles_of, split_base
 
 # Hydra's flags that a value follows.
 VALUE_FLAGS = {"--cfg", "--package", "--config-path", "--config-name", "--config-dir"}
@@ -23,6 +24,7 @@ SWEEP_FLAGS = {"-m", "--multirun", "--multi"}
 INFO_VALUES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 # The file by which a folder is known as a run of a command that can go on with it.
 RUN_FILES = {"train": "config.yaml", "evaluate": "results.json", "helm": "scores.json"}
+REUSE = "evaluate.reuse=true"  # several models: none is evaluated twice; what is typed wins
 DATA_WORDS = ("show", "diff")  # what may follow `effchal data`
 LOG_ONLY = ("serve", "plan", "check")  # what they tell is on the screen
 SOURCE_PATH = re.compile(r"data_mix\.sources\.([^.]+)\.path")
@@ -49,6 +51,9 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
         words = words[1:] if words[0] == "show" else []  # what `diff` compares is no config
     check_flags(flags)
     folders = [word for word in words if is_folder(word)]
+    if command == "evaluate" and are_several(folders):
+        words = sweep_over(bundles_of(folders), [word for word in words if word not in folders])
+        flags, folders = [*flags, "--multirun"], []
     if len(folders) > 1:
         raise ConfigError(f"one folder at most, got {' and '.join(folders)}")
     words = [folder_override(command, word) if word in folders else word for word in words]
@@ -59,6 +64,21 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     words = resumed(command, words)
     check_output(command, words)
     return [*words, *flags]
+
+
+def sweep_over(models: list[str], words: list[str]) -> list[str]:
+    """The words of an evaluation of several models.
+
+    Raises:
+        ConfigError: a key that is of one model alone.
+    """
+    for key in ("bundle", "resume_from"):
+        if any(word.partition("=")[0] == key for word in words):
+            raise ConfigError(
+                f"{key} does not go with several models; a sweep goes on with the same command "
+                "and hydra.sweep.dir=<its folder>"
+            )
+    return [f"bundle={','.join(map(quote, models))}", REUSE, *words]
 
 
 def split_flags(typed: list[str]) -> tuple[list[str], list[str]]:
@@ -111,6 +131,8 @@ def folder_override(command: str, word: str) -> str:
         words = f"{', '.join(DATA_WORDS)} and " if command == "data" else ""
         raise ConfigError(f"{word}: effchal {command} takes no folder, only {words}key=value")
     path = Path(word).expanduser()
+    if split_base(word)[0] is not None and command != "train":
+        return f"bundle={quote(word)}"
     if not path.is_dir():
         raise ConfigError(f"no folder {word} (from {Path.cwd()})")
     if command == "train":

@@ -13,6 +13,7 @@ from typing import NoReturn
 from effchal.arguments import DATA_WORDS, hydra_arguments, parse_override, split_flags
 from effchal.cli import CONF_DIR, PACKAGE, compose_config, fail, one_line_errors
 from effchal.config.describe import Key, describe, groups
+from effchal.several_models import BASE, BASE_PLAIN
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,16 @@ COMMANDS = {
         (
             "outputs/train/<run> decoding=dola_high 'scenario.entries=[truthful_qa_mc]'",
             "model=smollm2_135m prompt=plain lora=none scenario=smoke",
-            "outputs/evaluate/<run>   # go on with an evaluation",
+            "base outputs/train/<run>   # base model against tuned model, compared at the end",
+        ),
+        (BASE, BASE_PLAIN),
+    ),
+    "compare": Command(
+        "",
+        (
+            "outputs/train/<run> outputs/train/<run>   # their newest evaluations",
+            "outputs/evaluate/<run> outputs/evaluate/<run> --markdown",
+            "outputs/evaluate/<run> --decodings greedy 'dola high'",
         ),
     ),
     "helm": Command(

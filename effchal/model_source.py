@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from effchal.cli import overlay
 from effchal.config import Config, ConfigError, ModelConfig, PromptConfig, load_config
 from effchal.prompts import PromptEncoder
+from effchal.several_models import BASE_PLAIN, split_base
 
 if TYPE_CHECKING:  # torch comes with them, and a server's master process must stay small
     from effchal.decoding.engine import Engine
@@ -45,7 +46,8 @@ def inference_config(cfg: Config, overrides: list[str], free: set[str]) -> Confi
     """The bundle's own config with the typed decoding.* and `free` keys on top.
 
     Without a bundle it is `cfg`, which then must say lora=none. The result's `bundle` is the
-    bundle's own folder, also where `cfg.bundle` is a run folder.
+    bundle's own folder, also where `cfg.bundle` is a run folder. For `base:<folder>` and
+    `base_plain:<folder>` it is the base model of that bundle.
 
     Raises:
         ConfigError: no bundle there, an override of what it froze, or no model at all.
@@ -56,10 +58,17 @@ def inference_config(cfg: Config, overrides: list[str], free: set[str]) -> Confi
                 "no model: give bundle=<folder>, or lora=none for the plain base model"
             )
         return cfg
-    folder = bundle_folder(cfg.bundle)
+    kind, path = split_base(cfg.bundle)
+    folder = bundle_folder(path)
     allowed = {"decoding", "bundle", "base_model"} | free
     frozen = load_config(folder / "config.yaml")
-    return replace(overlay(frozen, cfg, overrides, allowed, str(folder)), bundle=str(folder))
+    found = overlay(frozen, cfg, overrides, allowed, str(folder))
+    if kind is None:
+        return replace(found, bundle=str(folder))
+    if frozen.lora is None:
+        raise ConfigError(f"bundle={cfg.bundle}: {folder} is a plain base model itself")
+    prompt = PromptConfig() if kind == BASE_PLAIN else found.prompt
+    return replace(found, bundle=None, lora=None, prompt=prompt, name=f"{frozen.name}_{kind}")
 
 
 def check_model_source(cfg: Config) -> ModelSource:

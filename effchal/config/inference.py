@@ -108,6 +108,9 @@ class EvaluateConfig:
     resamples: int = 10_000
     # Confidence level of every interval.
     confidence: float = 0.95
+    # Take the answers of a finished evaluation below outputs/ that asked the same model the same.
+    # true where several models are typed.
+    reuse: bool = False
 
     def __post_init__(self) -> None:
         require_keys(self, "evaluate", AT_LEAST_1, "rows_at_once")

@@ -61,6 +61,8 @@ class Config:
     # Folder of a run to go on with (train, evaluate, helm).
     resume_from: str | None = None
     # Folder of a bundle (serve, evaluate, helm). null = the base model of this config.
+    # base:<folder> = the base model of that bundle, with its prompt template; base_plain:<folder> =
+    # the same with prompt=plain.
     bundle: str | None = None
     # Where the base model lies on this machine, if not where the config of the bundle or of the run
     # to go on with says.

@@ -4,7 +4,7 @@ import importlib.util
 import json
 import logging
 import time
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from effchal.evaluation.answers import (
     answers,
     encode,
 )
+from effchal.evaluation.names import POOLED, pooled_name
 from effchal.evaluation.plots import plot
 from effchal.evaluation.results import (
     EntrySummary,
@@ -27,6 +28,7 @@ from effchal.evaluation.results import (
     summarise,
     write_tables,
 )
+from effchal.evaluation.reuse import placeless, take_over
 from effchal.evaluation.scenarios import Scenario, aggregate_extra, load_scenario
 from effchal.evaluation.variants import variants_of
 from effchal.model.device import peak_memory_gib
@@ -41,7 +43,6 @@ from effchal.prompts import PromptEncoder
 from effchal.runs import device_name, git_commit, read_record, run_lock, versions, write_atomic
 from effchal.tracking.terminal import progress_bar
 
-POOLED = ("mmlu", "bbq")  # scenarios whose entries are parts, one for each subject
 log = logging.getLogger("effchal.evaluate")
 
 
@@ -64,6 +65,8 @@ def run(cfg: Config, run_dir: Path) -> str:
     scenarios = load_scenarios(cfg, encoder)
     encoded = [encode(scenario, encoder, source.shape.max_positions) for scenario in scenarios]
     with run_lock(run_dir):
+        if cfg.evaluate.reuse:
+            take_over(cfg, identity(source), encoded, run_dir)
         header = begin(cfg, source, run_dir)
         task = EvaluationTask(cfg, source, variants, Records(run_dir))
         answer_all(task, scenarios, encoded)
@@ -82,7 +85,8 @@ def finish(
         header |= {"peak_memory_gib": peak_memory_gib(device), "device": device_name(device)}
     plain = {entry: as_plain(summary) for entry, summary in entries.items()}
     write_results(run_dir, header | {"entries": plain})
-    for name, write in (("tables", write_tables), ("figures", plot)):
+    figures = partial(plot, confidence=task.cfg.evaluate.confidence)
+    for name, write in (("tables", write_tables), ("figures", figures)):
         try:
             write(entries, run_dir)
         except Exception as error:  # results.json is complete without them
@@ -132,16 +136,11 @@ def begin(cfg: Config, source: ModelSource, run_dir: Path) -> dict[str, Any]:
         "versions": versions(),
         "git_commit": git_commit(),
     }
-    header |= {key: before[key] for key in ("device", "peak_memory_gib") if key in before}
+    kept = ("device", "peak_memory_gib", "answers_from")
+    header |= {key: before[key] for key in kept if key in before}
     save_config(cfg, run_dir / "config.yaml")
     write_results(run_dir, header)
     return header
-
-
-def placeless(cfg: Config) -> Config:
-    """The config without where model and data lie: digests say whether they are the same."""
-    model, scenario = replace(cfg.model, name=""), replace(cfg.scenario, path=None)
-    return replace(cfg, bundle=None, base_model=None, model=model, scenario=scenario)
 
 
 def answer_all(
@@ -182,7 +181,7 @@ def pooled(task: EvaluationTask, scenarios: list[Scenario]) -> dict[str, EntrySu
         parts = [each for each in scenarios if each.entry.partition(":")[0] == name]
         if name in POOLED and len(parts) > 1:
             records: list[Record] = [record for each in parts for record in task.records.of(each)]
-            title = f"{name}, {len(parts)} entries together"
+            title = pooled_name(name, len(parts))
             main_metric = parts[0].settings.main_metric
             result[title] = summarise(records, main_metric, task.cfg.evaluate)
             log.info("%s: %d instances", title, len(records))

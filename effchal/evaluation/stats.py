@@ -1,8 +1,10 @@
-"""Bootstrap intervals of a mean, and of the mean difference of pairs."""
+"""Bootstrap intervals of a mean, and tests and intervals of a difference of pairs."""
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -23,13 +25,26 @@ def mean_interval(values: Sequence[float], resamples: int, confidence: float) ->
     Args:
         resamples: how many; confidence: of the interval, in (0, 1).
     """
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(_resampled_means(values, resamples), [tail, 1 - tail])
+    return Interval(float(np.mean(values)), float(low), float(high))
+
+
+def bootstrap_p(differences: Sequence[float], resamples: int) -> float:
+    """Two-sided p-value of a mean of zero: how often a resample's mean lies beyond zero.
+
+    The observed sample counts as one resample more, so that no p-value is 0.
+    """
+    means = _resampled_means(differences, resamples)
+    beyond = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    return min(1.0, 2 * (beyond + 1) / (resamples + 1))
+
+
+def _resampled_means(values: Sequence[float], resamples: int) -> np.ndarray:
     data = np.asarray(values, dtype=np.float64)
     counts = _resampled_counts(len(data), resamples)
     blocks = (counts[i : i + BLOCK] for i in range(0, resamples, BLOCK))
-    means = np.concatenate([block.astype(np.float64) @ data for block in blocks]) / len(data)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(data.mean()), float(low), float(high))
+    return np.concatenate([block.astype(np.float64) @ data for block in blocks]) / len(data)
 
 
 @functools.lru_cache(maxsize=2)
@@ -51,3 +66,52 @@ def paired_difference(
     """Interval of the mean of a - b, where a[i] and b[i] come from the same instance."""
     differences = [x - y for x, y in zip(a, b, strict=True)]
     return mean_interval(differences, resamples, confidence)
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Exact McNemar test: the two-sided p-value of discordant pairs, binomial with 1/2.
+
+    Args:
+        only_a: pairs where only A is right; only_b: where only B is.
+    """
+    pairs = only_a + only_b
+    tail = sum(math.comb(pairs, k) for k in range(min(only_a, only_b) + 1))
+    return min(1.0, 2 * tail / 2**pairs)
+
+
+def paired_proportions(only_a: int, only_b: int, pairs: int, confidence: float) -> Interval:
+    """Interval of B's share of right answers minus A's (Bonett and Price 2012, adjusted Wald).
+
+    Unlike the bootstrap's, it has a width where no pair differs, and rarely excludes 0 where
+    the exact test finds nothing. `mean` is the observed difference.
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    a, b = (only_a + 1) / (pairs + 2), (only_b + 1) / (pairs + 2)
+    half = z * math.sqrt((a + b - (b - a) ** 2) / (pairs + 2))
+    low, high = max(-1.0, b - a - half), min(1.0, b - a + half)
+    return Interval((only_b - only_a) / pairs, low, high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number (Holm 1979), in the order given."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = highest
+    return corrected
+
+
+def pairs_needed(mean: float, deviation: float, confidence: float, power: float) -> int | None:
+    """About how many pairs show a mean difference of this size, by the normal approximation.
+
+    None where the mean is 0: no number of pairs shows no difference.
+
+    Args:
+        deviation: standard deviation of the pairs' differences.
+    """
+    if mean == 0:
+        return None
+    normal = NormalDist()
+    z = normal.inv_cdf((1 + confidence) / 2) + normal.inv_cdf(power)
+    return max(2, math.ceil((z * deviation / mean) ** 2))

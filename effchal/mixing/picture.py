@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from effchal.figures import panels, save_figure
+from effchal.figures import COLOURS, describe, panels, save_figure
 from effchal.runs import read_record
 
 log = logging.getLogger(__name__)
@@ -23,17 +23,19 @@ def draw(folder: Path) -> None:
 def _draw(mix: dict[str, Any], path: Path) -> None:
     sources, epoch = mix["sources"], mix["epoch"]
     count = len(sources)
-    figure, axes = panels(3, 4 + 0.7 * count, [count + 1, count + 1, 6])
+    figure, axes = panels(3, 5.5 + 0.8 * count, [count + 1, count + 1, 6])
     names = [source["source"] for source in sources]
     for axis, whole, part, title in (
-        (axes[0], "rows", "kept", "rows: read (grey), kept"),
-        (axes[1], "tokens", "target_tokens", "tokens of the training examples (grey), learned"),
+        (axes[0], "rows", "kept", "rows: read (grey), kept (blue)"),
+        (axes[1], "tokens", "target_tokens", "tokens of training: all (grey), learned (blue)"),
     ):
-        axis.barh(names, [source[whole] for source in sources], color="lightgrey")
-        axis.barh(names, [source[part] for source in sources], 0.5, color="tab:blue")
+        wholes, parts = ([source[key] for source in sources] for key in (whole, part))
+        axis.barh(names, wholes, color="lightgrey")
+        axis.barh(names, parts, 0.5, color=COLOURS[0])
         axis.invert_yaxis()
-        axis.set_title(title, fontsize=9)
+        describe(axis, title, x=f"{whole}, {sum(wholes):,} in all")
     tops = [most for most, _ in epoch["lengths"]]
     axes[2].bar(tops, [number for _, number in epoch["lengths"]], -tops[0], align="edge")
-    axes[2].set_title("examples of an epoch by length in tokens", fontsize=9)
+    examples = sum(number for _, number in epoch["lengths"])
+    describe(axes[2], f"one epoch, n = {examples:,}", "length [tokens]", "examples")
     save_figure(figure, path)

@@ -49,7 +49,7 @@ def test_a_folder_that_another_process_works_in_is_refused(data, tmp_path):
 def test_figures_and_tables_that_cannot_be_written_cost_no_result(
     data, tmp_path, monkeypatch, caplog
 ):
-    def fail(entries, run_dir):
+    def fail(entries, run_dir, **_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(evaluation, "plot", fail)

@@ -7,6 +7,7 @@ import pytest
 from support.own_questions import read_records
 
 from effchal.cli import compose_config
+from effchal.evaluation.names import short_names
 from effchal.evaluation.plots import plot
 from effchal.evaluation.results import Record, Records, TextAnswer, summarise
 from effchal.evaluation.stats import Interval, mean_interval, paired_difference
@@ -30,6 +31,21 @@ def test_variants_are_named_and_their_controls_go_with_them():
     assert names("decoding=sample") == ["sample"]
     found = contrasts_of(variants_of(compose_config(paper), SHAPE))
     assert list(found.values()) == ["greedy", "dola 1"]
+
+
+def test_entries_have_short_names_that_tell_them_apart():
+    entries = {
+        "mmlu:subject=college_biology": "MMLU college biology",
+        "truthful_qa:task=mc_single": "TruthfulQA",
+        "big_bench:task=causal_judgement,subtask=": "BIG-bench causal judgement",
+        "gsm": "GSM8K",
+        "jsonl:path=/a/b/mine.jsonl": "mine.jsonl",
+        "mmlu, 5 entries together": "MMLU, 5 entries together",
+        "simple_mcqa": "simple_mcqa",
+    }
+    assert short_names(entries) == entries
+    alike = ["jsonl:path=/a/x.jsonl", "jsonl:path=/b/x.jsonl"]
+    assert list(short_names(alike).values()) == alike
 
 
 def test_intervals_cover_what_they_should():
@@ -69,10 +85,10 @@ def test_the_test_split_counts_and_pairs_are_compared(tmp_path):
     assert dola.metrics["exact_match"].mean == 1.0
     assert dola.differences["exact_match"].mean == 0.5
     assert (dola.answers_that_differ, dola.layers) == (1, {"1": 4})
-    plot({"e": summary}, tmp_path)
+    plot({"e": summary}, tmp_path, 0.95)
     assert not (tmp_path / "layers.png").exists()  # one layer is no choice
     dola.layers["0"] = 3
-    plot({"e": summary}, tmp_path)
+    plot({"e": summary}, tmp_path, 0.95)
     assert (tmp_path / "layers.png").stat().st_size > 1000
 
 

@@ -1,0 +1,216 @@
+"""Models compared on the instances that all of them answered."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import fmean, pstdev
+from string import ascii_uppercase
+from typing import Any
+
+from effchal.config import ConfigError
+from effchal.evaluation.names import POOLED, pooled_name
+from effchal.evaluation.scored import Scored, ScoredEntry
+from effchal.evaluation.stats import (
+    Interval,
+    bootstrap_p,
+    holm,
+    mcnemar,
+    mean_interval,
+    paired_proportions,
+    pairs_needed,
+)
+
+POWER = 0.8  # of the instances that `needed` estimates
+MAIN, ALL = "main", "all"  # instead of a metric's name
+Pair = tuple[dict[str, float], dict[str, float]]  # metrics of one instance, first and other model
+
+
+@dataclass(frozen=True)
+class Settings:
+    metric: str = MAIN
+    confidence: float = 0.95
+    resamples: int = 10_000
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pairs of a 0/1 metric."""
+
+    both: int
+    only_first: int
+    only_other: int
+    neither: int
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """One metric of a model minus that of the first one, over the same instances."""
+
+    metric: str
+    instances: int
+    first_score: float
+    other_score: float
+    difference: Interval
+    deviation: float  # standard deviation of the single differences
+    counts: Counts | None  # None for a metric that is not 0 or 1
+    test: str
+    p: float
+
+
+@dataclass
+class Difference:
+    """A test of one entry, and what is to be known of its instances."""
+
+    entry: str
+    other: str  # letter of the model that is compared with the first
+    split: str
+    unpaired: int  # instances that only one of the two has
+    is_pooled: bool  # several entries together, which no correction counts
+    found: PairedTest
+    p_corrected: float | None = None  # for the number of comparisons; None where there is one
+    # Instances that would show a difference of this size; None where there is no difference.
+    needed: int | None = None
+
+    def is_shown(self, confidence: float) -> bool:
+        p = self.found.p if self.p_corrected is None else self.p_corrected
+        return p <= 1 - confidence
+
+
+@dataclass
+class Comparison:
+    """Every model against the first one."""
+
+    models: dict[str, Scored]  # by letter
+    settings: Settings
+    differences: list[Difference] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)  # entries that cannot be compared, and why
+
+    def to_dict(self) -> dict[str, Any]:
+        models = {
+            letter: {"folder": str(each.folder), "model": each.model, "decoding": each.decoding}
+            for letter, each in self.models.items()
+        }
+        return {
+            "models": models,
+            "first": next(iter(models)),
+            "confidence": self.settings.confidence,
+            "power_of_needed": POWER,
+            "differences": [
+                asdict(each) | {"shown": each.is_shown(self.settings.confidence)}
+                for each in self.differences
+            ],
+            "refused": self.refused,
+        }
+
+
+def compare(models: Sequence[Scored], settings: Settings) -> Comparison:
+    """Compare each model with the first one, entry by entry, on the same instances.
+
+    Raises:
+        ConfigError: fewer than two models, or no entry can be compared.
+    """
+    if not 2 <= len(models) <= len(ascii_uppercase):
+        raise ConfigError(f"a comparison takes 2 to 26 models, got {len(models)}")
+    first, *others = models
+    result = Comparison(dict(zip(ascii_uppercase, models, strict=False)), settings)
+    for letter, other in zip(ascii_uppercase[1:], others, strict=False):
+        entries = []
+        for entry in dict.fromkeys((*first.entries, *other.entries)):
+            reason = why_not(first.entries.get(entry), other.entries.get(entry), letter)
+            if reason is None:
+                entries.append(entry)
+            else:
+                result.refused.append(f"{entry}: {reason}")
+        parts = {entry: [entry] for entry in entries} | pools(entries)
+        for title, names in parts.items():
+            pairs = [(first.entries[name], other.entries[name]) for name in names]
+            result.differences += differences(title, letter, pairs, settings)
+    if not result.differences:
+        raise ConfigError(f"nothing to compare: {nothing_in_common(result)}")
+    correct(result.differences, settings.confidence)
+    return result
+
+
+def nothing_in_common(result: Comparison) -> str:
+    if not result.refused:
+        return f"no entry has the metric {result.settings.metric}"
+    more = len(result.refused) - 3
+    return "; ".join(result.refused[:3]) + (f"; and {more} more" if more > 0 else "")
+
+
+def why_not(first: ScoredEntry | None, other: ScoredEntry | None, letter: str) -> str | None:
+    """Why an entry cannot be compared, or None."""
+    if first is None or other is None:
+        return f"{'A' if first is None else letter} does not have it"
+    if first.split != other.split:
+        return f"A has its {first.split} split, {letter} its {other.split} split"
+    common = first.instances.keys() & other.instances.keys()
+    if not common:
+        return f"A and {letter} have no instance in common"
+    changed = sum(first.instances[id].digest != other.instances[id].digest for id in common)
+    if changed:
+        return f"{changed} of {len(common)} prompts are not the same in A and {letter}"
+    return None
+
+
+def pools(entries: list[str]) -> dict[str, list[str]]:
+    """Entries that are parts of one scenario, by what they are called together."""
+    parts = {name: [each for each in entries if each.partition(":")[0] == name] for name in POOLED}
+    return {pooled_name(name, len(each)): each for name, each in parts.items() if len(each) > 1}
+
+
+def differences(
+    title: str, letter: str, parts: list[tuple[ScoredEntry, ScoredEntry]], settings: Settings
+) -> list[Difference]:
+    """A difference for each metric that was asked for and that all instances have.
+
+    Args:
+        parts: the entry of both models; several for a pooled one.
+    """
+    pairs: list[Pair] = []
+    unpaired = 0
+    for a, b in parts:
+        common = [id for id in a.instances if id in b.instances]
+        pairs += [(a.instances[id].metrics, b.instances[id].metrics) for id in common]
+        unpaired += len(a.instances) + len(b.instances) - 2 * len(common)
+    first = parts[0][0]
+    wanted = first.main_metric if settings.metric == MAIN else settings.metric
+    return [
+        Difference(
+            title, letter, first.split, unpaired, len(parts) > 1, paired_test(name, pairs, settings)
+        )
+        for name in pairs[0][0]
+        if wanted in (name, ALL) and all(name in a and name in b for a, b in pairs)
+    ]
+
+
+def paired_test(metric: str, pairs: list[Pair], settings: Settings) -> PairedTest:
+    """Exact McNemar for a metric that is 0 or 1, the paired bootstrap for any other."""
+    a, b = [x[metric] for x, _ in pairs], [y[metric] for _, y in pairs]
+    gaps = [y - x for x, y in zip(a, b, strict=True)]
+    counts = None
+    if {*a, *b} <= {0, 1}:
+        right = Counter(zip(a, b, strict=True))
+        counts = Counts(right[1, 1], right[1, 0], right[0, 1], right[0, 0])
+        only = counts.only_first, counts.only_other
+        test, p = "exact McNemar", mcnemar(*only)
+        interval = paired_proportions(*only, len(pairs), settings.confidence)
+    else:
+        test, p = "paired bootstrap", bootstrap_p(gaps, settings.resamples)
+        interval = mean_interval(gaps, settings.resamples, settings.confidence)
+    scores = fmean(a), fmean(b)
+    return PairedTest(metric, len(pairs), *scores, interval, pstdev(gaps), counts, test, p)
+
+
+def correct(found: list[Difference], confidence: float) -> None:
+    """Correct the p-values of each metric for how many entries and models it is compared on."""
+    for metric in dict.fromkeys(each.found.metric for each in found):
+        family = [each for each in found if each.found.metric == metric and not each.is_pooled]
+        if len(family) > 1:
+            for each, p in zip(family, holm([each.found.p for each in family]), strict=True):
+                each.p_corrected = p
+        for each in found:
+            if each.found.metric == metric:
+                tests = 1 if each.is_pooled else len(family)
+                gap, level = each.found.difference.mean, 1 - (1 - confidence) / tests
+                each.needed = pairs_needed(gap, each.found.deviation, level, POWER)

@@ -1,0 +1,152 @@
+"""A comparison in words and tables: for a terminal, and as Markdown."""
+
+from pathlib import Path
+
+from effchal.evaluation.compare import POWER, Comparison, Difference
+from effchal.evaluation.names import short_names
+
+NUMBER_STARTS = (*"0123456789+-<", "")
+
+
+def as_text(result: Comparison) -> str:
+    """Who is who, an aligned table, a sentence for each line of it, and what was left out."""
+    models = [
+        [letter, each.model, each.decoding, shown(each.folder)]
+        for letter, each in result.models.items()
+    ]
+    blocks = [aligned(models, has_head=False), aligned(table(result)), "\n".join(sentences(result))]
+    return "\n\n".join([*blocks, *notes(result)])
+
+
+def as_markdown(result: Comparison) -> str:
+    models = [["", "model", "decoding", "evaluation"]]
+    models += [
+        [letter, each.model, each.decoding, f"`{shown(each.folder)}`"]
+        for letter, each in result.models.items()
+    ]
+    lines = "\n".join(f"- {line}" for line in sentences(result))
+    blocks = ["# Comparison", markdown_table(models), markdown_table(table(result)), lines]
+    return "\n\n".join([*blocks, *notes(result)])
+
+
+def shown(folder: Path) -> str:
+    """The folder as it can be typed here, short where it lies below the working directory."""
+    folder = folder.absolute()
+    is_below = folder.is_relative_to(Path.cwd())
+    return str(folder.relative_to(Path.cwd()) if is_below else folder)
+
+
+def table(result: Comparison) -> list[list[str]]:
+    """Cells of all differences, the head first. Columns that nothing fills are left out."""
+    are_two = len(result.models) == 2
+    other = "B" if are_two else "other"
+    head = ["entry", "metric", "n", "" if are_two else "compared", "A", other, "difference"]
+    head += [f"{100 * result.settings.confidence:g} % interval"]
+    head += [f"right: both/A/{other}/none", "p", "p corrected"]
+    names = short_names(each.entry for each in result.differences)
+    rows = []
+    for each in result.differences:
+        found = each.found
+        gap, counts, corrected = found.difference, found.counts, each.p_corrected
+        cells = [names[each.entry], found.metric, str(found.instances)]
+        cells += ["" if are_two else f"{each.other} - A"]
+        cells += [f"{found.first_score:.3f}", f"{found.other_score:.3f}", f"{gap.mean:+.3f}"]
+        cells += [f"[{gap.low:+.3f}, {gap.high:+.3f}]"]
+        cells += ["" if counts is None else "/".join(map(str, vars(counts).values()))]
+        cells += [p_text(found.p), "" if corrected is None else p_text(corrected)]
+        rows.append(cells)
+    columns = [column for column in zip(head, *rows, strict=True) if any(column[1:])]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def p_text(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def aligned(rows: list[list[str]], has_head: bool = True) -> str:
+    """Columns of one width each; those of numbers to the right."""
+    columns = []
+    for column in zip(*rows, strict=True):
+        width = max(map(len, column))
+        is_number = all(cell[:1] in NUMBER_STARTS for cell in column[has_head:])
+        columns.append([cell.rjust(width) if is_number else cell.ljust(width) for cell in column])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
+
+
+def markdown_table(rows: list[list[str]]) -> str:
+    head, *rest = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *rest])
+
+
+def sentences(result: Comparison) -> list[str]:
+    names = short_names(each.entry for each in result.differences)
+    several = len({each.found.metric for each in result.differences}) > 1
+    lines = []
+    for each in result.differences:
+        metric = f", {each.found.metric}" if several else ""
+        lines.append(f"{names[each.entry]}{metric}: {sentence(each, result.settings.confidence)}")
+    return lines
+
+
+def sentence(each: Difference, confidence: float) -> str:
+    """The difference in plain words, and whether it is shown."""
+    found, other, level = each.found, each.other, f"{100 * confidence:g} % interval"
+    gap, counts = found.difference, found.counts
+    if counts is not None:
+        more = counts.only_other - counts.only_first
+        side = "more" if more > 0 else "fewer"
+        what = f"{other} answers {abs(more)} {side} of {found.instances} questions right than A"
+        if more == 0:
+            what = f"{other} and A answer equally many of {found.instances} questions right"
+        interval = f"{level} {100 * gap.low:+.0f} % to {100 * gap.high:+.0f} % of the questions"
+    else:
+        side = "higher" if gap.mean > 0 else "lower"
+        what = f"{other} scores {abs(gap.mean):.3f} {side} than A on {found.instances} questions"
+        if gap.mean == 0:
+            what = f"{other} and A score the same on {found.instances} questions"
+        interval = f"{level} {gap.low:+.3f} to {gap.high:+.3f}"
+    return f"{what}; {interval}; {verdict(each, confidence)}."
+
+
+def verdict(each: Difference, confidence: float) -> str:
+    needed = each.needed
+    if needed is None:
+        return "no difference is shown"
+    p = each.found.p if each.p_corrected is None else each.p_corrected
+    corrected = "" if each.p_corrected is None else ", corrected"
+    chance = f"such a difference arises by chance in {how_often(p)}{corrected}"
+    if each.is_shown(confidence):
+        return f"{chance}: shown"
+    return (
+        f"{chance}: not shown. About {rounded_up(needed):,} questions would show a "
+        f"difference of this size in {100 * POWER:.0f} of 100 cases (an estimate)"
+    )
+
+
+def how_often(p: float) -> str:
+    if p > 0.3:
+        return f"{round(100 * p)} of 100 cases"
+    return f"1 of {round(1 / p):,} cases" if p > 1e-4 else "less than 1 of 10,000 cases"
+
+
+def rounded_up(count: int) -> int:
+    """Two leading digits: the estimate is no better."""
+    step = 10 ** max(0, len(str(count)) - 2)
+    return -(-count // step) * step
+
+
+def notes(result: Comparison) -> list[str]:
+    """What the table leaves out, and how to read its corrected column."""
+    found = []
+    unpaired = {each.entry: each.unpaired for each in result.differences if each.unpaired}
+    if unpaired:
+        shown = ", ".join(f"{entry} {count}" for entry, count in unpaired.items())
+        found.append(f"Left out, for only one of the two answered them: {shown}.")
+    if result.refused:
+        found.append("Not compared: " + "; ".join(result.refused) + ".")
+    if any(each.p_corrected is not None for each in result.differences):
+        found.append(
+            "Corrected: for the number of comparisons of a metric (Holm), without the lines of "
+            "entries together. The corrected p decides what is shown."
+        )
+    return found

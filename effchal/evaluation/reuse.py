@@ -1,0 +1,74 @@
+"""Answers of an earlier evaluation, for one that asks the same model the same."""
+
+import json
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from effchal.config import Config, ConfigError, load_config, save_config
+from effchal.evaluation.answers import EncodedInstance
+from effchal.evaluation.locate import newest_finished
+from effchal.evaluation.scored import EVALUATION
+from effchal.model_source import check_same
+from effchal.runs import read_json_lines, read_record, write_atomic
+
+INSTANCES = "instances.jsonl"
+log = logging.getLogger("effchal.evaluate")
+
+
+def take_over(
+    cfg: Config, model: dict[str, Any], encoded: list[list[EncodedInstance]], run_dir: Path
+) -> None:
+    """Begin run_dir with the answers of the newest evaluation that asked the same.
+
+    A folder in which an evaluation has begun stays as it is.
+
+    Args:
+        model: its identity.
+    """
+    if (run_dir / EVALUATION).is_file():
+        return
+    prompts = {(each.entry, each.instance.id): each.digest for entry in encoded for each in entry}
+    for folder in newest_finished(EVALUATION):
+        if asked_the_same(folder, cfg, model) and prompts_of(folder) == prompts:
+            shutil.copyfile(folder / INSTANCES, run_dir / INSTANCES)
+            save_config(cfg, run_dir / "config.yaml")
+            record = read_record(folder / EVALUATION) | {"answers_from": str(folder)}
+            write_atomic(run_dir / EVALUATION, json.dumps(record, indent=2) + "\n")
+            log.info("answers taken from %s, which asked this model the same", folder)
+            return
+
+
+def asked_the_same(folder: Path, cfg: Config, model: dict[str, Any]) -> bool:
+    """Whether an evaluation was of this model, with the same prompts and decodings."""
+    try:
+        check_same(read_record(folder / EVALUATION)["model"], model, folder)
+        before = load_config(folder / "config.yaml")
+    except (ConfigError, OSError):
+        return False
+    return what_is_asked(before) == what_is_asked(cfg)
+
+
+def what_is_asked(cfg: Config) -> list[Any]:
+    """The parts of a config that answers depend on, but for the bits that batches change."""
+    same = placeless(cfg)
+    return [same.model, same.prompt, same.decoding, same.scenario, same.sweep]
+
+
+def prompts_of(folder: Path) -> dict[tuple[str, str], str]:
+    """Digests of the recorded prompts by entry and id."""
+    lines = read_json_lines(folder / INSTANCES)
+    return {
+        (line.get("entry", ""), line.get("id", "")): line.get("prompt_sha256", "") for line in lines
+    }
+
+
+def placeless(cfg: Config) -> Config:
+    """The config without where model and data lie: digests say whether they are the same."""
+    model, scenario = replace(cfg.model, name=""), replace(cfg.scenario, path=None)
+    evaluate = replace(cfg.evaluate, reuse=False)
+    return replace(
+        cfg, bundle=None, base_model=None, model=model, scenario=scenario, evaluate=evaluate
+    )
