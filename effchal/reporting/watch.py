@@ -103,6 +103,6 @@ def make_server(
     try:
         return ThreadingHTTPServer((HOST, port), Handler)
     except (OSError, OverflowError) as error:
-        busy = getattr(error, "errno", None) == errno.EADDRINUSE
-        reason = "another program has it" if busy else str(error)
-        raise ConfigError(f"--port {port}: {reason}; take another one") from error
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            raise ConfigError(f"--port {port}: another program has it; take another one") from error
+        raise ConfigError(f"--port {port}: {error}; take another one") from error
