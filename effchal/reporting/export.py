@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from effchal.evaluation.names import short_name
 from effchal.figures import panels, save_figure
-from effchal.reporting.labels import entry_label
 
 MOST_RUNS = 12  # of one picture: those with the lowest validation loss
 MOST_LINES = 40
@@ -119,7 +119,7 @@ def draw_decodings(data: dict[str, Any], entry: str, path: Path) -> bool:
     axis.tick_params(axis="y", labelsize=8)
     axis.set_ylim(len(found) - 0.5, -0.5)
     axis.set_xlabel(f"{found[0]['metric']}, mean with interval, n = {found[0]['instances']}")
-    axis.set_title(f"{plain(entry_label(entry))} (squares: controls)", fontsize=10)
+    axis.set_title(f"{plain(short_name(entry))} (squares: controls)", fontsize=10)
     axis.grid(alpha=0.3, axis="x")
     save_figure(figure, path)
     return True

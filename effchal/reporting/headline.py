@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from effchal.evaluation.names import short_name
 from effchal.reporting.collect import Run
-from effchal.reporting.labels import entry_label
 from effchal.reporting.scores import LONGEST, mapping
 
 MOST = 4  # cards
@@ -91,7 +91,7 @@ def score_card(
     interval = "" if best.get("low") is None else f" [{best['low']:.3f}, {best['high']:.3f}]"
     title = "Best score" if lower or len(found) == 1 else "No difference"
     return {
-        "title": f"{title}: {entry_label(entry)}",
+        "title": f"{title}: {short_name(entry)}",
         "run": "" if equal and not lower else of(best) + (f" and {equal} more" if equal else ""),
         "value": f"{best['score']:.3f}",
         "interval": interval,
@@ -138,7 +138,7 @@ def cost_points(
     for score in scores:
         trained = by_label.get(mapping(score).get("trained") or "")
         if trained and score["main"] and score["decoding"] != LONGEST:
-            name = f"{entry_label(score['entry'])}: {score['metric']}, {score['decoding']}"
+            name = f"{short_name(score['entry'])}: {score['metric']}, {score['decoding']}"
             measures.setdefault((name, True), []).append((trained, score["score"]))
     found = []
     for (measure, high), pairs in measures.items():

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from effchal.reporting.collect import Run, what_differs
@@ -92,13 +92,6 @@ def _label(run: Run, differing: str, brief: bool) -> str:
     sweep = TIME.sub("", run.sweep.name) or run.sweep.name
     few = differing if len(differing) <= 40 else ""
     return f"{sweep}/{run.folder.name}{f' {few}' if few else ''}"
-
-
-def entry_label(entry: str) -> str:
-    """A short name of an evaluation's entry: the file of one's own questions, or the entry."""
-    if entry.startswith("jsonl:path="):
-        return PurePosixPath(entry.partition("=")[2]).name or entry
-    return re.sub(r":(subject|task)=", ": ", entry).removesuffix(",subtask=")
 
 
 def date_of(run: Run) -> str | None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from effchal import __version__
+from effchal.evaluation.names import short_name, short_names
 from effchal.reporting.collect import Found, Run
 from effchal.reporting.curves import curves_of, samples_of, thinned
 from effchal.reporting.headline import cost_points, headline
 from effchal.reporting.instances import instances_of
-from effchal.reporting.labels import differences, entry_label, in_words, run_labels
+from effchal.reporting.labels import differences, in_words, run_labels
 from effchal.reporting.plans import configs_of, mixes_of, plans_of
 from effchal.reporting.scores import LONGEST, layers_of, scored_runs, scores_of
 from effchal.reporting.tables import columns_as_json, row_of
@@ -57,7 +58,7 @@ class Report:
             "mixes": mixes_of([(label, run) for label, run in named if run.mix]),
             "plans": [plan for label, run in self._trained for plan in plans_of(run, label)],
             "configs": configs_of(named),
-            "entries": {score["entry"]: entry_label(score["entry"]) for score in scores},
+            "entries": short_names({score["entry"]: None for score in scores}),
         }
         self._found = found
 
@@ -133,7 +134,7 @@ def main_scores_in_rows(
         for label in (label for label, its_own in counts.items() if label and its_own):
             row = by_label[label]
             row[field] = max(score["score"], row.get(field, -math.inf))
-    return [(field, entry_label(entry)) for entry, field in fields.items()]
+    return [(field, short_name(entry)) for entry, field in fields.items()]
 
 
 def finite(value: Any) -> Any:

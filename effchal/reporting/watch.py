@@ -103,7 +103,6 @@ def make_server(
     try:
         return ThreadingHTTPServer((HOST, port), Handler)
     except (OSError, OverflowError) as error:
-        if getattr(error, "errno", None) != errno.EADDRINUSE:
-            raise ConfigError(f"--port {port}: {error}; take another one") from error
-        message = f"--port {port}: another program has it; take another one"
-        raise ConfigError(message) from error
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            raise ConfigError(f"--port {port}: another program has it; take another one") from error
+        raise ConfigError(f"--port {port}: {error}; take another one") from error

@@ -6,12 +6,11 @@ import random
 import pytest
 from support.made_up_runs import config_text, make_evaluation, make_training
 
+from effchal.evaluation.results import BASELINE
 from effchal.evaluation.results import LONGEST as LONGEST_OF_EVALUATION
-from effchal.evaluation.variants import BASELINE
 from effchal.reporting.collect import collect
 from effchal.reporting.curves import curves_of, cut, thin
 from effchal.reporting.headline import headline, pareto
-from effchal.reporting.labels import entry_label
 from effchal.reporting.payload import Detail, Report
 from effchal.reporting.scores import GREEDY, LONGEST, is_control
 from effchal.reporting.specs import specs
@@ -122,12 +121,6 @@ def test_controls_are_those_of_the_evaluation():
     names = ["greedy", "greedy, penalty 1.2", "dola low", "longest answer"]
     assert [is_control(name, names) for name in names] == [True, True, False, True]
     assert not is_control("greedy", ["greedy"])
-
-
-def test_entries_have_short_names():
-    assert entry_label("jsonl:path=/a/b.jsonl") == "b.jsonl"
-    assert entry_label("mmlu:subject=anatomy") == "mmlu: anatomy"
-    assert entry_label("big_bench:task=snarks,subtask=") == "big_bench: snarks"
 
 
 def fields(part):
