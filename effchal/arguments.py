@@ -127,6 +127,8 @@ def folder_override(command: str, word: str) -> str:
     Raises:
         ConfigError: no such folder, or not one that this command can use.
     """
+    if command in ("train", "plan", "data") and Path(word).expanduser().is_file():
+        raise ConfigError(f"{word} is a file; for a data source give data={word}")
     if command not in (*RUN_FILES, "serve"):
         words = f"{', '.join(DATA_WORDS)} and " if command == "data" else ""
         raise ConfigError(f"{word}: effchal {command} takes no folder, only {words}key=value")

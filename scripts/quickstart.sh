@@ -41,7 +41,8 @@ print(f"""
 
 {slow}Next:
   .venv/bin/effchal serve {run}
-  .venv/bin/effchal evaluate {run} decoding=dola_high 'scenario.entries=[truthful_qa_mc]'
+  .venv/bin/effchal report outputs
+  .venv/bin/effchal evaluate base {run} 'scenario.entries=[truthful_qa_mc]'
   .venv/bin/effchal train experiment=quickstart lora.r=64 train.epochs=4 budget.hours=0.5
   bash scripts/helm.sh {run} scenario=smoke
 """)

@@ -214,7 +214,12 @@ def test_a_folder_stands_for_the_run_to_go_on_with(command, names, tmp_path):
         ("train", None, r"no folder .*run \(from "),
         ("train", ["metrics.jsonl"], "is no run: it has no config.yaml"),
         ("train", ["config.yaml", "manifest.json"], "is a bundle; give the run folder"),
-        ("plan", ["config.yaml"], "effchal plan takes no folder"),
+        ("plan", ["folder"], "effchal plan takes no folder"),
+        (
+            "train",
+            ["config.yaml"],
+            "config.yaml is a file; for a data source give data=config.yaml",
+        ),
     ],
 )
 def test_a_folder_of_no_use_is_one_clear_error(command, names, message, tmp_path):
@@ -222,6 +227,14 @@ def test_a_folder_of_no_use_is_one_clear_error(command, names, message, tmp_path
         make(tmp_path / "run", *names)
     with pytest.raises(ConfigError, match=message):
         hydra_arguments(command, [str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize("command", ["train", "plan", "data"])
+def test_a_file_is_told_to_be_data(command, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.touch()
+    with pytest.raises(ConfigError, match=rf"rows.jsonl is a file; for .* give data={path}"):
+        hydra_arguments(command, [str(path)])
 
 
 def test_two_folders_are_refused(tmp_path):
