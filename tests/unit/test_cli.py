@@ -214,12 +214,7 @@ def test_a_folder_stands_for_the_run_to_go_on_with(command, names, tmp_path):
         ("train", None, r"no folder .*run \(from "),
         ("train", ["metrics.jsonl"], "is no run: it has no config.yaml"),
         ("train", ["config.yaml", "manifest.json"], "is a bundle; give the run folder"),
-        ("plan", ["folder"], "effchal plan takes no folder"),
-        (
-            "train",
-            ["config.yaml"],
-            "config.yaml is a file; for a data source give data=config.yaml",
-        ),
+        ("plan", ["config.yaml"], "effchal plan takes no folder"),
     ],
 )
 def test_a_folder_of_no_use_is_one_clear_error(command, names, message, tmp_path):
