@@ -4,7 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -33,12 +33,17 @@ def with_tool_calls(text: str, functions: Sequence[Mapping[str, Any]]) -> str:
     """The content of an assistant's turn that calls tools: its text, then a line for each call.
 
     Args:
-        functions: name and arguments of each call. The name comes first, however the keys are
-            ordered: the openai client sends the arguments first.
+        functions: name and arguments of each call. Other keys are left out. Arguments are spelled
+            as an object, whether they come as one or as its JSON.
     """
-    first = ("name", "arguments")
-    calls = [{key: each[key] for key in first if key in each} | {**each} for each in functions]
-    return "\n".join([text] * bool(text) + [json.dumps(call) for call in calls])
+    calls = []
+    for each in functions:
+        call = {key: each[key] for key in ("name", "arguments") if key in each}
+        with suppress(KeyError, TypeError, ValueError):  # no arguments, no text, no JSON
+            found = json.loads(call["arguments"])
+            call["arguments"] = found if isinstance(found, dict) else call["arguments"]
+        calls.append(json.dumps(call))
+    return "\n".join([text] * bool(text) + calls)
 
 
 class PromptEncoder:

@@ -72,7 +72,8 @@ class Message(ApiRequest):
     @field_validator("content")
     @classmethod
     def _says_something(cls, content: Content | None, info: ValidationInfo) -> Content | None:
-        if content is None and not info.data.get("tool_calls"):
+        # Calls that are wrong have an error of their own, and are not in `data`.
+        if content is None and not info.data.get("tool_calls", True):
             raise ValueError("Field required")
         return content
 

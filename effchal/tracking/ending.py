@@ -39,7 +39,8 @@ def ending(folder: Path, record: dict[str, Any], in_sweep: bool = False) -> str:
     if record.get("error"):
         rows.append(("error", record["error"]))
     rows.append(("validation loss", _losses(record)))
-    rows.append(("speed", f"{speed(record)} tokens/s, peak memory {memory(record)}"))
+    unit = "" if speed(record) == NOT_MEASURED else " tokens/s"
+    rows.append(("speed", f"{speed(record)}{unit}, peak memory {memory(record)}"))
     commands = [] if in_sweep else next_commands(folder, record)
     rows += [("" if number else "next", line) for number, line in enumerate(commands)]
     return "\n".join(f"{label:18}{text}" for label, text in rows)
@@ -76,7 +77,21 @@ def next_commands(folder: Path, record: dict[str, Any]) -> list[str]:
         commands.append(f"effchal evaluate {path} 'scenario.entries=[truthful_qa_mc]'")
     commands.append(f"effchal report {path}")
     if record["status"] == "stopped_by_budget":
-        commands.append(f"effchal train {path} budget.hours={2 * record['limit_s'] / 3600:.3g}")
+        commands.append(f"effchal train {path} budget.hours={hours_for_the_rest(record):.2g}")
     elif record["status"] == "interrupted":
         commands.append(f"effchal train {path}")
     return commands
+
+
+def hours_for_the_rest(record: dict[str, Any]) -> float:
+    """A budget in which a run that its budget ended can do its other steps.
+
+    It adds the start once more, the steps that are left at the speed so far, and a half of both
+    for what is not foreseen. Without a step done, it is three times what was spent.
+    """
+    spent_s, start_s = record["spent_s"], record.get("first_step_s") or 0.0
+    done, planned = record["step"], record["steps_planned"]
+    if not done:
+        return max(2 * record["limit_s"], 3 * spent_s) / 3600
+    steps_s = (spent_s - start_s) / done * (planned - done)
+    return (spent_s + 1.5 * (start_s + steps_s)) / 3600

@@ -21,14 +21,16 @@ def hub_options(download: Callable[..., Any], advance: Advance) -> dict[str, Any
     from huggingface_hub.utils import tqdm
 
     class Told(tqdm):
-        """A bar that draws nowhere."""
+        """A bar that draws nowhere, and counts by itself: switched off, the hub's does not."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options | {"file": io.StringIO(), "disable": False})
+            super().__init__(*arguments, **options | {"file": io.StringIO()})
+            self._done, self._most = options.get("initial") or 0, options.get("total")
 
         def update(self, n: float | None = 1) -> bool | None:
             drawn = super().update(n)
-            advance(self.n, self.total)
+            self._done += n or 0
+            advance(self._done, self._most)
             return drawn
 
     return {"tqdm_class": Told}

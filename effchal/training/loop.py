@@ -93,6 +93,9 @@ class Trainer:
         self.validator.must_stop = lambda: signals.received is not None
         if signals.received:  # while loading
             return "interrupted"
+        if self.clock.spent_s() >= self.clock.limit_s:
+            log.warning("budget: %s before the first step could start", self.spent())
+            return "stopped_by_budget"
         if state.step == 0:
             state.validation_loss_before = self.validator.validate()
             state.first_step_s = self.clock.spent_s()

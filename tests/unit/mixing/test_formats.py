@@ -37,7 +37,7 @@ WEIGHTED = [
 ]
 SHAREGPT = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
 SYSTEM = {"from": "system", "value": "s"}
-CALL = '{"name": "weather", "arguments": "{}"}'
+CALL = '{"name": "weather", "arguments": {}}'
 ASKED = [("user", "q"), ("assistant", "a")]
 PRIME = [("user", "Name a prime."), ("assistant", "Seven")]
 ROWS = {

@@ -4,6 +4,7 @@ import contextlib
 import json
 
 import pytest
+from pydantic import ValidationError
 from support.chat_tokenizers import chat_tokenizer
 from support.http_client import post
 from support.paths import SMOLLM2, needs_smollm2
@@ -15,8 +16,10 @@ from effchal.config.choices import DataFormat, Template
 from effchal.decoding.engine import Engine
 from effchal.mixing.formats import turns_of
 from effchal.model.tokenizer import load_tokenizer
+from effchal.prompts import with_tool_calls
 from effchal.rows import Row
 from effchal.serving.app import make_app
+from effchal.serving.chat_messages import Message
 
 OWN = PromptConfig(template=Template.own, user="Q: {content}\nA:", after_answer="\n")
 THEIRS = PromptConfig(template=Template.tokenizer)
@@ -165,3 +168,19 @@ def test_the_api_document_knows_messages_with_tools(client):
     assert "tool" in json.dumps(message["properties"]["role"])
     assert message["required"] == ["role"]
     assert schemas["FunctionCall"]["required"] == ["name", "arguments"]
+
+
+@pytest.mark.parametrize("arguments", [{"city": "Oslo"}, {}, '{"city": "Oslo"}', "no JSON", "[1]"])
+def test_arguments_are_spelled_alike_as_an_object_and_as_its_json(arguments):
+    sent = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    call = {"type": "function", "function": {"name": "weather", "arguments": sent}}
+    of_request = Message(role="assistant", tool_calls=[call]).text
+    assert of_request == with_tool_calls("", [{"name": "weather", "arguments": arguments}])
+    assert of_request == with_tool_calls("", [{"strict": True, **call["function"]}])
+
+
+def test_a_wrong_call_has_one_error():
+    call = {"type": "custom", "function": {"name": "f", "arguments": "{}"}}
+    with pytest.raises(ValidationError) as found:
+        Message(role="assistant", content=None, tool_calls=[call])
+    assert [error["loc"][0] for error in found.value.errors()] == ["tool_calls"]

@@ -47,9 +47,9 @@ def test_a_finished_run_says_what_it_reached_and_what_comes_next(tmp_path, monke
     ("changes", "first", "last"),
     [
         (
-            {"status": "stopped_by_budget", "step": 30},
+            {"status": "stopped_by_budget", "step": 30, "first_step_s": 24.0},
             "stopped by budget 30 of 44 steps in 2.9 min of 4.5 min",
-            "effchal train RUN budget.hours=0.15",
+            "effchal train RUN budget.hours=0.087",
         ),
         (
             {"status": "interrupted", "step": 3},
@@ -79,7 +79,7 @@ def test_what_was_not_measured_says_so(tmp_path):
     (folder / "bundle" / "manifest.json").unlink()
     text = ending(folder, read_run(folder))
     assert "2.921 before, not measured after" in text
-    assert "not measured tokens/s, peak memory not measured" in text
+    assert "not measured, peak memory not measured" in text
     assert "serve" not in text
 
 
