@@ -17,7 +17,7 @@ from effchal.reporting.collect import collect
 from effchal.reporting.export import write_csv, write_json, write_pngs
 from effchal.reporting.finals import TRACKS
 from effchal.reporting.page import fitting_page
-from effchal.reporting.payload import Detail, Report
+from effchal.reporting.payload import Detail, report_of
 from effchal.reporting.watch import HOST, make_server
 
 
@@ -59,8 +59,7 @@ def write(args: argparse.Namespace) -> None:
     """Write the page and what else was asked for, and say what is in it."""
     for path in (args.output, args.csv, args.json):
         check_writable(path)
-    report = Report(collect(args.folders), args.folders)
-    page, data = fitting_page(report)
+    page, data = report_of(collect(args.folders), args.folders, fitting_page)
     try:
         written = write_files(args, page, data)
     except OSError as error:
@@ -85,9 +84,14 @@ def write_files(args: argparse.Namespace, page: str, data: dict[str, Any]) -> li
 def challenge(args: argparse.Namespace) -> None:
     """Print where the evaluations and HELM runs stand among the finalists of 2023."""
     check_writable(args.json)
+    if args.csv or args.png or args.watch:
+        raise ConfigError("--challenge goes with --json alone; leave --csv, --png and --watch out")
     report = challenge_report(args.folders, args.track, args.decoding)
     if args.json is not None:
-        args.json.write_text(json.dumps(report.to_json(), indent=2) + "\n", "utf-8")
+        try:
+            args.json.write_text(json.dumps(report.to_json(), indent=2) + "\n", "utf-8")
+        except OSError as error:
+            raise ConfigError(f"cannot write {args.json}: {error.strerror}") from error
     print(report.text(), end="")
 
 
@@ -102,7 +106,8 @@ def watch(args: argparse.Namespace) -> None:
     collect(args.folders)  # a folder that is missing is an error now
 
     def make() -> dict[str, Any]:
-        return Report(collect(args.folders), args.folders).data(Detail())
+        found = collect(args.folders)
+        return report_of(found, args.folders, lambda report: report.data(Detail()))
 
     with make_server(make, args.folders, args.port) as server:
         print(f"http://{HOST}:{server.server_port} follows the runs; Ctrl-C ends it", flush=True)

@@ -12,12 +12,12 @@ from effchal.evaluation.names import POOLED, pooled_name
 from effchal.evaluation.scored import Scored, ScoredEntry
 from effchal.evaluation.stats import (
     Interval,
-    bootstrap_p,
     holm,
     mcnemar,
     mean_interval,
     paired_proportions,
     pairs_needed,
+    sign_flip_p,
 )
 
 POWER = 0.8  # of the instances that `needed` estimates
@@ -185,7 +185,7 @@ def differences(
 
 
 def paired_test(metric: str, pairs: list[Pair], settings: Settings) -> PairedTest:
-    """Exact McNemar for a metric that is 0 or 1, the paired bootstrap for any other."""
+    """Exact McNemar for a metric that is 0 or 1, flipped signs for any other."""
     a, b = [x[metric] for x, _ in pairs], [y[metric] for _, y in pairs]
     gaps = [y - x for x, y in zip(a, b, strict=True)]
     counts = None
@@ -196,7 +196,7 @@ def paired_test(metric: str, pairs: list[Pair], settings: Settings) -> PairedTes
         test, p = "exact McNemar", mcnemar(*only)
         interval = paired_proportions(*only, len(pairs), settings.confidence)
     else:
-        test, p = "paired bootstrap", bootstrap_p(gaps, settings.resamples)
+        test, p = "sign flips", sign_flip_p(gaps, settings.resamples)
         interval = mean_interval(gaps, settings.resamples, settings.confidence)
     scores = fmean(a), fmean(b)
     return PairedTest(metric, len(pairs), *scores, interval, pstdev(gaps), counts, test, p)

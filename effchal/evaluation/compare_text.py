@@ -4,6 +4,7 @@ from pathlib import Path
 
 from effchal.evaluation.compare import POWER, Comparison, Difference
 from effchal.evaluation.names import short_names
+from effchal.evaluation.stats import ROUNDING
 
 NUMBER_STARTS = (*"0123456789+-<", "")
 
@@ -102,9 +103,11 @@ def sentence(each: Difference, confidence: float) -> str:
     else:
         side = "higher" if gap.mean > 0 else "lower"
         what = f"{other} scores {abs(gap.mean):.3f} {side} than A on {found.instances} questions"
-        if gap.mean == 0:
+        if abs(gap.mean) < ROUNDING:
             what = f"{other} and A score the same on {found.instances} questions"
         interval = f"{level} {gap.low:+.3f} to {gap.high:+.3f}"
+    if found.instances == 1:
+        interval = "one question gives no interval"
     return f"{what}; {interval}; {verdict(each, confidence)}."
 
 
@@ -117,8 +120,9 @@ def verdict(each: Difference, confidence: float) -> str:
     chance = f"such a difference arises by chance in {how_often(p)}{corrected}"
     if each.is_shown(confidence):
         return f"{chance}: shown"
+    many = "More than a million" if needed > 1e6 else f"About {rounded_up(needed):,}"
     return (
-        f"{chance}: not shown. About {rounded_up(needed):,} questions would show a "
+        f"{chance}: not shown. {many} questions would show a "
         f"difference of this size in {100 * POWER:.0f} of 100 cases (an estimate)"
     )
 

@@ -1,6 +1,7 @@
 """Scored instances of one model under one decoding, read from an evaluation or a HELM run."""
 
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,24 +78,30 @@ def finished(folder: Path, file: str) -> dict[str, Any]:
 
 def decodings_of(folder: Path) -> list[str]:
     """The names of an evaluation's decodings, in their order."""
-    entries = finished(folder, EVALUATION)["entries"].values()
-    return list(dict.fromkeys(name for entry in entries for name in entry["decodings"]))
+    entries = finished(folder, EVALUATION)["entries"]
+    try:
+        return list(dict.fromkeys(n for entry in entries.values() for n in entry["decodings"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{folder / EVALUATION} is damaged ({error!r})") from error
 
 
 def _read_evaluation(folder: Path, results: dict[str, Any], decoding: str | None) -> Scored:
     name = _choose(folder, decodings_of(folder), decoding)
     entries: dict[str, ScoredEntry] = {}
-    for entry, summary in results["entries"].items():
-        if name in summary["decodings"]:
-            entries[entry] = ScoredEntry(summary["split"], summary["main_metric"])
+    try:
+        for entry, summary in results["entries"].items():
+            if name in summary["decodings"]:
+                entries[entry] = ScoredEntry(summary["split"], summary["main_metric"])
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{folder / EVALUATION} is damaged ({error!r})") from error
     try:
         for line in read_json_lines(folder / "instances.jsonl"):
             record = Record.from_json(line)
             scored = entries.get(record.entry)
             if scored is not None and record.split == scored.split:
-                metrics = record.decodings[name].metrics
+                metrics = _numbers(record.decodings[name].metrics)
                 scored.instances[record.id] = ScoredInstance(record.prompt_sha256, metrics)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{folder}/instances.jsonl is damaged ({error!r})") from error
     # A pooled entry has no instances of its own.
     entries = {entry: each for entry, each in entries.items() if not is_pooled(entry)}
@@ -106,6 +113,14 @@ def _read_evaluation(folder: Path, results: dict[str, Any], decoding: str | None
                 f"of {entry}; effchal evaluate {folder} answers the others again"
             )
     return Scored(folder, model_label(results), name, entries)
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    """Raises ValueError if one is no finite number."""
+    for name, value in metrics.items():
+        if type(value) not in (int, float, bool) or not math.isfinite(value):
+            raise ValueError(f"{name} is {value!r:.50}, no finite number")
+    return metrics
 
 
 def _read_helm(folder: Path, scores: dict[str, Any], decoding: str | None) -> Scored:
@@ -164,4 +179,6 @@ def model_label(record: dict[str, Any]) -> str:
         name = record.get("name", UNNAMED)
         return base if name == UNNAMED else f"{base} ({name})"
     path = Path(bundle)
-    return path.parent.name or path.name if path.name == "bundle" else path.name
+    run = path.parent if path.name == "bundle" and path.parent.name else path
+    # The job of a sweep is called by its number.
+    return f"{run.parent.name}/{run.name}" if run.name.isdigit() else run.name

@@ -10,6 +10,8 @@ import numpy as np
 
 SEED = 0  # of the resampling, so that the same records give the same interval
 BLOCK = 1000  # resamples in float64 together
+MOST_FLIPPED = 12  # differences of which all signs are tried
+ROUNDING = 1e-9  # a mean difference below it is none
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,22 @@ def mean_interval(values: Sequence[float], resamples: int, confidence: float) ->
     return Interval(float(np.mean(values)), float(low), float(high))
 
 
-def bootstrap_p(differences: Sequence[float], resamples: int) -> float:
-    """Two-sided p-value of a mean of zero: how often a resample's mean lies beyond zero.
+def sign_flip_p(differences: Sequence[float], resamples: int) -> float:
+    """Two-sided p-value of a mean of zero, by flipping the signs of differences (Fisher 1935).
 
-    The observed sample counts as one resample more, so that no p-value is 0.
+    All ways to flip them are tried for few differences, else `resamples` random ones, to which
+    the observed one counts as one more.
     """
-    means = _resampled_means(differences, resamples)
-    beyond = min(int((means <= 0).sum()), int((means >= 0).sum()))
-    return min(1.0, 2 * (beyond + 1) / (resamples + 1))
+    values = np.array([value for value in differences if value != 0])
+    few = len(values) <= MOST_FLIPPED
+    if few:
+        flips = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
+    else:
+        flips = np.random.default_rng(SEED).integers(0, 2, (resamples, len(values)), np.int8)
+    sums = np.abs((1 - 2 * flips.astype(np.int8)) @ values)
+    observed = abs(values.sum())
+    beyond = int((sums >= observed - 1e-9 * max(1.0, observed)).sum())
+    return beyond / len(sums) if few else (beyond + 1) / (resamples + 1)
 
 
 def _resampled_means(values: Sequence[float], resamples: int) -> np.ndarray:
@@ -105,12 +115,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def pairs_needed(mean: float, deviation: float, confidence: float, power: float) -> int | None:
     """About how many pairs show a mean difference of this size, by the normal approximation.
 
-    None where the mean is 0: no number of pairs shows no difference.
+    None where the mean is 0, up to rounding: no number of pairs shows no difference.
 
     Args:
         deviation: standard deviation of the pairs' differences.
     """
-    if mean == 0:
+    if abs(mean) < ROUNDING:
         return None
     normal = NormalDist()
     z = normal.inv_cdf((1 + confidence) / 2) + normal.inv_cdf(power)

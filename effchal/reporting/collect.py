@@ -5,6 +5,7 @@ Nothing here imports torch or reads weights.
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -151,7 +152,10 @@ def read_run(folder: Path, kind: str) -> Run:
     run.record = _json(run, RECORDS[kind])
     run.plan = _json(run, "plan.json")
     run.mix = run.record if kind == "data" else _json(run, "mix.json")
-    run.config = dict(_flat(_yaml(run, "config.yaml")))
+    try:
+        run.config = dict(_flat(_yaml(run, "config.yaml")))
+    except RecursionError:
+        run.problems.append("config.yaml holds itself")
     return run
 
 
@@ -214,7 +218,10 @@ def number(record: dict[str, Any], *keys: str) -> float | None:
         found = found.get(key) if isinstance(found, dict) else None
     if isinstance(found, bool) or not isinstance(found, (int, float)):
         return None
-    return float(found) if abs(found) < float("inf") else None
+    try:
+        return float(found) if math.isfinite(found) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 def what_differs(runs: Sequence[Run]) -> dict[str, list[Any]]:

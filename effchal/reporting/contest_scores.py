@@ -130,10 +130,11 @@ def _answers(
     for line in lines:
         try:
             score = float(line["decodings"][decoding]["metrics"][metric])
-        except (KeyError, TypeError, ValueError):  # the count of what is left tells
+        except (KeyError, TypeError, ValueError, OverflowError):  # the count of what is left tells
             continue
         if math.isfinite(score):
-            yield str(line["id"]), score
+            # With the prompt, so that two runs are paired by questions that are the same.
+            yield f"{line['id']} {line.get('prompt_sha256', '')}", score
 
 
 def _read_helm(run: Run, found: ContestScores) -> None:

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from effchal.evaluation.names import short_name
 from effchal.figures import panels, save_figure
 
 MOST_RUNS = 12  # of one picture: those with the lowest validation loss
@@ -110,7 +109,7 @@ def draw_decodings(data: dict[str, Any], entry: str, path: Path) -> bool:
     for row, score in enumerate(found):
         mark = "s" if score["control"] else "o"
         colour = "C7" if score["control"] else "C0"
-        if score.get("low") is not None:
+        if None not in (score.get("low"), score.get("high")):
             axis.plot([score["low"], score["high"]], [row, row], color=colour)
         axis.plot(score["score"], row, mark, color=colour)
     axis.set_yticks(
@@ -119,7 +118,7 @@ def draw_decodings(data: dict[str, Any], entry: str, path: Path) -> bool:
     axis.tick_params(axis="y", labelsize=8)
     axis.set_ylim(len(found) - 0.5, -0.5)
     axis.set_xlabel(f"{found[0]['metric']}, mean with interval, n = {found[0]['instances']}")
-    axis.set_title(f"{plain(short_name(entry))} (squares: controls)", fontsize=10)
+    axis.set_title(f"{plain(data['entries'][entry])} (squares: controls)", fontsize=10)
     axis.grid(alpha=0.3, axis="x")
     save_figure(figure, path)
     return True

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from effchal.evaluation.names import short_name
+from effchal.evaluation.names import short_names
 from effchal.reporting.collect import Run
 from effchal.reporting.scores import LONGEST, mapping
 
@@ -22,12 +22,17 @@ def headline(
 
 
 def loss_cards(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """The lowest validation loss of each group of runs on the same data and base model."""
+    """The lowest validation loss of each group of runs on the same data and base model.
+
+    Where a run's record does not tell them, the run is in no group.
+    """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run, row in zip(runs, rows, strict=True):
         if row.get("loss_after") is not None and run.status != "running":
-            key = str(run.record.get("data_sha256")), str(run.record.get("base_model"))
-            groups.setdefault(key, []).append(row)
+            data, base = run.record.get("data_sha256"), run.record.get("base_model")
+            base = base or run.config.get("model.name")
+            if data and base:
+                groups.setdefault((str(data), str(base)), []).append(row)
     large_first = sorted(groups.values(), key=len, reverse=True)
     return [loss_card(sorted(group, key=lambda row: row["loss_after"])) for group in large_first]
 
@@ -64,34 +69,38 @@ def score_cards(scores: Sequence[dict[str, Any]]) -> tuple[list[Any], list[Any]]
     for score in scores:
         if score["main"] and score["decoding"] != LONGEST:
             entries.setdefault(score["entry"], []).append(score)
+    names = short_names(entries)
     telling: list[dict[str, str]] = []
     others: list[dict[str, str]] = []
     for entry, found in sorted(entries.items(), key=lambda item: -len(item[1])):
         found.sort(key=lambda score: (-score["score"], score["control"]))
         lower = [each for each in found if each["score"] < found[0]["score"]]
-        (telling if lower else others).append(score_card(entry, found, lower))
+        (telling if lower else others).append(score_card(names[entry], found, lower))
     return telling, others
 
 
 def score_card(
-    entry: str, found: Sequence[dict[str, Any]], lower: Sequence[dict[str, Any]]
+    name: str, found: Sequence[dict[str, Any]], lower: Sequence[dict[str, Any]]
 ) -> dict[str, str]:
     """The best of an entry's scores and how sure that is."""
     best, equal = found[0], len(found) - len(lower) - 1
     count = int(best["instances"] or 0)
-    why = [f"by {best['metric']} on {count:,} instances" if count else f"by {best['metric']}"]
+    why = [f"by {best['metric']}" + (f" on {counted(count)}" if count else "")]
     if equal and not lower:
         why.append("all reach the same")
     if lower:
         why.append(f"next is {of(lower[0])} with {lower[0]['score']:.3f}")
+        if lower[0]["instances"] != best["instances"]:
+            why.append(f"that one on {counted(int(lower[0]['instances'] or 0))}")
         if overlap(best, lower[0]):
             why.append("their intervals overlap, so the order may be chance")
     if len(found) == 1:
         why.append("nothing to compare it with")
-    interval = "" if best.get("low") is None else f" [{best['low']:.3f}, {best['high']:.3f}]"
+    bounds = interval_of(best)
+    interval = "" if bounds is None else f" [{bounds[0]:.3f}, {bounds[1]:.3f}]"
     title = "Best score" if lower or len(found) == 1 else "No difference"
     return {
-        "title": f"{title}: {short_name(entry)}",
+        "title": f"{title}: {name}",
         "run": "" if equal and not lower else of(best) + (f" and {equal} more" if equal else ""),
         "value": f"{best['score']:.3f}",
         "interval": interval,
@@ -104,9 +113,27 @@ def of(score: dict[str, Any]) -> str:
 
 
 def overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    if one.get("low") is None or other.get("high") is None:
-        return False
-    return bool(one["low"] <= other["high"])
+    first, second = interval_of(one), interval_of(other)
+    return first is not None and second is not None and first[0] <= second[1]
+
+
+def interval_of(score: dict[str, Any]) -> tuple[float, float] | None:
+    """A score's interval; None where it is not known.
+
+    Where all answers score the same, the bootstrap has no width. If that is 0 or 1, the exact
+    interval of a share stands for it (Clopper and Pearson 1934, 95 %).
+    """
+    low, high, count = score.get("low"), score.get("high"), int(score["instances"] or 0)
+    if low is None or high is None:
+        return None
+    if low == high and low in (0, 1) and count:
+        rare = 1 - 0.025 ** (1 / count)
+        return (0.0, rare) if low == 0 else (1 - rare, 1.0)
+    return low, high
+
+
+def counted(instances: int) -> str:
+    return f"{instances:,} instance{'' if instances == 1 else 's'}"
 
 
 def sentence(text: str) -> str:
@@ -130,6 +157,7 @@ def cost_points(
 ) -> list[dict[str, Any]]:
     """A point for each run, cost and measure: validation loss, and each main score."""
     by_label = {row["run"]: row for row in rows}
+    names = short_names({score["entry"]: None for score in scores})
     measures: dict[tuple[str, bool], list[tuple[dict[str, Any], float]]] = {}
     for row in rows:
         if row["kind"] == "train" and row.get("loss_after") is not None:
@@ -138,7 +166,7 @@ def cost_points(
     for score in scores:
         trained = by_label.get(mapping(score).get("trained") or "")
         if trained and score["main"] and score["decoding"] != LONGEST:
-            name = f"{short_name(score['entry'])}: {score['metric']}, {score['decoding']}"
+            name = f"{names[score['entry']]}: {score['metric']}, {score['decoding']}"
             measures.setdefault((name, True), []).append((trained, score["score"]))
     found = []
     for (measure, high), pairs in measures.items():

@@ -1,15 +1,16 @@
 """Everything that the page, --json, --csv and --png show, as plain values."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from effchal import __version__
-from effchal.evaluation.names import short_name, short_names
-from effchal.reporting.collect import Found, Run
+from effchal.config import ConfigError
+from effchal.evaluation.names import short_names
+from effchal.reporting.collect import Found, NoRun, Run
 from effchal.reporting.curves import curves_of, samples_of, thinned
 from effchal.reporting.headline import cost_points, headline
 from effchal.reporting.instances import instances_of
@@ -18,6 +19,7 @@ from effchal.reporting.plans import configs_of, mixes_of, plans_of
 from effchal.reporting.scores import LONGEST, layers_of, scored_runs, scores_of
 from effchal.reporting.tables import columns_as_json, row_of
 
+T = TypeVar("T")
 KINDS = {"train": "training run", "evaluate": "evaluation", "helm": "HELM run", "data": "data run"}
 
 
@@ -113,6 +115,24 @@ def all_scores(named: Sequence[tuple[str, Run]], rows: Sequence[dict[str, Any]])
     return found
 
 
+def report_of(found: Found, paths: Sequence[Path], make: Callable[["Report"], T]) -> T:
+    """What `make` makes of the report. A run that cannot be shown is listed with the reason."""
+    try:
+        return make(Report(found, paths))
+    except (ConfigError, OSError):
+        raise
+    except Exception:  # files of a foreign program, or damaged in a way that nobody foresaw
+        shown = Found(others=list(found.others))
+        for run in found.runs:
+            try:
+                make(Report(Found([run]), paths))
+                shown.runs.append(run)
+            except Exception as error:
+                reason = f"cannot be shown ({type(error).__name__}: {error})"
+                shown.others.append(NoRun(run.folder, reason))
+        return make(Report(shown, paths))
+
+
 def main_scores_in_rows(
     rows: Sequence[dict[str, Any]], scores: Sequence[dict[str, Any]]
 ) -> list[tuple[str, str]]:
@@ -134,7 +154,8 @@ def main_scores_in_rows(
         for label in (label for label, its_own in counts.items() if label and its_own):
             row = by_label[label]
             row[field] = max(score["score"], row.get(field, -math.inf))
-    return [(field, short_name(entry)) for entry, field in fields.items()]
+    names = short_names(fields)
+    return [(field, names[entry]) for entry, field in fields.items()]
 
 
 def finite(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from effchal.reporting.collect import Run, number
 from effchal.reporting.labels import date_of, source_names
 
+YEAR_S = 365 * 86400
 RATE_STEPS = 20  # the last ones, from which the end is estimated
 
 
@@ -158,6 +159,8 @@ def estimate(steps: Sequence[dict[str, Any]], left: float) -> dict[str, Any]:
     if begun is None or now is None or None in numbers or numbers[0] == numbers[1]:
         return {}
     left_s = left * (now - begun) / (float(numbers[1] or 0) - float(numbers[0] or 0))
+    if not 0 <= left_s < YEAR_S:
+        return {}
     ends = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left_s))
     return {"left_minutes": left_s / 60, "ends": ends}
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from effchal.evaluation.stats import bootstrap_p, holm, mcnemar, paired_proportions, pairs_needed
+from effchal.evaluation.stats import holm, mcnemar, paired_proportions, pairs_needed, sign_flip_p
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,17 @@ def test_holm_is_the_step_down_of_the_paper():
     assert holm([0.2]) == [0.2]
 
 
-def test_the_p_value_of_the_bootstrap_knows_its_limits():
-    assert bootstrap_p([0.5] * 10, 999) == pytest.approx(2 / 1000)
-    assert bootstrap_p([0.0] * 10, 999) == 1.0
+@pytest.mark.parametrize(("count", "p"), [(1, 1.0), (3, 0.25), (5, 0.0625), (10, 2 / 1024)])
+def test_few_differences_of_one_sign_show_as_much_as_their_signs_can(count, p):
+    assert sign_flip_p([0.05] * count, 999) == pytest.approx(p)
+
+
+def test_the_p_value_of_flipped_signs_is_right_as_often_as_it_says():
+    assert sign_flip_p([0.0] * 10, 999) == 1.0
+    assert sign_flip_p([0.5] * 40, 999) == pytest.approx(1 / 1000)
+    assert sign_flip_p([0.1, 0.2, -0.3], 999) == 1.0
     generator = random.Random(0)
-    p_values = [bootstrap_p([generator.gauss(0, 1) for _ in range(50)], 300) for _ in range(200)]
+    p_values = [sign_flip_p([generator.gauss(0, 1) for _ in range(50)], 300) for _ in range(200)]
     assert sum(p <= 0.1 for p in p_values) / 200 == pytest.approx(0.1, abs=0.06)
 
 
