@@ -2,6 +2,8 @@
 
 import difflib
 import importlib
+import os
+import signal
 import sys
 
 from effchal import __version__
@@ -9,6 +11,15 @@ from effchal import __version__
 
 def main() -> None:
     """Run the command that the first argument names; exit code 2 where there is no such command."""
+    try:
+        run()
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `| head`: nobody reads any more, also not what is left to print
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def run() -> None:
     command, *rest = sys.argv[1:] or ["--help"]
     if command == "--version":
         print(f"effchal {__version__}")

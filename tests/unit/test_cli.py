@@ -277,3 +277,11 @@ def test_an_unknown_shell_is_one_line():
     result = call("--completion", "ksh")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: no completion for 'ksh', only for bash, zsh, fish\n"
+
+
+def test_a_reader_that_stops_is_no_error():
+    process = subprocess.Popen(
+        [*PROGRAM, "evaluate", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    process.stdout.close()
+    assert (process.wait(60), process.stderr.read()) == (141, b"")
