@@ -1,7 +1,7 @@
 """Our runs in the published field of the 2023 contest: places, and how much of them is noise."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from effchal.reporting.challenge_text import (
     table_of,
 )
 from effchal.reporting.collect import collect
-from effchal.reporting.contest_scores import ContestScores, MetricScores, scores_of
+from effchal.reporting.contest_scores import ContestScores, Instance, MetricScores, scores_of
 from effchal.reporting.finals import (
     SIDES,
     TRACKS,
@@ -34,6 +34,7 @@ from effchal.reporting.standing import Difference, Measured, Missing, Place, Spa
 from effchal.reporting.text_tables import as_markdown, as_text
 
 RESAMPLES = 1000
+Scores = dict[str, dict[Instance, float]]
 WIDTH = 100  # of a line of text
 SEED = 0  # of the resampling, so that the same runs give the same intervals
 
@@ -45,6 +46,7 @@ class ChallengeReport:
     finals: Finals
     standings: list[Standing]
     differences: list[Difference]  # of every later run to the first
+    unpaired: list[str]  # how many instances of which run have another prompt than the first's
     left_out: list[str]  # folders without a score, and why
 
     def text(self) -> str:
@@ -65,6 +67,7 @@ class ChallengeReport:
             "recomputed": {name: each.tolist() for name, each in finals.recomputed().items()},
             "runs": [each.to_json() for each in self.standings],
             "differences": [asdict(each) for each in self.differences],
+            "unpaired": self.unpaired,
             "left_out": self.left_out,
         }
 
@@ -74,9 +77,10 @@ class ChallengeReport:
         for each in self.standings:
             title = f"{mark}{each.scores.name} ({each.scores.decoding})"
             parts += [title, write(table_of(each)), "\n".join(notes_of(each))]
-        if self.differences:
-            first = self.standings[0].scores.name
-            parts += [f"{mark}Differences to {first}", write(differences_table(self.differences))]
+        if self.differences or self.unpaired:
+            parts.append(f"{mark}Differences to {self.standings[0].scores.name}")
+            parts += [write(differences_table(self.differences))] if self.differences else []
+            parts.append("\n".join(f"- {each}" for each in self.unpaired))
         parts.append("\n".join(f"- left out: {each}" for each in self.left_out))
         parts += [f"{mark}The finalists, without these runs", write(published_table(finals))]
         parts.append("\n".join(field_notes(finals)))
@@ -112,12 +116,10 @@ def challenge_report(
             f"no score of the contest in {', '.join(map(str, paths))}:\n  {why}\n"
             "  evaluate some of mmlu, truthful_qa, big_bench, gsm, bbq first"
         )
-    differences = [
-        difference
-        for each in standings[1:]
-        for difference in differences_of(standings[0].scores, each.scores)
-    ]
-    return ChallengeReport(finals, standings, differences, empty)
+    pairs = [(standings[0].scores, each.scores) for each in standings[1:]]
+    differences = [found for pair in pairs for found in differences_of(*pair)]
+    unpaired = [note for pair in pairs for note in unpaired_of(*pair)]
+    return ChallengeReport(finals, standings, differences, unpaired, empty)
 
 
 def standing_of(scores: ContestScores, finals: Finals) -> Standing:
@@ -203,10 +205,7 @@ def _place(point: Floats, resampled: Floats) -> Place:
 def differences_of(first: ContestScores, other: ContestScores) -> list[Difference]:
     """The main metric of the other run less the first's, paired by instance, by scenario."""
     generator, found = np.random.default_rng(SEED), []
-    for scenario in first.scenarios:
-        if scenario not in other.scenarios:
-            continue
-        a, b = (next(iter(each.scenarios[scenario].values())).by_entry for each in (first, other))
+    for scenario, a, b in _shared(first, other):
         gaps = {
             entry: {key: b[entry][key] - score for key, score in each.items() if key in b[entry]}
             for entry, each in a.items()
@@ -220,3 +219,28 @@ def differences_of(first: ContestScores, other: ContestScores) -> list[Differenc
             span = (paired.mean, low, high, better, worse)
             found.append(Difference(other.name, scenario, paired.instances, *span))
     return found
+
+
+def unpaired_of(first: ContestScores, other: ContestScores) -> list[str]:
+    """By scenario, how many instances have the same id in both runs but another prompt."""
+    notes = []
+    for scenario, a, b in _shared(first, other):
+        count = 0
+        for entry in a.keys() & b.keys():
+            only_a, only_b = a[entry].keys() - b[entry].keys(), b[entry].keys() - a[entry].keys()
+            count += len({each.id for each in only_a} & {each.id for each in only_b})
+        if count:
+            have = "instance has" if count == 1 else "instances have"
+            notes.append(
+                f"{other.name}, {scenario}: {count} {have} another prompt than in {first.name}, "
+                "so not compared"
+            )
+    return notes
+
+
+def _shared(first: ContestScores, other: ContestScores) -> Iterator[tuple[str, Scores, Scores]]:
+    """The scenarios that both runs have, with the main scores of each by entry and instance."""
+    for scenario in first.scenarios:
+        if scenario in other.scenarios:
+            a, b = (next(iter(each.scenarios[scenario].values())) for each in (first, other))
+            yield scenario, a.by_entry, b.by_entry

@@ -188,6 +188,9 @@ def _content(run: Run, name: str, load: Any) -> dict[str, Any]:
     except (ValueError, RecursionError):
         run.problems.append(f"{name} is damaged")
         return {}
+    except Exception as error:  # YAML's tags can raise any
+        run.problems.append(f"{name} is damaged ({type(error).__name__})")
+        return {}
     if not isinstance(content, dict):
         run.problems.append(f"{name} holds no mapping")
         return {}

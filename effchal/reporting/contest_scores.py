@@ -1,17 +1,16 @@
 """What our evaluations and HELM runs scored on the contest's metrics, instance by instance."""
 
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from effchal.evaluation.helm.results import run_folder
-from effchal.reporting.collect import RECORDS, Run
+from effchal.reporting.collect import RECORDS, Run, number
 from effchal.reporting.finals import Floats
 
 # The scenario of the contest that an entry belongs to, and the metric there. HELM of 2023 scored
@@ -29,11 +28,18 @@ PERTURBED = {"robustness": "EM (Robustness)", "fairness": "EM (Fairness)"}
 FILE = "per_instance_stats.json"  # of HELM
 
 
+class Instance(NamedTuple):
+    """A question. Two runs asked the same one if both values are equal."""
+
+    id: str
+    digest: str = ""  # of prompt and choices; HELM's files have none
+
+
 @dataclass
 class MetricScores:
     """One metric of a scenario, by entry and instance. An entry is a part, such as a subject."""
 
-    by_entry: dict[str, dict[str, float]] = field(default_factory=dict)
+    by_entry: dict[str, dict[Instance, float]] = field(default_factory=dict)
 
     @property
     def instances(self) -> int:
@@ -65,7 +71,7 @@ class ContestScores:
     scenarios: dict[str, dict[str, MetricScores]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)  # what of the run is no score, and why
 
-    def add(self, scenario: str, metric: str, entry: str, scores: dict[str, float]) -> None:
+    def add(self, scenario: str, metric: str, entry: str, scores: dict[Instance, float]) -> None:
         metrics = self.scenarios.setdefault(scenario, {})
         metrics.setdefault(metric, MetricScores()).by_entry[entry] = scores
 
@@ -93,8 +99,9 @@ def scores_of(run: Run, decoding: str) -> ContestScores:
         elif run.kind == "helm":
             _read_helm(run, found)
             found.keep_whole_metrics()
-    except (AttributeError, KeyError, TypeError):
-        found.left_out.append(f"{RECORDS[run.kind]} is not as this version writes it")
+    except Exception as error:  # a file may hold anything
+        reason = f"is not as this version writes it ({type(error).__name__})"
+        found.left_out.append(f"{RECORDS[run.kind]} {reason}")
     return found
 
 
@@ -126,15 +133,11 @@ def _read_evaluation(run: Run, decoding: str, found: ContestScores) -> None:
 
 def _answers(
     lines: Iterable[dict[str, Any]], decoding: str, metric: str
-) -> Iterator[tuple[str, float]]:
+) -> Iterator[tuple[Instance, float]]:
     for line in lines:
-        try:
-            score = float(line["decodings"][decoding]["metrics"][metric])
-        except (KeyError, TypeError, ValueError, OverflowError):  # the count of what is left tells
-            continue
-        if math.isfinite(score):
-            # With the prompt, so that two runs are paired by questions that are the same.
-            yield f"{line['id']} {line.get('prompt_sha256', '')}", score
+        score = number(line, "decodings", decoding, "metrics", metric)
+        if score is not None:  # the count of what is left tells
+            yield Instance(str(line["id"]), str(line.get("prompt_sha256", ""))), score
 
 
 def _read_helm(run: Run, found: ContestScores) -> None:
@@ -153,7 +156,7 @@ def _read_helm_run(
 ) -> None:
     try:
         rows = list(_helm_scores(json.loads(path.read_text("utf-8")), metric, run.get("split")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return found.left_out.append(f"{path} cannot be read ({type(error).__name__})")
     original = {instance: score for instance, perturbation, score in rows if not perturbation}
     if not original:
@@ -171,18 +174,21 @@ def _read_helm_run(
 
 def _helm_scores(
     records: list[dict[str, Any]], metric: str, split: str | None
-) -> Iterator[tuple[str, dict[str, Any], float]]:
+) -> Iterator[tuple[Instance, dict[str, Any], float]]:
     """Instance, perturbation ({}: none) and score of each record, on the split that counts."""
     for record in records:
         for stat in record["stats"]:
             name = stat["name"]
             if name["name"] == metric and name.get("split") == split:
-                yield record["instance_id"], record.get("perturbation") or {}, float(stat["mean"])
+                score = number(stat, "mean")
+                if score is None:
+                    raise ValueError("a score that is no number")
+                yield Instance(record["instance_id"]), record.get("perturbation") or {}, score
 
 
-def _worst(rows: list[tuple[str, dict[str, Any], float]], kind: str) -> dict[str, float]:
+def _worst(rows: list[tuple[Instance, dict[str, Any], float]], kind: str) -> dict[Instance, float]:
     """The lowest score over an instance's perturbations of a kind, as HELM takes it."""
-    worst: dict[str, float] = {}
+    worst: dict[Instance, float] = {}
     for instance, perturbation, score in rows:
         if perturbation.get(kind):
             worst[instance] = min(score, worst.get(instance, score))

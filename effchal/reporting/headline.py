@@ -91,7 +91,8 @@ def score_card(
     if lower:
         why.append(f"next is {of(lower[0])} with {lower[0]['score']:.3f}")
         if lower[0]["instances"] != best["instances"]:
-            why.append(f"that one on {counted(int(lower[0]['instances'] or 0))}")
+            other = int(lower[0]["instances"] or 0)
+            why.append(f"that one on {counted(other) if other else 'an unknown number of them'}")
         if overlap(best, lower[0]):
             why.append("their intervals overlap, so the order may be chance")
     if len(found) == 1:
@@ -126,7 +127,7 @@ def interval_of(score: dict[str, Any]) -> tuple[float, float] | None:
     low, high, count = score.get("low"), score.get("high"), int(score["instances"] or 0)
     if low is None or high is None:
         return None
-    if low == high and low in (0, 1) and count:
+    if low == high and low in (0, 1) and count > 0:
         rare = 1 - 0.025 ** (1 / count)
         return (0.0, rare) if low == 0 else (1 - rare, 1.0)
     return low, high

@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from effchal.reporting.collect import Run
-from effchal.reporting.curves import cut, dicts, rounded
+from effchal.reporting.collect import Run, number
+from effchal.reporting.curves import cut, dicts, is_finite, rounded
 from effchal.reporting.scores import mapping
 
 
@@ -66,13 +66,14 @@ def answers_of(
     for decoding, answer in record["decodings"].items():
         answer = mapping(answer)
         metrics = mapping(answer.get("metrics"))
-        score = metrics.get(metric) if metric else next(iter(metrics.values()), None)
+        name = metric or next(iter(metrics), "")
+        score = number(metrics, name)
         each: dict[str, Any] = {"run": label, "decoding": decoding}
-        if isinstance(score, (int, float)):
-            each |= {"score": rounded(float(score)), "metric": metric or next(iter(metrics))}
+        if score is not None:
+            each |= {"score": rounded(score), "metric": name}
         logprobs = answer.get("logprobs")
-        if isinstance(logprobs, list):
-            each["logprobs"] = [rounded(x) for x in logprobs if isinstance(x, (int, float))]
+        if isinstance(logprobs, list) and all(map(is_finite, logprobs)):
+            each["logprobs"] = [rounded(x) for x in logprobs]
         else:
             each["text"] = cut(str(answer.get("text", "")), longest)
         found.append(each)

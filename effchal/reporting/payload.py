@@ -119,7 +119,7 @@ def report_of(found: Found, paths: Sequence[Path], make: Callable[["Report"], T]
     """What `make` makes of the report. A run that cannot be shown is listed with the reason."""
     try:
         return make(Report(found, paths))
-    except (ConfigError, OSError):
+    except ConfigError:
         raise
     except Exception:  # files of a foreign program, or damaged in a way that nobody foresaw
         shown = Found(others=list(found.others))

@@ -47,7 +47,9 @@ def _of_evaluation(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def _interval(prefix: str, values: dict[str, Any], *keys: str) -> dict[str, float | None]:
-    return {f"{prefix}{end}": number(values, *keys, end) for end in ("low", "high")}
+    """Both ends, or None for both where one is not known."""
+    ends = {f"{prefix}{end}": number(values, *keys, end) for end in ("low", "high")}
+    return dict.fromkeys(ends) if None in ends.values() else ends
 
 
 def _of_helm(run: Run) -> Iterator[dict[str, Any]]:

@@ -3,33 +3,10 @@
 import json
 
 import pytest
+from support.contest_runs import OPEN, evaluation
 
 from effchal.config import ConfigError
 from effchal.reporting.challenge import challenge_report
-
-OPEN = {
-    "mmlu:subject=anatomy": "exact_match",
-    "truthful_qa:task=mc_single": "exact_match",
-    "big_bench:task=snarks,subtask=": "exact_match",
-    "gsm": "exact_match_indicator",
-    "bbq:subject=Religion": "exact_match",
-}
-
-
-def evaluation(folder, right_of, n=40, decoding="greedy", status="finished"):
-    """An evaluation's files, in which the first `right_of[entry]` of n instances are right."""
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text("name: a\n")
-    entries, lines = {}, []
-    for entry, right in right_of.items():
-        entries[entry] = {"split": "test", "instances": n, "decodings": {decoding: {}}}
-        for i in range(n + 3):
-            metrics = {OPEN.get(entry, "exact_match"): float(i < right), "other": 1.0}
-            line = {"entry": entry, "id": f"id{i}", "split": "test" if i < n else "valid"}
-            lines.append(line | {"decodings": {decoding: {"metrics": metrics}}})
-    (folder / "results.json").write_text(json.dumps({"status": status, "entries": entries}))
-    (folder / "instances.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
 
 
 def test_a_run_that_beats_all_is_first_and_one_that_beats_none_is_last(tmp_path):
@@ -137,6 +114,24 @@ def test_two_runs_are_compared_pair_by_pair(tmp_path):
     assert "Differences to a" in report.text()
 
 
+def test_instances_with_other_prompts_are_counted_and_not_paired(tmp_path):
+    for name, right, alike in (("a", 10, 40), ("b", 30, 25), ("c", 30, 0)):
+        folder = evaluation(tmp_path / name, {"gsm": right})
+        lines = map(json.loads, (folder / "instances.jsonl").read_text().splitlines())
+        digests = ("same" if i < alike else name for i in range(43))
+        told = [line | {"prompt_sha256": next(digests)} for line in lines]
+        (folder / "instances.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
+    report = challenge_report([tmp_path])
+    (difference,) = report.differences
+    assert (difference.run, difference.instances, difference.better) == ("b", 25, 15)
+    assert report.unpaired == [
+        "b, GSM8K: 15 instances have another prompt than in a, so not compared",
+        "c, GSM8K: 40 instances have another prompt than in a, so not compared",
+    ]
+    assert "- c, GSM8K: 40 instances have another prompt" in report.text()
+    assert report.to_json()["unpaired"] == report.unpaired
+
+
 def test_three_pairs_that_agree_are_too_few(tmp_path):
     """A bootstrap interval of three wins to none leaves out zero; the exact test does not."""
     evaluation(tmp_path / "a", {"mmlu:subject=anatomy": 3}, n=9)
@@ -173,8 +168,8 @@ def test_records_of_a_strange_shape_are_named(tmp_path):
         (tmp_path / name[0]).mkdir()
         (tmp_path / name[0] / name).write_text(json.dumps(record))
     assert challenge_report([tmp_path]).left_out == [
-        "r: results.json is not as this version writes it",
-        "s: scores.json is not as this version writes it",
+        "r: results.json is not as this version writes it (AttributeError)",
+        "s: scores.json is not as this version writes it (KeyError)",
     ]
 
 
@@ -182,6 +177,10 @@ def test_scores_that_are_no_numbers_do_not_count(tmp_path):
     folder = evaluation(tmp_path / "run", {"gsm": 3})
     text = (folder / "instances.jsonl").read_text()
     (folder / "instances.jsonl").write_text(text.replace("1.0", "NaN", 1))
+    with pytest.raises(ConfigError, match="has 39 of 40 scores"):
+        challenge_report([folder])
+    text = text.replace("1.0", "1" + "0" * 400, 1).replace("1.0", '"1.0"', 1)
+    (folder / "instances.jsonl").write_text(text)
     with pytest.raises(ConfigError, match="has 39 of 40 scores"):
         challenge_report([folder])
 
@@ -270,20 +269,3 @@ def test_the_published_table_is_shown_recomputed():
     assert "4090-5 (reference) 0.167" in text
     assert "12 of 12 columns" in text
     assert "31 metrics themselves cannot be recomputed" in text
-
-
-def test_the_command_prints_the_report_and_writes_it_for_programs(tmp_path, monkeypatch, capsys):
-    from effchal import report
-
-    evaluation(tmp_path / "run", {"gsm": 3})
-    file = tmp_path / "places.json"
-    words = ["--challenge", "--track", "a100", str(tmp_path / "run"), "--json", str(file)]
-    monkeypatch.setattr("sys.argv", ["effchal report", *words])
-    report.main()
-    assert "Track a100 of 2023: 9 finalists" in capsys.readouterr().out
-    assert json.loads(file.read_text())["runs"][0]["places"] == 10
-    monkeypatch.setattr("sys.argv", ["effchal report", *words, "--decoding", "dola"])
-    with pytest.raises(SystemExit) as end:
-        report.main()
-    assert end.value.code == 2
-    assert "gsm has no decoding 'dola'; it has: greedy" in capsys.readouterr().err

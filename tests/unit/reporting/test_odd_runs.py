@@ -1,33 +1,53 @@
 """One odd run never stops the page, and what it holds is never taken for a number."""
 
+import contextlib
 import json
 import random
+import re
 
 import pytest
 
+from effchal.config import ConfigError
 from effchal.evaluation.stats import mean_interval
+from effchal.reporting.challenge import challenge_report
 from effchal.reporting.collect import collect
+from effchal.reporting.export import write_pngs
 from effchal.reporting.headline import headline, interval_of, loss_cards
 from effchal.reporting.page import fitting_page
 from effchal.reporting.payload import Detail, report_of
+from effchal.reporting.tables import estimate
 
 METRIC = {"mean": 0.5, "low": 0.25, "high": 0.75}
 RUN = {"status": "finished", "step": 2, "steps_planned": 2, "validation_loss": 2.5, "spent_s": 9.0}
 RUN |= {"data_sha256": "d", "base_model": "b", "peak_memory_gib": 1.5, "limit_s": 60.0}
 RUN |= {"plan": {"memory_gib": {"predicted": 1.0, "actual": 1.5}, "tokens_per_s": 5.0}}
 RESULTS = {"status": "finished", "name": "a", "model": {"bundle": None, "base_model": "b"}}
-ENTRY = {"split": "test", "instances": 2, "main_metric": "em"}
-RESULTS |= {"entries": {"gsm": {**ENTRY, "decodings": {"greedy": {"metrics": {"em": METRIC}}}}}}
+ENTRY = {"split": "test", "instances": 1, "main_metric": "em"}
+METRICS = {"em": METRIC, "exact_match_indicator": METRIC}
+RESULTS |= {"entries": {"gsm": {**ENTRY, "decodings": {"greedy": {"metrics": METRICS}}}}}
 LINES = [{"step": 1, "loss": 3.0, "spent_s": 4.0, "lr": 0.1}, {"step": 2, "validation_loss": 2.5}]
-ANSWER = {"text": "4", "metrics": {"em": 1.0}}
+ANSWER = {"text": "4", "metrics": {"em": 1.0, "exact_match_indicator": 1.0}}
 INSTANCE = {"entry": "gsm", "id": "1", "split": "test", "prompt_sha256": "x", "prompt": "2 + 2"}
 INSTANCE |= {"references": [{"text": "4", "correct": True}], "decodings": {"greedy": ANSWER}}
+SOURCE = {
+    "source": "own",
+    "license": "MIT",
+    "rows": 9,
+    "kept": 8,
+    "dropped": {"loop": {"count": 1}},
+}
+MIX = {"sha256": "m", "sources": [SOURCE]}
 ODD = [None, True, -1, 10**400, float("nan"), "", "</script>", [], {}, [[]], {"a": {"b": 1}}]
 
 
-def runs_in(folder, run=RUN, results=RESULTS, lines=LINES, instance=INSTANCE):
+def runs_in(folder, run=RUN, results=RESULTS, lines=LINES, instance=INSTANCE, mix=MIX):
     for name, files in {
-        "train": {"run.json": run, "config.yaml": {"name": "a"}, "metrics.jsonl": lines},
+        "train": {
+            "run.json": run,
+            "config.yaml": {"name": "a"},
+            "metrics.jsonl": lines,
+            "mix.json": mix,
+        },
         "good": {"run.json": RUN, "config.yaml": {"name": "b"}, "metrics.jsonl": LINES},
         "evaluation": {"results.json": results, "instances.jsonl": [instance]},
     }.items():
@@ -48,22 +68,66 @@ def mutated(value, draw):
     return dict(pairs) if isinstance(value, dict) else [each for _, each in pairs]
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(200))
 def test_a_page_is_made_whatever_one_file_holds(tmp_path, seed):
     draw = random.Random(seed)
-    originals = {"run": RUN, "results": RESULTS, "lines": LINES, "instance": INSTANCE}
+    originals = {"run": RUN, "results": RESULTS, "lines": LINES, "instance": INSTANCE, "mix": MIX}
     name = draw.choice(list(originals))
     folder = runs_in(tmp_path, **{name: mutated(originals[name], draw)})
     page, data = report_of(collect([folder]), [folder], fitting_page)
     assert "</html>" in page
     good = [row for row in data["rows"] if row["run"].startswith("good")]
     assert [row["loss_after"] for row in good] == [2.5]
+    with contextlib.suppress(ConfigError):
+        challenge_report([folder])
 
 
 def test_a_config_that_holds_itself_is_damaged(tmp_path):
     runs_in(tmp_path)
     (tmp_path / "train" / "config.yaml").write_text("a: &a\n  b: *a\n")
     assert [each.reason for each in collect([tmp_path]).damaged] == ["config.yaml holds itself"]
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]", "a: !!int ''", "a: !!bool x", "a: 2024-13-45"])
+def test_odd_yaml_is_listed(tmp_path, text):
+    runs_in(tmp_path)
+    (tmp_path / "train" / "config.yaml").write_text(text)
+    _, data = report_of(collect([tmp_path]), [tmp_path], fitting_page)
+    (problem,) = data["problems"]
+    assert problem["folder"].endswith("train")
+    assert re.match(r"config.yaml is damaged|cannot be shown \(RecursionError", problem["reason"])
+
+
+def test_numbers_too_large_are_not_measured(tmp_path):
+    results = json.loads(json.dumps(RESULTS).replace("0.25", "1" + "0" * 400))
+    answer = {"text": "4", "metrics": {"em": 10**400}}
+    instance = {**INSTANCE, "decodings": {"greedy": answer, "b": {"logprobs": [10**400, -1.0]}}}
+    runs_in(tmp_path, {**RUN, "step": 10**400}, results, [{"step": 1, "loss": 10**400}], instance)
+    data = report_of(collect([tmp_path]), [tmp_path], lambda report: report.data(Detail()))
+    assert data["problems"] == []
+    assert [row.get("steps") for row in data["rows"]] == [None, 2, None]
+    assert {curve["run"] for curve in data["curves"]} == {"good"}
+    greedy, other = data["instances"][0]["answers"]
+    assert "score" not in greedy
+    assert "logprobs" not in other
+
+
+def test_half_an_interval_is_none(tmp_path):
+    half = {"metrics": {"em": {"mean": 0.5, "low": 0.25}}}
+    entries = {"gsm": {**ENTRY, "decodings": {"greedy": half, "b": half}}}
+    runs_in(tmp_path / "runs", results={**RESULTS, "entries": entries})
+    found = collect([tmp_path])
+    data = report_of(found, [tmp_path], lambda report: report.data(Detail()))
+    assert {(each["score"], each["low"], each["high"]) for each in data["scores"]} == {
+        (0.5, None, None)
+    }
+    assert tmp_path / "png" / "decodings_0.png" in write_pngs(data, tmp_path / "png")
+
+
+@pytest.mark.parametrize("spent", [1e300, -1e300, 10**400, 0.0])
+def test_absurd_paces_give_no_estimate(spent):
+    steps = [{"step": 1, "spent_s": 1.0}, {"step": 2, "spent_s": spent}]
+    assert estimate(steps, 1e300) == {}
 
 
 def test_runs_of_unknown_data_are_in_no_group(tmp_path):
@@ -88,6 +152,8 @@ def test_one_right_answer_is_not_surely_better_than_many():
     assert "1 instance;" in card["why"]
     assert "that one on 100 instances" in card["why"]
     assert "may be chance" in card["why"]
+    (card,) = headline([], [], [score("few", 1.0, 1), many | {"instances": None}])
+    assert "that one on an unknown number of them" in card["why"]
 
 
 def test_answers_that_are_all_wrong_have_the_exact_interval():

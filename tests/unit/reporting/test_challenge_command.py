@@ -1,0 +1,45 @@
+"""`effchal report --challenge` as a command: what it prints, writes and refuses."""
+
+import json
+
+import pytest
+from support.contest_runs import evaluation
+
+from effchal import report
+
+
+def test_the_command_prints_the_report_and_writes_it_for_programs(tmp_path, monkeypatch, capsys):
+    evaluation(tmp_path / "run", {"gsm": 3})
+    file = tmp_path / "places.json"
+    words = ["--challenge", "--track", "a100", str(tmp_path / "run"), "--json", str(file)]
+    monkeypatch.setattr("sys.argv", ["effchal report", *words])
+    report.main()
+    assert "Track a100 of 2023: 9 finalists" in capsys.readouterr().out
+    assert json.loads(file.read_text())["runs"][0]["places"] == 10
+    monkeypatch.setattr("sys.argv", ["effchal report", *words, "--decoding", "dola"])
+    with pytest.raises(SystemExit) as end:
+        report.main()
+    assert end.value.code == 2
+    assert "gsm has no decoding 'dola'; it has: greedy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("other", [["--csv", "a.csv"], ["--png", "png"], ["--watch"]])
+def test_other_forms_are_refused_in_one_line(tmp_path, monkeypatch, capsys, other):
+    evaluation(tmp_path / "run", {"gsm": 3})
+    monkeypatch.setattr("sys.argv", ["effchal report", "--challenge", str(tmp_path), *other])
+    with pytest.raises(SystemExit) as end:
+        report.main()
+    out, err = capsys.readouterr()
+    assert (end.value.code, out, err.count("\n")) == (2, "", 1)
+    assert "--challenge goes with --json alone" in err
+
+
+def test_a_file_that_cannot_be_written_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    evaluation(tmp_path / "run", {"gsm": 3})
+    words = ["--challenge", str(tmp_path), "--json", "/proc/x"]
+    monkeypatch.setattr("sys.argv", ["effchal report", *words])
+    with pytest.raises(SystemExit) as end:
+        report.main()
+    out, err = capsys.readouterr()
+    assert (end.value.code, out, err.count("\n")) == (2, "", 1)
+    assert "cannot write /proc/x" in err
