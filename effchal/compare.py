@@ -10,6 +10,8 @@ compared with the first one.
 import argparse
 import importlib.util
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,24 +81,36 @@ def run(arguments: argparse.Namespace) -> str:
         raise ConfigError("comparing needs numpy; pip install 'effchal[evaluate]'")
     from effchal.evaluation.compare import Settings, compare
     from effchal.evaluation.compare_text import as_markdown, as_text
-    from effchal.evaluation.locate import evaluations
+    from effchal.evaluation.locate import evaluations, left_out
     from effchal.evaluation.scored import read_scored
 
     folders = evaluations(arguments.folders)
     if asked and len(folders) > 1:
         raise ConfigError(f"--decodings compares within one evaluation, got {len(folders)} folders")
+    unfinished = left_out(arguments.folders)
+    refuse_twice("--decodings", asked or [])
+    refuse_twice("folders", [folder.resolve() for folder in folders])
     if asked:
         models = [read_scored(folders[0], name) for name in asked]
     else:
         models = [read_scored(folder, arguments.decoding) for folder in folders]
     if len(models) == 1:
-        raise ConfigError(f"one evaluation, {folders[0]}; give a second folder, or --decodings")
+        hint = "; ".join([*unfinished, "give a second folder, or --decodings"])
+        raise ConfigError(f"one evaluation, {folders[0]}; {hint}")
     result = compare(models, Settings(arguments.metric, confidence, resamples))
+    result.refused += unfinished
     if arguments.png:
         draw(result, Path(arguments.png))
     if arguments.json:
         return json.dumps(result.to_dict(), indent=2)
     return as_markdown(result) if arguments.markdown else as_text(result)
+
+
+def refuse_twice(what: str, given: Sequence[object]) -> None:
+    """Raises ConfigError if something is given twice: it differs from itself in nothing."""
+    twice = [str(each) for each, count in Counter(given).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{what}: {', '.join(twice)} is given twice; name each once")
 
 
 def draw(result: "Comparison", path: Path) -> None:

@@ -95,12 +95,15 @@ class Comparison:
             "first": next(iter(models)),
             "confidence": self.settings.confidence,
             "power_of_needed": POWER,
-            "differences": [
-                asdict(each) | {"shown": each.is_shown(self.settings.confidence)}
-                for each in self.differences
-            ],
+            "differences": [self.as_plain(each) for each in self.differences],
             "refused": self.refused,
         }
+
+    def as_plain(self, each: Difference) -> dict[str, Any]:
+        values = asdict(each) | {"shown": each.is_shown(self.settings.confidence)}
+        if each.found.instances == 1:  # one question gives no interval
+            values["found"]["difference"] |= {"low": None, "high": None}
+        return values
 
 
 def compare(models: Sequence[Scored], settings: Settings) -> Comparison:

@@ -52,7 +52,8 @@ def table(result: Comparison) -> list[list[str]]:
         cells = [names[each.entry], found.metric, str(found.instances)]
         cells += ["" if are_two else f"{each.other} - A"]
         cells += [f"{found.first_score:.3f}", f"{found.other_score:.3f}", f"{gap.mean:+.3f}"]
-        cells += [f"[{gap.low:+.3f}, {gap.high:+.3f}]"]
+        is_known = found.instances > 1
+        cells += [f"[{gap.low:+.3f}, {gap.high:+.3f}]" if is_known else "not known"]
         cells += ["" if counts is None else "/".join(map(str, vars(counts).values()))]
         cells += [p_text(found.p), "" if corrected is None else p_text(corrected)]
         rows.append(cells)
@@ -107,7 +108,7 @@ def sentence(each: Difference, confidence: float) -> str:
             what = f"{other} and A score the same on {found.instances} questions"
         interval = f"{level} {gap.low:+.3f} to {gap.high:+.3f}"
     if found.instances == 1:
-        interval = "one question gives no interval"
+        interval = f"{level} not known from one question"
     return f"{what}; {interval}; {verdict(each, confidence)}."
 
 

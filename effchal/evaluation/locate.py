@@ -16,8 +16,8 @@ OUTPUTS = Path("outputs")
 def evaluations(paths: Sequence[str | Path]) -> list[Path]:
     """The folders of evaluations and HELM runs that the paths stand for, in their order.
 
-    A sweep's folder stands for all of its evaluations. A bundle or training run stands for the
-    newest finished evaluation of it below outputs/ that has an entry in common with the others.
+    A sweep's folder stands for all of its finished evaluations. A bundle or training run stands
+    for its newest finished one below outputs/ that has an entry in common with the others.
 
     Raises:
         ConfigError: a path that is none of these, or a model without a finished evaluation.
@@ -38,9 +38,9 @@ def candidates(path: Path) -> list[list[Path]]:
         raise ConfigError(f"no folder {path} (from {Path.cwd()})")
     if is_evaluation(path):
         return [[path]]
-    jobs = [each for each in path.iterdir() if each.is_dir() and is_evaluation(each)]
-    if jobs and not (path / "config.yaml").is_file():
-        return [sorted(jobs, key=lambda each: (len(each.name), each.name))]  # 2 before 10
+    if is_sweep(path):
+        done = [job for job in jobs_of(path) if why_left_out(job) is None]
+        return [done] if done else []
     bundle = next((each for each in (path, path / "bundle") if is_bundle(each)), None)
     if bundle is not None:
         return [[each] for each in finished_evaluations(bundle)]
@@ -50,6 +50,37 @@ def candidates(path: Path) -> list[list[Path]]:
         f"{path} is no evaluation, HELM run, training run or bundle: it has no {EVALUATION}, "
         f"{HELM_RUN} or manifest.json"
     )
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder holds jobs that are evaluations, and is none itself."""
+    is_run = is_evaluation(folder) or (folder / "config.yaml").is_file()
+    return not is_run and any(map(is_evaluation, jobs_of(folder)))
+
+
+def jobs_of(sweep: Path) -> list[Path]:
+    """Folders of a sweep's jobs, 2 before 10."""
+    found = [each for each in sweep.iterdir() if each.is_dir()]
+    jobs = [each for each in found if is_evaluation(each) or (each / "config.yaml").is_file()]
+    return sorted(jobs, key=lambda each: (len(each.name), each.name))
+
+
+def why_left_out(job: Path) -> str | None:
+    """Why a sweep's job cannot be compared, or None for a finished one."""
+    if not is_evaluation(job):
+        return f"{job} is not finished"
+    try:
+        finished(job, EVALUATION if (job / EVALUATION).is_file() else HELM_RUN)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def left_out(paths: Sequence[str | Path]) -> list[str]:
+    """Why jobs of the sweeps among the paths are not compared."""
+    sweeps = [path for path in (Path(each).expanduser() for each in paths) if is_sweep(path)]
+    reasons = [why_left_out(job) for sweep in sweeps for job in jobs_of(sweep)]
+    return [reason for reason in reasons if reason is not None]
 
 
 def is_evaluation(folder: Path) -> bool:
@@ -94,10 +125,19 @@ def with_common_entry(found: list[list[list[Path]]]) -> list[list[Path]]:
 
 
 def entries_of(folders: list[Path]) -> set[str]:
-    """Entries that every one of the folders has."""
+    """Entries that every one of the folders has.
+
+    Raises:
+        ConfigError: a damaged record.
+    """
     names = []
     for folder in folders:
         is_own = (folder / EVALUATION).is_file()
-        record: dict[str, Any] = read_record(folder / (EVALUATION if is_own else HELM_RUN))
-        names.append(set(record.get("entries", ())) | {r["entry"] for r in record.get("runs", ())})
+        path = folder / (EVALUATION if is_own else HELM_RUN)
+        record: dict[str, Any] = read_record(path)
+        runs = record.get("runs", ())
+        try:
+            names.append(set(record.get("entries", ())) | {run["entry"] for run in runs})
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"{path} is damaged ({error!r})") from error
     return set.intersection(*names)

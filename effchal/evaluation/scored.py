@@ -1,11 +1,11 @@
 """Scored instances of one model under one decoding, read from an evaluation or a HELM run."""
 
 import json
-import math
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from effchal.config import Config, ConfigError, load_config
 from effchal.evaluation.helm.results import run_folder
@@ -14,6 +14,7 @@ from effchal.evaluation.results import BASELINE, Record, prompt_digest
 from effchal.runs import read_json_lines, read_record
 
 EVALUATION, HELM_RUN = "results.json", "scores.json"
+T = TypeVar("T")
 UNNAMED = Config.name  # what an evaluation is called by default
 
 
@@ -80,7 +81,8 @@ def decodings_of(folder: Path) -> list[str]:
     """The names of an evaluation's decodings, in their order."""
     entries = finished(folder, EVALUATION)["entries"]
     try:
-        return list(dict.fromkeys(n for entry in entries.values() for n in entry["decodings"]))
+        found = [_of(dict, entry, "decodings") for entry in entries.values()]
+        return list(dict.fromkeys(name for each in found for name in each))
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{folder / EVALUATION} is damaged ({error!r})") from error
 
@@ -88,25 +90,21 @@ def decodings_of(folder: Path) -> list[str]:
 def _read_evaluation(folder: Path, results: dict[str, Any], decoding: str | None) -> Scored:
     name = _choose(folder, decodings_of(folder), decoding)
     entries: dict[str, ScoredEntry] = {}
+    counts: dict[str, int] = {}
     try:
         for entry, summary in results["entries"].items():
             if name in summary["decodings"]:
-                entries[entry] = ScoredEntry(summary["split"], summary["main_metric"])
-    except (KeyError, TypeError) as error:
+                entries[entry] = ScoredEntry(
+                    _of(str, summary, "split"), _of(str, summary, "main_metric")
+                )
+                counts[entry] = _of(int, summary, "instances")
+    except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{folder / EVALUATION} is damaged ({error!r})") from error
-    try:
-        for line in read_json_lines(folder / "instances.jsonl"):
-            record = Record.from_json(line)
-            scored = entries.get(record.entry)
-            if scored is not None and record.split == scored.split:
-                metrics = _numbers(record.decodings[name].metrics)
-                scored.instances[record.id] = ScoredInstance(record.prompt_sha256, metrics)
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{folder}/instances.jsonl is damaged ({error!r})") from error
+    _read_instances(folder, name, entries)
     # A pooled entry has no instances of its own.
     entries = {entry: each for entry, each in entries.items() if not is_pooled(entry)}
     for entry, each in entries.items():
-        wanted = results["entries"][entry]["instances"]
+        wanted = counts[entry]
         if len(each.instances) != wanted:
             raise ConfigError(
                 f"{folder}/instances.jsonl has {len(each.instances)} of the {wanted} instances "
@@ -115,11 +113,39 @@ def _read_evaluation(folder: Path, results: dict[str, Any], decoding: str | None
     return Scored(folder, model_label(results), name, entries)
 
 
+def _of(kind: type[T], summary: dict[str, Any], key: str) -> T:
+    """Raises TypeError if the value is of another kind."""
+    value = summary[key]
+    if not isinstance(value, kind):
+        raise TypeError(f"{key} is {str(value)[:50]}, no {kind.__name__}")
+    return value
+
+
+def _read_instances(folder: Path, decoding: str, entries: dict[str, ScoredEntry]) -> None:
+    """Add the instances of the split that counts.
+
+    Raises:
+        ConfigError: damaged, or a metric that is no finite number.
+    """
+    path = folder / "instances.jsonl"
+    for line in read_json_lines(path):
+        try:
+            record = Record.from_json(line)
+            scored = entries.get(record.entry)
+            if scored is not None and record.split == scored.split:
+                metrics = _numbers(record.decodings[decoding].metrics)
+                scored.instances[record.id] = ScoredInstance(record.prompt_sha256, metrics)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            where = f"{line.get('entry')}, instance {line.get('id')}"
+            raise ConfigError(f"{path} is damaged at {where} ({error!r})") from error
+
+
 def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
-    """Raises ValueError if one is no finite number."""
+    """Raises ValueError if one is no finite number, or too large for a float."""
     for name, value in metrics.items():
-        if type(value) not in (int, float, bool) or not math.isfinite(value):
-            raise ValueError(f"{name} is {value!r:.50}, no finite number")
+        is_number = type(value) in (int, float, bool)
+        if not is_number or not abs(value) <= sys.float_info.max:
+            raise ValueError(f"{name} is {str(value)[:50]}, no finite number")
     return metrics
 
 

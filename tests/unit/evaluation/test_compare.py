@@ -12,6 +12,7 @@ from support.paths import ROOT
 from effchal import compare as command
 from effchal.config import ConfigError
 from effchal.evaluation.results import prompt_digest
+from effchal.evaluation.scored import model_label
 
 RIGHT_A = [1.0] * 20 + [0.0] * 20
 RIGHT_B = [1.0] * 18 + [0.0] * 2 + [1.0] * 10 + [0.0] * 10  # loses 2, gains 10
@@ -70,10 +71,11 @@ def test_the_table_of_more_than_two_names_the_other_one(pair, tmp_path):
     assert first.index("18/2/10/10") + 10 == second.index("0/20/0/20") + 9  # to the right
 
 
-def test_a_model_against_itself_shows_nothing(pair):
-    (one,) = compared(pair[0], pair[0])["differences"]
+def test_a_model_with_the_same_answers_shows_nothing(pair, tmp_path):
+    same = write_evaluation(tmp_path / "same", {"gsm": RIGHT_A})
+    (one,) = compared(pair[0], same)["differences"]
     assert (one["found"]["p"], one["needed"], one["shown"]) == (1.0, None, False)
-    assert "equally many of 40 questions right" in compare(pair[0], pair[0])
+    assert "equally many of 40 questions right" in compare(pair[0], same)
 
 
 def test_a_metric_between_0_and_1_flips_signs(tmp_path):
@@ -194,6 +196,48 @@ def test_the_folder_of_a_sweep_stands_for_its_evaluations(tmp_path):
     assert [each["folder"].rpartition("/")[2] for each in found] == ["0", "2", "10"]
 
 
+def test_an_unfinished_job_of_a_sweep_is_left_out_and_told(tmp_path):
+    write_evaluation(tmp_path / "sweep" / "0", {"gsm": RIGHT_A})
+    half = write_evaluation(tmp_path / "sweep" / "1", {"gsm": RIGHT_A}, status="running")
+    with pytest.raises(ConfigError, match=f"{half} is running, not finished"):
+        compare(tmp_path / "sweep")
+    write_evaluation(tmp_path / "sweep" / "2", {"gsm": RIGHT_B})
+    (tmp_path / "sweep" / "3").mkdir()
+    (tmp_path / "sweep" / "3" / "config.yaml").touch()
+    found = compared(tmp_path / "sweep")
+    assert [each["folder"][-2:] for each in found["models"].values()] == ["/0", "/2"]
+    assert found["refused"][0].startswith(f"{half} is running")
+    assert f"{tmp_path}/sweep/3 is not finished" in compare(tmp_path / "sweep")
+
+
+def test_a_job_of_a_sweep_is_named_with_its_sweep():
+    record = {"model": {"bundle": "outputs/train/sweep/3/bundle", "base_model": "org/base"}}
+    assert model_label(record) == "sweep/3"
+
+
+@pytest.mark.parametrize("score", [1.0, 0.7])
+def test_one_question_gives_no_interval(score, tmp_path):
+    a = write_evaluation(tmp_path / "a", {"gsm": [0.0]})
+    b = write_evaluation(tmp_path / "b", {"gsm": [score]})
+    (one,) = compared(a, b)["differences"]
+    assert (one["found"]["p"], one["shown"]) == (1.0, False)
+    assert one["found"]["difference"] == {"mean": score, "low": None, "high": None}
+    assert "95 % interval not known from one question" in compare(a, b)
+
+
+def test_a_difference_of_rounding_is_none(tmp_path):
+    a = write_evaluation(tmp_path / "a", {"gsm": [0.1 + 0.2, 0.5]})
+    b = write_evaluation(tmp_path / "b", {"gsm": [0.3, 0.5]})
+    assert "B and A score the same on 2 questions" in compare(a, b)
+    assert compared(a, b)["differences"][0]["needed"] is None
+
+
+def test_more_than_a_million_questions_are_not_counted(tmp_path):
+    a = write_evaluation(tmp_path / "a", {"gsm": [0.1, 0.9]})
+    b = write_evaluation(tmp_path / "b", {"gsm": [0.9, 0.100001]})
+    assert "More than a million questions would show" in compare(a, b)
+
+
 def test_folders_that_cannot_be_compared_are_one_line(pair, tmp_path):
     def why(*arguments):
         with pytest.raises(ConfigError) as caught:
@@ -218,10 +262,12 @@ def test_folders_that_cannot_be_compared_are_one_line(pair, tmp_path):
     assert "instances.jsonl is damaged" in why(*pair)
     assert "--confidence 2: must be in (0, 1)" in why(*pair, "--confidence", "2")
     assert "--resamples 1: must be in" in why(*pair, "--resamples", "1")
-    assert "no entry has the metric mc9" in why(pair[0], pair[0], "--metric", "mc9")
-    twice = (pair[0], pair[0])
-    assert why(*twice, "--png", "no/x.png") == "--png no/x.png: no folder no"
-    assert why(*twice, "--png", "x.txt") == "--png x.txt: must end in .png, .svg, .pdf"
+    same = write_evaluation(tmp_path / "same", {"gsm": RIGHT_A})
+    assert "no entry has the metric mc9" in why(pair[0], same, "--metric", "mc9")
+    assert why(pair[0], f"{pair[0]}/../a").endswith("/a is given twice; name each once")
+    assert "greedy is given twice" in why(pair[0], "--decodings", "greedy", "greedy")
+    assert why(pair[0], same, "--png", "no/x.png") == "--png no/x.png: no folder no"
+    assert why(pair[0], same, "--png", "x.txt") == "--png x.txt: must end in .png, .svg, .pdf"
     assert "do not go together" in why(pair[0], "--decoding", "a", "--decodings", "b")
 
 

@@ -57,6 +57,7 @@ def test_few_differences_of_one_sign_show_as_much_as_their_signs_can(count, p):
 
 def test_the_p_value_of_flipped_signs_is_right_as_often_as_it_says():
     assert sign_flip_p([0.0] * 10, 999) == 1.0
+    assert sign_flip_p([0.5] * 20, 999) == pytest.approx(2 / 2**20)
     assert sign_flip_p([0.5] * 40, 999) == pytest.approx(1 / 1000)
     assert sign_flip_p([0.1, 0.2, -0.3], 999) == 1.0
     generator = random.Random(0)
