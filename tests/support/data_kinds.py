@@ -68,7 +68,7 @@ ASKED = [("user", "Capital of Peru?"), ("assistant", "Lima")]
 PRIME = [{"type": "text", "text": "Name a "}, {"type": "text", "text": "prime."}]
 WEATHER = {"name": "weather", "arguments": '{"city": "Oslo"}'}
 CALLS = [{"type": "function", "function": WEATHER}]
-CALL = json.dumps(WEATHER)
+CALL = json.dumps(WEATHER | {"arguments": {"city": "Oslo"}})  # an object, as prompts spell it
 CALLED = [turn("assistant", None, tool_calls=CALLS), turn("tool", "4 C")]
 NO = [turn("user", "Say no."), turn("assistant", "Yes", weight=0), turn("user", "Say no, please.")]
 SHAREGPT = [{"from": "human", "value": "Capital of Peru?"}, {"from": "gpt", "value": "Lima"}]
