@@ -15,15 +15,19 @@ from effchal.admission.measure import (
     ROUNDING_16_BITS,
     ROUNDING_OF_HEAD,
     ROUNDING_OF_HEAD_16_BITS,
+    ROUNDING_OF_LAYERS,
     Sizes,
     furthest,
+    random_texts,
     within,
 )
+from effchal.config import ConfigError
 from effchal.decoding.contrast import Greedy
 from effchal.decoding.layer_logits import Tap
 from effchal.decoding.score import Scorer
 from effchal.decoding.taps import NewTokens, TappedModel
 from effchal.kernels.attention import packed_hidden_states
+from effchal.kernels.decoder_layer import fused_layers
 from effchal.kernels.loss import chunked_loss
 from effchal.model.route import Decoding, Route, route_of, set_route
 from effchal.model.structure import (
@@ -32,12 +36,14 @@ from effchal.model.structure import (
     backbone,
     causal_lm,
     head,
+    layers_of,
     max_positions,
     set_attention,
 )
 from effchal.model.tokenizer import ModelError
 
 log = logging.getLogger(__name__)
+ALONE = "examples cannot share a row here, so training takes one example at a time"
 
 
 class Check:
@@ -55,12 +61,7 @@ class Check:
         first = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
         self.device, self.exact = first.device, first.dtype is torch.float32
         self.name = type(self.whole).__name__
-        generator = torch.Generator().manual_seed(0)
-        vocabulary = self.whole.config.get_text_config().vocab_size
-        self.texts = [
-            torch.randint(1, vocabulary, (size,), generator=generator).tolist()
-            for size in (sizes.long, sizes.short)
-        ]
+        self.texts = random_texts(sizes, self.whole.config.get_text_config().vocab_size)
         try:
             self.library = [self.alone(ids) for ids in self.texts]
         except Exception as error:
@@ -75,12 +76,11 @@ class Check:
     def route(self, start: Route, training: bool, decoding: bool) -> Route:
         """The fastest route, none faster than `start`, that gives the library's own results."""
         before = route_of(self.model)
-        # Its copy showed that a state depends on how long the whole text is.
         self.prefixes_agree = self.prefixes_agree and start.decoding is not Decoding.reread
         try:
             route = self._end(start)
             if training and route.packed:
-                route = self._packed(route)
+                route = self._fused(self._packed(route))
             if decoding:
                 route = self._decoding(self._taps(route))
             return route
@@ -89,8 +89,7 @@ class Check:
             self._restore_attention()
 
     def _restore_attention(self) -> None:
-        if attention_name(self.whole.config) != self.attention:
-            self.whole.set_attn_implementation(self.attention)
+        self.whole.set_attn_implementation(self.attention)
 
     @torch.no_grad()
     def alone(self, ids: list[int]) -> tuple[Tensor, Tensor]:
@@ -137,18 +136,26 @@ class Check:
         set_route(self.model, route)
         if self.trains_right():
             return route
-        note = (
-            f"{self.name}: examples cannot share a row here, so training takes one example at a "
-            "time"
-        )
+        note = f"{self.name}: {ALONE}"
         return replace(route, packed=False, notes=(*route.notes, note))
 
-    def trains_right(self) -> bool:
+    def trains_right(self, limit: float | None = None) -> bool:
         """Whether rows of examples give what each text gives alone."""
         self._restore_attention()
-        text_of = [number for number, text in enumerate(self.texts) for _ in text]
+        text_of = [0] * len(self.texts[0]) + [1] * len(self.texts[1])
         wanted = torch.cat([states for states, _ in self.library])
-        return self._same(self.packed, wanted, text_of=text_of)
+        return self._same(self.packed, wanted, limit, text_of)
+
+    def _fused(self, route: Route) -> Route:
+        """Whether the layers are put together as our own forward pass puts them together."""
+        if not (route.fused and route.packed and self.sizes.thorough):
+            return route
+        set_route(self.model, route)
+        try:
+            with fused_layers(layers_of(self.model)) as found:
+                return replace(route, fused=found and self.trains_right(ROUNDING_OF_LAYERS))
+        except ConfigError:  # no list of layers
+            return replace(route, fused=False)
 
     def packed(self) -> Tensor:
         """(T, D) states of both texts in one row, as training computes them."""

@@ -9,6 +9,7 @@ from torch import Tensor
 # Gemma 3n's own two kernels differ by 0.002, in 16 bits others by 0.01 to 0.03. An example
 # that sees another one differs by 0.3 and more.
 ROUNDING, ROUNDING_OF_HEAD = 5e-3, 1e-5
+ROUNDING_OF_LAYERS = 1e-4  # the same layers in float32, computed in another order
 ROUNDING_16_BITS, ROUNDING_OF_HEAD_16_BITS = 0.1, 0.01
 
 
@@ -32,6 +33,15 @@ def within(sizes: Sizes, limit: int) -> Sizes:
     if sizes.long <= limit:
         return sizes
     return replace(sizes, long=limit, short=limit // 2, steps=limit // 4)
+
+
+def random_texts(sizes: Sizes, vocabulary: int) -> list[list[int]]:
+    """Token ids of the long text and of the short one, the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randint(1, vocabulary, (size,), generator=generator).tolist()
+        for size in (sizes.long, sizes.short)
+    ]
 
 
 def furthest(off: Tensor, expected: Tensor, text_of: list[int] | None, exact: bool) -> float:

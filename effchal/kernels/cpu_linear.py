@@ -1,7 +1,6 @@
 """Products of a few rows with tall float32 weights, where the library's own are slow on a CPU."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,27 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effchal.kernels.scratch import ScratchBuffers
+
 TILES = (256, 192, 128, 96, 64)  # outputs of a tile: 256 x 576 float32 stay in a CPU's cache
 FEW_ROWS = 320  # from about 500 on, the library is as fast
 TYPICAL_ROWS = 72  # that a packed weight is laid out for: 8 rows of 8 layers and the mature one
-
-
-class ScratchBuffers:
-    """Scratch buffers by name. A buffer is overwritten by the next `take` of that name.
-
-    Allocating fresh pages would cost as much as writing them.
-    """
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, Tensor] = {}
-
-    def take(self, name: str, like: Tensor, *shape: int) -> Tensor:
-        """An uninitialised tensor of `like`'s dtype and device."""
-        count = math.prod(shape)
-        if name not in self._buffers or len(self._buffers[name]) < count:
-            with torch.inference_mode(False):  # made inside, it could not be written outside
-                self._buffers[name] = like.new_empty(count)
-        return self._buffers[name][:count].view(shape)
 
 
 class TiledLinear:

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effchal.kernels.cpu_linear import FEW_ROWS, ScratchBuffers, is_float32_on_cpu
+from effchal.kernels.cpu_linear import FEW_ROWS, is_float32_on_cpu
 from effchal.kernels.lora_linear import decoding_linear
+from effchal.kernels.scratch import ScratchBuffers
 from effchal.kernels.shared_prefix import attention_with_shared_prefix, is_worth_sharing
 from effchal.model.structure import has_foreign_hooks
 

@@ -5,7 +5,7 @@
 adapters: its parameters are read and get gradients, its format is what is saved.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effchal.kernels.cpu_linear import ScratchBuffers, linear_by
-from effchal.model.host_memory import release_pages
+from effchal.kernels.dropout import keep_mask
+from effchal.kernels.frozen_weight import FloatWeight, FourBitWeight, is_four_bit, side_by_side
+from effchal.kernels.scratch import ScratchBuffers
+
+PEFT_LAYERS = ("peft.tuners.lora.layer", "peft.tuners.lora.bnb")
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,18 @@ class Adapter:
         return replace(self, a=a, b=b)
 
 
-def base_and_adapter(module: Any) -> tuple[nn.Linear, str | None] | None:
-    """The linear layer of a module and its adapter's name.
+def base_and_adapter(module: Any) -> tuple[Any, str | None] | None:
+    """The float or 4-bit linear layer of a module and its adapter's name.
 
-    None where the module computes more than W x + b + scale * B A x in evaluation mode: NF4, DoRA,
+    None where the module computes more than W x + b + scale * B A x in evaluation mode: DoRA,
     several adapters, a merged one, ...
     """
-    if type(module) is nn.Linear:
+    if type(module) is nn.Linear or is_four_bit(module):
         return module, None
     base = getattr(module, "base_layer", None)
-    if type(base) is not nn.Linear or type(module).__module__ != "peft.tuners.lora.layer":
+    if type(module).__module__ not in PEFT_LAYERS:
+        return None
+    if type(base) is not nn.Linear and not is_four_bit(base):
         return None
     if module.disable_adapters or module.merged or len(module.active_adapters) != 1:
         return None
@@ -54,56 +59,46 @@ def base_and_adapter(module: Any) -> tuple[nn.Linear, str | None] | None:
 
 
 def is_plain(module: Any) -> bool:
-    """Whether FusedLinear trains what this module would: a frozen weight, no dropout."""
+    """Whether FusedLinear trains what this module would: a frozen weight, a plain adapter."""
     found = base_and_adapter(module)
-    if found is None or found[0].weight.requires_grad:
-        return False
-    return found[1] is None or isinstance(module.lora_dropout[found[1]], nn.Identity)
+    return found is not None and not found[0].weight.requires_grad
 
 
-def side_by_side(weights: Sequence[Tensor], release: bool = True) -> Tensor:
-    """(sum of outs, in): weights one below the other in one memory. They become views of it.
-
-    Args:
-        release: give the pages of a mapped weights file back at once.
-    """
-    end = weights[0].storage_offset()
-    together = all(weight.is_contiguous() for weight in weights)
-    for weight in weights:
-        together = together and weight.storage_offset() == end and _same_memory(weight, weights[0])
-        end += weight.numel()
-    if not together:
-        whole = torch.cat([weight.data for weight in weights])
-        for weight, part in zip(weights, whole.split([len(w) for w in weights]), strict=True):
-            copied, weight.data = weight.data, part
-            if release:
-                release_pages(copied)
-    first = weights[0].data
-    return first.as_strided((sum(map(len, weights)), first.shape[1]), (first.shape[1], 1))
-
-
-def _same_memory(one: Tensor, other: Tensor) -> bool:
-    return one is other or one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+def dropout_of(modules: list[Any]) -> nn.Dropout | None:
+    """The first adapter's dropout; adapters of one configuration have the same."""
+    for module in modules:
+        found = base_and_adapter(module)
+        dropout = module.lora_dropout[found[1]] if found and found[1] else None
+        if isinstance(dropout, nn.Dropout):
+            return dropout
+    return None
 
 
 class FusedLinear:
     """Layers of one input side by side: q, k, v; gate, up; or one alone.
 
     Products are in the dtype of what comes in: bfloat16 weights are upcast at each use where that
-    is float32.
+    is float32. NF4 weights are unpacked at each use.
     """
 
-    def __init__(self, modules: list[Any], release: bool = True) -> None:
+    def __init__(
+        self, modules: list[Any], scratch: ScratchBuffers | None = None, release: bool = True
+    ) -> None:
         """modules: such that `base_and_adapter` knows them, all with a bias or none."""
         parts = [part for part in map(base_and_adapter, modules) if part is not None]
         bases = [base for base, _ in parts]
-        self.weight = side_by_side([base.weight for base in bases], release)  # (out, D_in)
+        self.weight: FloatWeight | FourBitWeight
+        if is_four_bit(bases[0]):
+            self.weight = FourBitWeight(bases, scratch or ScratchBuffers())
+        else:
+            self.weight = FloatWeight(bases, release)
         biases = [base.bias.detach() for base in bases if base.bias is not None]
         self.bias = torch.cat(biases) if biases else None
+        self.dropout = dropout_of(modules)
         self.adapters: list[Adapter] = []
         column = rank = 0
         for module, (base, name) in zip(modules, parts, strict=True):
-            end = column + len(base.weight)
+            end = column + base.out_features
             if name is not None:
                 a, b = module.lora_A[name].weight, module.lora_B[name].weight
                 ranks = slice(rank, rank + len(a))
@@ -115,9 +110,15 @@ class FusedLinear:
         """A and B of each adapter, in the order of the gradients that `backward` gives."""
         return [parameter for adapter in self.adapters for parameter in (adapter.a, adapter.b)]
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """(T, out) outputs, plus `residual` where given, and (T, ranks) x A^T for `backward`."""
-        weight = self.weight.to(x.dtype)
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, seed: int = 0
+    ) -> tuple[Tensor, Tensor | None]:
+        """(T, out) outputs, plus `residual` where given, and (T, ranks) x A^T for `backward`.
+
+        Args:
+            seed: of the adapters' dropout mask, which the layers of an input share.
+        """
+        weight = self.weight.matrix(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if residual is None:
             y = F.linear(x, weight, bias)
@@ -126,36 +127,60 @@ class FusedLinear:
             y = y if bias is None else y.add_(bias)
         if not self.adapters:
             return y, None
-        low = x @ self._joined_a(x.dtype).T  # (T, ranks)
+        low = self._low(x, self._mask(x, seed))
         for adapter in self.adapters:
-            b = adapter.b.to(x.dtype)
-            y[:, adapter.columns].addmm_(low[:, adapter.ranks], b.T, alpha=adapter.scale)
+            b, scale = adapter.b.to(x.dtype), self._scale(adapter)
+            y[:, adapter.columns].addmm_(low[:, adapter.ranks], b.T, alpha=scale)
         return y, low
 
     def backward(
-        self, dy: Tensor, x: Tensor, low: Tensor | None, want_dx: bool = True
+        self, dy: Tensor, x: Tensor, low: Tensor | None, want_dx: bool = True, seed: int = 0
     ) -> tuple[Tensor | None, list[Tensor]]:
         """Gradient of x (None unless wanted), and those of `parameters()`.
 
         Args:
             low: as `forward` gave it; made again where it is None.
+            seed: as `forward` had it.
         """
-        dx = dy @ self.weight.to(dy.dtype) if want_dx else None
+        dx = dy @ self.weight.matrix(dy.dtype) if want_dx else None
         if not self.adapters:
             return dx, []
-        low = x @ self._joined_a(x.dtype).T if low is None else low
+        mask = self._mask(x, seed)
+        low = self._low(x, mask) if low is None else low
         d_low = torch.empty_like(low)
         d_bs = []
         for adapter in self.adapters:
             dy_part, d_low_part = dy[:, adapter.columns], d_low[:, adapter.ranks]
-            torch.mm(dy_part, adapter.b.to(dy.dtype), out=d_low_part).mul_(adapter.scale)
-            db = (dy_part.T @ low[:, adapter.ranks]).mul_(adapter.scale)
+            scale = self._scale(adapter)
+            torch.mm(dy_part, adapter.b.to(dy.dtype), out=d_low_part).mul_(scale)
+            db = (dy_part.T @ low[:, adapter.ranks]).mul_(scale)
             d_bs.append(db.to(adapter.b.dtype))
-        da = d_low.T @ x  # (ranks, D_in)
+        da = d_low.T @ (x if mask is None else x * mask)  # (ranks, D_in)
         d_as = [da[adapter.ranks].to(adapter.a.dtype) for adapter in self.adapters]
         if dx is not None:
-            dx.addmm_(d_low, self._joined_a(dy.dtype))
+            a = self._joined_a(dy.dtype)
+            dx = dx.addmm_(d_low, a) if mask is None else dx.addcmul_(d_low @ a, mask)
         return dx, [gradient for pair in zip(d_as, d_bs, strict=True) for gradient in pair]
+
+    @property
+    def drops(self) -> bool:
+        return self.dropout is not None and self.dropout.training and self.dropout.p > 0
+
+    @property
+    def _kept(self) -> float:
+        """The share of inputs that the adapters see."""
+        return 1 - self.dropout.p if self.dropout is not None and self.drops else 1.0
+
+    def _mask(self, x: Tensor, seed: int) -> Tensor | None:
+        """(T, D_in) of 0 and 1; None without dropout."""
+        return keep_mask(x, self._kept, seed) if self.drops else None
+
+    def _scale(self, adapter: Adapter) -> float:
+        """The adapter's, which also makes up for what is dropped."""
+        return adapter.scale / self._kept
+
+    def _low(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return (x if mask is None else x * mask) @ self._joined_a(x.dtype).T  # (T, ranks)
 
     def _joined_a(self, dtype: torch.dtype) -> Tensor:
         return torch.cat([adapter.a for adapter in self.adapters]).to(dtype)  # (ranks, D_in)
@@ -169,7 +194,8 @@ class DecodingLinear:
     """
 
     def __init__(self, joined: FusedLinear, scratch: ScratchBuffers) -> None:
-        self._product, self._bias = linear_by(joined.weight, scratch), joined.bias
+        self._product = joined.weight.few_rows(scratch)
+        self._bias = joined.bias if isinstance(joined.weight, FloatWeight) else None
         self._adapters = [adapter.in_dtype(joined.weight.dtype) for adapter in joined.adapters]
         self._a = side_by_side([each.a for each in self._adapters]) if self._adapters else None
 

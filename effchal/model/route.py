@@ -22,6 +22,7 @@ class Route:
     """What was found right for one model. Each False costs time, never a result."""
 
     packed: bool = True  # examples of a training row share a forward pass
+    fused: bool = True  # training may compute the layers by our own forward and backward pass
     plain_head: bool = True  # logits are the head's product, and nothing follows
     decoding: Decoding = Decoding.fused
     taps: bool = True  # states of single layers are there, for DoLa and SLED

@@ -11,8 +11,11 @@ from torch.utils.checkpoint import checkpoint
 from effchal.config import ConfigError
 from effchal.config.choices import ActivationCheckpointing
 from effchal.kernels.attention import use_packed_attention
-from effchal.kernels.llama_layer import FusedLayer, fits
+from effchal.kernels.decoder_layer import FusedLayer
+from effchal.kernels.layer_parts import LayerParts, parts_of
+from effchal.kernels.scratch import ScratchBuffers
 from effchal.model.device import multiplies_bfloat16
+from effchal.model.route import route_of
 from effchal.model.structure import (
     attention_name,
     backbone,
@@ -30,8 +33,8 @@ def prepare_training(
 ) -> bool:
     """Change how the layers of a peft model compute, but not what.
 
-    Layers with dropout, DoRA, 4-bit weights or another shape stay the library's. `keep`
-    says which activations are recomputed. On a CPU without bfloat16 arithmetic, bfloat16
+    DoRA, and layers that are put together in another way, stay the library's. `keep` says
+    which activations are recomputed. On a CPU without bfloat16 arithmetic, bfloat16
     weights are upcast at each use, and hidden states are float32.
 
     Args:
@@ -45,8 +48,9 @@ def prepare_training(
     """
     use_packed_attention(model, compiled)
     layers: Any = layers_of(model)
-    if not compiled and all(fits(layer) for layer in layers):
-        fuse(model, layers, keep, device)
+    parts = [] if compiled else fused_parts(model)
+    if parts:
+        fuse(model, parts, keep, device)
         return True
     if keep is ActivationCheckpointing.full:
         checkpoint_layers(model)
@@ -66,17 +70,28 @@ def prepare_training(
     return False
 
 
+def fused_parts(model: Any) -> list[LayerParts]:
+    """The parts of each layer; empty where some layer must stay the library's."""
+    route, found = route_of(model), []
+    for layer in layers_of(model) if route.fused and route.packed else ():
+        parts = parts_of(layer)
+        if parts is None:
+            return []
+        found.append(parts)
+    return found
+
+
 def fuse(
-    model: Any, layers: Any, keep: ActivationCheckpointing, device: torch.device | None
+    model: Any, parts: list[LayerParts], keep: ActivationCheckpointing, device: torch.device | None
 ) -> None:
     """Replace the forward pass of each layer by the fused one."""
-    for layer in layers[:-1]:
-        layer.forward = FusedLayer(layer, keep).forward
     # The last layer's backward pass follows the loss at once. Keeping its activations costs
     # memory only while the loss is computed.
     full = keep is ActivationCheckpointing.full
-    last = FusedLayer(layers[-1], ActivationCheckpointing.none if full else keep)
-    layers[-1].forward = last.forward
+    last = ActivationCheckpointing.none if full else keep
+    keeps, scratch = [keep] * (len(parts) - 1) + [last], ScratchBuffers()
+    for layer, of_layer, kept in zip(layers_of(model), parts, keeps, strict=True):
+        layer.forward = FusedLayer(of_layer, kept, scratch).forward
     inner: Any = backbone(model)
     embeddings = inner.get_input_embeddings()
     if not multiplies_bfloat16(device or embeddings.weight.device):

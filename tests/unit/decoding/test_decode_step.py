@@ -9,9 +9,11 @@ from effchal.config import LoraConfig, ModelConfig
 from effchal.config.choices import Dtype, Quantization
 from effchal.decoding.kv_cache import RowCache
 from effchal.decoding.taps import NewTokens, TappedModel
-from effchal.kernels.cpu_linear import PackedLinear, ScratchBuffers, TiledLinear
+from effchal.kernels.cpu_linear import PackedLinear, TiledLinear
+from effchal.kernels.frozen_weight import side_by_side
 from effchal.kernels.fused_forward import KNOWN
-from effchal.kernels.lora_linear import decoding_linear, side_by_side
+from effchal.kernels.lora_linear import decoding_linear
+from effchal.kernels.scratch import ScratchBuffers
 from effchal.kernels.shared_prefix import attention_with_shared_prefix
 from effchal.model.load import add_adapter, load_base_model
 
