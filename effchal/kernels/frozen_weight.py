@@ -14,8 +14,11 @@ Product = Callable[[Tensor], Tensor]  # (rows, in) -> (rows, sum of outs)
 
 
 def is_four_bit(linear: Any) -> bool:
-    """Whether it is a 4-bit layer of bitsandbytes."""
-    return hasattr(getattr(linear, "weight", None), "quant_type")
+    """Whether it is a 4-bit layer of bitsandbytes, not an adapter around one."""
+    return any(
+        each.__name__ == "Linear4bit" and each.__module__.startswith("bitsandbytes.")
+        for each in type(linear).__mro__
+    )
 
 
 class FloatWeight:

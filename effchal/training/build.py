@@ -124,7 +124,7 @@ def build(cfg: Config, data: PreparedData, device: torch.device) -> TrainingSetu
     if not fused and dtype is torch.bfloat16 and not multiplies_bfloat16(device):
         log.warning(
             "model.dtype=bfloat16: this CPU lacks the arithmetic, and is a hundred times slower; "
-            "take model.dtype=float32, or fused layers (lora.dropout=0, no DoRA, no train.compile)"
+            "take model.dtype=float32, or fused layers (no DoRA, no train.compile)"
         )
     steps = data.order.steps
     if cfg.train.warmup_steps > steps / 5:

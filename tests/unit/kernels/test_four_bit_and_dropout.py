@@ -26,7 +26,12 @@ CPU = torch.device("cpu")
 
 
 def nf4(double_quant=True, **lora):
-    cfg = ModelConfig("builtin:tiny", None, Quantization.nf4, double_quant, Dtype.float32)
+    cfg = ModelConfig(
+        name="builtin:tiny",
+        dtype=Dtype.float32,
+        quantization=Quantization.nf4,
+        double_quant=double_quant,
+    )
     return with_random_adapter(load_base_model(cfg, CPU), **lora)
 
 

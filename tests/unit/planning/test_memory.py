@@ -57,18 +57,22 @@ def measured_peak(cfg, size):
 @pytest.mark.integration
 @pytest.mark.parametrize("keep", list(ActivationCheckpointing))
 @pytest.mark.parametrize(
-    ("dropout", "dtype"),
-    [(0.0, Dtype.float32), (0.1, Dtype.float32), (0.0, Dtype.bfloat16)],
-    ids=["fused", "library", "fused, upcast"],
+    ("lora", "model"),
+    [
+        ({}, {"dtype": Dtype.float32}),
+        ({"dropout": 0.1}, {"dtype": Dtype.float32}),
+        ({"use_dora": True}, {"dtype": Dtype.float32}),
+        ({}, {"dtype": Dtype.bfloat16}),
+        ({}, {"dtype": Dtype.float32, "quantization": Quantization.nf4}),
+    ],
+    ids=["fused", "fused, dropout", "library", "fused, upcast", "fused, NF4"],
 )
-def test_predicted_memory_is_that_of_the_real_step(keep, dropout, dtype, monkeypatch):
+def test_predicted_memory_is_that_of_the_real_step(keep, lora, model, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # none: bfloat16 is upcast
     cfg = Config(
-        model=ModelConfig(name="builtin:tiny", dtype=dtype, max_seq_len=1024),
+        model=ModelConfig(name="builtin:tiny", max_seq_len=1024, **model),
         lora=LoraConfig(
-            r=16,
-            dropout=dropout,
-            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "up_proj"],
+            r=16, **lora, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "up_proj"]
         ),
         train=TrainConfig(activation_checkpointing=keep),
     )
