@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effchal.kernels.varlen import runs_varlen, varlen_attention
 from effchal.model.route import route_of
 from effchal.model.structure import attention_name, backbone, causal_lm
 
@@ -122,6 +123,13 @@ def packed_attention(
             f"{type(module).__name__} needs {unknown or 'attention that is not causal'}, "
             "which attention of packed rows does not support"
         )
+    if dropout == 0 and runs_varlen(query):
+        lengths = segments.lengths
+        return varlen_attention(query, key, value, lengths, scaling, sliding_window), None
+    longest = max(segments.lengths)
+    masked = sliding_window is not None and 0 < sliding_window < longest
+    if query.is_cuda and (masked or query.dtype is torch.float32):
+        key, value = _one_head_each(query, key, value)
     grouped = query.shape[1] != key.shape[1]
     mixed = []
     parts = (tensor.split(segments.lengths, dim=2) for tensor in (query, key, value))
@@ -140,6 +148,15 @@ def packed_attention(
         )
         mixed.append(out.transpose(1, 2))  # (1, length, H, d)
     return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)), None
+
+
+def _one_head_each(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values for each query head.
+
+    Grouped heads with a mask or in float32 would take the kernel that builds (H, T, T).
+    """
+    groups = query.shape[1] // key.shape[1]
+    return key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
 
 
 def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
