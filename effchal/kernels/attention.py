@@ -116,13 +116,7 @@ def packed_attention(
         raise RuntimeError(
             "this model was prepared for packed rows; call it through packed_hidden_states"
         )
-    told = {name for name, value in options.items() if value is not None and value is not False}
-    unknown = sorted(told - HARMLESS)
-    if unknown or not getattr(module, "is_causal", True):
-        raise RuntimeError(
-            f"{type(module).__name__} needs {unknown or 'attention that is not causal'}, "
-            "which attention of packed rows does not support"
-        )
+    _require_known(module, options)
     if dropout == 0 and runs_varlen(query):
         lengths = segments.lengths
         return varlen_attention(query, key, value, lengths, scaling, sliding_window), None
@@ -130,12 +124,10 @@ def packed_attention(
     masked = sliding_window is not None and 0 < sliding_window < longest
     if query.is_cuda and (masked or query.dtype is torch.float32):
         key, value = _one_head_each(query, key, value)
-    grouped = query.shape[1] != key.shape[1]
     mixed = []
     parts = (tensor.split(segments.lengths, dim=2) for tensor in (query, key, value))
     for q, k, v in zip(*parts, strict=True):
-        length = q.shape[2]
-        window = _window_mask(length, sliding_window, q.device)
+        window = _window_mask(q.shape[2], sliding_window, q.device)
         out = F.scaled_dot_product_attention(
             q,
             k,
@@ -144,10 +136,21 @@ def packed_attention(
             dropout_p=dropout,
             is_causal=window is None,
             scale=scaling,
-            enable_gqa=grouped,
+            enable_gqa=q.shape[1] != k.shape[1],
         )
         mixed.append(out.transpose(1, 2))  # (1, length, H, d)
     return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)), None
+
+
+def _require_known(module: nn.Module, options: dict[str, Any]) -> None:
+    """Raise RuntimeError where a layer asks for attention that is not plainly causal."""
+    told = {name for name, value in options.items() if value is not None and value is not False}
+    unknown = sorted(told - HARMLESS)
+    if unknown or not getattr(module, "is_causal", True):
+        raise RuntimeError(
+            f"{type(module).__name__} needs {unknown or 'attention that is not causal'}, "
+            "which attention of packed rows does not support"
+        )
 
 
 def _one_head_each(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
