@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effchal.kernels.dropout import draw_seed
 from effchal.kernels.lora_linear import FusedLinear, is_plain
 
 # Logits of a chunk; on a CPU they stay in its cache.
@@ -60,6 +61,7 @@ class ChunkedLoss(torch.autograd.Function):
     ):
         with_gradients = with_gradients and any(ctx.needs_input_grad)
         plain = is_frozen_product(head)
+        adapted = FusedLinear([head]) if not plain and is_plain(head) else None
         loss = torch.zeros((), device=hidden.device)
         ctx.gradients = None
         if with_gradients:
@@ -73,6 +75,10 @@ class ChunkedLoss(torch.autograd.Function):
         for x, y, dx in zip(*chunks, strict=True):
             if weight is not None:
                 loss += frozen_chunk(weight, x, y, dx if with_gradients else None)
+            elif adapted is not None:
+                loss += adapted_chunk(
+                    adapted, x, y, [dx, *ctx.gradients[1:]] if with_gradients else []
+                )
             elif with_gradients:
                 loss += trainable_chunk(head, x, y, parameters, [dx, *ctx.gradients[1:]])
             else:
@@ -104,6 +110,31 @@ def frozen_chunk(weight: Tensor, x: Tensor, targets: Tensor, dx: Tensor | None) 
     return (total.log() - chosen).sum()
 
 
+def adapted_chunk(
+    linear: FusedLinear, x: Tensor, targets: Tensor, gradients: list[Tensor]
+) -> Tensor:
+    """Sum of nats of a chunk under a frozen head with an adapter.
+
+    Args:
+        gradients: to add those of x, A and B to; empty where none are wanted.
+    """
+    seed = draw_seed(x) if linear.drops else 0
+    product, low = linear.forward(x, seed=seed)
+    logits, at_target = product.float(), targets[:, None]  # (n, V)
+    highest = logits.amax(1, keepdim=True)
+    chosen = logits.gather(1, at_target) - highest
+    probabilities = logits.sub_(highest).exp_()
+    total = probabilities.sum(1, keepdim=True)
+    if gradients:
+        probabilities.div_(total)
+        probabilities.scatter_add_(1, at_target, probabilities.new_full(at_target.shape, -1.0))
+        dx, found = linear.backward(probabilities.to(x.dtype), x, low, seed=seed)
+        assert dx is not None
+        for gradient, more in zip(gradients, [dx, *found], strict=True):
+            gradient += more
+    return (total.log() - chosen).sum()
+
+
 def trainable_chunk(
     head: Any, x: Tensor, targets: Tensor, parameters: tuple[Tensor, ...], gradients: list[Tensor]
 ) -> Tensor:
@@ -119,6 +150,5 @@ def trainable_chunk(
 
 def logits_of(head: Any, x: Tensor) -> Tensor:
     """Float32 logits; states may be float32 over bf16 weights, see training/layers.py."""
-    if x.dtype == torch.float32 and head.weight.dtype == torch.bfloat16:
-        return FusedLinear([head]).forward(x)[0] if is_plain(head) else head(x.bfloat16()).float()
-    return head(x).float()
+    upcast = x.dtype == torch.float32 and head.weight.dtype == torch.bfloat16
+    return head(x.bfloat16() if upcast else x).float()

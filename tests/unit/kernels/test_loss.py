@@ -9,6 +9,7 @@ from torch import nn
 from effchal.config import LoraConfig, ModelConfig
 from effchal.config.choices import Dtype
 from effchal.kernels import loss
+from effchal.kernels.dropout import draw_seed, keep_mask
 from effchal.kernels.loss import chunked_loss, fused_loss
 from effchal.model.load import add_adapter, load_base_model
 from effchal.model.structure import head
@@ -22,13 +23,17 @@ def plain_head():
     return nn.Linear(16, 41, bias=False).requires_grad_(False)
 
 
-def adapted_head():
+def adapted_head(**lora):
     model = load_base_model(
         ModelConfig(name="builtin:tiny", dtype=Dtype.float32), torch.device("cpu")
     )
-    model = add_adapter(model, LoraConfig(r=4, target_modules=["lm_head"]), seed=0)
+    model = add_adapter(model, LoraConfig(r=4, target_modules=["lm_head"], **lora), seed=0)
     nn.init.normal_(head(model).lora_B["default"].weight, std=0.1)
     return head(model)
+
+
+def dora_head():
+    return adapted_head(use_dora=True)  # the library's own, by autograd
 
 
 def loss_and_gradients(function, head, hidden):
@@ -42,7 +47,7 @@ def whole(head, hidden, targets):
     return F.cross_entropy(head(hidden), targets, reduction="sum")
 
 
-@pytest.mark.parametrize("make", [plain_head, adapted_head])
+@pytest.mark.parametrize("make", [plain_head, adapted_head, dora_head])
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_chunks_give_the_loss_and_gradients_of_the_whole(make, chunk, monkeypatch):
     head = make()
@@ -52,11 +57,30 @@ def test_chunks_give_the_loss_and_gradients_of_the_whole(make, chunk, monkeypatc
     expected, expected_gradients = loss_and_gradients(whole, head, hidden)
     found, gradients = loss_and_gradients(chunked_loss, head, hidden)
     assert found == pytest.approx(expected.item(), rel=1e-6)
-    assert len(gradients) == (3 if make is adapted_head else 1)
+    assert len(gradients) == {plain_head: 1, adapted_head: 3, dora_head: 4}[make]
     for gradient, other in zip(gradients, expected_gradients, strict=True):
         assert (gradient - other).abs().max() <= 2e-6 * other.abs().max()
     with torch.no_grad():
         assert chunked_loss(head, hidden, TARGETS) == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_dropout_on_the_head_takes_its_mask_from_a_seed():
+    head, share = adapted_head(dropout=0.3).train(), 1 / (1 - 0.3)
+    hidden = torch.randn(50, head.weight.shape[1], generator=torch.Generator().manual_seed(0))
+
+    def by_hand(head, hidden, targets):
+        mask = keep_mask(hidden, 1 - 0.3, draw_seed(torch.empty(1)))
+        a, b = head.lora_A["default"].weight, head.lora_B["default"].weight
+        added = head.scaling["default"] * share * ((hidden * mask) @ a.T @ b.T)
+        return F.cross_entropy(hidden @ head.weight.T + added, targets, reduction="sum")
+
+    torch.manual_seed(3)
+    expected, expected_gradients = loss_and_gradients(by_hand, head, hidden)
+    torch.manual_seed(3)
+    found, gradients = loss_and_gradients(chunked_loss, head, hidden)
+    assert found == pytest.approx(expected.item(), rel=1e-6)
+    for gradient, other in zip(gradients, expected_gradients, strict=True):
+        assert (gradient - other).abs().max() <= 2e-6 * other.abs().max()
 
 
 def test_no_more_than_a_chunk_of_logits_is_ever_held(monkeypatch):
