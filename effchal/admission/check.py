@@ -215,7 +215,8 @@ class Check:
             return None
         text_of = [0, 1] * (self.sizes.steps + 1)
         decoded = functools.partial(self.decoded, tapped)
-        decodes = self._same(decoded, self.expected, text_of=text_of)
+        limit = ROUNDING_OF_LAYERS if tapped.is_fused and self.sizes.thorough else None
+        decodes = self._same(decoded, self.expected, limit, text_of)
         if not self.sizes.thorough:
             return tapped if decodes else None
         scores = decodes and self._same(functools.partial(self.scores, tapped), self.scored)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from effchal.config.choices import ActivationCheckpointing
 from effchal.kernels.attention import attention_function
 from effchal.kernels.dropout import draw_seed
-from effchal.kernels.layer_parts import LayerParts, parts_of
+from effchal.kernels.layer_parts import LayerParts, can_train, parts_of
 from effchal.kernels.lora_linear import FusedLinear
 from effchal.kernels.norm import RmsNorm
 from effchal.kernels.scratch import ScratchBuffers
@@ -193,18 +193,25 @@ class FusedLayer:
             part.copy_(norm.backward(part.clone(), raw, scale))
 
 
+def trainable_parts(layers: Any) -> list[LayerParts]:
+    """The parts of each layer; empty where FusedLayer cannot stand for every one."""
+    found = []
+    for layer in layers:
+        parts = parts_of(layer)
+        if parts is None or not can_train(layer, parts):
+            return []
+        found.append(parts)
+    return found
+
+
 @contextlib.contextmanager
 def fused_layers(layers: Any) -> Iterator[bool]:
     """Compute the library's layers by FusedLayer for a while; whether their parts are known."""
-    parts, scratch = [parts_of(layer) for layer in layers], ScratchBuffers()
-    known = [each for each in parts if each is not None]
-    if len(known) < len(parts):
-        yield False
-        return
+    parts, scratch = trainable_parts(layers), ScratchBuffers()
     try:
-        for layer, of_layer in zip(layers, known, strict=True):
+        for layer, of_layer in zip(layers, parts, strict=False):
             layer.forward = FusedLayer(of_layer, ActivationCheckpointing.none, scratch).forward
-        yield True
+        yield bool(parts)
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)

@@ -1,5 +1,7 @@
 """The backbone for a few new tokens, e.g. one in each row, in fewer and larger operations."""
 
+import functools
+import inspect
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from effchal.kernels.cpu_linear import FEW_ROWS, is_float32_on_cpu
+from effchal.kernels.layer_parts import LayerParts, parts_of
 from effchal.kernels.lora_linear import decoding_linear
+from effchal.kernels.norm import RmsNorm, rms_norm_of
 from effchal.kernels.scratch import ScratchBuffers
 from effchal.kernels.shared_prefix import attention_with_shared_prefix, is_worth_sharing
 from effchal.model.structure import has_foreign_hooks
 
-# Layers that are: norm, q k v (rotated by halves), attention, o, norm, gated product.
-KNOWN = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
 FEW_TOKENS = 128  # beyond, the library's layers are as fast; where weights are tiled, FEW_ROWS
 
 
@@ -39,53 +41,65 @@ class Chunk:
 
 
 class Norm:
-    """RMSNorm as these models have it; in float32 in fewer operations."""
+    """RMSNorm of a few rows; in float32 in fewer operations."""
 
-    def __init__(self, module: Any) -> None:
-        """module: the library's RMSNorm."""
-        self._module = module
-        self._eps = module.weight.new_full((1, 1), module.variance_epsilon)
+    def __init__(self, norm: RmsNorm) -> None:
+        self._module, self._gain = norm.module, norm.gain
+        self._eps = norm.gain.new_full((1, 1), norm.eps)
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32:
             return self._module(x)  # it rounds between its steps
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         square = torch.addcmul(self._eps, length, length, value=1 / x.shape[-1])
-        return x * square.rsqrt_() * self._module.weight
+        return x * square.rsqrt_() * self._gain
 
 
 class Layer:
     """One decoder layer. It copies no weights, only biases and adapters of another dtype."""
 
-    def __init__(self, layer: Any, scratch: ScratchBuffers) -> None:
-        """layer: the library's, one of KNOWN."""
-        attention, mlp = layer.self_attn, layer.mlp
-        self.norm, self.mlp_norm = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
-        qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
-        self.qkv = decoding_linear(qkv, scratch)
-        self.q_norm = getattr(attention, "q_norm", None)
-        self.k_norm = getattr(attention, "k_norm", None)
-        self.out = decoding_linear([attention.o_proj], scratch)
-        self.gate_up = decoding_linear([mlp.gate_proj, mlp.up_proj], scratch)
-        self.down = decoding_linear([mlp.down_proj], scratch)
-        self.act = mlp.act_fn
-        self.scale = attention.scaling
+    def __init__(self, parts: LayerParts, scratch: ScratchBuffers) -> None:
+        self.norm, self.mlp_norm = Norm(parts.norm_1), Norm(parts.norm_2)
+        self.q_norm, self.k_norm = parts.q_norm, parts.k_norm
+        self.after_attention, self.after_mlp = (
+            Norm(norm) if norm is not None else None
+            for norm in (parts.after_attention, parts.after_mlp)
+        )
+        self.multiplier, self.rotates = parts.multiplier, parts.rotates
+        self.qkv = decoding_linear(parts.qkv, scratch)
+        self.out = decoding_linear([parts.out], scratch)
+        self.gate_up = decoding_linear(parts.gate_up, scratch)
+        self.down = decoding_linear([parts.down], scratch)
+        self.act = parts.act.forward
+        self.scale = parts.attention.scaling
+
+    def add(self, x: Tensor, more: Tensor, norm: Norm | None) -> Tensor:
+        """The residual stream and what attention or MLP adds to it."""
+        more = more if norm is None else norm(more)
+        return x + (more if self.multiplier == 1 else more * self.multiplier)
 
 
 class FusedForward:
     """The backbone's formulas in fewer and larger operations."""
 
-    def __init__(self, backbone: Any, layers: Iterable[Any], norm: Any, config: Any) -> None:
+    def __init__(self, backbone: Any, layers: list[LayerParts], norm: RmsNorm, config: Any) -> None:
         scratch = ScratchBuffers()
-        self._embed, self._rotary = backbone.get_input_embeddings(), backbone.rotary_emb
+        self._embed = backbone.get_input_embeddings()
+        self._embed_scale = getattr(backbone, "embedding_multiplier", 1)  # Granite
         self._norm = Norm(norm)
         self._layers = [Layer(layer, scratch) for layer in layers]
         default = ["full_attention"] * len(self._layers)
         self._kinds = getattr(config, "layer_types", None) or default
         self._kv_heads, self._heads = config.num_key_value_heads, config.num_attention_heads
-        self._size = next(iter(layers)).self_attn.head_dim
+        self._size = layers[0].attention.head_dim
+        rotary = backbone.rotary_emb
+        by_kind = "layer_type" in inspect.signature(rotary.forward).parameters
+        self._rotaries = {  # Gemma 3 turns each kind of layer by other angles
+            kind: functools.partial(rotary, layer_type=kind) if by_kind else rotary
+            for kind in (dict.fromkeys(self._kinds) if by_kind else [None])
+        }
         # Where it was measured to be faster.
-        self.shares_prefix = is_float32_on_cpu(norm.weight)
+        self.shares_prefix = is_float32_on_cpu(norm.gain)
         self.max_tokens = FEW_ROWS if self.shares_prefix else FEW_TOKENS
 
     def __call__(self, chunks: list[Chunk], at: Tensor, kept: dict[int, list[Tensor]]) -> Tensor:
@@ -101,34 +115,44 @@ class FusedForward:
             (P, D), states after the final norm.
         """
         x = self._embed(torch.cat([chunk.ids.flatten() for chunk in chunks]))  # (N, D)
+        x = x if self._embed_scale == 1 else x * self._embed_scale
         positions = torch.cat([chunk.position_ids.flatten() for chunk in chunks])
         chunks = [self._worth_sharing(chunk) for chunk in chunks]
         masks = [self._additive(chunk, x.dtype) for chunk in chunks]
         sizes = [chunk.ids.numel() for chunk in chunks]
         ends = list(itertools.accumulate(sizes))
-        cos, sin = (
-            angles.view(len(x), 1, self._size) for angles in self._rotary(x, positions[None])
-        )
-        sin = torch.cat([-sin[..., : self._size // 2], sin[..., self._size // 2 :]], dim=-1)
+        angles = {
+            kind: self._angles(rotary, x, positions) for kind, rotary in self._rotaries.items()
+        }
         for number, layer in enumerate(self._layers):
             for state in kept.get(number, ()):
                 torch.index_select(x, 0, at, out=state)
             qkv = layer.qkv(layer.norm(x)).view(len(x), -1, self._size)  # (N, all heads, size)
-            qk = self._rotated(layer, qkv[:, : self._heads + self._kv_heads], cos, sin)
+            turn = angles.get(None) or angles[self._kinds[number]]
+            qk = self._rotated(layer, qkv[:, : self._heads + self._kv_heads], *turn)
             mixed = [
                 self._attend(chunk, qk[end - size : end], qkv[end - size : end], number, by_kind)
                 for chunk, size, end, by_kind in zip(chunks, sizes, ends, masks, strict=True)
             ]
-            x = x + layer.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
+            out = layer.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
+            x = layer.add(x, out, layer.after_attention)
             gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, dim=-1)
-            x = x + layer.down(layer.act(gate) * up)
+            x = layer.add(x, layer.down(layer.act(gate) * up), layer.after_mlp)
         return self._norm(x.index_select(0, at))
+
+    def _angles(self, rotary: Any, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 1, size) cosines, and sines that are negative in their first half."""
+        cos, sin = (each.view(len(x), 1, self._size) for each in rotary(x, positions[None]))
+        half = self._size // 2
+        return cos, torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
 
     def _rotated(self, layer: Layer, qk: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Queries and keys (N, heads + kv heads, size), rotated by their positions."""
         if layer.q_norm is not None and layer.k_norm is not None:
-            q, k = layer.q_norm(qk[:, : self._heads]), layer.k_norm(qk[:, self._heads :])
-            qk = torch.cat([q, k], dim=1)
+            q, k = qk[:, : self._heads], qk[:, self._heads :]
+            qk = torch.cat([layer.q_norm.module(q), layer.k_norm.module(k)], dim=1)
+        if not layer.rotates:
+            return qk
         return qk * cos + qk.roll(self._size // 2, -1) * sin
 
     def _worth_sharing(self, chunk: Chunk) -> Chunk:
@@ -188,7 +212,8 @@ def fused_forward(
     backbone: Any, layers: Iterable[Any], norm: Any, config: Any
 ) -> FusedForward | None:
     """None where layers are not known, or somebody hooks into the backbone."""
-    known = all(type(layer).__name__ in KNOWN for layer in layers)
-    if not known or has_foreign_hooks(backbone):
+    parts = [parts_of(layer) for layer in layers]
+    known, last = [each for each in parts if each is not None], rms_norm_of(norm)
+    if len(known) < len(parts) or last is None or has_foreign_hooks(backbone):
         return None
-    return FusedForward(backbone, layers, norm, config)
+    return FusedForward(backbone, known, last, config)

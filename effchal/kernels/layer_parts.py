@@ -75,8 +75,7 @@ def parts_of(layer: Any) -> LayerParts | None:
     gate_up = _first(mlp, ["gate_up_proj"], ["gate_proj", "up_proj"])
     out, down = _first(attention, ["o_proj"]), _first(mlp, ["down_proj"])
     act = ACTIVATIONS.get(type(_act_of(mlp)).__name__)
-    groups = [qkv, gate_up, out, down]
-    if act is None or not all(map(_trains_as_one, groups)) or _drops_out(layer):
+    if act is None or not all((qkv, out, gate_up, down)) or _caps(attention):
         return None
     sandwich = hasattr(layer, "pre_feedforward_layernorm")
     second = "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
@@ -111,6 +110,12 @@ def parts_of(layer: Any) -> LayerParts | None:
     )
 
 
+def can_train(layer: Any, parts: LayerParts) -> bool:
+    """Whether FusedLinear trains the projections: a plain adapter at most, no other dropout."""
+    groups = (parts.qkv, [parts.out], parts.gate_up, [parts.down])
+    return all(map(_trains_as_one, groups)) and not _drops_out(layer)
+
+
 def _first(owner: Any, *choices: Sequence[str]) -> list[Any]:
     """The modules of the first choice whose names are all there."""
     for names in choices:
@@ -121,7 +126,7 @@ def _first(owner: Any, *choices: Sequence[str]) -> list[Any]:
 
 def _trains_as_one(modules: list[Any]) -> bool:
     """Whether FusedLinear trains them: all float or all 4-bit, all with a bias or none."""
-    if not modules or not all(map(is_plain, modules)):
+    if not all(map(is_plain, modules)):
         return False
     bases = [found[0] for found in map(base_and_adapter, modules) if found is not None]
     return len({(base.bias is None, is_four_bit(base)) for base in bases}) == 1
@@ -129,6 +134,12 @@ def _trains_as_one(modules: list[Any]) -> bool:
 
 def _act_of(mlp: Any) -> Any:
     return getattr(mlp, "act_fn", None) or getattr(mlp, "activation_fn", None)
+
+
+def _caps(attention: Any) -> bool:
+    """Whether it bends its logits, which is too little to show in a trial."""
+    name = "attn_logit_softcapping"
+    return bool(getattr(attention, name, None) or getattr(attention.config, name, None))
 
 
 def _drops_out(layer: Any) -> bool:

@@ -16,6 +16,7 @@ class RmsNorm:
 
     def __init__(self, module: Any, offset: bool = False) -> None:
         """module: with a weight (D,) and an epsilon."""
+        self.module = module
         self.eps: float = getattr(module, "variance_epsilon", None) or module.eps
         self.offset = offset
         self.gain = 1 + module.weight.detach().float() if offset else module.weight.detach()

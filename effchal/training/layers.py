@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from effchal.config import ConfigError
 from effchal.config.choices import ActivationCheckpointing
 from effchal.kernels.attention import use_packed_attention
-from effchal.kernels.decoder_layer import FusedLayer
-from effchal.kernels.layer_parts import LayerParts, parts_of
+from effchal.kernels.decoder_layer import FusedLayer, trainable_parts
+from effchal.kernels.layer_parts import LayerParts
 from effchal.kernels.scratch import ScratchBuffers
 from effchal.model.device import multiplies_bfloat16
 from effchal.model.route import route_of
@@ -72,13 +72,8 @@ def prepare_training(
 
 def fused_parts(model: Any) -> list[LayerParts]:
     """The parts of each layer; empty where some layer must stay the library's."""
-    route, found = route_of(model), []
-    for layer in layers_of(model) if route.fused and route.packed else ():
-        parts = parts_of(layer)
-        if parts is None:
-            return []
-        found.append(parts)
-    return found
+    route = route_of(model)
+    return trainable_parts(layers_of(model)) if route.fused and route.packed else []
 
 
 def fuse(

@@ -23,6 +23,8 @@ ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+PADDED = {"pad_token_id": 0}
+KINDS = ["sliding_attention", "full_attention", "sliding_attention"]
 MODELS = {
     "llama": ("Llama", {}),
     "llama, biases and scaled rotation": (
@@ -43,12 +45,21 @@ MODELS = {
         {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 1},
     ),
     "qwen3, norms of queries and keys": ("Qwen3", {"head_dim": 24}),
+    "gemma, gains of one and more": ("Gemma", {"head_dim": 16}),
+    "granite, multipliers": ("Granite", {"embedding_multiplier": 3.0, "residual_multiplier": 0.3}),
+    "phi3, joined projections, window": ("Phi3", {"sliding_window": 5} | PADDED),
+    "smollm3, a layer without rotation": ("SmolLM3", {"no_rope_layers": [1, 0, 1]} | PADDED),
+    "gemma3, norms of what is added": (
+        "Gemma3",
+        {"head_dim": 16, "sliding_window": 4, "layer_types": KINDS},
+    ),
 }
 TAPS = ((0, False), (1, False), (1, True), (2, False))
 
 
 def random_model(name, changes, dtype=torch.float32):
-    config = getattr(transformers, name + "Config")(**SHAPE | changes)
+    config_name = "Gemma3TextConfig" if name == "Gemma3" else name + "Config"
+    config = getattr(transformers, config_name)(**SHAPE | changes)
     torch.manual_seed(0)
     model = getattr(transformers, name + "ForCausalLM")(config)
     for parameter in model.parameters():  # biases and norms too, which start as zeros and ones
