@@ -26,7 +26,7 @@ class Added:
     """What attention or MLP adds to the residual stream, where it is normed first."""
 
     raw: Tensor  # (T, D)
-    scale: Tensor  # (T, 1) of its norm
+    scale: Tensor | None  # (T, 1) of its norm
 
 
 @dataclass
@@ -34,12 +34,12 @@ class Activations:
     """What the backward pass needs besides the layer's input x. T positions, D hidden."""
 
     seed: int  # of the dropout masks
-    scale_1: Tensor  # (T, 1) of the first norm
+    scale_1: Tensor | None  # (T, 1) of the first norm, where its backward pass needs it
     qkv: Tensor  # (T, heads, head size), rotated
     attended: Tensor  # (T, heads x head size), with the graph of the attention behind it
     middle: Tensor  # (T, D): x and the attention's output
-    scale_2: Tensor  # (T, 1) of the second norm
-    heads: list[tuple[Tensor, Tensor]]  # queries and keys before their norms, and the scales
+    scale_2: Tensor | None  # of the second norm
+    heads: list[tuple[Tensor, Tensor | None]]  # queries and keys before their norms, and the scales
     from_attention: Added | None
     from_mlp: Added | None = None
     gate_up: Tensor | None = None  # (T, 2 x MLP size)
@@ -118,9 +118,9 @@ class FusedLayer:
         self.add_gate_up(done)
         return done
 
-    def _norm_heads(self, qkv: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _norm_heads(self, qkv: Tensor) -> list[tuple[Tensor, Tensor | None]]:
         """Norm queries and keys in place; what they were, and the scales of their norms."""
-        kept = []
+        kept: list[tuple[Tensor, Tensor | None]] = []
         for part, norm in self._normed_heads(qkv):
             raw, scale = part.clone(), norm.scale(part)
             part.copy_(norm.apply(raw, scale))

@@ -20,6 +20,7 @@ from effchal.config.choices import ActivationCheckpointing
 from effchal.kernels.attention import packed_hidden_states
 from effchal.kernels.decoder_layer import LayerFunction
 from effchal.kernels.loss import chunked_loss
+from effchal.kernels.norm import RmsNorm
 from effchal.model.structure import head, layers_of
 from effchal.training.layers import prepare_training
 
@@ -50,6 +51,16 @@ def test_projections_that_are_one_already_train_as_they_are():
     prepare_training(model, ActivationCheckpointing.selective)
     assert is_fused(model)
     assert_close(states_and_gradients(model, packed), expected)
+
+
+@pytest.mark.parametrize("shape", ["llama", "qwen3"])
+def test_torchs_own_kernel_for_norms_gives_the_same(shape, monkeypatch):
+    expected = states_and_gradients(make(shape), under_a_dense_mask)
+    monkeypatch.setattr(RmsNorm, "is_one_kernel", lambda norm, x: True)  # as on CUDA
+    for keep in ActivationCheckpointing:
+        model = make(shape)
+        prepare_training(model, keep)
+        assert_close(states_and_gradients(model, packed), expected)
 
 
 def test_rank_stabilised_adapters_keep_their_scale():
