@@ -196,6 +196,8 @@ def test_a_server_that_hangs_after_its_first_answer_costs_no_more(tmp_path, monk
         assert time.monotonic() - started < 5.0
         assert len(metrics(folder)) == 1
         server.answers = True
+    tracker._wandb._process.kill()  # it would try for an hour
+    tracker._wandb._process.wait(10)
 
 
 def send(folder, first, last, **record):
