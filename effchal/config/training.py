@@ -76,9 +76,9 @@ class BudgetConfig:
     # Largest share of the time spent that validations and checkpoints between steps may take.
     # Beyond it they wait.
     periodic_work_share: float = 0.1
-    # [GiB] GPU memory that the process may take. null = the whole card.
+    # [GiB] GPU memory that training may take. null = the whole card.
     memory_gib: float | None = None
-    # The card that a plan assumes on a machine without one.
+    # The card that a plan assumes on a machine without one, by its name: RTX 4090, A100 80GB, L4.
     gpu: str | None = None
 
     def __post_init__(self) -> None:
@@ -162,7 +162,8 @@ class TrainConfig:
 class PlanConfig:
     """What `effchal plan` does besides planning."""
 
-    # The device that the plan is made for.
+    # The device that the plan is made for. The name of a card plans for all of it, whether it is
+    # here or not, in place of the budget's card.
     device: PlanDevice = PlanDevice.auto
     # Train for some micro-batches here and keep the measured time and memory, for this plan and
     # later ones.

@@ -8,6 +8,7 @@ import torch
 from effchal.config import Config, ConfigError
 from effchal.mixing.locate import is_local
 from effchal.mixing.prepare import PreparedData, prepare_data
+from effchal.model.device import limit_gpu_memory
 from effchal.planning.fit import make_plan
 from effchal.planning.machine import Machine
 from effchal.planning.outcome import keep_times
@@ -55,6 +56,7 @@ def probe(
             "plan.probe=true would run out of memory; effchal plan without it says what fits"
         )
     clock = WallClock.of(cfg.budget, age_s)
+    limit_gpu_memory(cfg.budget.memory_gib, machine.device)
     setup = build(cfg, data, machine.device)
     start_s = clock.spent_s()
     pace = timed_steps(cfg, setup, clock)

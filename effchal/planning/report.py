@@ -52,6 +52,8 @@ def memory_lines(plan: Plan) -> list[str]:
         first, second = (part[i] if i < len(part) else ("", "") for part in (left, right))
         lines.append(f"{first[0]:<26}{first[1]:>6}    {second[0]:<30}{second[1]:>6}".rstrip())
     more = f"{gib(plan.memory_beside)} GiB beside the tensors"
+    if plan.memory_free_now is not None:
+        more += f"; {gib(plan.memory_free_now)} GiB of this card are free now"
     if plan.memory_factor != 1.0:
         more += f"; earlier runs of this kind took {plan.memory_factor:.2f} times the plan"
     return [*lines, f"needed: {gib(plan.memory_needed)} GiB, {more}"]

@@ -10,8 +10,9 @@ from effchal.config import Config, LoraConfig, ModelConfig, TrainConfig
 from effchal.config.choices import ActivationCheckpointing, Dtype, Optimizer, Quantization
 from effchal.model.load import add_adapter, load_base_model
 from effchal.planning.allocated import AllocatedBytes
-from effchal.planning.memory import micro_batch_of, optimizer_bytes, plan_memory
+from effchal.planning.memory import micro_batch_of, plan_memory
 from effchal.planning.meta_model import nf4_bytes
+from effchal.planning.optimizer import optimizer_bytes
 from effchal.planning.workload import MicroBatchSize
 from effchal.training.layers import prepare_training
 from effchal.training.step import make_optimizer, target_loss
