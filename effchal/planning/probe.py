@@ -49,7 +49,7 @@ def probe(
         ConfigError: another machine was planned for, the data is not at hand, or the run
             does not fit.
     """
-    data = require_data(machine, data)
+    data = require_data(cfg, machine, data)
     plan = make_plan(cfg, machine, data)
     if not plan.memory_fits:
         raise ConfigError(
@@ -74,11 +74,16 @@ def probe(
     log.info("probe: %d steps, %.0f tokens/s", pace.steps, pace.tokens_per_s)
 
 
-def require_data(machine: Machine, data: PreparedData | None) -> PreparedData:
+def require_data(cfg: Config, machine: Machine, data: PreparedData | None) -> PreparedData:
     """The data; ConfigError if it, or the machine, is not here."""
     if machine.device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "plan.probe=true measures this machine, which has no GPU; add plan.device=cpu"
+        )
+    if machine.device.type == "cuda" and machine.memory_free is None:
+        raise ConfigError(
+            f"plan.probe=true measures this machine, and plan.device={cfg.plan.device.value} is "
+            "not this machine's; leave one of them out"
         )
     if data is None:
         raise ConfigError(
