@@ -165,6 +165,8 @@ class PlanConfig:
     # The device that the plan is made for. The name of a card plans for all of it, whether it is
     # here or not, in place of the budget's card.
     device: PlanDevice = PlanDevice.auto
+    # Also plan the other ways to keep base model and activations, and show the fastest that fits.
+    compare: bool = False
     # Train for some micro-batches here and keep the measured time and memory, for this plan and
     # later ones.
     probe: bool = False

@@ -33,6 +33,17 @@ class Option:
     hours: Hours | None
 
 
+@dataclass(frozen=True)
+class Alternative:
+    """Another way to keep base model and activations. Four bits change the result."""
+
+    overrides: list[str]
+    memory: int  # bytes
+    hours: Hours | None
+    fits: bool
+    chosen: bool  # the plan's own way
+
+
 @dataclass
 class Plan:
     """Memory in bytes."""
@@ -51,6 +62,7 @@ class Plan:
     hours_limit: float
     route: dict[str, Any]  # how the model is computed with, see model/route.py
     options: list[Option] = field(default_factory=list)
+    alternatives: list[Alternative] = field(default_factory=list)  # by plan.compare
 
     @property
     def memory_planned(self) -> int | None:

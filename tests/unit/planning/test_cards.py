@@ -1,6 +1,7 @@
 """Cards are told apart by all words of their names."""
 
 import pytest
+from support.paths import ROOT
 
 from effchal.config.choices import PlanDevice
 from effchal.planning.cards import BY_NAME, CARDS, OTHERS, find_card
@@ -61,6 +62,19 @@ def test_every_card_that_can_be_planned_for_has_its_figures():
     for card in CARDS.values():
         assert card is find_card(card.name)
         assert card.tflops_float32 < card.tflops
+
+
+def test_the_page_has_the_figures_of_the_table():
+    page = (ROOT / "docs" / "gpu.md").read_text()
+    for key, card in CARDS.items():
+        rate = f"{card.tflops:g}" if card.bfloat16 else f"none; float16 {card.tflops:g}"
+        figures = [
+            f"{card.memory_gib:g}",
+            f"{card.bandwidth:,.0f}",
+            rate,
+            f"{card.tflops_float32:g}",
+        ]
+        assert " | ".join([card.name, f"`{key.value}`", *figures]) in page
 
 
 def test_no_name_stands_for_two_cards():

@@ -8,10 +8,11 @@ import torch
 from support import forked
 
 from effchal.cli import compose_config
-from effchal.planning.candidates import plan_with_options
+from effchal.planning.candidates import alternatives, plan_with_options
 from effchal.planning.fit import make_plan
 from effchal.planning.history import Record, keep_record, kind_of
 from effchal.planning.machine import Machine
+from effchal.planning.report import screen
 
 GIB = 2**30
 CARD = Machine(torch.device("cuda"), "RTX 4090", 24 * GIB, round(0.6 * GIB))
@@ -182,3 +183,21 @@ def test_an_architecture_that_looks_at_its_data_is_not_planned(monkeypatch, capl
     plan = make_plan(compose_config(LEARNED), CARD, None)
     assert plan.memory is None
     assert "memory cannot be planned for builtin:tiny: TypeError: a value" in caplog.text
+
+
+def test_the_ways_to_keep_a_model_are_compared_fastest_first():
+    cfg = compose_config([*LEARNED, "model.dtype=auto"])
+    machine = dataclasses.replace(CARD, memory_beside=0)
+    ways = alternatives(cfg, machine, None)
+    assert len(ways) == 6
+    assert [way.chosen for way in ways].count(True) == 1
+    assert all(way.fits for way in ways)
+    hours = [way.hours.expected for way in ways]
+    assert hours == sorted(hours)
+    middle = sorted(way.memory for way in ways)[2]
+    tight = alternatives(cfg, dataclasses.replace(machine, memory_limit=middle), None)
+    assert [way.fits for way in tight] == [True] * 3 + [False] * 3
+    plan = make_plan(cfg, machine, None)
+    plan.alternatives = ways
+    fastest = "fastest that fits: model.quantization=null train.activation_checkpointing=none"
+    assert screen(plan, cfg, None).endswith(fastest)
