@@ -33,6 +33,7 @@ def pretend_card(
         "memory_reserved": round(reserved_gib * GIB),
         "max_memory_reserved": round(reserved_gib * GIB),
         "max_memory_allocated": round(allocated_gib * GIB),
+        "_check_bf16_tensor_supported": True,  # older cards emulate it
     }
     for function, answer in answers.items():
         monkeypatch.setattr(torch.cuda, function, lambda *_, answer=answer: answer)

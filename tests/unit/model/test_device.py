@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -22,6 +23,8 @@ from effchal.model.device import (
 )
 from effchal.model.load import load_base_model
 from effchal.model_source import check_model_source
+from effchal.serving.app import start_app
+from effchal.serving.service import Service
 
 CARD = torch.device("cuda", 0)
 VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
@@ -113,6 +116,16 @@ def test_an_evaluation_is_limited_before_its_model_is_loaded(monkeypatch):
     cfg = compose_config(["model=tiny", "lora=none", "evaluate.memory_gib=20"])
     task = EvaluationTask(cfg, check_model_source(cfg), [], None)
     assert task.engine
+    assert told == [(20.0, torch.device("cpu"))]
+
+
+def test_a_server_is_limited_before_its_model_is_loaded(monkeypatch):
+    told, loaded = [], threading.Event()
+    monkeypatch.setattr(device, "limit_gpu_memory", lambda *given: told.append(given))
+    monkeypatch.setattr(Service, "set_ready", lambda *_: loaded.set())
+    cfg = compose_config(["model=tiny", "lora=none", "serve.memory_gib=20"])
+    start_app(cfg, loaded.set)
+    assert loaded.wait(60)
     assert told == [(20.0, torch.device("cpu"))]
 
 

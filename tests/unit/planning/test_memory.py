@@ -1,5 +1,7 @@
 """Planned memory against that of real tensors."""
 
+import dataclasses
+
 import pytest
 import torch
 from bench_plan import live_peak
@@ -77,6 +79,25 @@ def test_predicted_memory_is_that_of_the_real_step(keep, dropout, dtype, monkeyp
     memory = plan_memory(cfg, CPU, size, None)
     planned = sum(size for part, size in memory.parts.items() if part != "optimizer")
     assert planned == pytest.approx(measured_peak(cfg, size), rel=0.05)
+
+
+def test_the_traffic_of_a_token_is_that_of_the_step():
+    cfg = Config(
+        model=ModelConfig(name="builtin:tiny", dtype=Dtype.float32, max_seq_len=1024),
+        lora=LoraConfig(r=16),
+    )
+    size = MicroBatchSize(tokens=1024, targets=512, longest=512, several=False)
+    kept = plan_memory(cfg, CPU, size, None).cost
+    twice = dataclasses.replace(size, tokens=2048, targets=1024)
+    assert plan_memory(cfg, CPU, twice, None).cost.training_traffic == pytest.approx(
+        kept.training_traffic, rel=0.1
+    )
+    assert plan_memory(cfg, CPU, twice, None).cost.launches < kept.launches
+    assert kept.training_traffic > 2 * kept.forward_traffic > 0
+    cfg.train.activation_checkpointing = ActivationCheckpointing.full
+    again = plan_memory(cfg, CPU, size, None).cost
+    assert again.training_traffic > 1.05 * kept.training_traffic
+    assert again.forward_traffic == pytest.approx(kept.forward_traffic, rel=0.1)
 
 
 @needs_smollm2
