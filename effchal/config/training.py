@@ -204,7 +204,7 @@ class RulesConfig:
     base_models: list[str] = field(default_factory=list)
     # Patterns of model names that mean "instruction-tuned", which the rules exclude.
     tuned_models: list[str] = field(default_factory=list)
-    # Parts of the GPU names that CUDA reports. One of them, and one card only.
+    # Words of the GPU names that CUDA reports, such as RTX 4090. One of them, and one card only.
     gpus: list[str] = field(default_factory=list)
     # [h] Most time for training.
     hours: float = MISSING
