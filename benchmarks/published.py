@@ -21,8 +21,8 @@ from effchal.model.load import add_adapter
 from effchal.model.structure import checkpoint_layers
 from effchal.planning import meta_model
 from effchal.planning.allocated import AllocatedBytes
-from effchal.planning.memory import optimizer_bytes
 from effchal.planning.meta_model import pack_weights, to_fake
+from effchal.planning.optimizer import optimizer_bytes
 
 GB, GIB = 1e9, 2**30
 LLAMA_2_7B = {

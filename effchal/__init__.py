@@ -4,12 +4,17 @@ From Python: `load_config`, `train`, `load` and `evaluate`; effchal.api has an e
 Importing the package imports no torch; the first use of these functions does.
 """
 
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
 __all__ = ["__version__", "evaluate", "load", "load_config", "train"]
+
+# Before torch reads it: joined weights leave holes that only growing segments can fill again.
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the older name
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 if TYPE_CHECKING:
     from effchal.api import evaluate, load, load_config, train

@@ -129,8 +129,11 @@ def load_source_tokenizer(source: ModelSource) -> Any:
     return load_bundle_tokenizer(source.bundle, source.base)
 
 
-def load_engine(source: ModelSource) -> "Engine":
+def load_engine(source: ModelSource, memory_gib: float | None = None) -> "Engine":
     """Load the weights onto this machine's best device.
+
+    Args:
+        memory_gib: what the process may take of a GPU; None is the whole card.
 
     Raises:
         TemplateError: the tokenizer's chat template is wanted, and is missing or of no use.
@@ -138,11 +141,12 @@ def load_engine(source: ModelSource) -> "Engine":
     from effchal.admission.admit import admit
     from effchal.bundle import load_bundle_model
     from effchal.decoding.engine import Engine
-    from effchal.model.device import pick_device
+    from effchal.model.device import limit_gpu_memory, pick_device
     from effchal.model.load import load_base_model
 
     encoder = PromptEncoder(load_source_tokenizer(source), source.prompt)
     device = pick_device()
+    limit_gpu_memory(memory_gib, device)
     if source.bundle is None:
         model = load_base_model(source.base, device)
     else:

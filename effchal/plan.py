@@ -24,7 +24,7 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         # The hub's client reads it when it is imported, which is later.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from effchal.model.device import gpu_names
-    from effchal.planning.candidates import plan_with_options
+    from effchal.planning.candidates import alternatives, plan_with_options
     from effchal.planning.fit import choose_micro_batch
     from effchal.planning.machine import planned_machine
     from effchal.planning.probe import known_data, probe
@@ -37,10 +37,13 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     if cfg.plan.probe:
         probe(cfg, machine, data, output_dir, job_age_s())
     plan = plan_with_options(cfg, machine, data)
+    if cfg.plan.compare:
+        plan.alternatives = alternatives(cfg, machine, data)
     plan.save(output_dir)
     rules_line, refused = None, False
     if cfg.rules is not None:
-        cards = gpu_names() or ([machine.name] if machine.device.type == "cuda" else [])
+        planned = [machine.name] if machine.device.type == "cuda" else []
+        cards = planned if machine.memory_free is None else gpu_names()
         findings = check_rules(cfg.rules, cfg.model, cfg.data_mix, cfg.budget, cards)
         rules_line = summary(cfg.rules, findings)
         refused = cfg.rules.enforce and not all(finding.ok for finding in findings)

@@ -1,6 +1,7 @@
 """A contest's rules, checked against a config and the machine."""
 
 import logging
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
@@ -14,6 +15,7 @@ from effchal.config import (
 )
 from effchal.config.choices import Origin
 
+OTHER_CARDS = {"laptop", "max", "mig", "d"}  # Max-Q; RTX 4090 D
 log = logging.getLogger(__name__)
 
 
@@ -95,9 +97,24 @@ def _not_tuned(rules: RulesConfig, name: str) -> Finding:
 
 def _one_gpu(rules: RulesConfig, gpus: list[str]) -> Finding:
     allowed = " or ".join(rules.gpus)
-    ok = len(gpus) == 1 and any(part in gpus[0] for part in rules.gpus)
+    ok = len(gpus) == 1 and any(is_card(gpus[0], wanted) for wanted in rules.gpus)
     remedy = "train on such a card, alone (CUDA_VISIBLE_DEVICES)"
     return Finding(f"one {allowed}", ", ".join(gpus) or "no GPU", ok, remedy)
+
+
+def card_words(name: str) -> list[str]:
+    """A card's name as words: "NVIDIA A100-SXM4-80GB" has nvidia, a100, sxm4 and 80gb."""
+    return re.findall(r"[a-z0-9.]+", name.lower())
+
+
+def is_card(name: str, wanted: str) -> bool:
+    """Whether the words of `wanted` follow each other in a card's name.
+
+    A laptop's card, a part of a card and a cut-down edition are other cards.
+    """
+    words, part = card_words(name), card_words(wanted)
+    found = any(words[i : i + len(part)] == part for i in range(len(words)))
+    return found and not OTHER_CARDS & (set(words) - set(part))
 
 
 def _sources(rules: RulesConfig, data_mix: DataMixConfig) -> list[Finding]:

@@ -242,10 +242,10 @@ def git_commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that numbers depend on; GPU kernels only where installed."""
-    packages = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers")
+    """Versions of the packages that numbers depend on; kernels only where installed."""
+    packages = ("torch", "transformers", "peft", "tokenizers")
     found = {"effchal": __version__} | {name: importlib.metadata.version(name) for name in packages}
-    for name in ("flash_attn", "liger_kernel"):
+    for name in ("bitsandbytes", "flash_attn", "liger_kernel"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found

@@ -80,8 +80,19 @@ class ActivationCheckpointing(Enum):
 
 class PlanDevice(Enum):
     auto = "auto"  # this machine's GPU; without one, the card of budget.gpu
-    cpu = "cpu"
-    cuda = "cuda"
+    cpu = "cpu"  # this machine's
+    cuda = "cuda"  # as auto, but refused where neither is known
+    a100_40gb = "a100_40gb"
+    a100_80gb = "a100_80gb"
+    h100 = "h100"
+    h200 = "h200"
+    l4 = "l4"
+    l40s = "l40s"
+    rtx_4090 = "rtx_4090"
+    rtx_5090 = "rtx_5090"
+    rtx_6000_ada = "rtx_6000_ada"
+    rtx_pro_6000 = "rtx_pro_6000"
+    t4 = "t4"
 
 
 class BundleOf(Enum):

@@ -37,6 +37,8 @@ class ServeConfig:
     cache_gib: float = 4.0
     # [GiB] Keys and values of prompt beginnings, kept for later prompts. 0 = keep none.
     prefix_gib: float = 1.0
+    # [GiB] GPU memory that the server may take. null = the whole card.
+    memory_gib: float | None = None
     # [tokens] Longest prompt that is accepted.
     max_prompt_tokens: int = 4096
     # [tokens] Longest answer that a request may ask for.
@@ -57,6 +59,7 @@ class ServeConfig:
         limits = ("max_waiting", "max_rows", "prefill_tokens", "max_prompt_tokens")
         require_keys(self, "serve", AT_LEAST_1, *limits, "max_new_tokens")
         require_keys(self, "serve", FINITE_ABOVE_0, "cache_gib")
+        require_keys(self, "serve", ABOVE_0, "memory_gib")
         require_keys(self, "serve", FINITE, "prefix_gib", "drain_s")
         require_keys(self, "serve", ABOVE_0, "deadline_s")
         for origin in self.cors_origins:
@@ -108,12 +111,15 @@ class EvaluateConfig:
     resamples: int = 10_000
     # Confidence level of every interval.
     confidence: float = 0.95
+    # [GiB] GPU memory that the evaluation may take. null = the whole card.
+    memory_gib: float | None = None
     # Take the answers of a finished evaluation below outputs/ that asked the same model the same.
     # true where several models are typed.
     reuse: bool = False
 
     def __post_init__(self) -> None:
         require_keys(self, "evaluate", AT_LEAST_1, "rows_at_once")
+        require_keys(self, "evaluate", ABOVE_0, "memory_gib")
         resamples = Bound("in 100..1000000", lambda count: 100 <= count <= 1_000_000)
         require_keys(self, "evaluate", resamples, "resamples")
         require_keys(self, "evaluate", Bound("in (0, 1)", lambda p: 0 < p < 1), "confidence")

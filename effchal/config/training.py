@@ -76,9 +76,9 @@ class BudgetConfig:
     # Largest share of the time spent that validations and checkpoints between steps may take.
     # Beyond it they wait.
     periodic_work_share: float = 0.1
-    # [GiB] GPU memory that the process may take. null = the whole card.
+    # [GiB] GPU memory that training may take. null = the whole card.
     memory_gib: float | None = None
-    # The card that a plan assumes on a machine without one.
+    # The card that a plan assumes on a machine without one, by its name: RTX 4090, A100 80GB, L4.
     gpu: str | None = None
 
     def __post_init__(self) -> None:
@@ -162,8 +162,11 @@ class TrainConfig:
 class PlanConfig:
     """What `effchal plan` does besides planning."""
 
-    # The device that the plan is made for.
+    # The device that the plan is made for. The name of a card plans for all of it, whether it is
+    # here or not, in place of the budget's card.
     device: PlanDevice = PlanDevice.auto
+    # Also plan the other ways to keep base model and activations, and show the fastest that fits.
+    compare: bool = False
     # Train for some micro-batches here and keep the measured time and memory, for this plan and
     # later ones.
     probe: bool = False
@@ -201,7 +204,7 @@ class RulesConfig:
     base_models: list[str] = field(default_factory=list)
     # Patterns of model names that mean "instruction-tuned", which the rules exclude.
     tuned_models: list[str] = field(default_factory=list)
-    # Parts of the GPU names that CUDA reports. One of them, and one card only.
+    # Words of the GPU names that CUDA reports, such as RTX 4090. One of them, and one card only.
     gpus: list[str] = field(default_factory=list)
     # [h] Most time for training.
     hours: float = MISSING

@@ -82,7 +82,7 @@ class EvaluationTask:
     @cached_property
     def engine(self) -> Engine:
         """Loads the model at first use: a resumed evaluation may have nothing left to answer."""
-        engine = load_engine(self.source)
+        engine = load_engine(self.source, self.cfg.evaluate.memory_gib)
         for variant in self.variants:
             engine.model.check(variant.contrast)
         return engine

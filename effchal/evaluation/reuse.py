@@ -68,6 +68,6 @@ def prompts_of(folder: Path) -> dict[tuple[str, str], str]:
 def placeless(cfg: Config) -> Config:
     """The config without where model, data and results lie: digests tell the first two."""
     model, scenario = replace(cfg.model, name=""), replace(cfg.scenario, path=None)
-    evaluate = replace(cfg.evaluate, reuse=False)
+    evaluate = replace(cfg.evaluate, reuse=False, memory_gib=None)
     cfg = replace(cfg, model=model, scenario=scenario, evaluate=evaluate, track=TrackConfig())
     return replace(cfg, bundle=None, base_model=None)

@@ -14,7 +14,7 @@ from torch import nn
 from effchal.config import ConfigError, LoraConfig, ModelConfig
 from effchal.config.choices import Attention, Quantization
 from effchal.model.adapter_targets import adapter_targets, has_transposed_weights
-from effchal.model.device import pick_dtype
+from effchal.model.device import check_dtype, pick_dtype
 from effchal.model.structure import max_positions, own_attention
 from effchal.model.text_model import is_multimodal, text_model_class, text_part
 from effchal.model.tokenizer import ModelError, base_model_path, loading, quiet_libraries
@@ -51,10 +51,12 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
 
     Raises:
         ModelError: it cannot be loaded, or takes fewer positions than cfg.max_seq_len.
+        ConfigError: bfloat16 was asked for on a card without its arithmetic.
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
 
     quiet_libraries()
+    check_dtype(cfg.dtype, device)
     dtype, path = pick_dtype(cfg.dtype, device), base_model_path(cfg)
     config = base_model_config(cfg)
     check_model_config(cfg, config)

@@ -12,7 +12,7 @@ from effchal.config import Config, ConfigError
 from effchal.config.choices import ActivationCheckpointing, Optimizer, Quantization
 from effchal.config.training import ALL_LINEAR
 from effchal.mixing.prepare import PreparedData
-from effchal.planning.fit import Option, Plan, make_plan
+from effchal.planning.fit import Alternative, Option, Plan, make_plan
 from effchal.planning.machine import Machine
 
 SHOWN = 3  # configs that would fit
@@ -29,6 +29,7 @@ class Override:
     def __str__(self) -> str:
         """As it is typed on the command line."""
         value = self.value.value if isinstance(self.value, Enum) else self.value
+        value = "null" if value is None else value
         text = f"[{','.join(value)}]" if isinstance(value, list) else value
         return f"{self.group}.{self.key}={text}"
 
@@ -63,6 +64,30 @@ def plan_with_options(cfg: Config, machine: Machine, data: PreparedData | None) 
             plan.options.append(option)
             break
     return plan
+
+
+def alternatives(cfg: Config, machine: Machine, data: PreparedData | None) -> list[Alternative]:
+    """Ways to keep base model and activations: those that fit first, the fastest of them first."""
+    found = []
+    for quantization in (None, Quantization.nf4):
+        for level in ActivationCheckpointing:
+            changed = copy.deepcopy(cfg)
+            overrides = [
+                Override("model", "quantization", quantization),
+                Override("train", "activation_checkpointing", level),
+            ]
+            for override in overrides:
+                override.apply(changed)
+            plan = make_plan(changed, machine, data)
+            if plan.memory is not None:
+                texts = [str(override) for override in overrides]
+                chosen = changed == cfg
+                found.append(Alternative(texts, plan.memory_needed, plan.hours, plan.fits, chosen))
+    return sorted(found, key=lambda each: (not each.fits, hours_expected(each), each.memory))
+
+
+def hours_expected(way: Alternative) -> float:
+    return way.hours.expected if way.hours else 0.0
 
 
 def less_memory(cfg: Config, plan: Plan, device: torch.device) -> Iterator[Override]:

@@ -12,10 +12,11 @@ import torch
 
 from effchal.config import Config, ConfigError
 from effchal.mixing.prepare import PreparedData
+from effchal.planning.cards import find_card
 from effchal.planning.history import Record, kind_of, records_of
 from effchal.planning.hours import Hours, measured_hours, public_hours
 from effchal.planning.machine import Machine
-from effchal.planning.memory import Memory, allocator_bytes, plan_memory
+from effchal.planning.memory import Memory, NotCountableError, allocator_bytes, plan_memory
 from effchal.planning.meta_model import describe, route_of_config, shape_config
 from effchal.planning.workload import MicroBatchSize, Workload, stated_workload, workload_of
 from effchal.runs import write_atomic
@@ -32,30 +33,58 @@ class Option:
     hours: Hours | None
 
 
+@dataclass(frozen=True)
+class Alternative:
+    """Another way to keep base model and activations. Four bits change the result."""
+
+    overrides: list[str]
+    memory: int  # bytes
+    hours: Hours | None
+    fits: bool
+    chosen: bool  # the plan's own way
+
+
 @dataclass
 class Plan:
     """Memory in bytes."""
 
     model: str
     device: str
+    on_gpu: bool
     workload: Workload
     memory: Memory | None  # None: this architecture's code does not run without data
     memory_beside: int  # taken whatever the run does, or held by the allocator
     memory_factor: float  # actual over planned, of earlier runs of the kind
+    memory_proven: int | None  # least limit that a run of the kind went through within
     memory_limit: int
+    memory_free_now: int | None  # of this machine's card; None: no card, or another one's plan
     hours: Hours | None  # None: nothing is known of the speed, or of the data
     hours_limit: float
     route: dict[str, Any]  # how the model is computed with, see model/route.py
     options: list[Option] = field(default_factory=list)
+    alternatives: list[Alternative] = field(default_factory=list)  # by plan.compare
 
     @property
     def memory_planned(self) -> int | None:
-        """As computed, before the factor of earlier runs."""
-        return None if self.memory is None else self.memory.peak + self.memory_beside
+        """Of what a run measures, as computed: a GPU's tensors, or a CPU's whole process."""
+        if self.memory is None:
+            return None
+        return self.memory.peak + (0 if self.on_gpu else self.memory_beside)
+
+    @property
+    def memory_expected(self) -> int:
+        """The same, corrected by what earlier runs took."""
+        return round((self.memory_planned or 0) * self.memory_factor)
 
     @property
     def memory_needed(self) -> int:
-        return round((self.memory_planned or 0) * self.memory_factor)
+        """All of the run: never more than a run of the kind had, for it went through."""
+        if self.memory is None:
+            return 0
+        computed = self.memory.peak + self.memory_beside
+        learned = self.memory_expected + (self.memory_beside if self.on_gpu else 0)
+        proven = self.memory_proven
+        return learned if proven is None else min(learned, max(computed, proven))
 
     @property
     def memory_fits(self) -> bool:
@@ -81,21 +110,25 @@ def make_plan(cfg: Config, machine: Machine, data: PreparedData | None) -> Plan:
     """Memory and hours of the run that `cfg` asks for.
 
     Raises:
-        ConfigError: no config.json, or targets that the model lacks.
+        ConfigError: no config.json, targets that the model lacks, or a dtype that the card lacks.
     """
     workload = workload_of(cfg, data) if data else stated_workload(cfg)
-    memory = memory_of(cfg, machine.device, workload)
+    memory = memory_of(machine.settled(cfg), machine.device, workload)
     model = describe(shape_config(cfg.model))
     records = records_of(kind_of(cfg, machine.name, model))
+    proven = [each.memory_limit for each in records if each.memory_limit is not None]
     allocator = allocator_bytes(memory, machine.device) if memory else 0
     return Plan(
         model=model,
         device=machine.name,
+        on_gpu=machine.device.type == "cuda",
         workload=workload,
         memory=memory,
         memory_beside=machine.memory_beside + allocator,
         memory_factor=memory_factor(records),
+        memory_proven=min(proven, default=None),
         memory_limit=machine.memory_limit,
+        memory_free_now=machine.memory_free,
         hours=hours_of_run(cfg, machine, workload, memory, records),
         hours_limit=cfg.budget.hours,
         route=route_of_config(cfg.model).report(),
@@ -106,10 +139,8 @@ def memory_of(cfg: Config, device: torch.device, workload: Workload) -> Memory |
     """Memory of a run; None for an architecture whose code looks at its data."""
     try:
         return plan_memory(cfg, device, workload.largest, workload.validation)
-    except ConfigError:
-        raise
-    except Exception as error:  # the run itself may be fine
-        what = f"{type(error).__name__}: {str(error)[:300]}"
+    except NotCountableError as error:  # the run itself may be fine
+        what = f"{type(error.__cause__).__name__}: {str(error.__cause__)[:300]}"
         log.warning("memory cannot be planned for %s: %s", cfg.model.name, what)
         return None
 
@@ -119,8 +150,9 @@ def hours_of_run(
 ) -> Hours | None:
     if workload.tokens and records:
         return measured_hours(cfg, workload, records)
-    if workload.tokens and memory:
-        return public_hours(cfg, workload, machine.name, memory.cost)
+    card = find_card(machine.name)
+    if workload.tokens and memory and card:
+        return public_hours(machine.settled(cfg), workload, card, memory.cost)
     return None
 
 

@@ -18,10 +18,13 @@ RECOMPUTED = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Floating-point operations of a token."""
+    """Work of a token: floating-point operations of products, bytes of all other operations."""
 
     forward: float
     training: float  # forward, backward, and what is recomputed of the forward pass
+    forward_traffic: float  # bytes
+    training_traffic: float
+    launches: float  # operations that the host starts in training; a share of one for each token
 
 
 def frozen_weights(model: Any, largest: MicroBatchSize) -> float:

@@ -25,7 +25,8 @@ class Record:
     validation_tokens_per_s: float | None
     save_s: float  # checkpoint and bundle, once
     memory: int  # bytes at the peak, as memory_used counts them
-    memory_planned: int | None
+    memory_planned: int | None  # bytes of the same, as computed
+    memory_limit: int | None = None  # bytes that the run went through within; None: of a probe
     at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
 
 

@@ -1,31 +1,28 @@
-"""Hours of a run: from earlier runs of its kind on this machine, else from public GPU figures."""
+"""Hours of a run: from earlier runs of its kind on this machine, else from a card's data sheet."""
 
 import statistics
 from dataclasses import dataclass
 
 from effchal.config import Config
+from effchal.config.choices import Dtype
+from effchal.planning.cards import Card
 from effchal.planning.flops import Cost
 from effchal.planning.history import Record
 from effchal.planning.workload import Workload
 
-# Dense bfloat16 matrix products with float32 sums, TFLOP/s, from the makers' data sheets.
-TFLOPS = {
-    "H200": 989.0,
-    "H100 PCIe": 756.0,
-    "H100": 989.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "RTX 6000 Ada": 364.0,
-    "RTX 4090": 165.2,
-    "A6000": 154.8,
-    "A10G": 70.0,
-    "A10": 125.0,
-    "L4": 121.0,
-    "RTX 3090": 71.0,
-}
-# Share of these that LoRA training reaches. The lowest: a small model with NF4 weights; the
-# highest: a large one in bfloat16.
-SHARE_LOW, SHARE_USUAL, SHARE_HIGH = 0.10, 0.30, 0.55
+
+@dataclass(frozen=True)
+class Reached:
+    """What is reached of a data sheet's figures. Assumed: no card has been measured."""
+
+    products: float  # share of the rate
+    bandwidth: float  # share, in operations that are not products
+    launch_s: float  # host's time to start an operation; the card computes meanwhile
+
+
+FASTEST = Reached(products=0.90, bandwidth=0.92, launch_s=3e-6)
+USUAL = Reached(products=0.65, bandwidth=0.80, launch_s=6e-6)
+SLOWEST = Reached(products=0.35, bandwidth=0.50, launch_s=15e-6)
 # Imports, and loading the weights.
 START_LOW_S, START_USUAL_S, START_HIGH_S = 20.0, 90.0, 600.0
 SAVE_S = 20.0  # checkpoint and bundle, where nothing was measured
@@ -97,19 +94,24 @@ def measured_hours(cfg: Config, workload: Workload, records: list[Record]) -> Ho
     return hours_of(cfg, workload, expected, fastest, slowest, source)
 
 
-def public_hours(cfg: Config, workload: Workload, gpu: str, cost: Cost) -> Hours | None:
-    """Hours by the card's data sheet; None for a card that is not in the table."""
-    rate = next((rate for name, rate in TFLOPS.items() if name.lower() in gpu.lower()), None)
-    if rate is None:
-        return None
+def public_hours(cfg: Config, workload: Workload, card: Card, cost: Cost) -> Hours:
+    """Hours by a card's data sheet: products at its rate, all else at its bandwidth."""
+    rate = card.tflops_float32 if cfg.model.dtype is Dtype.float32 else card.tflops
 
-    def timing(share: float, start_s: float) -> Timing:
-        flops = share * rate * 1e12
-        validation_s = workload.validation_tokens * cost.forward / flops
-        return Timing(flops / cost.training, start_s, validation_s, SAVE_S)
+    def token_s(reached: Reached, flops: float, traffic: float, launches: float) -> float:
+        products_s = flops / (reached.products * rate * 1e12)
+        traffic_s = traffic / (reached.bandwidth * card.bandwidth * 1e9)
+        return max(products_s + traffic_s, launches * reached.launch_s)
 
-    expected = timing(SHARE_USUAL, START_USUAL_S)
-    fastest, slowest = timing(SHARE_HIGH, START_LOW_S), timing(SHARE_LOW, START_HIGH_S)
-    shares = f"{SHARE_LOW:.0%} to {SHARE_HIGH:.0%}"
-    source = f"public figures of {gpu} ({rate:g} TFLOP/s, of which {shares} are used); not measured"
+    def timing(reached: Reached, start_s: float) -> Timing:
+        validation_s = token_s(reached, cost.forward, cost.forward_traffic, 0.0)
+        training_s = token_s(reached, cost.training, cost.training_traffic, cost.launches)
+        return Timing(1 / training_s, start_s, workload.validation_tokens * validation_s, SAVE_S)
+
+    expected = timing(USUAL, START_USUAL_S)
+    fastest, slowest = timing(FASTEST, START_LOW_S), timing(SLOWEST, START_HIGH_S)
+    source = (
+        f"the data sheet of {card.name} ({rate:g} TFLOP/s, {card.bandwidth:,.0f} GB/s), "
+        f"{expected.tokens_per_s:,.0f} tokens/s; estimated, not measured on this card"
+    )
     return hours_of(cfg, workload, expected, fastest, slowest, source)

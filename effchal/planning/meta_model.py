@@ -151,13 +151,16 @@ def packed_linear(linear: nn.Linear, double_quant: bool) -> nn.Module:
 
 
 class FakeMatMul4bit(torch.autograd.Function):
-    """Like MatMul4Bit of bitsandbytes: unpack the weight, multiply, free it; again in backward."""
+    """Like MatMul4Bit of bitsandbytes: unpack the weight, multiply, free it; again in backward.
+
+    zeros, not empty: unpacking writes the weight.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, in_features: int, out_features: int, bias: Tensor | None) -> Tensor:
         ctx.shape = (out_features, in_features)
-        return nn.functional.linear(x, x.new_empty(ctx.shape), bias)
+        return nn.functional.linear(x, x.new_zeros(ctx.shape), bias)
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple:
-        return dy @ dy.new_empty(ctx.shape), None, None, None
+        return dy @ dy.new_zeros(ctx.shape), None, None, None

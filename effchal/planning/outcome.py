@@ -7,7 +7,7 @@ import torch
 
 from effchal.config import Config
 from effchal.mixing.prepare import PreparedData
-from effchal.model.device import peak_memory_gib, pick_device
+from effchal.model.device import peak_memory_gib, peak_reserved_gib, pick_device
 from effchal.model.route import route_of
 from effchal.planning.candidates import plan_with_options
 from effchal.planning.fit import Plan, choose_micro_batch, enforce_plan, make_plan
@@ -78,6 +78,7 @@ def keep_times(
         save_s=costs.get("checkpoint", 0.0) + costs.get("bundle", 0.0),
         memory=memory_used(device),
         memory_planned=plan.memory_planned,
+        memory_limit=plan.memory_limit if source == "run" else None,
     )
     keep_record(record)
 
@@ -86,7 +87,7 @@ def write_record(plan: Plan, trainer: Trainer, status: str, error: str | None) -
     """run.json, with what the plan said and what it came to."""
     hours, actual = plan.hours, memory_used(trainer.setup.device)
     comparison = {
-        "memory_gib": {"predicted": plan.memory_needed / 2**30, "actual": actual / 2**30},
+        "memory_gib": {"predicted": plan.memory_expected / 2**30, "actual": actual / 2**30},
         "hours": {
             "predicted": hours and [hours.low, hours.expected, hours.high],
             "actual": trainer.clock.spent_s() / 3600,
@@ -106,6 +107,7 @@ def write_record(plan: Plan, trainer: Trainer, status: str, error: str | None) -
         "validation_loss": loss,
         "validation_step": None if loss is None else trainer.state.step,
         "peak_memory_gib": peak_memory_gib(trainer.setup.device),
+        "peak_reserved_gib": peak_reserved_gib(trainer.setup.device),
         "plan": comparison,
         "route": route_of(trainer.setup.model).report(),
         **provenance(trainer.setup.device),

@@ -8,6 +8,7 @@ import torch
 from effchal.config import Config, ConfigError
 from effchal.mixing.locate import is_local
 from effchal.mixing.prepare import PreparedData, prepare_data
+from effchal.model.device import limit_gpu_memory
 from effchal.planning.fit import make_plan
 from effchal.planning.machine import Machine
 from effchal.planning.outcome import keep_times
@@ -48,13 +49,14 @@ def probe(
         ConfigError: another machine was planned for, the data is not at hand, or the run
             does not fit.
     """
-    data = require_data(machine, data)
+    data = require_data(cfg, machine, data)
     plan = make_plan(cfg, machine, data)
     if not plan.memory_fits:
         raise ConfigError(
             "plan.probe=true would run out of memory; effchal plan without it says what fits"
         )
     clock = WallClock.of(cfg.budget, age_s)
+    limit_gpu_memory(cfg.budget.memory_gib, machine.device)
     setup = build(cfg, data, machine.device)
     start_s = clock.spent_s()
     pace = timed_steps(cfg, setup, clock)
@@ -72,11 +74,16 @@ def probe(
     log.info("probe: %d steps, %.0f tokens/s", pace.steps, pace.tokens_per_s)
 
 
-def require_data(machine: Machine, data: PreparedData | None) -> PreparedData:
+def require_data(cfg: Config, machine: Machine, data: PreparedData | None) -> PreparedData:
     """The data; ConfigError if it, or the machine, is not here."""
     if machine.device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "plan.probe=true measures this machine, which has no GPU; add plan.device=cpu"
+        )
+    if machine.device.type == "cuda" and machine.memory_free is None:
+        raise ConfigError(
+            f"plan.probe=true measures this machine, and plan.device={cfg.plan.device.value} is "
+            "not this machine's; leave one of them out"
         )
     if data is None:
         raise ConfigError(

@@ -4,6 +4,8 @@ from effchal.config import Config
 from effchal.config.training import ALL_LINEAR
 from effchal.planning.fit import Option, Plan, gib
 
+TIGHT = 0.95  # share of the limit; what a plan assumes of CUDA and the allocator may be exceeded
+
 
 def screen(plan: Plan, cfg: Config, rules: str | None) -> str:
     """The plan as text.
@@ -20,6 +22,7 @@ def screen(plan: Plan, cfg: Config, rules: str | None) -> str:
             "  no override, and no combination of them, makes it fit: "
             "take a smaller model or a larger budget"
         )
+    lines += alternative_lines(plan)
     return "\n".join([*lines, *([rules] if rules else [])])
 
 
@@ -52,6 +55,8 @@ def memory_lines(plan: Plan) -> list[str]:
         first, second = (part[i] if i < len(part) else ("", "") for part in (left, right))
         lines.append(f"{first[0]:<26}{first[1]:>6}    {second[0]:<30}{second[1]:>6}".rstrip())
     more = f"{gib(plan.memory_beside)} GiB beside the tensors"
+    if plan.memory_free_now is not None:
+        more += f"; {gib(plan.memory_free_now)} GiB of this card are free now"
     if plan.memory_factor != 1.0:
         more += f"; earlier runs of this kind took {plan.memory_factor:.2f} times the plan"
     return [*lines, f"needed: {gib(plan.memory_needed)} GiB, {more}"]
@@ -91,3 +96,19 @@ def verdict(plan: Plan) -> str:
 def option_line(option: Option) -> str:
     hours = "" if option.hours is None else f", {option.hours.expected:.3g} h"
     return f"  would fit: {' '.join(option.overrides)}   ({gib(option.memory)} GiB{hours})"
+
+
+def alternative_lines(plan: Plan) -> list[str]:
+    """A table of the ways that plan.compare asked for; the first row is the fastest that fits."""
+    if not plan.alternatives:
+        return []
+    lines = ["", f"{'GiB':>6}{'hours':>8}  other ways to keep base model and activations"]
+    for way in plan.alternatives:
+        hours = "" if way.hours is None else f"{way.hours.expected:.3g}"
+        tight = way.memory > TIGHT * plan.memory_limit
+        notes = "" if way.fits and not tight else ", tight" if way.fits else ", does not fit"
+        notes += ", this plan" if way.chosen else ""
+        lines.append(f"{gib(way.memory):>6}{hours:>8}  {' '.join(way.overrides)}{notes}")
+    first = plan.alternatives[0]
+    fastest = first.fits and first.hours is not None
+    return [*lines, *([f"fastest that fits: {' '.join(first.overrides)}"] if fastest else [])]

@@ -84,7 +84,7 @@ def start_app(cfg: Config, on_failure: Callable[[], None]) -> Flask:
             source = check_model_source(cfg)
             # Fails on wrong layers before the weights are read.
             contrast = contrast_of(cfg.decoding, source.shape.num_layers, source.shape.tied)
-            engine = load_engine(source)
+            engine = load_engine(source, cfg.serve.memory_gib)
             engine.model.check(contrast)
             service.set_ready(engine)
             gc.collect()

@@ -47,8 +47,7 @@ def save_checkpoint(
         "state": state,
         "parameters": trainable_parameters(model),
         "optimizer": optimizer.state_dict(),
-        "rng": torch.get_rng_state(),
-        "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        **random_states(device_of(model)),
     }
     try:
         with partial.open("wb") as file:
@@ -104,12 +103,30 @@ def load_checkpoint(
             raise ConfigError(f"{path} has format {found}; this version reads up to {FORMAT}")
         _copy_into(model, content["parameters"])
         optimizer.load_state_dict(content["optimizer"])
-        torch.set_rng_state(content["rng"])
-        if content["rng_cuda"]:
-            torch.cuda.set_rng_state_all(content["rng_cuda"])
+        set_random_states(content, device_of(model))
         log.info("resumed from %s", path)
         return {RENAMED.get(key, key): value for key, value in content["state"].items()}
     return None
+
+
+def random_states(device: torch.device) -> dict[str, Any]:
+    """States of the random generators that training draws from: the CPU's and its card's."""
+    on_card = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return {"rng": torch.get_rng_state(), "rng_cuda": on_card}
+
+
+def set_random_states(content: dict[str, Any], device: torch.device) -> None:
+    """Set the states that a checkpoint holds, on whichever card training goes on.
+
+    Version 0.1 kept the states of all visible cards, and trained on the first one.
+    """
+    torch.set_rng_state(content["rng"])
+    if content["rng_cuda"] and device.type == "cuda":
+        torch.cuda.set_rng_state(content["rng_cuda"][0], device)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 import errno
 import fcntl
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from effchal.runs import (
     read_json_lines,
     run_lock,
     sync_folder,
+    versions,
     write_atomic,
 )
 
@@ -47,6 +49,20 @@ def test_provenance_names_device_commit_and_versions():
     assert found["device"].endswith("threads")
     assert {"effchal", "torch", "transformers"} <= found["versions"].keys()
     assert "git_commit" in found
+
+
+def test_a_machine_without_4_bit_kernels_has_versions(monkeypatch):
+    found = importlib.metadata.version
+
+    def version(name):
+        if name == "bitsandbytes":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found(name)
+
+    assert "bitsandbytes" in versions()
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert "bitsandbytes" not in versions()
+    assert "torch" in versions()
 
 
 def test_damaged_lines_are_left_out(tmp_path):

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from effchal.model.load import (
     load_base_model,
     pick_attention,
 )
-from effchal.model.structure import backbone, head
+from effchal.model.structure import backbone, checkpoint_layers, head, layers_of
 from effchal.model.tiny import tiny_folder
 from effchal.model.tokenizer import ModelError, base_model_path, load_tokenizer, pin_revision
 
@@ -55,6 +56,21 @@ def test_nothing_but_the_adapter_trains_and_it_starts_as_the_base_model():
     assert names
     assert all("lora_" in name for name in names)
     assert torch.equal(hidden(adapted), before)
+
+
+@pytest.mark.parametrize(
+    "name", ["gradient_checkpointing_enable", "activation_checkpointing_enable"]
+)
+def test_layers_are_checkpointed_by_the_name_that_transformers_has(name):
+    called = []
+    checkpoint_layers(SimpleNamespace(**{name: lambda: called.append(name)}))
+    assert called == [name]
+
+
+def test_checkpointed_layers_keep_their_input_alone():
+    model = load_base_model(TINY, CPU).train()
+    checkpoint_layers(model)
+    assert all(layer.gradient_checkpointing for layer in layers_of(model))
 
 
 def test_the_adapters_seed_decides_its_weights():

@@ -6,8 +6,10 @@ import pytest
 
 from effchal.cli import compose_config
 from effchal.config import BudgetConfig, Config, TrainConfig
+from effchal.planning.cards import Card
+from effchal.planning.flops import Cost
 from effchal.planning.history import Record, keep_record, records_file, records_of
-from effchal.planning.hours import Timing, measured_hours
+from effchal.planning.hours import USUAL, Timing, measured_hours, public_hours
 from effchal.planning.workload import MicroBatchSize, Workload, stated_workload
 from effchal.training.budget import Pace
 
@@ -87,3 +89,38 @@ def test_pace_leaves_the_first_step_out():
     pace.add(100, 3.0)
     assert (pace.tokens_per_s, pace.steps) == (50.0, 3)
     assert pace.spread > 0.3
+
+
+CARD = Card("RTX 0000", ("rtx 0000",), 24.0, bandwidth=1000, tflops=100, tflops_float32=50)
+SIZE = MicroBatchSize(100, 50, 100)
+WORK = Workload("", 100, 10_000_000, SIZE, SIZE, validation_tokens=0)
+
+
+def estimated(dtype="bfloat16", card=CARD, **changes):
+    """Seconds of a token beyond the start and the end."""
+    cost = Cost(1e9, 3e9, forward_traffic=0.0, training_traffic=0.0, launches=0.0)
+    cfg = compose_config(["model=tiny", f"model.dtype={dtype}", "train.checkpoint_every=1000"])
+    hours = public_hours(cfg, WORK, card, dataclasses.replace(cost, **changes))
+    return (hours.expected - hours.fixed) * 3600 / WORK.tokens, hours
+
+
+def test_products_take_their_rate_and_all_else_its_bytes():
+    products, _ = estimated()
+    assert products == pytest.approx(3e9 / (USUAL.products * 100e12), rel=1e-6)
+    moved = 1e6 / (USUAL.bandwidth * 1e12)
+    assert estimated(training_traffic=1e6)[0] == pytest.approx(products + moved, rel=1e-6)
+    wide = dataclasses.replace(CARD, bandwidth=2000)
+    assert estimated(card=wide, training_traffic=1e6)[0] == pytest.approx(products + moved / 2)
+    assert estimated("float32")[0] == pytest.approx(2 * products)
+
+
+def test_a_small_model_waits_for_the_host():
+    assert estimated(launches=1e-6)[0] == estimated()[0]
+    assert estimated(launches=100.0)[0] == pytest.approx(100 * USUAL.launch_s)
+
+
+def test_hours_of_a_data_sheet_say_that_nothing_was_measured():
+    _, hours = estimated()
+    assert hours.low < hours.expected < hours.high
+    assert "the data sheet of RTX 0000 (100 TFLOP/s, 1,000 GB/s)" in hours.source
+    assert hours.source.endswith("estimated, not measured on this card")

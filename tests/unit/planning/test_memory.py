@@ -1,5 +1,7 @@
 """Planned memory against that of real tensors."""
 
+import dataclasses
+
 import pytest
 import torch
 from bench_plan import live_peak
@@ -10,8 +12,9 @@ from effchal.config import Config, LoraConfig, ModelConfig, TrainConfig
 from effchal.config.choices import ActivationCheckpointing, Dtype, Optimizer, Quantization
 from effchal.model.load import add_adapter, load_base_model
 from effchal.planning.allocated import AllocatedBytes
-from effchal.planning.memory import micro_batch_of, optimizer_bytes, plan_memory
+from effchal.planning.memory import micro_batch_of, plan_memory
 from effchal.planning.meta_model import nf4_bytes
+from effchal.planning.optimizer import optimizer_bytes
 from effchal.planning.workload import MicroBatchSize
 from effchal.training.layers import prepare_training
 from effchal.training.step import make_optimizer, target_loss
@@ -80,6 +83,25 @@ def test_predicted_memory_is_that_of_the_real_step(keep, lora, model, monkeypatc
     memory = plan_memory(cfg, CPU, size, None)
     planned = sum(size for part, size in memory.parts.items() if part != "optimizer")
     assert planned == pytest.approx(measured_peak(cfg, size), rel=0.05)
+
+
+def test_the_traffic_of_a_token_is_that_of_the_step():
+    cfg = Config(
+        model=ModelConfig(name="builtin:tiny", dtype=Dtype.float32, max_seq_len=1024),
+        lora=LoraConfig(r=16),
+    )
+    size = MicroBatchSize(tokens=1024, targets=512, longest=512, several=False)
+    kept = plan_memory(cfg, CPU, size, None).cost
+    twice = dataclasses.replace(size, tokens=2048, targets=1024)
+    assert plan_memory(cfg, CPU, twice, None).cost.training_traffic == pytest.approx(
+        kept.training_traffic, rel=0.1
+    )
+    assert plan_memory(cfg, CPU, twice, None).cost.launches < kept.launches
+    assert kept.training_traffic > 2 * kept.forward_traffic > 0
+    cfg.train.activation_checkpointing = ActivationCheckpointing.full
+    again = plan_memory(cfg, CPU, size, None).cost
+    assert again.training_traffic > 1.05 * kept.training_traffic
+    assert again.forward_traffic == pytest.approx(kept.forward_traffic, rel=0.1)
 
 
 @needs_smollm2

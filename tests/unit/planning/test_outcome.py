@@ -9,8 +9,10 @@ from support.training_runs import record, run
 
 from effchal.config import BudgetConfig, ConfigError, LoraConfig
 from effchal.mixing.prepare import prepare_data
+from effchal.planning.history import records_file
 from effchal.planning.outcome import plan_run
 from effchal.planning.report import screen
+from effchal.runs import read_json_lines
 
 
 @pytest.mark.integration
@@ -35,6 +37,9 @@ def test_a_run_learns_from_the_ones_before(tiny_cfg, tmp_path):
     first = record(tmp_path / "a")["plan"]
     assert first["hours"]["predicted"] is None
     assert first["memory_gib"]["actual"] > 0
+    assert record(tmp_path / "a")["peak_reserved_gib"] is None  # a GPU's
+    (kept,) = read_json_lines(records_file())
+    assert kept["memory_limit"] > kept["memory"]  # it went through within the limit
     assert run(tiny_cfg, tmp_path / "b") == 0
     second = record(tmp_path / "b")["plan"]
     assert second["hours"]["by"].startswith("1 run of this kind")

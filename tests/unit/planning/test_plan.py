@@ -8,8 +8,11 @@ import torch
 from support import forked
 
 from effchal.cli import compose_config
-from effchal.planning.candidates import plan_with_options
+from effchal.planning.candidates import alternatives, plan_with_options
+from effchal.planning.fit import make_plan
+from effchal.planning.history import Record, keep_record, kind_of
 from effchal.planning.machine import Machine
+from effchal.planning.report import screen
 
 GIB = 2**30
 CARD = Machine(torch.device("cuda"), "RTX 4090", 24 * GIB, round(0.6 * GIB))
@@ -110,3 +113,91 @@ def test_a_probe_of_a_card_that_is_not_here_is_refused(tmp_path):
     result = command(tmp_path, *tiny)
     assert result.returncode == 2
     assert "add plan.device=cpu" in result.stderr
+
+
+LEARNED = ["model=tiny", "data_mix=quickstart", "train.max_steps=2"]
+
+
+def plan_after(machine, factor, **changes):
+    """The plan of a small run after one that took `factor` times what was planned."""
+    cfg = compose_config(LEARNED)
+    before = make_plan(cfg, machine, None)
+    record = Record(
+        source="run",
+        kind=kind_of(cfg, machine.name, before.model),
+        tokens_per_s=100.0,
+        spread=0.01,
+        start_s=1.0,
+        validation_tokens_per_s=None,
+        save_s=1.0,
+        memory=round(factor * before.memory_planned),
+        memory_planned=before.memory_planned,
+    )
+    keep_record(dataclasses.replace(record, **changes))
+    return before, make_plan(cfg, machine, None)
+
+
+def test_a_gpu_plan_learns_of_its_tensors_alone():
+    before, after = plan_after(CARD, 2.0)
+    peak = before.memory.peak
+    assert before.memory_planned == peak
+    assert before.memory_needed == peak + before.memory_beside
+    assert after.memory_needed == 2 * peak + before.memory_beside
+
+
+def test_a_cpu_plan_learns_of_its_whole_process():
+    machine = Machine(torch.device("cpu"), "a CPU", 24 * GIB, GIB)
+    before, after = plan_after(machine, 1.5)
+    assert after.memory_needed == pytest.approx(1.5 * before.memory_needed)
+
+
+@pytest.mark.parametrize(
+    ("limit_then", "fits"), [(1.0, True), (0.9, True), (1.1, False), (None, False)]
+)
+def test_a_kind_that_has_finished_is_not_refused_by_what_was_learned(limit_then, fits):
+    """It took twice the plan, by whatever measure, and went through with `limit_then`."""
+    bare = dataclasses.replace(CARD, memory_beside=0)
+    needed = make_plan(compose_config(LEARNED), bare, None).memory_needed
+    machine = dataclasses.replace(bare, memory_limit=round(1.05 * needed))
+    then = limit_then and round(limit_then * machine.memory_limit)
+    _, after = plan_after(machine, 2.0, memory_limit=then)
+    assert after.memory_factor == 2.0
+    assert after.memory_fits is fits
+
+
+def test_errors_of_our_own_preparation_are_not_swallowed(monkeypatch):
+    def broken(model):
+        raise AttributeError("'LlamaForCausalLM' object has no attribute 'some_checkpointing'")
+
+    monkeypatch.setattr("effchal.training.layers.checkpoint_layers", broken)
+    keys = ["lora.dropout=0.1", "train.activation_checkpointing=full"]  # the library's layers
+    with pytest.raises(AttributeError, match="some_checkpointing"):
+        make_plan(compose_config([*LEARNED, *keys]), CARD, None)
+
+
+def test_an_architecture_that_looks_at_its_data_is_not_planned(monkeypatch, caplog):
+    def looks(*_):
+        raise TypeError("a value of a fake tensor")
+
+    monkeypatch.setattr("effchal.planning.memory.target_loss", looks)
+    plan = make_plan(compose_config(LEARNED), CARD, None)
+    assert plan.memory is None
+    assert "memory cannot be planned for builtin:tiny: TypeError: a value" in caplog.text
+
+
+def test_the_ways_to_keep_a_model_are_compared_fastest_first():
+    cfg = compose_config([*LEARNED, "model.dtype=auto"])
+    machine = dataclasses.replace(CARD, memory_beside=0)
+    ways = alternatives(cfg, machine, None)
+    assert len(ways) == 6
+    assert [way.chosen for way in ways].count(True) == 1
+    assert all(way.fits for way in ways)
+    hours = [way.hours.expected for way in ways]
+    assert hours == sorted(hours)
+    middle = sorted(way.memory for way in ways)[2]
+    tight = alternatives(cfg, dataclasses.replace(machine, memory_limit=middle), None)
+    assert [way.fits for way in tight] == [True] * 3 + [False] * 3
+    plan = make_plan(cfg, machine, None)
+    plan.alternatives = ways
+    fastest = "fastest that fits: model.quantization=null train.activation_checkpointing=none"
+    assert screen(plan, cfg, None).endswith(fastest)

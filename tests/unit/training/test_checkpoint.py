@@ -3,7 +3,13 @@ import torch
 
 from effchal.config import ConfigError
 from effchal.runs import checkpoints
-from effchal.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from effchal.training.checkpoint import (
+    load_checkpoint,
+    load_weights,
+    random_states,
+    save_checkpoint,
+    set_random_states,
+)
 
 
 @pytest.fixture
@@ -121,3 +127,34 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path, model):
 
 def test_no_checkpoint_is_no_state(tmp_path, model):
     assert load_checkpoint(tmp_path / "checkpoint", model, optimizer_of(model)) is None
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    """Random states of two cards, by torch.cuda's functions."""
+    states = {torch.device("cuda", i): torch.tensor([i]) for i in range(2)}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", states.__getitem__)
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device: states.update({device: state})
+    )
+    return states
+
+
+def test_the_random_state_of_the_card_in_use_is_kept_alone(cards):
+    first, second = cards
+    saved = random_states(second)
+    assert [state.tolist() for state in saved["rng_cuda"]] == [[1]]
+    assert random_states(torch.device("cpu"))["rng_cuda"] == []
+    set_random_states(saved, first)  # the run goes on with one card fewer
+    assert cards[first].tolist() == [1]
+
+
+def test_a_checkpoint_of_more_cards_is_taken_up_on_one_card_or_none(cards):
+    first, second = cards
+    older = random_states(torch.device("cpu")) | {
+        "rng_cuda": [torch.tensor([7]), torch.tensor([8])]
+    }
+    set_random_states(older, second)
+    assert (cards[first].tolist(), cards[second].tolist()) == ([0], [7])
+    set_random_states(older, torch.device("cpu"))
+    assert cards[first].tolist() == [0]
