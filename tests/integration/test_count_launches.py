@@ -9,7 +9,7 @@ from support.paths import ROOT
 
 
 def test_the_launches_of_a_layer_are_counted_without_a_card():
-    command = [sys.executable, "benchmarks/count_launches.py", "--tokens", "256"]
+    command = [sys.executable, "benchmarks/count_launches.py"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
