@@ -2,10 +2,10 @@
 
     python benchmarks/count_launches.py [--quantization nf4] [--dropout 0.05] [--operations]
 
-No card and no weights are needed: the real code runs on fake tensors. With a CUDA build of
-torch they are a card's (torch 2.11; 2.14 wants one card for the backward pass). With a CPU
-build they are the CPU's, and `is_cuda` alone says otherwise: code that asks it takes the
-card's way, and waits are not seen. Two depths of the model are counted, and their difference
+No card and no weights are needed: the real code runs on fake tensors. Where there is a card
+they are the card's. Without one autograd cannot run on such, so they are the CPU's, and
+`is_cuda` alone says otherwise: code that asks it takes the card's way, and waits of the host
+are not seen. Two depths of the model are counted, and their difference
 is a layer. What torch.compile makes counts as one launch. The bytes are those of the
 operations' arguments and results, whatever a cache saves; unpacking NF4 is not among them.
 """
@@ -29,7 +29,7 @@ KEEPS = ("none", "selective", "full")
 
 def main() -> None:
     args = arguments()
-    device = torch.device("cuda:0" if torch.backends.cuda.is_built() else "cpu")
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     with compiled_as_one() as modes, claiming_cuda(device.type == "cpu"):
         rows = [training_row(args, device, keep, modes) for keep in KEEPS]
         decode = decoding_row(args, device, modes)
@@ -37,13 +37,13 @@ def main() -> None:
         print("RESULT", json.dumps(row))
     base = f"{args.quantization or 'bf16'}, dropout {args.dropout:g}, r {args.rank}"
     print(f"\nMistral-7B's shape, {base}, {args.tokens} tokens in {args.segments} examples")
-    print(f"torch {torch.__version__}, fake tensors on {device.type}\n")
+    print(f"torch {torch.__version__}, fake tensors of {device}\n")
     columns = ("element-wise", "products", "attention", "kB a token", "layers")
     print(f"{'a layer of a':<24}" + "".join(f"{name:>14}" for name in columns))
     for row in rows:
         print(line(f"training step, {row['keep']}", row, f"{row['kb_per_token']:.0f}"))
     print(line("decode step, 1 row", decode, "-"))
-    waits = decode["waits"] if device.type == "cuda" else "not seen on a CPU"
+    waits = decode["waits"] if device.type == "cuda" else "not seen without a card"
     print(f"\nwaits of the host in a decode step: {waits}")
     if args.operations:
         show_operations(rows[0]["operations"], args.tokens)
