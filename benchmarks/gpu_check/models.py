@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_check.measure import DEVICE, free_memory
-from gpu_check.session import ALL_LINEAR
 from torch import nn
 
 from effchal.config import LoraConfig
 from effchal.mixing.encode import EncodedExample
 from effchal.mixing.packing import MicroBatch, pack
 from effchal.model.load import add_adapter
+from gpu_check.measure import DEVICE, free_memory
+from gpu_check.session import ALL_LINEAR
 
 SMALL = {
     "vocab_size": 512,
@@ -24,17 +24,19 @@ SMALL = {
     "max_position_embeddings": 1024,
     "tie_word_embeddings": False,
 }
-TOY = SMALL | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4}
+TOY = SMALL | {"hidden_size": 64, "intermediate_size": 128}
 MISTRAL = {"sliding_window": 4096, "max_position_embeddings": 32768}  # the class's own are its
 
 
-def small_model(kind: str, dtype: torch.dtype, window: int | None = None) -> Any:
+def small_model(
+    kind: str, dtype: torch.dtype, window: int | None = None, tiny: bool = False
+) -> Any:
     """A random model of llama, mistral or qwen2, the same for every dtype up to rounding."""
     import transformers
 
     config = {"llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config"}[kind]
     more = {"sliding_window": window} if kind == "mistral" else {}
-    shape = getattr(transformers, config)(**SMALL, **more)
+    shape = getattr(transformers, config)(**(TOY if tiny else SMALL), **more)
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(
         shape, dtype=torch.float32, attn_implementation="sdpa"
@@ -50,7 +52,9 @@ def large_model(tiny: bool, layers: int | None = None) -> Any:
     """Random bfloat16 weights of Mistral-7B's shape, made on the device."""
     import transformers
 
-    shape = transformers.MistralConfig(**(MISTRAL | TOY if tiny else MISTRAL))
+    shape = transformers.MistralConfig(
+        **(MISTRAL | TOY | {"num_hidden_layers": 4} if tiny else MISTRAL)
+    )
     if layers is not None:
         shape.num_hidden_layers = layers
     with DEVICE:

@@ -24,11 +24,6 @@ class Session:
     write: Callable[[dict], None]  # called with each result
     rates: dict[str, float] = field(default_factory=dict)  # of the card, once measured
     results: list[dict] = field(default_factory=list)
-    device: torch.device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-
-    @property
-    def on_card(self) -> bool:
-        return self.device.type == "cuda"
 
     @property
     def left_s(self) -> float:
@@ -68,7 +63,7 @@ def described(error: Exception) -> str:
     own = [
         frame
         for frame in frames
-        if frame.filename.startswith(str(ROOT)) and ".venv" not in frame.filename
+        if Path(frame.filename).is_relative_to(ROOT) and ".venv" not in frame.filename
     ]
     where = f" ({Path(own[-1].filename).relative_to(ROOT)}:{own[-1].lineno})" if own else ""
     text = " ".join(str(error).split())[:300]

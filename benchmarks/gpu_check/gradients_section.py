@@ -1,0 +1,167 @@
+"""Losses and LoRA gradients of packed rows against transformers and peft, example by example."""
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from effchal.config.choices import ActivationCheckpointing
+from effchal.mixing.packing import MicroBatch
+from effchal.training.layers import prepare_training
+from effchal.training.step import target_loss
+from gpu_check.models import (
+    adapt,
+    examples_of,
+    micro_batch,
+    quantise,
+    small_model,
+    trainable,
+    unpacked,
+)
+from gpu_check.session import Session
+
+LENGTHS, TINY_LENGTHS = [37, 150, 5, 64], [9, 40, 5, 16]
+WINDOW, TINY_WINDOW = 48, 12
+MODELS = ("llama", "mistral", "qwen2")
+BASES = ("float32", "bfloat16", "nf4")
+DROPOUT, SEEDS = 0.05, 12
+FLOAT32_LOSS, FLOAT32_GRADIENT = 1e-5, 1e-4  # relative
+ROUNDED_LOSS, ROUNDED_GRADIENT = 5e-3, 0.03
+STANDARD_ERRORS = 6.0  # between mean losses under dropout
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, the format of its base weights, and a row to learn from."""
+
+    kind: str
+    base: str
+    tiny: bool
+
+    @property
+    def window(self) -> int | None:
+        size = TINY_WINDOW if self.tiny else WINDOW
+        return size if self.kind == "mistral" else None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        return {"model": self.kind, "window": self.window, "base": self.base}
+
+    def batch(self) -> MicroBatch:
+        return micro_batch(TINY_LENGTHS if self.tiny else LENGTHS, 512)
+
+    def base_model(self) -> Any:
+        dtype = torch.float32 if self.base == "float32" else torch.bfloat16
+        model = small_model(self.kind, dtype, self.window, self.tiny)
+        return quantise(model) if self.base == "nf4" else model
+
+    def adapted(self, dropout: float = 0.0) -> Any:
+        # .train() at once: in evaluation mode on a CPU bitsandbytes repacks NF4 weights for good.
+        return adapt(self.base_model(), dropout=dropout).train()
+
+
+def gradients(session: Session) -> None:
+    """Without dropout against float32 arithmetic on the same weights; with it, by its laws."""
+    for kind in MODELS:
+        for base in BASES:
+            case = Case(kind, base, session.tiny)
+            session.attempt("gradients", lambda s, c=case: exact(s, c), **case.told)
+            session.attempt("dropout", lambda s, c=case: dropped(s, c), **case.told)
+
+
+def exact(session: Session, case: Case) -> None:
+    """The library's own rounding says how far bf16 and NF4 may be from float32 arithmetic."""
+    batch, rounds = case.batch(), case.base != "float32"
+    reference = adapt(unpacked(case.base_model())).train()
+    true_loss, true = by_the_library(reference, batch)
+    library_loss, library = by_the_library(case.adapted(), batch) if rounds else (true_loss, true)
+    library_off = distance(library, true)
+    limit = max(ROUNDED_GRADIENT, 1.5 * library_off) if rounds else FLOAT32_GRADIENT
+    for keep in ActivationCheckpointing:
+        loss, found, fused = by_us(case.adapted(), batch, keep)
+        loss_off, off = abs(loss / true_loss - 1), distance(found, true)
+        session.tell(
+            "gradients",
+            **case.told,
+            keep=keep.value,
+            fused=fused,
+            loss_off=loss_off,
+            gradient_off=off,
+            library_loss_off=abs(library_loss / true_loss - 1),
+            library_gradient_off=library_off,
+            ok=loss_off <= (ROUNDED_LOSS if rounds else FLOAT32_LOSS) and off <= limit,
+        )
+
+
+def dropped(session: Session, case: Case) -> None:
+    """One seed gives the same bits at every level; many give the library's mean loss."""
+    batch, found = case.batch(), []
+    for keep in ActivationCheckpointing:
+        model = case.adapted(DROPOUT)
+        torch.manual_seed(5)
+        found.append(by_us(model, batch, keep))
+    apart = max(distance(gradient, found[0][1]) for _, gradient, _ in found)
+    model = case.adapted(DROPOUT)
+    library = losses_of(lambda: by_the_library(model, batch, learn=False)[0])
+    prepare_training(model, ActivationCheckpointing.none)
+    ours = losses_of(lambda: float(target_loss(model, batch)))
+    error = math.hypot(*(statistics.stdev(each) / math.sqrt(SEEDS) for each in (ours, library)))
+    errors = abs(statistics.mean(ours) - statistics.mean(library)) / error
+    session.tell(
+        "dropout",
+        **case.told,
+        fused=found[0][2],
+        same_loss_at_every_level=len({loss for loss, _, _ in found}) == 1,
+        gradients_apart=apart,
+        standard_errors_from_library=errors,
+        # On a card atomic sums of the attention's backward pass may change the last bits.
+        ok=apart <= (1e-3 if case.base == "float32" else 2e-2)
+        and errors <= STANDARD_ERRORS
+        and len(set(ours)) > 1,
+    )
+
+
+@torch.no_grad()
+def losses_of(loss: Any) -> list[float]:
+    found = []
+    for seed in range(SEEDS):
+        torch.manual_seed(100 + seed)
+        found.append(loss())
+    return found
+
+
+def by_the_library(
+    model: Any, batch: MicroBatch, learn: bool = True
+) -> tuple[float, torch.Tensor | None]:
+    """Sum of nats and adapter gradients: each example alone, transformers' own logits."""
+    total = 0.0
+    for ids in examples_of(batch):
+        logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        loss = F.cross_entropy(logits, ids[0, 1:], reduction="sum")
+        if learn:
+            loss.backward()
+        total += loss.item()
+    return total, gradients_of(model) if learn else None
+
+
+def by_us(
+    model: Any, batch: MicroBatch, keep: ActivationCheckpointing
+) -> tuple[float, torch.Tensor, bool]:
+    fused = prepare_training(model, keep)
+    loss = target_loss(model, batch)
+    loss.backward()
+    return loss.item(), gradients_of(model), fused
+
+
+def gradients_of(model: Any) -> torch.Tensor:
+    return torch.cat([p.grad.float().flatten() for p in trainable(model)])
+
+
+def distance(found: torch.Tensor | None, true: torch.Tensor | None) -> float:
+    """Relative, of two vectors."""
+    assert found is not None
+    assert true is not None
+    return float((found - true).norm() / true.norm())
