@@ -17,20 +17,20 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # read by torch's import
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-# Our environment also holds for the processes that this one starts.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+sys.path.insert(0, str(ROOT))  # it runs without an installation, too
 
-from gpu_check.session import Session, print_result
-from gpu_check.workers import Process, Worker, folder_of, run_worker, work
+from gpu_check.session import Session, print_result  # noqa: E402
+from gpu_check.workers import Part, Process, run_parts, work  # noqa: E402
 
 PROOFS = ("gradients", "answers", "resume")
 HERE = ("machine", "attention", *PROOFS)  # sections of this process
+SECTIONS = (*HERE, "training", "decoding", "plan")
 TRAINING = ("bf16", "nf4")
 DECODING = ("bf16", "bf16+adapter", "nf4+adapter")
 
@@ -43,16 +43,16 @@ def main() -> int:
         return 0
     begun = time.monotonic()
     session = Session(args.tiny, begun + 60 * args.minutes, print_result)
-    wanted = args.only or [*HERE, *{worker.section for worker in workers(args.tiny)}]
-    plan = Process(session, plan_worker()) if "plan" in wanted else None
+    wanted = args.only or SECTIONS
+    plan = Process(session, plans(args.tiny), hide_card=True) if "plan" in wanted else None
     missing = []
     for name in HERE:
         if name in wanted or name == "machine":
             finished = session.left_s > 0 and session.attempt(name, section(name))
             missing += [name] if name in PROOFS and not finished else []
-    for worker in workers(args.tiny):
-        if worker.section in wanted:
-            run_worker(session, worker)
+    parts = [part for part in measured() if part.section in wanted]
+    for group in [parts] if args.tiny else [[part] for part in parts]:
+        run_parts(session, group)
     if plan is not None:
         plan.collect(session)
     return finish(session, args, missing, time.monotonic() - begun)
@@ -64,8 +64,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="toy sizes, for a CPU")
     parser.add_argument("--out", type=Path, help="default on a card: experiments/gpu/<card>")
     parser.add_argument("--strict", action="store_true", help="exit code 1 if a target is not met")
-    names = [*HERE, "training", "decoding", "plan"]
-    parser.add_argument("--only", nargs="+", choices=names, metavar="SECTION")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -78,33 +77,36 @@ def quiet() -> None:
     logging.getLogger("effchal").setLevel(logging.ERROR)
 
 
-def section(name: str):
+def section(name: str) -> Callable[[Session], None]:
     return getattr(importlib.import_module(f"gpu_check.{name}_section"), name)
 
 
-def plan_worker() -> Worker:
-    return Worker("plan", "plan_section", "plan", TRAINING, limit_s=400)
+def plans(tiny: bool) -> list[Part]:
+    """For a processor, beside all that the card does."""
+    bases = TRAINING[:1] if tiny else TRAINING
+    return [Part("plan", "plan_section", "plan", base, limit_s=400) for base in bases]
 
 
-def workers(tiny: bool) -> list[Worker]:
-    """Ours first, then the peers; on a card each base in a process of its own."""
-    found = []
-    for bases in [TRAINING] if tiny else [(base,) for base in TRAINING]:
-        found.append(Worker("training", "training_section", "effchal", bases))
-    for bases in [DECODING] if tiny else [(base,) for base in DECODING]:
-        found.append(Worker("decoding", "decoding_section", "decoding", bases))
-    peers = (
-        ("transformers + peft", "training_section", "transformers_and_peft", (), False),
-        ("transformers + peft + Liger", "training_section", "liger", ("liger_kernel",), True),
-        ("unsloth", "trainers_section", "unsloth", ("unsloth",), True),
-        ("TRL", "trainers_section", "trl", ("trl", "datasets"), False),
-    )
-    for system, module, function, needs, on_card_only in peers:
-        for bases in [TRAINING] if tiny else [(base,) for base in TRAINING]:
-            found.append(
-                Worker("training", module, function, bases, needs, 90, on_card_only, system)
-            )
-    return found
+def measured() -> list[Part]:
+    """What takes the whole card, the most important first."""
+    return [
+        *training("effchal", "training_section", "effchal"),
+        *training(
+            "transformers + peft + Liger", "training_section", "liger", ("liger_kernel",), True
+        ),
+        *(Part("decoding", "decoding_section", "decoding", base) for base in DECODING),
+        *training("transformers + peft", "training_section", "transformers_and_peft"),
+        *training("unsloth", "trainers_section", "unsloth", ("unsloth",), True),
+        *training("TRL", "trainers_section", "trl", ("trl", "datasets")),
+    ]
+
+
+def training(
+    system: str, module: str, function: str, needs: tuple[str, ...] = (), on_card_only: bool = False
+) -> list[Part]:
+    return [
+        Part("training", module, function, base, system, needs, on_card_only) for base in TRAINING
+    ]
 
 
 def finish(session: Session, args: argparse.Namespace, missing: list[str], seconds: float) -> int:
@@ -115,8 +117,7 @@ def finish(session: Session, args: argparse.Namespace, missing: list[str], secon
     judged = targets(session)
     text = report(session, judged, missing, seconds)
     print("\n" + text)
-    card = next((line["card"] for line in session.of("machine") if "capability" in line), None)
-    folder = args.out or (folder_of(card) if card else None)
+    folder = args.out or folder_of(session)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(line, default=str) for line in session.results]
@@ -124,6 +125,15 @@ def finish(session: Session, args: argparse.Namespace, missing: list[str], secon
         (folder / "table.md").write_text(text)
     not_met = args.strict and any(target.met is False for target in judged)
     return int(bool(missing or failed(session) or not_met))
+
+
+def folder_of(session: Session) -> Path | None:
+    """Where results of a card are kept; None without one."""
+    cards = [line["card"] for line in session.of("machine") if "capability" in line]
+    if not cards:
+        return None
+    letters = "".join(letter if letter.isalnum() else " " for letter in cards[0].lower())
+    return ROOT / "experiments" / "gpu" / "-".join(letters.split())
 
 
 if __name__ == "__main__":

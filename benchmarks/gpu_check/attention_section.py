@@ -70,6 +70,7 @@ def with_and_without_cudnn(
             "attention",
             **told,
             cudnn=cudnn,
+            cudnn_as_is=shift == 0,
             kernels=kernels,
             new_length_ms=round(1000 * statistics.median(first), 2),
             same_length_ms=round(1000 * statistics.median(again), 2),
@@ -115,6 +116,7 @@ def decode(session: Session, length: int) -> None:
                 call=f"decode, {name}",
                 dtype="bfloat16",
                 cudnn=cudnn,
+                cudnn_as_is=shift == 0,
                 kernels=kernels,
                 new_length_ms=round(1000 * statistics.median(times), 2),
             )

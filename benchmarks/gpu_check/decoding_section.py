@@ -21,7 +21,7 @@ from gpu_check.measure import DEVICE, finish, free_memory, host_waits, peak_memo
 from gpu_check.models import adapt, large_model, make_tokenizer, quantise, random_ids
 from gpu_check.session import Session
 
-ROWS = (1, 8, 16)
+ROWS, TINY_ROWS = (1, 8, 16), (1, 3)
 RANK, WARM = 16, 3
 REQUESTS, NEW_TOKENS, SHARED, OWN = 32, 64, 512, 128  # of the scheduler's prompts
 TINY_REQUESTS = (4, 8, 40, 10)
@@ -45,10 +45,11 @@ def decoding(session: Session, base: str) -> None:
         "dola": (Dola(layers), 0.0),
         "sampled": (Greedy(), 0.8),
     }
-    for rows in ROWS:
+    all_rows = TINY_ROWS if session.tiny else ROWS
+    for rows in all_rows:
         for how, (contrast, temperature) in hows.items():
             params = SamplingParams(10**6, temperature, 0.95, contrast=contrast, ignore_eos=True)
-            for even in (True, False) if rows == 8 else (True,):
+            for even in (True, False) if rows == all_rows[1] else (True,):
                 told = {"system": "effchal", "base": base, "how": how, "rows": rows, "even": even}
                 session.attempt(
                     "decoding",
@@ -57,7 +58,7 @@ def decoding(session: Session, base: str) -> None:
                 )
                 free_memory()
     if base == "bf16":
-        for rows in ROWS:
+        for rows in all_rows:
             told = {"system": "transformers generate", "base": base, "how": "greedy", "rows": rows}
             session.attempt("decoding", lambda s, t=told: generate(s, model, t), **told)
         session.attempt("serving", lambda s: serving(s, Engine(model, tokenizer)))
@@ -68,7 +69,7 @@ def prompt_tokens(session: Session) -> int:
 
 
 def steps_of(session: Session) -> int:
-    return 5 if session.tiny else 40
+    return 3 if session.tiny else 40
 
 
 def steps(

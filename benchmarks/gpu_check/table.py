@@ -11,6 +11,7 @@ TRAINING = {
     "keep": "checkpointing",
     "dropout": "dropout",
     "segments": "examples",
+    "new_lengths": "new lengths",
     "tokens_per_s": "tokens/s",
     "share_of_product_rate": "of product rate",
     "allocated_gib": "GiB",
@@ -36,6 +37,7 @@ ATTENTION = {
     "new_length_ms": "new length, ms",
     "same_length_ms": "same length, ms",
 }
+COLUMNS = {"attention": ATTENTION, "training": TRAINING, "decoding": DECODING}
 PROOFS = ("gradients", "dropout", "answers", "resume")
 
 
@@ -47,11 +49,7 @@ def report(session: Session, targets: list[Target], missing: list[str], seconds:
     if session.tiny:
         lines += ["- toy sizes: only the proofs mean something"]
     lines += ["", "## Proofs", "", *proofs(session, missing)]
-    for section, columns in (
-        ("attention", ATTENTION),
-        ("training", TRAINING),
-        ("decoding", DECODING),
-    ):
+    for section, columns in COLUMNS.items():
         lines += ["", f"## {section.capitalize()}", "", *rows_of(session.of(section), columns)]
     for line in session.of("serving"):
         told = ", ".join(f"{k} {v}" for k, v in line.items() if k != "section")
@@ -99,8 +97,7 @@ def rows_of(lines: Sequence[dict], columns: dict[str, str]) -> list[str]:
         row = [shown(line.get(key)) for key in columns]
         trouble = line.get("error") or line.get("skipped")
         if trouble:
-            base = line.get("base") or ", ".join(line.get("bases", []))
-            row = [line.get("system", ""), base, *row[2:-1], trouble[:120]]
+            row[-1] = str(trouble)[:120]
         cells.append(row)
     return grid(cells, list(columns.values())) if cells else ["not measured"]
 

@@ -102,10 +102,8 @@ def known(run: dict) -> bool:
 
 
 def attention(session: Session) -> Iterator[Target]:
-    calls = [
-        run for run in session.of("attention", dtype="bfloat16") if run.get("cudnn") is not None
-    ]
-    as_is = calls[::2]  # each call is measured as the package leaves cuDNN, then otherwise
+    calls = session.of("attention", dtype="bfloat16", cudnn_as_is=True)
+    as_is = [run for run in calls if run["cudnn"] is not None]
     math = [run["call"] for run in as_is if any("math" in name for name in run["kernels"])]
     found = ", ".join(math) or "none"
     yield Target("bf16 calls that take the math kernel", "none", found, not math if as_is else None)

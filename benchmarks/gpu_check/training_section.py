@@ -50,7 +50,7 @@ def effchal(session: Session, base: str) -> None:
         none,
         lambda i: shifted(tokens, i),
         segments=SEGMENTS,
-        lengths="new each step",
+        new_lengths=True,
     )
     details(session, model, base)
     del model
@@ -141,10 +141,9 @@ def transformers_and_peft(session: Session, base: str, name: str = "transformers
             if keep == "full":
                 model.enable_input_require_grads()
             optimizer = torch.optim.AdamW(trainable(model), fused=True)
-            rows = [
-                micro_batch([tokens], vocabulary, i).input_ids for i in range(steps_of(session))
-            ]
-            time_steps(session, model, lambda i: plain_step(model, optimizer, rows[i]), told)
+            rows = [micro_batch([tokens], vocabulary, i) for i in range(steps_of(session))]
+            step = lambda i: plain_step(model, optimizer, rows[i].input_ids)  # noqa: E731
+            time_steps(session, model, step, told)
 
         session.attempt("training", work, **told)
         clear(model)
@@ -195,10 +194,13 @@ def speed(
 
 def operations(model: Any, tokens: int, segments: int) -> float:
     """Floating-point operations that a step cannot do without."""
-    linears = [
-        m for n, m in model.named_modules() if hasattr(m, "in_features") and "lora_" not in n
-    ]
-    frozen = sum(m.in_features * m.out_features for m in linears if not hasattr(m, "base_layer"))
+    frozen = sum(
+        module.in_features * module.out_features
+        for name, module in model.named_modules()
+        if hasattr(module, "in_features")
+        and not hasattr(module, "base_layer")
+        and "lora_" not in name
+    )
     adapter = sum(parameter.numel() for parameter in trainable(model))
     config = causal_lm(model).config
     attended = 7 * config.num_hidden_layers * config.hidden_size * tokens / segments

@@ -8,95 +8,100 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gpu_check.session import CARD_GIB, ROOT, Session, print_result
 
 SCRIPT = ROOT / "benchmarks" / "check_gpu.py"
+LEAST_S = 20.0  # left, to start another process
 
 
 @dataclass(frozen=True)
-class Worker:
-    """A function of a module, called with the session and each of some bases."""
+class Part:
+    """A function of a module, called with the session and the format of the base weights."""
 
     section: str  # of its results
     module: str
     function: str
-    bases: tuple[str, ...]
-    needs: tuple[str, ...] = ()  # packages
-    limit_s: float = 150.0
-    on_card_only: bool = False
+    base: str
     system: str = "effchal"
+    needs: tuple[str, ...] = ()  # packages
+    on_card_only: bool = False
+    limit_s: float = 150.0
 
     @property
-    def missing(self) -> list[str]:
-        return [name for name in self.needs if importlib.util.find_spec(name) is None]
+    def about(self) -> dict[str, str]:
+        return {"system": self.system, "base": self.base}
+
+    def hindrance(self) -> str | None:
+        """Why it cannot run here."""
+        missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        if missing:
+            return f"not installed: {', '.join(missing)}"
+        return "runs on a card only" if self.on_card_only and not has_card() else None
 
 
 class Process:
-    """A worker that was started; its results come to the session once it is awaited."""
+    """Some parts in a process that was started; `collect` brings their results."""
 
-    def __init__(self, session: Session, worker: Worker) -> None:
-        self.worker = worker
-        limit_s = max(10.0, min(worker.limit_s, session.left_s))
+    def __init__(self, session: Session, parts: Sequence[Part], hide_card: bool = False) -> None:
+        self._parts = parts
+        limit_s = min(sum(part.limit_s for part in parts), session.left_s)
+        self._ends_at = time.monotonic() + limit_s
         job = {
-            "module": worker.module,
-            "function": worker.function,
-            "bases": worker.bases,
-            "section": worker.section,
-            "system": worker.system,
+            "parts": [asdict(part) for part in parts],
             "tiny": session.tiny,
-            "ends_at": time.monotonic() + limit_s,
+            "ends_at": self._ends_at,
             "rates": session.rates,
         }
-        hide = {"CUDA_VISIBLE_DEVICES": ""} if worker.section == "plan" else {}
-        self._ends_at = job["ends_at"]
-        self._out, self._error = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), "--worker", json.dumps(job)],
-            stdout=self._out,
-            stderr=self._error,
-            env=os.environ | hide,
-            cwd=ROOT,
-        )
+        self._folder = tempfile.TemporaryDirectory()
+        self._out, self._error = (Path(self._folder.name, name) for name in ("out", "error"))
+        with self._out.open("w") as out, self._error.open("w") as error:
+            self._process = subprocess.Popen(
+                [sys.executable, str(SCRIPT), "--worker", json.dumps(job)],
+                stdout=out,
+                stderr=error,
+                env=os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if hide_card else {}),
+                cwd=ROOT,
+            )
 
     def collect(self, session: Session) -> None:
         """Wait for its end or its limit, and keep what it told."""
-        about = {"system": self.worker.system, "bases": list(self.worker.bases)}
+        trouble = None
         try:
-            code = self._process.wait(max(1.0, self._ends_at - time.monotonic()))
+            code = self._process.wait(max(0.0, self._ends_at - time.monotonic()))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            session.tell(self.worker.section, **about, error="stopped: no time left")
-            code = 0
-        self._out.seek(0)
-        for line in self._out:
+            trouble = "stopped: its time was over"
+        else:
+            trouble = f"ended with exit code {code}: {self._last_words()}" if code else None
+        for line in self._out.read_text().splitlines():
             if line.startswith("RESULT "):
                 found = json.loads(line.removeprefix("RESULT "))
                 session.tell(found.pop("section"), **found)
-        if code:
-            self._error.seek(0)
-            last = [line.strip() for line in self._error if line.strip()][-1:]
-            text = f"the process ended with {code}: {' '.join(last)[:300]}"
-            session.tell(self.worker.section, **about, error=text.replace(str(ROOT), "."))
-        self._out.close()
-        self._error.close()
+        if trouble:
+            session.tell(self._parts[0].section, **self._parts[0].about, error=trouble)
+        self._folder.cleanup()
+
+    def _last_words(self) -> str:
+        lines = [line.strip() for line in self._error.read_text().splitlines() if line.strip()]
+        return " ".join(lines[-1:])[:300].replace(str(ROOT), ".")
 
 
-def run_worker(session: Session, worker: Worker) -> None:
-    about = {"system": worker.system, "bases": list(worker.bases)}
-    if worker.missing:
-        text = f"not installed: {', '.join(worker.missing)}"
-        session.tell(worker.section, **about, skipped=text)
-    elif worker.on_card_only and not has_card():
-        session.tell(worker.section, **about, skipped="runs on a card only")
-    elif session.left_s < 20:
-        session.tell(worker.section, **about, skipped="no time left")
-    else:
-        Process(session, worker).collect(session)
+def run_parts(session: Session, parts: Sequence[Part]) -> None:
+    """Run parts in one process, and wait for it. What cannot run is told."""
+    able = []
+    for part in parts:
+        hindrance = part.hindrance() or ("no time left" if session.left_s < LEAST_S else None)
+        if hindrance:
+            session.tell(part.section, **part.about, skipped=hindrance)
+        else:
+            able.append(part)
+    if able:
+        Process(session, able).collect(session)
 
 
 def has_card() -> bool:
@@ -111,17 +116,9 @@ def work(text: str) -> None:
 
     job = json.loads(text)
     session = Session(job["tiny"], job["ends_at"], print_result, job["rates"])
-    if job["section"] != "plan":
-        limit_memory(CARD_GIB)
-    module = importlib.import_module(f"gpu_check.{job['module']}")
-    function: Callable[[Session, str], None] = getattr(module, job["function"])
-    for base in job["bases"]:
-        session.attempt(
-            job["section"], lambda s, b=base: function(s, b), system=job["system"], base=base
-        )
-
-
-def folder_of(card: str) -> Path:
-    """Where results of a card are kept."""
-    name = "-".join("".join(c if c.isalnum() else " " for c in card.lower()).split())
-    return ROOT / "experiments" / "gpu" / name
+    limit_memory(CARD_GIB)
+    for part in [Part(**each) for each in job["parts"]]:
+        module = importlib.import_module(f"gpu_check.{part.module}")
+        function: Callable[[Session, str], None] = getattr(module, part.function)
+        run = lambda s, f=function, base=part.base: f(s, base)  # noqa: E731
+        session.attempt(part.section, run, **part.about)
