@@ -44,15 +44,20 @@ def main() -> int:
     begun = time.monotonic()
     session = Session(args.tiny, begun + 60 * args.minutes, print_result)
     wanted = args.only or SECTIONS
-    plan = Process(session, plans(args.tiny), hide_card=True) if "plan" in wanted else None
+    parts = [part for part in measured() if part.section in wanted]
+    plan = None
+    if "plan" in wanted and not args.tiny:  # beside all that the card does
+        plan = Process(session, plans(), hide_card=True)
     missing = []
     for name in HERE:
         if name in wanted or name == "machine":
             finished = session.left_s > 0 and session.attempt(name, section(name))
             missing += [name] if name in PROOFS and not finished else []
-    parts = [part for part in measured() if part.section in wanted]
-    for group in [parts] if args.tiny else [[part] for part in parts]:
-        run_parts(session, group)
+    if args.tiny:  # one process: most of its time are imports
+        run_parts(session, parts + (plans()[:1] if "plan" in wanted else []))
+    else:
+        for part in parts:
+            run_parts(session, [part])
     if plan is not None:
         plan.collect(session)
     return finish(session, args, missing, time.monotonic() - begun)
@@ -81,10 +86,9 @@ def section(name: str) -> Callable[[Session], None]:
     return getattr(importlib.import_module(f"gpu_check.{name}_section"), name)
 
 
-def plans(tiny: bool) -> list[Part]:
-    """For a processor, beside all that the card does."""
-    bases = TRAINING[:1] if tiny else TRAINING
-    return [Part("plan", "plan_section", "plan", base, limit_s=400) for base in bases]
+def plans() -> list[Part]:
+    """For a processor."""
+    return [Part("plan", "plan_section", "plan", base, limit_s=400) for base in TRAINING]
 
 
 def measured() -> list[Part]:
