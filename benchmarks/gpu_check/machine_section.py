@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from effchal.runs import git_commit
 from gpu_check.measure import DEVICE, GIB, ON_CARD, seconds
 from gpu_check.session import Session
 
@@ -25,7 +26,8 @@ def machine(session: Session) -> None:
         "bf16_tflops": round(2 * size**3 / product_s / 1e12, 2),
         "copy_gb_per_s": round(2 * source.nbytes / copy_s / 1e9, 1),
     }
-    session.tell("machine", **described_device(), **versions(), **session.rates)
+    about = described_device() | {"commit": git_commit() or "unknown"} | versions()
+    session.tell("machine", **about, **session.rates)
 
 
 def described_device() -> dict[str, Any]:

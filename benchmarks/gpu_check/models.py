@@ -90,9 +90,9 @@ def quantise(model: Any) -> Any:
             module=packed,
         ).to(DEVICE)
         packed.bias = module.bias
+        module.weight = None  # the list of modules holds it
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, packed)
-        del module
     model.is_loaded_in_4bit = True  # peft asks for it
     free_memory()
     return model

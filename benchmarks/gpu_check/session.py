@@ -46,6 +46,9 @@ class Session:
 
     def attempt(self, section: str, work: Callable[["Session"], None], **about: Any) -> bool:
         """Run a part of the check. What goes wrong is a result, and the next part goes on."""
+        if self.left_s <= 0:
+            self.tell(section, **about, skipped="no time left")
+            return False
         try:
             work(self)
         except torch.OutOfMemoryError:

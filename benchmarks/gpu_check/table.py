@@ -38,6 +38,7 @@ ATTENTION = {
     "same_length_ms": "same length, ms",
 }
 COLUMNS = {"attention": ATTENTION, "training": TRAINING, "decoding": DECODING}
+LARGEST = 8  # kernels of a profile
 PROOFS = ("gradients", "dropout", "answers", "resume")
 
 
@@ -51,20 +52,27 @@ def report(session: Session, targets: list[Target], missing: list[str], seconds:
     lines += ["", "## Proofs", "", *proofs(session, missing)]
     for section, columns in COLUMNS.items():
         lines += ["", f"## {section.capitalize()}", "", *rows_of(session.of(section), columns)]
+    for line in session.of("waits"):
+        lines += ["", f"Waits of the host, {line['base']}, {line['what']}: {shown(line['waits'])}."]
     for line in session.of("serving"):
         told = ", ".join(f"{k} {v}" for k, v in line.items() if k != "section")
         lines += ["", f"Scheduler: {told}."]
-    lines += [
-        "",
-        "## Targets",
-        "",
-        *grid(
-            [[t.what, t.wanted, t.found, t.verdict] for t in targets],
-            ["what", "wanted", "found", ""],
-        ),
-    ]
-    lines += ["", f"{seconds:.0f} seconds."]
+    judged = [[each.what, each.wanted, each.found, each.verdict] for each in targets]
+    lines += ["", "## Targets", "", *grid(judged, ["what", "wanted", "found", ""])]
+    lines += ["", "## Profiles", *profiles(session), "", f"{seconds:.0f} seconds in all."]
     return "\n".join(lines) + "\n"
+
+
+def profiles(session: Session) -> list[str]:
+    """The largest kernels of each profile."""
+    lines = []
+    for profile in session.of("profile"):
+        busy, wall = shown(profile["kernels_ms"]), shown(profile["wall_ms"])
+        head = f"{profile['what']}, {profile['base']}: {profile['launches']} launches"
+        lines += ["", f"### {head}, {busy} of {wall} ms", ""]
+        rows = [[shown(ms), str(count), name] for ms, count, name in profile["largest"][:LARGEST]]
+        lines += grid(rows, ["ms", "launches", "kernel"])
+    return lines
 
 
 def proofs(session: Session, missing: list[str]) -> list[str]:
