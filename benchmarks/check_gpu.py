@@ -12,11 +12,9 @@ every proof holds. Targets of speed and memory count only with --strict.
 import argparse
 import importlib
 import json
-import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +24,7 @@ os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # read 
 sys.path.insert(0, str(ROOT))  # it runs without an installation, too
 
 from gpu_check.session import Session, print_result  # noqa: E402
-from gpu_check.workers import Part, Process, run_parts, work  # noqa: E402
+from gpu_check.workers import Part, Process, quiet, run_parts, work  # noqa: E402
 
 PROOFS = ("gradients", "answers", "resume")
 HERE = ("machine", "attention", *PROOFS)  # sections of this process
@@ -37,10 +35,10 @@ DECODING = ("bf16", "bf16+adapter", "nf4+adapter")
 
 def main() -> int:
     args = arguments()
-    quiet()
     if args.worker:
         work(args.worker)
         return 0
+    quiet()
     begun = time.monotonic()
     session = Session(args.tiny, begun + 60 * args.minutes, print_result)
     wanted = args.only or SECTIONS
@@ -72,14 +70,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def quiet() -> None:
-    from effchal.model.tokenizer import quiet_libraries
-
-    quiet_libraries()
-    warnings.filterwarnings("ignore")
-    logging.getLogger("effchal").setLevel(logging.ERROR)
 
 
 def section(name: str) -> Callable[[Session], None]:

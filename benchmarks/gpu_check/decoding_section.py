@@ -17,7 +17,16 @@ from effchal.model.structure import causal_lm
 from effchal.serving.metrics import Metrics
 from effchal.serving.queued import QueuedPrompt
 from effchal.serving.scheduler import Scheduler
-from gpu_check.measure import DEVICE, finish, free_memory, host_waits, peak_memory, profile, seconds
+from gpu_check.measure import (
+    DEVICE,
+    ON_CARD,
+    finish,
+    free_memory,
+    host_waits,
+    peak_memory,
+    profile,
+    seconds,
+)
 from gpu_check.models import adapt, large_model, make_tokenizer, quantise, random_ids
 from gpu_check.session import Session
 
@@ -97,12 +106,11 @@ def steps(
 
 def rates(session: Session, told: dict[str, Any], taken: float, read: int) -> dict[str, Any]:
     """Speed, and the share of the copy bandwidth that reading every weight once takes."""
-    bandwidth = session.rates.get("copy_gb_per_s", math.nan) * 1e9
-    return {
-        "step_ms": round(1000 * taken, 3),
-        "tokens_per_s": round(told["rows"] / taken, 1),
-        "share_of_bandwidth": round(read / bandwidth / taken, 3),
-    }
+    found = {"step_ms": 1000 * taken, "tokens_per_s": round(told["rows"] / taken, 1)}
+    if ON_CARD:
+        bandwidth = session.rates.get("copy_gb_per_s", math.nan) * 1e9
+        found["share_of_bandwidth"] = round(read / bandwidth / taken, 3)
+    return found
 
 
 def weight_bytes(model: nn.Module) -> int:

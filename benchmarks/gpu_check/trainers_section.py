@@ -96,7 +96,7 @@ def trainer(
 
 def unsloth(session: Session, base: str) -> None:
     """Its own model class and checkpointing; it loads from a folder, which is written first."""
-    import unsloth as library  # before transformers makes a model: it changes that library
+    import unsloth as library
 
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     model = large_model(session.tiny)

@@ -1,4 +1,4 @@
-"""Training at Mistral-7B's shape within 24 GiB: tokens/s and memory, ours beside its peers.
+"""Training at Mistral-7B's shape within a 24 GB card: tokens/s and memory, ours beside its peers.
 
 Each system computes on random weights with the same adapter, in a process of its own.
 """

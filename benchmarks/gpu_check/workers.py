@@ -1,13 +1,16 @@
 """Parts of the check that run in a process of their own, so that each finds the card empty."""
 
+import contextlib
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,11 +113,24 @@ def has_card() -> bool:
     return torch.cuda.is_available()
 
 
+def quiet() -> None:
+    """Leave out progress bars and warnings of libraries."""
+    from effchal.model.tokenizer import quiet_libraries
+
+    quiet_libraries()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("effchal").setLevel(logging.ERROR)
+
+
 def work(text: str) -> None:
     """What `check_gpu.py --worker JOB` does."""
     from gpu_check.measure import limit_memory
 
     job = json.loads(text)
+    if any("unsloth" in part["needs"] for part in job["parts"]):
+        with contextlib.suppress(Exception):  # the part tells what is wrong
+            importlib.import_module("unsloth")  # before transformers, which it changes
+    quiet()
     session = Session(job["tiny"], job["ends_at"], print_result, job["rates"])
     limit_memory(CARD_GIB)
     for part in [Part(**each) for each in job["parts"]]:
