@@ -41,11 +41,22 @@ def small_model(
     model = transformers.AutoModelForCausalLM.from_config(
         shape, dtype=torch.float32, attn_implementation="sdpa"
     )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn_like(parameter)
-            parameter.copy_(0.05 * noise if parameter.ndim > 1 else parameter + 0.05 * noise)
+    draw_weights(model)
     return model.requires_grad_(False).to(DEVICE, dtype).eval()
+
+
+@torch.no_grad()
+def draw_weights(model: Any) -> None:
+    """Weights that make every layer change the states, and some tokens likelier than others."""
+    embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    for parameter in model.parameters():
+        noise = torch.randn_like(parameter)
+        if parameter.ndim == 1:
+            parameter.add_(0.05 * noise)
+        else:
+            gain = 2.0 if parameter is head else 1.0
+            fan_in = 1 if parameter is embeddings else parameter.shape[1]
+            parameter.copy_(gain / fan_in**0.5 * noise)
 
 
 def large_model(tiny: bool, layers: int | None = None) -> Any:
