@@ -5,7 +5,7 @@
 
 No downloads: small random models for the proofs, random weights of Mistral-7B's shape for
 speed and memory. Sections run in the order of their importance, each under the clock; what
-goes wrong says so, and the next one goes on. docs/gpu.md explains the results. Exit code 0:
+goes wrong says so, and the next one goes on. docs/check_gpu.md explains the results. Exit code 0:
 every proof holds. Targets of speed and memory count only with --strict.
 """
 

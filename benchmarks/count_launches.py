@@ -30,7 +30,7 @@ KEEPS = ("none", "selective", "full")
 def main() -> None:
     args = arguments()
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    with compiled_as_one() as modes, claiming_cuda(device.type == "cpu"):
+    with compiled_as_one() as modes, claiming_cuda(device.type == "cpu", modes):
         rows = [training_row(args, device, keep, modes) for keep in KEEPS]
         decode = decoding_row(args, device, modes)
     for row in [*rows, decode]:
@@ -81,18 +81,16 @@ def training_row(args: Any, device: torch.device, keep: str, modes: list[Launche
 
 
 def decoding_row(args: Any, device: torch.device, modes: list[Launches]) -> dict:
-    from effchal.kernels import fused_forward
-
-    counted = []
+    counted, fused = [], False
     for depth in DEPTHS:
         model = meta_model(args, depth)
         with FakeTensorMode(allow_non_fake_inputs=True):
             to_fake(model, device)
-            counted.append(count_decode_step(model.eval(), modes))
-    known = any(type(m).__name__ in fused_forward.KNOWN for m in model.modules())
+            step, fused = count_decode_step(model.eval(), modes)
+            counted.append(step)
     waits = counted[-1].waits
     row = difference(*counted)
-    return {"step": "decode", "layers": "fused" if known else "library's"} | row | {"waits": waits}
+    return {"step": "decode", "layers": "fused" if fused else "library's"} | row | {"waits": waits}
 
 
 def count(modes: list[Launches], work: Callable[[], Any]) -> Counts:
@@ -182,8 +180,8 @@ def forward_and_backward(model: nn.Module, args: Any) -> None:
     states.backward(torch.zeros_like(states))
 
 
-def count_decode_step(model: nn.Module, modes: list[Launches]) -> Counts:
-    """A greedy token of one row."""
+def count_decode_step(model: nn.Module, modes: list[Launches]) -> tuple[Counts, bool]:
+    """A greedy token of one row, and whether the layers are ours."""
     from effchal.decoding.engine import Engine
     from effchal.decoding.sampling import SamplingParams
     from effchal.model.tokenizer import load_tokenizer
@@ -198,7 +196,7 @@ def count_decode_step(model: nn.Module, modes: list[Launches]) -> Counts:
             engine.step()
 
     count(modes, begin)
-    return count(modes, engine.step)
+    return count(modes, engine.step), engine.model.is_fused
 
 
 def effchal_tiny() -> Any:

@@ -51,6 +51,7 @@ class Launches(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.counts = Counts()
+        self.written: set[int] = set()  # storages that an operation wrote into
         self._reading = False  # several values that are read one after the other are one wait
 
     def __torch_dispatch__(
@@ -70,6 +71,7 @@ class Launches(TorchDispatchMode):
         return result
 
     def _count(self, func: Any, name: str, args: tuple, kwargs: dict, result: Any) -> None:
+        self.written |= {_storage(tensor) for tensor in _written(func, args, kwargs)}
         if _crosses(args, kwargs, result) and not kwargs.get("non_blocking"):
             self.counts.waits += 1
         if name.rstrip("_") in PRODUCTS or "gemm" in name or "matmul" in name:
@@ -108,23 +110,46 @@ def compiled_as_one() -> Iterator[list[Launches]]:
 
 
 @contextlib.contextmanager
-def claiming_cuda(claim: bool) -> Iterator[None]:
+def claiming_cuda(claim: bool, modes: list[Launches]) -> Iterator[None]:
     """Within, fake CPU tensors say that they are on a card, for code that asks `is_cuda`.
 
-    For a build of torch without CUDA, whose autograd cannot run on fake tensors of a card.
-    RMS norm, one kernel on a card, counts as one.
+    For a machine without a card, where autograd cannot run on fake tensors of one. RMS norm,
+    which has a kernel on a card forward and backward, counts as one each.
+
+    Args:
+        modes: of compiled_as_one.
     """
     if not claim:
         yield
         return
     rms_norm = F.rms_norm
+
+    def one_kernel(x: Tensor, *shape_weight_eps: Any, **named: Any) -> Tensor:
+        fake = modes and isinstance(x, FakeTensor)
+        return OneNorm.apply(modes, x) if fake else rms_norm(x, *shape_weight_eps, **named)
+
     FakeTensor.is_cuda = property(lambda self: True)  # type: ignore[assignment,method-assign]
-    F.rms_norm = torch.compile(rms_norm)  # ours, see compiled_as_one
+    F.rms_norm = one_kernel
     try:
         yield
     finally:
         F.rms_norm = rms_norm
         del FakeTensor.is_cuda
+
+
+class OneNorm(torch.autograd.Function):
+    """RMS norm of fake tensors: its launches and bytes, without its arithmetic."""
+
+    @staticmethod
+    def forward(ctx: Any, modes: list[Launches], x: Tensor) -> Tensor:
+        ctx.modes, ctx.like = modes, x
+        modes[-1].add("rms_norm", _size([x, x]))
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[None, Tensor]:
+        ctx.modes[-1].add("rms_norm_backward", _size([dy, ctx.like, ctx.like]))
+        return None, torch.empty_like(ctx.like)
 
 
 def _run_as_one(modes: list[Launches], function: Callable, args: tuple, kwargs: dict) -> Any:
@@ -133,12 +158,12 @@ def _run_as_one(modes: list[Launches], function: Callable, args: tuple, kwargs: 
     mode = modes[-1]
     outer, mode.counts = mode.counts, Counts()
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    versions = [tensor._version for tensor in tensors]
+    mode.written = set()
     try:
         result = function(*args, **kwargs)
     finally:
         inner, mode.counts = mode.counts, outer
-    written = [t for t, was in zip(tensors, versions, strict=True) if t._version != was]
+    written = [tensor for tensor in tensors if _storage(tensor) in mode.written]
     results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
     new = [each for each in results if not any(each is tensor for tensor in tensors)]
     mode.add(
@@ -160,6 +185,14 @@ def _is_free(func: Any, name: str, args: tuple, result: Any) -> bool:
         return name in ("set_", "detach_", "requires_grad_")
     given = {_storage(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
     return all(_storage(each) in given for each in results)
+
+
+def _written(func: Any, args: tuple, kwargs: dict) -> list[Tensor]:
+    """Arguments that an operation changes in place."""
+    names = [argument.name for argument in func._schema.arguments if argument.is_write]
+    given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False))
+    found = (given | kwargs).items()
+    return [value for name, value in found if name in names and isinstance(value, Tensor)]
 
 
 def _storage(tensor: Tensor) -> int:

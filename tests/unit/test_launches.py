@@ -74,8 +74,20 @@ def test_a_compiled_function_is_one_launch_that_reads_and_writes_once():
 
 
 def test_fake_tensors_claim_to_be_on_a_card_only_within():
-    with FakeTensorMode():
+    with FakeTensorMode(), compiled_as_one() as modes:
         x = torch.empty(3)
-        with compiled_as_one(), claiming_cuda(True):
+        with claiming_cuda(True, modes):
             assert x.is_cuda
         assert not x.is_cuda
+
+
+def test_rms_norm_on_a_claimed_card_is_one_launch_each_way():
+    with FakeTensorMode(), compiled_as_one() as modes, claiming_cuda(True, modes):
+        x, weight = torch.empty(2, 8, requires_grad=True), torch.empty(8)
+        with Launches() as mode:
+            modes.append(mode)
+            normed = torch.nn.functional.rms_norm(x, (8,), weight, 1e-5)
+            (dx,) = torch.autograd.grad(normed, x, torch.empty_like(x))
+    assert (normed.shape, dx.shape) == (x.shape, x.shape)
+    assert mode.counts.element_wise == {"rms_norm": 1, "rms_norm_backward": 1}
+    assert mode.counts.element_wise_bytes == {"rms_norm": 4 * 32, "rms_norm_backward": 4 * 48}
