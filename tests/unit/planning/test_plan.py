@@ -35,15 +35,13 @@ def test_mistral_fits_a_card_of_24_gib_and_not_one_of_8():
     assert (
         3.5 * GIB < plan.memory.parts["weights"] < 4.5 * GIB
     )  # 7.24 billion, nearly all in four bits
-    assert not plan_of(
-        mistral("train.activation_checkpointing=none")
-    ).memory_fits  # why conf/model asks for selective
+    assert not plan_of(mistral("train.compile=true")).memory_fits  # the library's layers
     small = dataclasses.replace(CARD, memory_limit=8 * GIB)
-    plan = plan_of(mistral("train.micro_batch_size=2"), small)
+    plan = plan_of(mistral(), small)
     assert not plan.fits
     option = plan.options[0]
     assert option.overrides == ["train.activation_checkpointing=full"]
-    again = plan_of(mistral("train.micro_batch_size=2", *option.overrides), small)
+    again = plan_of(mistral(*option.overrides), small)
     assert again.fits
     assert again.memory_needed == option.memory
 
@@ -170,7 +168,7 @@ def test_errors_of_our_own_preparation_are_not_swallowed(monkeypatch):
         raise AttributeError("'LlamaForCausalLM' object has no attribute 'some_checkpointing'")
 
     monkeypatch.setattr("effchal.training.layers.checkpoint_layers", broken)
-    keys = ["lora.dropout=0.1", "train.activation_checkpointing=full"]  # the library's layers
+    keys = ["lora.use_dora=true", "train.activation_checkpointing=full"]  # the library's layers
     with pytest.raises(AttributeError, match="some_checkpointing"):
         make_plan(compose_config([*LEARNED, *keys]), CARD, None)
 
