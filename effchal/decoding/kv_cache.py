@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effchal.decoding.transfer import upload
+
 GROW = 64  # tokens; capacity is a multiple
 
 
@@ -116,7 +118,7 @@ class RowCache:
         lengths = self.lengths[first : first + count]
         self._total = max(lengths) + new
         self._reserve(len(self.lengths), self._total)
-        self._starts = torch.tensor(lengths, device=device)
+        self._starts = upload(lengths, device)
         self._numbers = torch.arange(count, device=device)
         self._equal_lengths = min(lengths) == max(lengths)
         return self._starts[:, None] + torch.arange(new, device=device)

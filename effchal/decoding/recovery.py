@@ -8,6 +8,7 @@ from effchal.decoding.contrast import taps_of
 from effchal.decoding.engine import Engine
 from effchal.decoding.sequence import Row, Sequence
 from effchal.decoding.taps import NewTokens
+from effchal.decoding.transfer import upload
 
 
 def rows_of(engine: Engine) -> set[Sequence]:
@@ -45,7 +46,7 @@ def step_apart(engine: Engine) -> None:
 def _step_row(engine: Engine, row: Row) -> None:
     number = next(i for i, each in enumerate(engine.rows) if each is row)
     taps = taps_of(each.params.contrast for each in row.sequences)
-    ids = torch.tensor([[row.next_id]], device=engine.model.device)
+    ids = upload([[row.next_id]], engine.model.device)
     at = torch.zeros(1, dtype=torch.int64, device=engine.model.device)
     states = engine.model.extend([NewTokens(engine.cache, number, ids)], taps, at)
     engine._advance([number], states, taps)
