@@ -45,6 +45,13 @@ class Choices:
 
     def __init__(self) -> None:
         self._choices: list[Choice] = []
+        self._before: list[tuple[Sequence, int, Tensor]] = []  # tokens and generator of who draws
+
+    def take_back(self) -> None:
+        """After a failure: sequences without their token draw it again as the first time."""
+        for sequence, tokens, state in self._before:
+            if len(sequence.ids) == tokens:
+                sequence.generator.set_state(state)
 
     def add(self, rows: list[list[Sequence]], logits: LayerLogits) -> None:
         """Choose the next token of every sequence of some rows.
@@ -53,12 +60,18 @@ class Choices:
             logits: at one position for each of the rows.
         """
         groups: dict[Contrast, list[tuple[int, Sequence]]] = {}
-        for position, sequences in enumerate(rows):
-            for each in sequences:
+        for position, row in enumerate(rows):
+            for each in row:
                 groups.setdefault(each.params.contrast, []).append((position, each))
         for contrast, group in groups.items():
+            sequences = [each for _, each in group]
+            self._before += [
+                (each, len(each.ids), each.generator.get_state())
+                for each in sequences
+                if not each.params.is_greedy
+            ]
             at = upload([position for position, _ in group], logits.mature.device)
-            self._choices.append(choose(contrast, [each for _, each in group], logits, at))
+            self._choices.append(choose(contrast, sequences, logits, at))
 
     def count_layers(self, counts: Tensor) -> None:
         """Add how often each layer was chosen to (layers,) counts."""

@@ -16,6 +16,7 @@ from effchal.decoding.sequence import Completion, Prefill, Row, Sequence
 from effchal.decoding.taps import NewTokens, TappedModel
 from effchal.decoding.transfer import upload
 from effchal.model.structure import end_tokens
+from effchal.model.vocabulary import check_ids, embedding_rows
 
 PROMPT_CHUNK = 1024  # prompt tokens in one forward pass
 
@@ -26,6 +27,7 @@ class Engine:
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.model = TappedModel(model)
+        self.embeddings = embedding_rows(model)  # ids below it are known
         self.max_positions = self.model.max_positions  # prompt and answer together
         self.ends = {tokenizer.eos_token_id, *end_tokens(model)}
         self.prefix_cache = PrefixCache(math.inf)
@@ -95,7 +97,12 @@ class Engine:
 
     @torch.inference_mode()
     def begin(self, prompt_ids: list[int], variants: Iterable[SamplingParams]) -> Prefill:
-        """A prompt to prefill; its cache has what the prefix cache knows of it already."""
+        """A prompt to prefill; its cache has what the prefix cache knows of it already.
+
+        Raises:
+            ValueError: an id that the model has no embedding of.
+        """
+        check_ids(prompt_ids, self.embeddings)
         sequences = [Sequence(self.tokenizer, prompt_ids, each, self.model) for each in variants]
         prefill = Prefill(prompt_ids, sequences, self.model.new_cache())
         prefill.cache.resize(1, len(prompt_ids))
@@ -206,9 +213,25 @@ class Engine:
             numbers: of the rows.
             states: (K + 1, rows, D), of the tapped layers at one position for each of them.
         """
+        choices = Choices()
+        try:
+            self._choose(choices, numbers, states, taps)
+            for each, token_id, token in choices.fetch():
+                ends = token_id in self.ends and not each.params.ignore_eos
+                (each.add_end if ends else each.add)(token_id, token)
+        except Exception:
+            choices.take_back()
+            raise
+        # From the last, so that dropping a row moves only rows that are regrouped already.
+        for number in reversed(numbers):
+            self._regroup(number)
+
+    def _choose(
+        self, choices: Choices, numbers: list[int], states: Tensor, taps: tuple[Tap, ...]
+    ) -> None:
+        """Let `choices` have the next token of every sequence of some rows, as in `_advance`."""
         # Rows that want the same layers share a head product; none pays for another's layers.
         by_taps: dict[tuple[Tap, ...], list[int]] = {}
-        choices = Choices()
         for position, number in enumerate(numbers):
             wanted = taps_of(each.params.contrast for each in self.rows[number].sequences)
             by_taps.setdefault(wanted, []).append(position)
@@ -222,12 +245,6 @@ class Engine:
             for some, logits in self.model.logits_to_choose(part, wanted, contrasts):
                 choices.add([rows[i].sequences for i in some], logits)
         choices.count_layers(self.layer_counts)
-        for each, token_id, token in choices.fetch():
-            ends = token_id in self.ends and not each.params.ignore_eos
-            (each.add_end if ends else each.add)(token_id, token)
-        # From the last, so that dropping a row moves only rows that are regrouped already.
-        for number in reversed(numbers):
-            self._regroup(number)
 
     def _regroup(self, number: int) -> None:
         """Give each chosen token of a row a row of its own; drop a row that nobody wants."""

@@ -9,6 +9,7 @@ from effchal.decoding.engine import Engine
 from effchal.decoding.sequence import Row, Sequence
 from effchal.decoding.taps import NewTokens
 from effchal.decoding.transfer import upload
+from effchal.model.faults import release
 
 
 def rows_of(engine: Engine) -> set[Sequence]:
@@ -39,7 +40,8 @@ def step_apart(engine: Engine) -> None:
         try:
             _step_row(engine, row)
         except Exception as error:
-            drop_failed(engine, row.sequences, error.with_traceback(None))
+            release(error)
+            drop_failed(engine, row.sequences, error)
 
 
 @torch.inference_mode()
