@@ -49,6 +49,7 @@ class RunState:
     made_with: str = ""  # library and device, which the last bits depend on
     first_step_s: float | None = None  # seconds spent when the first step began
     command: str = ""  # that began the run; of Python it is not known
+    micro_batch_divisor: int = 1  # of their size; a power of two once memory did not suffice
 
     @property
     def is_best(self) -> bool:
@@ -90,9 +91,10 @@ class TrainingSetup:
     validation: list[MicroBatch]
     steps: int  # planned
 
-    def micro_batches_of(self, cfg: Config, step: int) -> list[MicroBatch]:
+    def micro_batches_of(self, cfg: Config, step: int, divisor: int = 1) -> list[MicroBatch]:
+        """Micro-batches of a step, their size divided by `divisor`."""
         examples = self.order.examples_of_step(step)
-        return [micro_batch.to(self.device) for micro_batch in pack_for(cfg, examples)]
+        return [micro_batch.to(self.device) for micro_batch in pack_for(cfg, examples, divisor)]
 
 
 def check_decoding(cfg: Config) -> None:
