@@ -101,7 +101,7 @@ def test_a_resumed_run_knows_the_size_and_repeats_every_bit(cfg, card, tmp_path)
 def test_the_step_that_is_done_again_uses_its_random_numbers_again(
     cfg, card, tmp_path, monkeypatch
 ):
-    card.tokens = 700
+    card.tokens, card.after_backward = 700, True
     assert run(cfg, tmp_path / "again") == 0
     divisor = record(tmp_path / "again")["micro_batch_divisor"]
     card.asked = []
