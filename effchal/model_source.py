@@ -137,12 +137,14 @@ def load_engine(source: ModelSource, memory_gib: float | None = None) -> "Engine
 
     Raises:
         TemplateError: the tokenizer's chat template is wanted, and is missing or of no use.
+        ModelError: the tokenizer ends texts with a token that the model has no embedding of.
     """
     from effchal.admission.admit import admit
     from effchal.bundle import load_bundle_model
     from effchal.decoding.engine import Engine
     from effchal.model.device import limit_gpu_memory, pick_device
     from effchal.model.load import load_base_model
+    from effchal.model.vocabulary import check_vocabulary
 
     encoder = PromptEncoder(load_source_tokenizer(source), source.prompt)
     device = pick_device()
@@ -153,5 +155,6 @@ def load_engine(source: ModelSource, memory_gib: float | None = None) -> "Engine
         model = load_bundle_model(source.bundle, source.base, device)
     admit(model)
     engine = Engine(model, encoder.tokenizer)
+    check_vocabulary(encoder.tokenizer, engine.embeddings)
     engine.ends |= encoder.end_ids
     return engine

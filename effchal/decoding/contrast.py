@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from effchal.decoding.layer_logits import NO_LAYER, LayerLogits, Tap, plausible
+from effchal.decoding.transfer import upload
 
 DROPPED_WHEN_SCORING = -1000.0  # finite, so that a sum over a continuation stays a number
 TINY = torch.finfo(torch.float32).tiny
@@ -125,8 +126,8 @@ class Dola:
     def _furthest(self, logits: LayerLogits) -> tuple[Tensor, Tensor]:
         """Row of log_q and layer that each position is contrasted with, (P,) each."""
         device = logits.log_p.device
-        rows = torch.tensor(logits.rows_of(self.layers, self.exit_norm), device=device)
-        layers = torch.tensor(self.layers, device=device)
+        rows = upload(logits.rows_of(self.layers, self.exit_norm), device)
+        layers = upload(self.layers, device)
         if len(rows) == 1:
             index = torch.zeros(len(logits.log_p), dtype=torch.int64, device=device)
         else:

@@ -7,22 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from effchal.decoding.choices import Choices
 from effchal.decoding.contrast import Contrast, taps_of
-from effchal.decoding.layer_logits import NO_LAYER, LayerLogits, Tap
+from effchal.decoding.layer_logits import Tap
 from effchal.decoding.prefix_cache import PrefixCache, common_beginning
-from effchal.decoding.sampling import SamplingParams, most_probable, sample
-from effchal.decoding.sequence import (
-    Completion,
-    Prefill,
-    Row,
-    Sequence,
-    TokenScore,
-    by_text,
-    layer_or_none,
-    penalised_logprobs,
-)
+from effchal.decoding.sampling import SamplingParams
+from effchal.decoding.sequence import Completion, Prefill, Row, Sequence
 from effchal.decoding.taps import NewTokens, TappedModel
+from effchal.decoding.transfer import upload
 from effchal.model.structure import end_tokens
+from effchal.model.vocabulary import check_ids, embedding_rows
 
 PROMPT_CHUNK = 1024  # prompt tokens in one forward pass
 
@@ -33,6 +27,7 @@ class Engine:
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.model = TappedModel(model)
+        self.embeddings = embedding_rows(model)  # ids below it are known
         self.max_positions = self.model.max_positions  # prompt and answer together
         self.ends = {tokenizer.eos_token_id, *end_tokens(model)}
         self.prefix_cache = PrefixCache(math.inf)
@@ -102,7 +97,12 @@ class Engine:
 
     @torch.inference_mode()
     def begin(self, prompt_ids: list[int], variants: Iterable[SamplingParams]) -> Prefill:
-        """A prompt to prefill; its cache has what the prefix cache knows of it already."""
+        """A prompt to prefill; its cache has what the prefix cache knows of it already.
+
+        Raises:
+            ValueError: an id that the model has no embedding of.
+        """
+        check_ids(prompt_ids, self.embeddings)
         sequences = [Sequence(self.tokenizer, prompt_ids, each, self.model) for each in variants]
         prefill = Prefill(prompt_ids, sequences, self.model.new_cache())
         prefill.cache.resize(1, len(prompt_ids))
@@ -191,7 +191,7 @@ class Engine:
 
     def _next_ids(self) -> NewTokens:
         """The next ids of every row, (rows, 1)."""
-        ids = torch.tensor([[row.next_id] for row in self.rows], device=self.model.device)
+        ids = upload([[row.next_id] for row in self.rows], self.model.device)
         shared = 0
         if self.model.shares_prefix and len(self.rows) > 1:
             shared = common_beginning([row.prompt_ids for row in self.rows])
@@ -213,6 +213,23 @@ class Engine:
             numbers: of the rows.
             states: (K + 1, rows, D), of the tapped layers at one position for each of them.
         """
+        choices = Choices()
+        try:
+            self._choose(choices, numbers, states, taps)
+            for each, token_id, token in choices.fetch():
+                ends = token_id in self.ends and not each.params.ignore_eos
+                (each.add_end if ends else each.add)(token_id, token)
+        except Exception:
+            choices.take_back()
+            raise
+        # From the last, so that dropping a row moves only rows that are regrouped already.
+        for number in reversed(numbers):
+            self._regroup(number)
+
+    def _choose(
+        self, choices: Choices, numbers: list[int], states: Tensor, taps: tuple[Tap, ...]
+    ) -> None:
+        """Let `choices` have the next token of every sequence of some rows, as in `_advance`."""
         # Rows that want the same layers share a head product; none pays for another's layers.
         by_taps: dict[tuple[Tap, ...], list[int]] = {}
         for position, number in enumerate(numbers):
@@ -221,57 +238,13 @@ class Engine:
         for wanted, positions in by_taps.items():
             part = states
             if wanted != taps or len(by_taps) > 1:
-                kept = [*(taps.index(tap) for tap in wanted), -1]
-                part = states[kept][:, positions]
+                kept = [*(taps.index(tap) for tap in wanted), len(taps)]
+                part = states[upload(kept, states.device)][:, upload(positions, states.device)]
             rows = [self.rows[numbers[position]] for position in positions]
             contrasts = [each.params.contrast for row in rows for each in row.sequences]
             for some, logits in self.model.logits_to_choose(part, wanted, contrasts):
-                self._choose_all([rows[i] for i in some], logits)
-        # From the last, so that dropping a row moves only rows that are regrouped already.
-        for number in reversed(numbers):
-            self._regroup(number)
-
-    def _choose_all(self, rows: list[Row], logits: LayerLogits) -> None:
-        """The next token of every sequence of some rows.
-
-        Args:
-            logits: at one position for each of the rows.
-        """
-        groups: dict[Contrast, list[tuple[int, Sequence]]] = {}
-        for position, row in enumerate(rows):
-            for each in row.sequences:
-                groups.setdefault(each.params.contrast, []).append((position, each))
-        for contrast, group in groups.items():
-            at = torch.tensor([position for position, _ in group], device=self.model.device)
-            self._choose(contrast, [each for _, each in group], logits, at)
-
-    def _choose(
-        self, contrast: Contrast, sequences: list[Sequence], logits: LayerLogits, at: Tensor
-    ) -> None:
-        """The next token of R sequences that share a contrast; at: (R,) of their logits."""
-        logprobs, layers = penalised_logprobs(contrast, sequences, logits, at)  # (R, V), (R,)
-        chosen = logprobs.argmax(-1)  # (R,)
-        for i, each in enumerate(sequences):
-            if not each.params.is_greedy:
-                try:
-                    chosen[i] = sample(logprobs[i], each.params, each.generator)
-                except FloatingPointError as error:
-                    each.fail(error)
-        self.layer_counts.index_add_(0, layers.clamp_min(0), (layers != NO_LAYER).long())
-        own, base = logprobs.gather(1, chosen[:, None])[:, 0], logits.log_p[at, chosen]
-        # float64 holds ids and float32 values alike: one transfer a step.
-        values = torch.stack([own, base, chosen, layers]).double().T.tolist()
-        for i, (each, found) in enumerate(zip(sequences, values, strict=True)):
-            logprob, base_logprob, token_id, layer = found
-            if not math.isfinite(logprob):
-                each.fail(FloatingPointError("the model's logits are not finite"))
-            if each.done:
-                continue
-            best = most_probable(logprobs[i][None], each.params.alternatives)[0]
-            top = by_text(best, each.texts)
-            token = TokenScore("", logprob, base_logprob, top, layer_or_none(layer))
-            ends = int(token_id) in self.ends and not each.params.ignore_eos
-            (each.add_end if ends else each.add)(int(token_id), token)
+                choices.add([rows[i].sequences for i in some], logits)
+        choices.count_layers(self.layer_counts)
 
     def _regroup(self, number: int) -> None:
         """Give each chosen token of a row a row of its own; drop a row that nobody wants."""

@@ -1,9 +1,12 @@
 """Keys and values of many rows with lengths of their own, in memory that is allocated ahead."""
 
+import itertools
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from effchal.decoding.transfer import upload
 
 GROW = 64  # tokens; capacity is a multiple
 
@@ -32,13 +35,15 @@ class RowCache:
 
     def resize(self, rows: int, tokens: int) -> None:
         """Exactly this capacity; it must hold what is there."""
-        self._rows, self._tokens = rows, tokens
+        # Without the memory for it, some layers have the new size, and all have this one.
+        self._rows, self._tokens = min(rows, self._rows), min(tokens, self._tokens)
         longest = max(self.lengths, default=0)
         for layers in (self._keys, self._values):
             for layer, old in enumerate(layers):
                 held = min(len(self.lengths), len(old))  # a row just added has no memory yet
-                layers[layer] = self._allocate(old)
+                layers[layer] = self._allocate(old, rows, tokens)
                 layers[layer][:held, :, :longest] = old[:held, :, :longest]
+        self._rows, self._tokens = rows, tokens
 
     def add_row(self) -> int:
         """A new, empty row; the last one."""
@@ -79,19 +84,26 @@ class RowCache:
             part[row] = 0.0
 
     def block(self, row: int, start: int, end: int) -> list[Tensor]:
-        """Copies of a row's keys and values, (heads, end - start, size) each, layer after layer."""
-        pairs = zip(self._keys, self._values, strict=True)
-        return [part[row, :, start:end].clone() for pair in pairs for part in pair]
+        """Copies of a row's keys and values, first all keys: (layers, heads, end - start, size).
+
+        Layers of one shape are one tensor, and one copy: mostly all of them.
+        """
+        parts = [part[row, :, start:end] for part in (*self._keys, *self._values)]
+        by_shape = itertools.groupby(parts, key=lambda part: part.shape)
+        return [torch.stack(list(some)) for _, some in by_shape]
 
     def fill(self, row: int, blocks: list[list[Tensor]]) -> None:
         """Fill an empty row with what `block` gave, one after the other."""
-        length = sum(block[0].shape[1] for block in blocks)
+        length = sum(block[0].shape[2] for block in blocks)
         self._reserve(len(self.lengths), length)
-        for layer in range(len(blocks[0]) // 2):
-            self._make_layer(layer, blocks[0][2 * layer][None], blocks[0][2 * layer + 1][None])
-            for i, part in enumerate((self._keys[layer], self._values[layer])):
-                tensors = [block[2 * layer + i] for block in blocks]
-                torch.cat(tensors, dim=1, out=part[row, :, :length])
+        parts = [[part for some in block for part in some] for block in blocks]
+        keys_and_values = list(zip(*parts, strict=True))  # of each layer: one of each block
+        count = len(keys_and_values) // 2
+        pairs = zip(keys_and_values[:count], keys_and_values[count:], strict=True)
+        for layer, (keys, values) in enumerate(pairs):
+            self._make_layer(layer, keys[0][None], values[0][None])
+            torch.cat(keys, dim=1, out=self._keys[layer][row, :, :length])
+            torch.cat(values, dim=1, out=self._values[layer][row, :, :length])
         self.lengths[row] = length
 
     def copy_row(self, row: int, other: "RowCache", other_row: int) -> None:
@@ -116,7 +128,7 @@ class RowCache:
         lengths = self.lengths[first : first + count]
         self._total = max(lengths) + new
         self._reserve(len(self.lengths), self._total)
-        self._starts = torch.tensor(lengths, device=device)
+        self._starts = upload(lengths, device)
         self._numbers = torch.arange(count, device=device)
         self._equal_lengths = min(lengths) == max(lengths)
         return self._starts[:, None] + torch.arange(new, device=device)
@@ -145,14 +157,14 @@ class RowCache:
 
     def _make_layer(self, layer: int, keys: Tensor, values: Tensor) -> None:
         if layer == len(self._keys):
-            self._keys.append(self._allocate(keys))
-            self._values.append(self._allocate(values))
+            self._keys.append(self._allocate(keys, self._rows, self._tokens))
+            self._values.append(self._allocate(values, self._rows, self._tokens))
 
-    def _allocate(self, like: Tensor) -> Tensor:
+    def _allocate(self, like: Tensor, rows: int, tokens: int) -> Tensor:
         # Zeros: attention multiplies what it masks by 0, and 0 times garbage may be NaN. A single
         # row masks only tokens that are written already, and zeros cost as much as filling it.
-        make = like.new_empty if self._rows == 1 else like.new_zeros
-        return make(self._rows, like.shape[1], self._tokens, like.shape[3])
+        make = like.new_empty if rows == 1 else like.new_zeros
+        return make(rows, like.shape[1], tokens, like.shape[3])
 
     def _put(self, part: Tensor, new: Tensor) -> Tensor:
         view = part[self._first : self._first + self._count, :, : self._total]

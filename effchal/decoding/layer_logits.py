@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
+from effchal.decoding.transfer import upload
+
 Tap = tuple[int, bool]  # a premature layer, and whether it gets the final norm (exit_norm)
 NO_LAYER = -1  # no premature layer made a difference at a position
 SMALLEST = -87.0  # log of about the smallest normal float32; below it, a CPU is much slower
@@ -55,8 +57,9 @@ class LayerLogits:
     def premature_logits(self, rows: list[int], at: Tensor) -> Tensor:
         """(len(rows), R, V) logits at some positions; undoes a log-softmax taken in place."""
         assert self._premature is not None
-        logits = self._premature[rows][:, at]
-        return logits if self._shift is None else logits + self._shift[rows][:, at]
+        some = upload(rows, at.device)
+        logits = self._premature[some][:, at]
+        return logits if self._shift is None else logits + self._shift[some][:, at]
 
     def divergence(self, selector: str) -> Tensor:
         """(K, P) float64, of each premature layer from the mature one."""

@@ -52,7 +52,7 @@ class PrefixCache:
                 key=lambda pair: pair[0],
             )
             if shared:
-                blocks.append([part[:, :shared] for part in self._blocks[nearest].tensors])
+                blocks.append([part[:, :, :shared] for part in self._blocks[nearest].tensors])
                 self._blocks.move_to_end(nearest)
         for key in reversed(path):
             self._blocks.move_to_end(key)

@@ -8,6 +8,8 @@ from effchal.decoding.contrast import taps_of
 from effchal.decoding.engine import Engine
 from effchal.decoding.sequence import Row, Sequence
 from effchal.decoding.taps import NewTokens
+from effchal.decoding.transfer import upload
+from effchal.model.faults import release
 
 
 def rows_of(engine: Engine) -> set[Sequence]:
@@ -38,14 +40,15 @@ def step_apart(engine: Engine) -> None:
         try:
             _step_row(engine, row)
         except Exception as error:
-            drop_failed(engine, row.sequences, error.with_traceback(None))
+            release(error)
+            drop_failed(engine, row.sequences, error)
 
 
 @torch.inference_mode()
 def _step_row(engine: Engine, row: Row) -> None:
     number = next(i for i, each in enumerate(engine.rows) if each is row)
     taps = taps_of(each.params.contrast for each in row.sequences)
-    ids = torch.tensor([[row.next_id]], device=engine.model.device)
+    ids = upload([[row.next_id]], engine.model.device)
     at = torch.zeros(1, dtype=torch.int64, device=engine.model.device)
     states = engine.model.extend([NewTokens(engine.cache, number, ids)], taps, at)
     engine._advance([number], states, taps)

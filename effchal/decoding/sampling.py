@@ -1,16 +1,18 @@
 """What a request asks of decoding, and the next token out of log-probabilities."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from effchal.decoding.contrast import Contrast, Greedy
+from effchal.decoding.transfer import fetch, upload
 
 GREEDY_AT_OR_BELOW = 1e-6  # HELM writes temperature 0 as 1e-7
 GREEDY = Greedy()
-SORTED_FIRST = 512  # tokens that top_p looks at before it looks at more
+SORTED_FIRST = 512  # tokens that top_p looks at before it looks at more, on a CPU
 
 
 @dataclass(frozen=True)
@@ -49,37 +51,64 @@ def penalise_repetition(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
     return torch.where(seen, penalised, scores)
 
 
-def sample(logprobs: Tensor, params: SamplingParams, generator: torch.Generator) -> int:
-    """A draw from (V,) log-probabilities within min_p, top_k and top_p at the temperature.
+def sample(
+    logprobs: Tensor, params: Sequence[SamplingParams], generators: Sequence[torch.Generator]
+) -> Tensor:
+    """(R,) draws from (R, V) log-probabilities, each within its row's min_p, top_k and top_p.
 
-    Raises:
-        FloatingPointError: no probability is a number.
+    The host does not wait. A row's draw depends on its own settings and generator alone; where
+    its log-probabilities are no numbers, so is that of the token drawn.
     """
-    probs = (logprobs / params.temperature).softmax(-1)
-    if not torch.isfinite(probs.sum()):
-        raise FloatingPointError("the model's logits are not finite")
-    if params.min_p > 0:
-        probs = probs.where(probs >= params.min_p * probs.max(), 0.0)
-    if params.top_k is not None or params.top_p < 1.0:
-        ids = within_top(probs, params)
-        probs = torch.zeros_like(probs).scatter_(0, ids, probs[ids])
-    # For one draw, multinomial lets the tokens race: rounding changes the winner only where two
-    # are about even. Along cumulative sums it would move every border behind a probable token.
-    return int(torch.multinomial(probs, 1, generator=generator))
+    device = logprobs.device
+    temperature = upload([[each.temperature] for each in params], device, logprobs.dtype)
+    probs = (logprobs / temperature).softmax(-1)
+    if any(each.min_p > 0 for each in params):
+        share = upload([[each.min_p] for each in params], device, probs.dtype)
+        probs = probs.where(probs >= share * probs.amax(-1, keepdim=True), 0.0)
+    # Rows of the same top_k together: which of equal tokens come first may depend on the number.
+    groups: dict[int | None, list[int]] = {}
+    for row, each in enumerate(params):
+        if each.top_k is not None or each.top_p < 1.0:
+            groups.setdefault(each.top_k, []).append(row)
+    for top_k, rows in groups.items():
+        top_p = upload([[params[row].top_p] for row in rows], device, probs.dtype)
+        if len(rows) == len(params):
+            probs = within_top(probs, top_k, top_p)
+        else:
+            at = upload(rows, device)
+            probs = probs.index_copy(0, at, within_top(probs[at], top_k, top_p))
+    # torch.multinomial's way for one draw: tokens race. Rounding changes the winner only where
+    # two are about even. Along cumulative sums it would move every border behind a probable token.
+    times = torch.empty_like(probs)
+    for row_times, generator in zip(times, generators, strict=True):
+        row_times.exponential_(generator=generator)
+    return torch.div(probs, times, out=times).argmax(-1)
 
 
-def within_top(probs: Tensor, params: SamplingParams) -> Tensor:
-    """Ids of (V,) probabilities within top_k, and of these within top_p; at least one."""
-    count = min(params.top_k or SORTED_FIRST, len(probs))
-    while True:
-        best, ids = probs.topk(count)
-        total = best.sum() if params.top_k else probs.sum()
-        # Keep the token that crosses top_p: what comes before it is below top_p. The first stays in
-        # any case, also where a tiny top_p is 0 in float32.
-        kept = max(1, int((best.cumsum(-1) - best < params.top_p * total).sum()))
-        if kept < count or params.top_k or count == len(probs):
-            return ids[:kept]
-        count = min(8 * count, len(probs))
+def within_top(
+    probs: Tensor, top_k: int | None, top_p: Tensor, looked_at: int = SORTED_FIRST
+) -> Tensor:
+    """(R, V) probabilities, 0 outside of top_k and, of these, top_p; one at least stays.
+
+    Args:
+        top_p: (R, 1).
+        looked_at: most probable tokens that a CPU sorts first; it sorts more for rows that need
+            them. A GPU sorts all, since asking it for the number would be a wait.
+    """
+    vocabulary = probs.shape[-1]
+    count = min(top_k or (vocabulary if probs.is_cuda else looked_at), vocabulary)
+    best, ids = probs.topk(count)  # (R, count)
+    total = (best if top_k else probs).sum(-1, keepdim=True)
+    # Keep the token that crosses top_p: what comes before it is below top_p. The first stays in
+    # any case, also where a tiny top_p is 0 in float32.
+    kept = (best.cumsum(-1) - best < top_p * total).sum(-1, keepdim=True).clamp_min(1)  # (R, 1)
+    best = best.where(torch.arange(count, device=probs.device) < kept, 0.0)
+    result = torch.zeros_like(probs).scatter_(-1, ids, best)
+    if not top_k and count < vocabulary:
+        needy = (kept[:, 0] == count).nonzero()[:, 0]
+        if len(needy):
+            result[needy] = within_top(probs[needy], None, top_p[needy], 8 * looked_at)
+    return result
 
 
 def most_probable(logprobs: Tensor, count: int) -> list[list[tuple[int, float]]]:
@@ -87,5 +116,12 @@ def most_probable(logprobs: Tensor, count: int) -> list[list[tuple[int, float]]]
     if count == 0:
         return [[]] * len(logprobs)
     values, ids = logprobs.topk(min(count, logprobs.shape[-1]))
-    pairs = zip(ids.tolist(), values.tolist(), strict=True)
-    return [[pair for pair in zip(*row, strict=True) if pair[1] > -math.inf] for row in pairs]
+    return pairs_of(*fetch([ids, values]))
+
+
+def pairs_of(ids: list[list[float]], values: list[list[float]]) -> list[list[tuple[int, float]]]:
+    """(id, value) of each row of ids and values, without dropped tokens."""
+    return [
+        [(int(i), value) for i, value in zip(*row, strict=True) if value > -math.inf]
+        for row in zip(ids, values, strict=True)
+    ]

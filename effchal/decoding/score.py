@@ -11,6 +11,7 @@ from effchal.decoding.contrast import Contrast, taps_of
 from effchal.decoding.kv_cache import attention_mask
 from effchal.decoding.layer_logits import Tap
 from effchal.decoding.taps import NewTokens, TappedModel
+from effchal.model.vocabulary import check_ids, embedding_rows
 
 PROMPT_CHUNK = 1024  # prompt tokens in one forward pass
 SCORED_AT_ONCE = 2048  # tokens of continuations in one forward pass, unless a single one is longer
@@ -31,6 +32,7 @@ class Scorer:
 
     def __init__(self, model: TappedModel) -> None:
         self._model = model
+        self._embeddings = embedding_rows(model.backbone)
         self._cache = model.new_cache()
         self._cache.add_row()
         self._prefix: list[int] = []  # ids that the cache keeps between calls
@@ -59,7 +61,10 @@ class Scorer:
 
         Raises:
             FloatingPointError: the model's logits are not finite.
+            ValueError: an id that the model has no embedding of.
         """
+        for ids in (prompt_ids, *continuations):
+            check_ids(ids, self._embeddings)
         taps = taps_of(contrasts)
         if not self._model.reads_in_chunks:
             return self._score_alone(prompt_ids, continuations, contrasts, taps)

@@ -12,6 +12,7 @@ from effchal.decoding.kv_cache import RowCache
 from effchal.decoding.layer_logits import NO_LAYER, LayerLogits, Tap
 from effchal.decoding.sampling import SamplingParams, most_probable, penalise_repetition
 from effchal.decoding.taps import NewTokens, TappedModel
+from effchal.decoding.transfer import upload
 
 SCORED_AT_ONCE = 64  # positions whose logits are in memory together
 
@@ -121,7 +122,7 @@ class Sequence:
         self.seen: Tensor | None = None  # (V,) bool, where a penalty needs it
         if params.repetition_penalty != 1:
             self.seen = torch.zeros(model.vocabulary, dtype=torch.bool, device=model.device)
-            self.seen[torch.tensor(prompt_ids, device=model.device)] = True
+            self.seen.index_fill_(0, upload(prompt_ids, model.device), True)
         self.tokens: list[TokenScore] = []
         self.ids: list[int] = []
         self.end_token: TokenScore | None = None
@@ -224,7 +225,7 @@ class Prefill:
     def chunk(self, tokens: int, device: torch.device) -> NewTokens:
         """The next tokens, at most so many."""
         start = self.cache.lengths[0]
-        ids = torch.tensor([self.prompt_ids[start : start + tokens]], device=device)
+        ids = upload([self.prompt_ids[start : start + tokens]], device)
         return NewTokens(self.cache, 0, ids)
 
 

@@ -15,6 +15,7 @@ from effchal.decoding.kv_cache import RowCache, additive, attention_mask
 from effchal.decoding.layer_logits import LayerLogits, Tap
 from effchal.decoding.layer_states import tapped
 from effchal.decoding.library_cache import LibraryCache, run_row
+from effchal.decoding.transfer import upload
 from effchal.kernels.cpu_linear import head_product
 from effchal.kernels.fused_forward import Chunk, FusedForward, fused_forward
 from effchal.kernels.premature_rows import PrematureRows
@@ -258,7 +259,8 @@ class TappedModel:
     def _exit_norm(self, states: Tensor, taps: tuple[Tap, ...]) -> Tensor:
         normed = [row for row, (_, exit_norm) in enumerate(taps) if exit_norm]
         if normed:
-            states[normed] = self._norm(states[normed])
+            at = upload(normed, states.device)
+            states[at] = self._norm(states[at])
         return states
 
     def logits(self, states: Tensor, taps: tuple[Tap, ...]) -> LayerLogits:
@@ -286,12 +288,10 @@ class TappedModel:
             return [(positions, logits)]
         mature = self.head(states[-1])
         lone = skipping.lone(mature, lone_share)
-        sure = [i for i in positions if lone[i]]
-        open_ = [i for i in positions if not lone[i]]
+        sure, open_ = ([i for i in positions if lone[i] is each] for each in (True, False))
         parts = [(sure, LayerLogits(mature[sure], None, taps))] if sure else []
         if open_:
-            early = self.head(states[:-1, open_].flatten(0, 1))
-            early = early.unflatten(0, (len(taps), len(open_)))
+            early = self.head(states[:-1, open_].flatten(0, 1)).unflatten(0, (len(taps), -1))
             parts.append((open_, LayerLogits(mature[open_], early, taps)))
         return parts
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from effchal.config import Config
-from effchal.mixing.best_fit import best_fit
+from effchal.mixing.best_fit import best_fit, capacity_of_row
 from effchal.mixing.encode import IGNORE_INDEX, EncodedExample
 
 
@@ -39,23 +39,38 @@ class MicroBatch:
 
 
 def pack(
-    examples: Sequence[EncodedExample], max_seq_len: int, micro_batch_size: int, packing: bool
+    examples: Sequence[EncodedExample],
+    max_seq_len: int,
+    micro_batch_size: int,
+    packing: bool,
+    divisor: int = 1,
 ) -> list[MicroBatch]:
     """Micro-batches that hold all examples once.
 
     Args:
         micro_batch_size: with packing, a micro-batch has at most this many times max_seq_len
             tokens, filled best fit, longest first. Without, it has this many examples.
+        divisor: of that size, see best_fit.
     """
     sizes = [len(example.ids) for example in examples]
-    rows = best_fit(sizes, max_seq_len, micro_batch_size, packing)
+    rows = best_fit(sizes, max_seq_len, micro_batch_size, packing, divisor)
     return [_micro_batch([examples[i] for i in row]) for row in rows]
 
 
-def pack_for(cfg: Config, examples: Sequence[EncodedExample]) -> list[MicroBatch]:
-    """Micro-batches of the config's size, which is a number by now, not `auto`."""
+def pack_for(cfg: Config, examples: Sequence[EncodedExample], divisor: int = 1) -> list[MicroBatch]:
+    """Micro-batches of the config's size, which is a number by now, not `auto`.
+
+    Args:
+        divisor: of that size.
+    """
     size = int(cfg.train.micro_batch_size)
-    return pack(examples, cfg.model.max_seq_len, size, cfg.train.packing)
+    return pack(examples, cfg.model.max_seq_len, size, cfg.train.packing, divisor)
+
+
+def capacity_of(cfg: Config, divisor: int = 1) -> int:
+    """Most tokens of a micro-batch by the config; without packing, most examples."""
+    size = int(cfg.train.micro_batch_size)
+    return capacity_of_row(cfg.model.max_seq_len, size, cfg.train.packing, divisor)
 
 
 def _micro_batch(examples: list[EncodedExample]) -> MicroBatch:

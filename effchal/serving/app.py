@@ -10,6 +10,7 @@ whoever runs it: GET /health, /ready, /metrics, /openapi.json.
 import gc
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -86,7 +87,7 @@ def start_app(cfg: Config, on_failure: Callable[[], None]) -> Flask:
             contrast = contrast_of(cfg.decoding, source.shape.num_layers, source.shape.tied)
             engine = load_engine(source, cfg.serve.memory_gib)
             engine.model.check(contrast)
-            service.set_ready(engine)
+            service.set_ready(engine, end_worker)
             gc.collect()
             gc.freeze()  # what lives from now on to the end need not be looked through again
             log.info("ready after %.1f s", time.perf_counter() - start)
@@ -117,6 +118,12 @@ def create_app(*overrides: str) -> Flask:
     elif "lora=none" not in typed:
         raise ConfigError("nothing to serve: set EFFCHAL_BUNDLE=<folder>")
     return start_app(inference_config(compose_config(typed), typed, {"serve"}), exit_worker)
+
+
+def end_worker() -> None:
+    """End this worker once its answers are out. gunicorn's master starts another one, whose
+    process finds the GPU as new."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def exit_worker() -> None:

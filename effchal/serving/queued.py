@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from effchal.decoding.sampling import SamplingParams
-from effchal.decoding.sequence import Completion, Prefill, TokenScore
+from effchal.decoding.sequence import Completion, Prefill, Sequence, TokenScore
 
 
 class QueueFull(Exception):
@@ -46,6 +46,19 @@ class QueuedPrompt:
     def max_tokens(self) -> int:
         """The longest that one of its rows may become, prompt included."""
         return len(self.prompt_ids) + max(params.max_new_tokens for params in self.variants)
+
+    def stream_echoes(self, sequences: list[Sequence]) -> None:
+        for i, sequence in enumerate(sequences):
+            if self.streams and sequence.echo:
+                self.updates.put((i, sequence.echo.tokens))
+
+    def stream(self, sequences: list[Sequence]) -> None:
+        """Send the tokens that are stable since the last time."""
+        for i, sequence in enumerate(sequences if self.streams else ()):
+            stable = sequence.stable_tokens()
+            if stable > self.streamed[i]:
+                self.updates.put((i, sequence.tokens[self.streamed[i] : stable]))
+                self.streamed[i] = stable
 
 
 @dataclass(frozen=True)

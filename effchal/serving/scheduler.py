@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from effchal.config import ServeConfig
 from effchal.decoding.engine import Engine
@@ -16,6 +17,7 @@ from effchal.decoding.prefix_cache import PrefixCache
 from effchal.decoding.recovery import drop_failed, rows_of, step_apart
 from effchal.decoding.sequence import Prefill, Sequence
 from effchal.model.host_memory import trim_heap
+from effchal.serving.faults import DeviceLost, Faults
 from effchal.serving.memory import GIB, warn_if_memory_is_short
 from effchal.serving.metrics import Metrics
 from effchal.serving.queued import Prefilling, QueuedPrompt, QueueFull
@@ -30,7 +32,14 @@ class Scheduler:
     A fault fails one prompt alone: a step that fails is repeated row by row.
     """
 
-    def __init__(self, engine: Engine, cfg: ServeConfig, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        cfg: ServeConfig,
+        metrics: Metrics,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        """on_lost: called once the engine's device is lost and its thread ends."""
         self._engine, self._cfg, self._metrics = engine, cfg, metrics
         self._row_bytes = engine.model.bytes_per_token
         warn_if_memory_is_short(engine, cfg, self._row_bytes)
@@ -42,7 +51,7 @@ class Scheduler:
         self._wake = threading.Condition()
         self._stopped = False
         self._trimmed = time.monotonic()
-        self._last_fault = ""
+        self._faults, self._on_lost = Faults(engine.model.device), on_lost
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
         # An interpreter that ends while a thread is inside torch aborts the process.
@@ -87,21 +96,30 @@ class Scheduler:
         return len(self._waiting) + len(self._running) + (self._prefilling is not None)
 
     def _run(self) -> None:
-        while True:
-            with self._wake:
-                while not (self._in_hand() or self._stopped):
-                    self._wake.wait()
-                if self._stopped:
-                    break
-            try:
-                self._run_once()
-            except Exception as error:  # nothing above could save a row
-                self._note(error)
-                self._engine.clear()
-                self._fail(self._begun(), error)
+        end: Exception = RuntimeError("the server is stopping")
+        try:
+            while self._wait_for_work():
+                try:
+                    self._run_once()
+                except Exception as error:  # nothing above could save a row
+                    self._faults.note(error)
+                    self._engine.clear()
+                    self._fail(self._begun(), error)
+        except DeviceLost as error:
+            log.critical("%s; the server ends", error)
+            end = error
         self._engine.clear()
         with self._wake:
-            self._fail([*self._begun(), *self._waiting], RuntimeError("the server is stopping"))
+            self._fail([*self._begun(), *self._waiting], end)
+        if isinstance(end, DeviceLost):
+            self._on_lost()
+
+    def _wait_for_work(self) -> bool:
+        """Whether there is some; False at the end."""
+        with self._wake:
+            while not (self._in_hand() or self._stopped):
+                self._wake.wait()
+            return not self._stopped
 
     def _run_once(self) -> None:
         """Prefill one chunk of one prompt and decode one token for every row."""
@@ -205,7 +223,7 @@ class Scheduler:
             elif self._engine.step_and_prefill(current.prefill, chunk):
                 self._start_decoding(current)
         except Exception as error:  # of one row, of the prompt, or not enough memory for all
-            self._note(error)
+            self._faults.note(error)
             if current is not None:
                 self._begin_again(current, error)
             step_apart(self._engine)
@@ -227,12 +245,6 @@ class Scheduler:
                 drop_failed(self._engine, sequences, error)
                 self._fail([prompt], error)
 
-    def _note(self, error: Exception) -> None:
-        """Log a fault, one that repeats without its traceback; free what its frames hold."""
-        repeats, self._last_fault = repr(error) == self._last_fault, repr(error)
-        log.error("the engine failed: %r", error, exc_info=None if repeats else error)
-        error.with_traceback(None)  # its frames hold tensors
-
     def _start_decoding(self, current: Prefilling) -> None:
         """The prompt is prefilled and its sequences have their first token."""
         prompt, sequences = current.prompt, current.prefill.sequences
@@ -242,25 +254,19 @@ class Scheduler:
         with self._wake:
             self._prefilling = None
             self._running[prompt] = sequences
-        for i, sequence in enumerate(sequences):
-            if prompt.streams and sequence.echo:
-                prompt.updates.put((i, sequence.echo.tokens))
+        prompt.stream_echoes(sequences)
 
     def _keep_prefix(self, prefill: Prefill) -> None:
         """Keep what a prompt begins with, unless there is no memory for it."""
         try:
             self._engine.keep_prefix(prefill)
         except Exception as error:
-            self._note(error)
+            self._faults.note(error)
             self._engine.prefix_cache.clear()
 
     def _report(self, prompt: QueuedPrompt, sequences: list[Sequence]) -> None:
         """Stream the stable tokens, and finish the prompt when all its sequences are done."""
-        for i, sequence in enumerate(sequences if prompt.streams else ()):
-            stable = sequence.stable_tokens()
-            if stable > prompt.streamed[i]:
-                prompt.updates.put((i, sequence.tokens[prompt.streamed[i] : stable]))
-                prompt.streamed[i] = stable
+        prompt.stream(sequences)
         if all(sequence.done for sequence in sequences):
             prompt.error = next((sequence.error for sequence in sequences if sequence.error), None)
             if prompt.error is None:
@@ -279,7 +285,7 @@ class Scheduler:
             self._finish(prompt)
 
     def _fail_alone(self, prompt: QueuedPrompt, error: Exception) -> None:
-        self._note(error)
+        self._faults.note(error)
         self._fail([prompt], error)
 
     def _finish(self, prompt: QueuedPrompt) -> None:

@@ -63,11 +63,12 @@ class Service:
         self._model: LoadedModel | None = None
         self.metrics = Metrics(self._layer_counts)
 
-    def set_ready(self, engine: "Engine") -> None:
+    def set_ready(self, engine: "Engine", on_lost: Callable[[], None] = lambda: None) -> None:
+        """on_lost: called if the engine's device does nothing more for this process."""
         from effchal.serving.scheduler import Scheduler
 
         encoder = PromptEncoder(engine.tokenizer, self.cfg.prompt)
-        scheduler = Scheduler(engine, self.cfg.serve, self.metrics)
+        scheduler = Scheduler(engine, self.cfg.serve, self.metrics, on_lost)
         longest_token = max(map(len, engine.tokenizer.get_vocab()))
         self._model = LoadedModel(engine, encoder, scheduler, longest_token)
 
@@ -122,7 +123,7 @@ class Service:
         if length > limit:
             too_long = f"{length} tokens; this server takes {limit} (serve.max_prompt_tokens)"
             raise RequestError(413, f"the prompt has {too_long}", "prompt")
-        embeddings = self.loaded().engine.model.vocabulary
+        embeddings = self.loaded().engine.embeddings
         unknown = next((i for i in ids if i >= embeddings), None)
         if unknown is not None:
             token = self.loaded().engine.tokenizer.convert_ids_to_tokens(unknown)

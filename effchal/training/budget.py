@@ -99,23 +99,24 @@ class WallClock:
         return self.spent_s() + factor * (usual_s + sum(self.costs.values())) < self.limit_s
 
     def end_micro_batch(self) -> None:
-        """Call after each micro-batch of a step.
-
-        Where a device works asynchronously, micro-batches look shorter than they are.
-        """
+        """Call after each micro-batch of a step, and device_queue.DeviceQueue's before it."""
         now = self._now()
         took_s = now - self._micro_batch_start
         self._slowest_micro_batch_s = max(self._slowest_micro_batch_s, took_s)
         self._micro_batch_start = now
 
-    def must_cut(self) -> bool:
+    def must_cut(self, under_way: int = 0) -> bool:
         """Whether another micro-batch, as slow as this step's slowest, leaves no time to end.
 
         This cuts a step short that stalls.
+
+        Args:
+            under_way: micro-batches that the device still works on.
         """
         known = "bundle" in self.costs  # not before the end of the first step
         end_s = LAST_FACTOR * sum(self.costs.values()) if known else self.reserve_s()
-        return self.spent_s() + self._slowest_micro_batch_s + end_s > self.limit_s
+        left_s = (1 + under_way) * self._slowest_micro_batch_s
+        return self.spent_s() + left_s + end_s > self.limit_s
 
     def affords(self, what: str, share: float) -> bool:
         """Whether there is time for periodic work now. All of it may take `share` of the time."""

@@ -19,6 +19,7 @@ from effchal.model.device import multiplies_bfloat16, pick_dtype
 from effchal.model.load import add_adapter, base_model_fingerprint, load_base_model, model_shape
 from effchal.model.route import require_layer_states
 from effchal.model.tokenizer import load_tokenizer
+from effchal.model.vocabulary import check_vocabulary, embedding_rows, first_unknown
 from effchal.runs import checkpoints, device_name
 from effchal.tracking.terminal import progress
 from effchal.training.budget import WallClock
@@ -48,6 +49,7 @@ class RunState:
     made_with: str = ""  # library and device, which the last bits depend on
     first_step_s: float | None = None  # seconds spent when the first step began
     command: str = ""  # that began the run; of Python it is not known
+    micro_batch_divisor: int = 1  # of their size; a power of two once memory did not suffice
 
     @property
     def is_best(self) -> bool:
@@ -89,9 +91,10 @@ class TrainingSetup:
     validation: list[MicroBatch]
     steps: int  # planned
 
-    def micro_batches_of(self, cfg: Config, step: int) -> list[MicroBatch]:
+    def micro_batches_of(self, cfg: Config, step: int, divisor: int = 1) -> list[MicroBatch]:
+        """Micro-batches of a step, their size divided by `divisor`."""
         examples = self.order.examples_of_step(step)
-        return [micro_batch.to(self.device) for micro_batch in pack_for(cfg, examples)]
+        return [micro_batch.to(self.device) for micro_batch in pack_for(cfg, examples, divisor)]
 
 
 def check_decoding(cfg: Config) -> None:
@@ -113,6 +116,8 @@ def build(cfg: Config, data: PreparedData, device: torch.device) -> TrainingSetu
     if cfg.lora is None:
         raise ConfigError("lora=none leaves nothing to train")
     base = load_base_model(cfg.model, device)
+    tokenizer = load_tokenizer(cfg.model)
+    check_examples(tokenizer, embedding_rows(base), data)
     admission = TrainingAdmission(base, cfg.model.max_seq_len)
     if cfg.decoding.method in (DecodingMethod.dola, DecodingMethod.sled):
         require_layer_states(base)  # of the bundle that training leaves
@@ -139,8 +144,23 @@ def build(cfg: Config, data: PreparedData, device: torch.device) -> TrainingSetu
         log.info("train.max_steps=%d is %.3g epochs of the data", steps, epochs)
     validation = [micro_batch.to(device) for micro_batch in pack_for(cfg, data.validation)]
     optimizer = make_optimizer(model, cfg.train)
-    tokenizer = load_tokenizer(cfg.model)
     return TrainingSetup(device, tokenizer, model, optimizer, data.order, validation, steps)
+
+
+def check_examples(tokenizer: Any, rows: int, data: PreparedData) -> None:
+    """Raise DataError for a token that the model has no embedding of: it would end a GPU's work."""
+    if check_vocabulary(tokenizer, rows):
+        return
+    for examples in (data.train, data.validation):
+        for number in range(len(examples)):
+            example = examples[number]
+            unknown = first_unknown(example.ids, rows)
+            if unknown is not None:
+                token = tokenizer.convert_ids_to_tokens(unknown)
+                raise DataError(
+                    f"{example.id} has token {unknown} ({token!r}), beyond this model's {rows} "
+                    "embeddings; take the row out, or a model whose embedding has that token"
+                )
 
 
 def restore(

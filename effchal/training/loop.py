@@ -7,6 +7,7 @@ from typing import Any
 
 from effchal.config import Config, save_config
 from effchal.config.choices import Schedule
+from effchal.mixing.packing import MicroBatch
 from effchal.mixing.prepare import PreparedData
 from effchal.model.device import limit_gpu_memory, peak_memory_gib, pick_device
 from effchal.tracking.ending import as_typed
@@ -16,6 +17,8 @@ from effchal.tracking.terminal import RunDisplay, progress
 from effchal.tracking.tracker import Tracker, rewind_metrics
 from effchal.training.budget import Pace, WallClock, lr_factor
 from effchal.training.build import RunState, TrainingSetup, build, restore
+from effchal.training.device_queue import DeviceQueue
+from effchal.training.fitting import ExampleTooLarge, step_that_fits
 from effchal.training.saving import Saver
 from effchal.training.signals import StopSignals
 from effchal.training.step import NonFiniteError, StepStats, train_step
@@ -41,6 +44,7 @@ class Trainer:
         self.state, self.clock = state, clock
         self.tracker = Tracker(run_dir, cfg.track, cfg.name, state.step)
         self.pace = Pace()
+        self.device_queue = DeviceQueue(setup.device)
         self.error: str | None = None  # why the run failed
         self.validator = Validator(cfg, setup, state, clock, self.keep)
         self.saver = Saver(cfg, run_dir, setup, state, clock)
@@ -110,7 +114,7 @@ class Trainer:
                     return "stopped_by_budget"
                 try:
                     was_cut = self.step(time_progress)
-                except NonFiniteError as error:
+                except (NonFiniteError, ExampleTooLarge) as error:
                     self.error = str(error)
                     return "failed"
                 if was_cut:
@@ -164,15 +168,14 @@ class Trainer:
             time_progress,
         )
         self.set_lr(train.lr * self._lr_factor)
-        micro_batches = self.setup.micro_batches_of(self.cfg, state.step)
         started_s = clock.spent_s()
-        stats = train_step(
-            self.model,
-            self.optimizer,
-            micro_batches,
-            train.max_grad_norm,
-            must_cut=self.must_cut,
-            before_update=self.anneal_if_last,
+        stats, micro_batches = step_that_fits(
+            # A try that failed is no lap: the steps to come will not be as slow.
+            self.cfg,
+            self.setup,
+            state,
+            self.run_step,
+            before_retry=clock.start_lap,
         )
         state.step += 1
         state.tokens += stats.tokens
@@ -189,10 +192,21 @@ class Trainer:
             log.warning("budget: %s, step %d was cut short at %s", self.spent(), state.step, done)
         return was_cut
 
+    def run_step(self, micro_batches: list[MicroBatch]) -> StepStats:
+        return train_step(
+            self.model,
+            self.optimizer,
+            micro_batches,
+            self.cfg.train.max_grad_norm,
+            must_cut=self.must_cut,
+            before_update=self.anneal_if_last,
+        )
+
     def must_cut(self) -> bool:
         """After a micro-batch: whether the step must end with it."""
+        under_way = self.device_queue.end_micro_batch()
         self.clock.end_micro_batch()
-        return self.clock.must_cut()
+        return self.clock.must_cut(under_way)
 
     def anneal_if_last(self, was_cut: bool) -> None:
         """Before an update: use the schedule's floor if no other step can follow."""
@@ -267,6 +281,8 @@ class Trainer:
             "memory_gib": peak_memory_gib(self.setup.device),
             "spent_s": self.clock.spent_s(),
         }
+        if state.micro_batch_divisor > 1:
+            record["micro_batch_divisor"] = state.micro_batch_divisor
         self.keep(record)
 
     def spent(self) -> str:

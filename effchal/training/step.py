@@ -13,12 +13,21 @@ from effchal.config.choices import Optimizer
 from effchal.kernels.attention import packed_hidden_states
 from effchal.kernels.loss import chunked_loss
 from effchal.mixing.packing import MicroBatch
+from effchal.model.faults import is_out_of_memory, release
 from effchal.model.load import evaluation_mode
 from effchal.model.route import logits_head
 
 
 class NonFiniteError(FloatingPointError):
     """Loss or gradient is not finite; the weights are those from before the step."""
+
+
+class MicroBatchTooLarge(MemoryError):
+    """The device lacks the memory for a micro-batch; the weights are as before the step."""
+
+    def __init__(self, micro_batch: MicroBatch) -> None:
+        super().__init__(f"out of memory in a micro-batch of {micro_batch.tokens} tokens")
+        self.micro_batch = micro_batch
 
 
 @dataclass
@@ -46,15 +55,14 @@ def train_step(
 
     Raises:
         NonFiniteError: no update was made; the message names the examples.
+        MicroBatchTooLarge: no update was made; gradients are those of the micro-batches done.
     """
     # Divide by target tokens of the whole step, not per micro-batch: answers differ in
     # length, and a mean of means would weigh short answers more.
     planned = target_tokens = sum(micro_batch.target_tokens for micro_batch in micro_batches)
     loss_sums = []
     for micro_batch in micro_batches:
-        loss_sum = target_loss(model, micro_batch)
-        (loss_sum / planned).backward()
-        loss_sums.append(loss_sum.detach())
+        loss_sums.append(backward(model, micro_batch, planned))
         if len(loss_sums) < len(micro_batches) and must_cut is not None and must_cut():
             break
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -72,6 +80,23 @@ def train_step(
     require_finite(losses, norm, micro_batches)
     tokens = sum(micro_batch.tokens for micro_batch in micro_batches)
     return StepStats(sum(losses) / target_tokens, norm, tokens, target_tokens)
+
+
+def backward(model: nn.Module, micro_batch: MicroBatch, planned: int) -> torch.Tensor:
+    """Add a micro-batch's gradients to those of its step; its loss_sum, detached.
+
+    Args:
+        planned: target tokens of the step.
+    """
+    try:
+        loss_sum = target_loss(model, micro_batch)
+        (loss_sum / planned).backward()
+        return loss_sum.detach()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        release(error)
+    raise MicroBatchTooLarge(micro_batch)  # not inside, where it would hold the other one
 
 
 def require_finite(losses: list[float], norm: float, micro_batches: list[MicroBatch]) -> None:

@@ -166,7 +166,7 @@ def test_a_first_step_cut_short_in_warm_up_keeps_its_rate(tiny_cfg, tmp_path, mo
     tiny_cfg.budget.enforce = False
     train = tiny_cfg.train
     train.packing, train.warmup_steps, train.schedule = False, 5, Schedule.constant
-    monkeypatch.setattr(WallClock, "must_cut", lambda clock: True)
+    monkeypatch.setattr(WallClock, "must_cut", lambda clock, under_way: True)
     assert run(tiny_cfg, tmp_path) == 0
     done = record(tmp_path)
     assert (done["status"], done["step"]) == ("stopped_by_budget", 1)

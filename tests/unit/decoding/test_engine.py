@@ -68,6 +68,10 @@ def test_echo_can_leave_out_what_is_no_text_of_the_client(tiny_engine):
     assert completion.tokens[1].logprob == pytest.approx(float(expected), abs=1e-4)
 
 
+def sample_one(logprobs, params, generator):
+    return int(sample(logprobs[None], [params], [generator]))
+
+
 @pytest.mark.integration
 def test_sampling_follows_the_distribution():
     logprobs = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
@@ -75,7 +79,7 @@ def test_sampling_follows_the_distribution():
 
     def shares(**options):
         params = SamplingParams(max_new_tokens=1, **({"temperature": 1.0} | options))
-        drawn = [sample(logprobs.clone(), params, generator) for _ in range(4000)]
+        drawn = [sample_one(logprobs.clone(), params, generator) for _ in range(4000)]
         return [drawn.count(i) / 4000 for i in range(4)]
 
     assert shares() == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.03)
@@ -97,7 +101,7 @@ def test_top_p_of_a_large_vocabulary_is_that_of_the_sorted_whole(spread, top_p):
     size = int((probs.cumsum(-1) - probs < top_p).sum())
     rank = torch.empty_like(ids).scatter_(0, ids, torch.arange(6000))
     params = SamplingParams(max_new_tokens=1, temperature=1.0, top_p=top_p)
-    drawn = torch.tensor([int(rank[sample(logprobs, params, generator)]) for _ in range(1500)])
+    drawn = torch.tensor([int(rank[sample_one(logprobs, params, generator)]) for _ in range(1500)])
     assert drawn.max() < size
     below = probs[:size].cumsum(-1) / probs[:size].sum()
     for share in (0.25, 0.5, 0.75):  # of the mass, and of the draws
@@ -117,7 +121,7 @@ def test_a_draw_does_not_hang_on_the_rounding_of_other_tokens(top_p):
 
     def drawn(scores):
         return [
-            sample(scores.log_softmax(-1), params, torch.Generator().manual_seed(seed))
+            sample_one(scores.log_softmax(-1), params, torch.Generator().manual_seed(seed))
             for seed in range(200)
         ]
 

@@ -165,8 +165,8 @@ def test_as_many_layers_as_any_model_has_may_be_named(client, service):
 
 
 def test_a_token_beyond_the_embedding_is_400_and_named(client, service, monkeypatch):
-    model = service.loaded().engine.model
-    monkeypatch.setattr(model, "vocabulary", 257)  # the tokenizer has 258
+    engine = service.loaded().engine
+    monkeypatch.setattr(engine, "embeddings", 257)  # the tokenizer has 258
     for body in ({"prompt": [5, 257]}, {"prompt": "a<pad>"}):
         error = post(client, "/v1/completions", body, status=400)["error"]
         assert "token 257 ('<pad>') is beyond this model's 257 embeddings" in error["message"]

@@ -117,5 +117,5 @@ def test_a_sample_is_within_min_p_of_the_best_token():
     logprobs = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
     generator = torch.Generator().manual_seed(0)
     params = SamplingParams(max_new_tokens=1, temperature=1.0, min_p=0.3)
-    drawn = {sample(logprobs, params, generator) for _ in range(300)}
+    drawn = {int(sample(logprobs[None], [params], [generator])) for _ in range(300)}
     assert drawn == {0, 1, 2}

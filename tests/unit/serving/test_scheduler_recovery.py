@@ -5,6 +5,7 @@ import time
 import pytest
 from support.batches import GREEDY, VARIANTS, answers, check_same, ids
 
+from effchal.decoding import choices
 from effchal.decoding.kv_cache import RowCache
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.sequence import Sequence
@@ -119,7 +120,7 @@ def test_a_row_that_cannot_be_stepped_fails_alone(after, start, tiny_engine, exp
         return is_poisoned(sequences) and len(sequences[0].ids) >= 3
 
     scheduler = start()
-    monkeypatch.setattr(tiny_engine, "_choose", raising(tiny_engine._choose, poisoned, after))
+    monkeypatch.setattr(choices, "choose", raising(choices.choose, poisoned, after))
     bad = QueuedPrompt(ids(20), [POISON])
     assert isinstance(beside(scheduler, tiny_engine, bad, expected).error, OutOfMemory)
     monkeypatch.undo()
@@ -170,8 +171,8 @@ def test_a_prompt_that_cannot_get_a_row_fails_alone(
 def test_a_prompt_without_memory_for_its_row_fails_alone(start, tiny_engine, expected, monkeypatch):
     allocate = RowCache._allocate
 
-    def third_layer(cache, like):
-        return cache is tiny_engine.cache and cache.capacity[1] > 1000 and next(layer) == 3
+    def third_layer(cache, like, rows, tokens):
+        return cache is tiny_engine.cache and tokens > 1000 and next(layer) == 3
 
     layer = iter(range(1, 1000))
     scheduler = start()
