@@ -105,8 +105,8 @@ def load_checkpoint(
         _copy_into(model, content["parameters"])
         optimizer.load_state_dict(content["optimizer"])
         torch.set_rng_state(content["rng"])
-        if content["rng_cuda"]:
-            torch.cuda.set_rng_state_all(content["rng_cuda"])
+        if torch.cuda.is_available():  # and perhaps fewer cards than there were
+            torch.cuda.set_rng_state_all(content["rng_cuda"][: torch.cuda.device_count()])
         log.info("resumed from %s", path)
         return {RENAMED.get(key, key): value for key, value in content["state"].items()}
     return None
