@@ -13,6 +13,9 @@ ROUNDING_OF_LAYERS = 1e-4  # the same layers in float32, computed in another ord
 ROUNDING_16_BITS, ROUNDING_OF_HEAD_16_BITS = 0.1, 0.01
 
 
+FAR = 2**17  # positions; layers are tried so far into a text, too, where their scales may change
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Tokens of the two texts that are tried, and how many of them come one by one."""

@@ -207,11 +207,12 @@ def trainable_parts(layers: Any) -> list[LayerParts]:
 @contextlib.contextmanager
 def fused_layers(layers: Any) -> Iterator[bool]:
     """Compute the library's layers by FusedLayer for a while; whether their parts are known."""
-    parts, scratch = trainable_parts(layers), ScratchBuffers()
+    parts, scratch = [parts_of(layer) for layer in layers], ScratchBuffers()
     try:
-        for layer, of_layer in zip(layers, parts, strict=False):
-            layer.forward = FusedLayer(of_layer, ActivationCheckpointing.none, scratch).forward
-        yield bool(parts)
+        for layer, known in zip(layers, parts, strict=True):
+            if known is not None:
+                layer.forward = FusedLayer(known, ActivationCheckpointing.none, scratch).forward
+        yield None not in parts
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.architectures import make, random_model
 
-from effchal.admission import check
+from effchal.admission import trial
 from effchal.admission.admit import TrainingAdmission, admit, admit_architecture, known
 from effchal.admission.check import Check
 from effchal.admission.measure import COPY, ITSELF
@@ -44,6 +44,13 @@ def test_an_architecture_takes_the_fastest_way_that_is_right(name, packed, plain
     assert len(route.notes) == slow
 
 
+@pytest.mark.parametrize("name", ["ministral-3", "gemma-2"])
+def test_layers_that_are_more_than_their_parts_stay_the_librarys(name):
+    """Ministral 3 scales its queries far into a text, Gemma 2 caps its attention's logits."""
+    route = admit_architecture(make(name))
+    assert (route.fused, route.decoding) == (False, Decoding.rows)
+
+
 def test_texts_up_to_the_switch_of_the_rope_need_no_slow_way():
     config = make("phi-4-mini")
     config.original_max_position_embeddings = 4096
@@ -71,7 +78,7 @@ def seeing_all(model, input_ids, position_ids, lengths):
 
 
 def test_examples_that_see_each_other_are_found(monkeypatch):
-    monkeypatch.setattr(check, "packed_hidden_states", seeing_all)
+    monkeypatch.setattr(trial, "packed_hidden_states", seeing_all)
     known.clear()
     route = admit_architecture(make("llama-3.1"))
     assert not route.packed
@@ -84,7 +91,7 @@ def test_the_model_itself_shows_a_leak_in_every_dtype(monkeypatch, dtype):
     model = random_model("llama-3.1").to(dtype)
     start = Route(copied=True)
     assert Check(model, ITSELF).route(start, training=True, decoding=False).packed
-    monkeypatch.setattr(check, "packed_hidden_states", seeing_all)
+    monkeypatch.setattr(trial, "packed_hidden_states", seeing_all)
     assert not Check(model, ITSELF).route(start, training=True, decoding=False).packed
 
 
