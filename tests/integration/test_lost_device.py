@@ -15,8 +15,8 @@ LOSING = """
 import effchal.serving.app as app
 load_engine = app.load_engine
 
-def load(source):
-    engine = load_engine(source)
+def load(*told):
+    engine = load_engine(*told)
     extend = engine.model.extend
 
     def lose(new, *rest):

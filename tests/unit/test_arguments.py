@@ -128,8 +128,8 @@ def test_a_model_by_its_name_takes_nothing_of_another_one(beside, compose):
     config = compose_config(hydra_arguments("train", typed) if compose != "python" else typed)
     length = 512 if "experiment=quickstart" in beside else 2048  # what the experiment itself says
     assert config.model == ModelConfig(name="org/mine", max_seq_len=length)
-    checkpointing = "full" if "experiment=lima_platypus" in beside else "none"
-    assert config.train.activation_checkpointing.value == checkpointing
+    optimizer = "paged_adamw8bit" if "experiment=lima_platypus" in beside else "adamw"
+    assert config.train.optimizer.value == optimizer
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,6 @@ def test_a_folder_gets_no_more_tokens_than_its_positions(config, length, tmp_pat
 def test_a_group_that_is_typed_applies_to_a_renamed_copy_but_for_its_commit():
     config = compose_config(["model.name=my/copy", "model=mistral_7b"])
     assert config.model.quantization is Quantization.nf4
-    assert config.train.activation_checkpointing.value == "selective"
     assert config.model.revision is None
     config = compose_config(["model=mistral_7b", "model.name=my/copy", "model.revision=abc"])
     assert config.model.revision == "abc"
