@@ -22,6 +22,7 @@ WAYS = [
     "cohere2",  # a scale after the head
     "qwen3.5",  # linear attention
     "falcon",  # masks of its own
+    "ministral-3",  # queries that grow far into a text
     "mistral-3, multimodal",
 ]
 NUMBERS = [name for name in CHECKS if name != "commands"]
