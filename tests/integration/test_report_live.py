@@ -14,6 +14,11 @@ from support.made_up_runs import config_text, make_training
 from support.paths import ROOT
 
 
+def hears_interrupts():
+    """A shell's background job ignores them, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def watched(tmp_path):
     """A folder of runs and the port of a server that follows it."""
@@ -22,12 +27,20 @@ def watched(tmp_path):
     command = [sys.executable, "-m", "effchal", "report", "--watch", "--port", "0", "runs"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=hears_interrupts,
     ) as process:
-        line = process.stdout.readline()
-        yield tmp_path / "runs", int(re.search(r":(\d+) follows", line)[1]), config
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 0
+        try:
+            line = process.stdout.readline()
+            yield tmp_path / "runs", int(re.search(r":(\d+) follows", line)[1]), config
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
 
 
 def get(port, path, **headers):

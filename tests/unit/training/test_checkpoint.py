@@ -43,21 +43,6 @@ def test_what_is_loaded_goes_on_exactly(tmp_path, model):
     assert torch.equal(other.weight, expected)
 
 
-@pytest.mark.parametrize(("cards", "restored"), [(0, None), (1, [7]), (2, [7, 8]), (3, [7, 8])])
-def test_a_run_of_two_cards_goes_on_with_another_number(
-    tmp_path, model, monkeypatch, cards, restored
-):
-    states, found = [torch.tensor([number]) for number in (7, 8)], []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: states)
-    save_checkpoint(tmp_path, model, optimizer_of(model), {"step": 1})
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cards > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
-    monkeypatch.setattr(torch.cuda, "set_rng_state_all", found.append)
-    load_checkpoint(tmp_path, model, torch.optim.SGD(model.parameters()))
-    assert [torch.cat(each).tolist() for each in found] == ([] if restored is None else [restored])
-
-
 def test_only_the_newest_are_kept(tmp_path, model):
     for step in range(1, 6):
         save_checkpoint(tmp_path, model, optimizer_of(model), {"step": step})
