@@ -132,7 +132,7 @@ def spelling_nothing(batch: int) -> list[list[int]]:
 def start(loaded: Loaded, prompts: list[list[int]], with_dola: bool) -> Engine:
     """An engine with a row for each prompt, which no end-of-sequence token ends."""
     engine = Engine(*loaded)
-    engine._ends = set()
+    engine.ends = set()
     params = SamplingParams(
         max_new_tokens=10 * NEW_TOKENS, contrast=dola(engine) if with_dola else Greedy()
     )
@@ -172,7 +172,7 @@ def answers(args: argparse.Namespace, loaded: Loaded, batch: int) -> None:
     """Greedy answers of NEW_TOKENS to `batch` prompts, ours and transformers'."""
     prompts = spelling_nothing(batch)
     engine = Engine(*loaded)
-    engine._ends = set()
+    engine.ends = set()
     variants = [[SamplingParams(max_new_tokens=NEW_TOKENS)]] * batch
     taken = median_s(lambda: list(engine.generate(prompts, variants, batch)), runs=RUNS)
     ours = batch * NEW_TOKENS / taken

@@ -43,7 +43,7 @@ def main() -> None:
     model = load_base_model(cfg, pick_device())
     admit(model)
     engine = Engine(model, load_tokenizer(cfg))
-    engine._ends = set()  # as in the peer: every answer has all its tokens
+    engine.ends = set()  # as in the peer: every answer has all its tokens
     questions = ROOT / "effchal" / "mixing" / "quickstart" / "instructions.jsonl"
     lines = questions.read_text(encoding="utf-8").splitlines()
     prompts = [

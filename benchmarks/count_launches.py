@@ -6,8 +6,8 @@ No card and no weights are needed: the real code runs on fake tensors. Where the
 they are the card's. Without one autograd cannot run on such, so they are the CPU's, and
 `is_cuda` alone says otherwise: code that asks it takes the card's way, and waits of the host
 are not seen. Two depths of the model are counted, and their difference
-is a layer. What torch.compile makes counts as one launch. The bytes are those of the
-operations' arguments and results, whatever a cache saves; unpacking NF4 is not among them.
+is a layer. The bytes are those of the operations' arguments and results, as the planner counts
+them, whatever a cache saves; writing unpacked NF4 weights is among them.
 """
 
 import argparse
@@ -18,9 +18,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from launches import Counts, Launches, claiming_cuda, compiled_as_one
-from torch import Tensor, nn
+from launches import Counts, Launches, claiming_cuda
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode  # private; checked with 2.13 and 2.14
+
+from effchal.planning.meta_model import to_fake
 
 DEPTHS = (2, 4)  # layers
 PROMPT, FIRST_STEPS = 512, 2  # tokens before the decode step that is counted; steps before it
@@ -30,9 +32,9 @@ KEEPS = ("none", "selective", "full")
 def main() -> None:
     args = arguments()
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    with compiled_as_one() as modes, claiming_cuda(device.type == "cpu", modes):
-        rows = [training_row(args, device, keep, modes) for keep in KEEPS]
-        decode = decoding_row(args, device, modes)
+    with claiming_cuda(device.type == "cpu"):
+        rows = [training_row(args, device, keep) for keep in KEEPS]
+        decode = decoding_row(args, device)
     for row in [*rows, decode]:
         print("RESULT", json.dumps(row))
     base = f"{args.quantization or 'bf16'}, dropout {args.dropout:g}, r {args.rank}"
@@ -65,7 +67,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def training_row(args: Any, device: torch.device, keep: str, modes: list[Launches]) -> dict:
+def training_row(args: Any, device: torch.device, keep: str) -> dict:
     """Counts of a layer in forward and backward pass, and whether it is ours."""
     counted, fused = [], False
     for depth in DEPTHS:
@@ -73,33 +75,29 @@ def training_row(args: Any, device: torch.device, keep: str, modes: list[Launche
         with FakeTensorMode(allow_non_fake_inputs=True):
             to_fake(model, device)
             fused = prepare(model, keep)
-            counted.append(count(modes, lambda model=model: forward_and_backward(model, args)))
+            counted.append(count(lambda model=model: forward_and_backward(model, args)))
     row = difference(*counted)
     row["kb_per_token"] = row.pop("bytes") / args.tokens / 1000
     layers = "fused" if fused else "library's"
     return {"step": "training", "keep": keep, "layers": layers} | row
 
 
-def decoding_row(args: Any, device: torch.device, modes: list[Launches]) -> dict:
+def decoding_row(args: Any, device: torch.device) -> dict:
     counted, fused = [], False
     for depth in DEPTHS:
         model = meta_model(args, depth)
         with FakeTensorMode(allow_non_fake_inputs=True):
             to_fake(model, device)
-            step, fused = count_decode_step(model.eval(), modes)
+            step, fused = count_decode_step(model.eval())
             counted.append(step)
     waits = counted[-1].waits
     row = difference(*counted)
     return {"step": "decode", "layers": "fused" if fused else "library's"} | row | {"waits": waits}
 
 
-def count(modes: list[Launches], work: Callable[[], Any]) -> Counts:
+def count(work: Callable[[], Any]) -> Counts:
     with Launches() as mode:
-        modes.append(mode)
-        try:
-            work()
-        finally:
-            modes.remove(mode)
+        work()
     return mode.counts
 
 
@@ -150,24 +148,6 @@ def meta_model(args: Any, layers: int) -> nn.Module:
     return build_meta_model(cfg, torch.device("cuda"), layers)
 
 
-def to_fake(model: nn.Module, device: torch.device) -> None:
-    """Turn meta tensors into fake ones of `device`. Call it under FakeTensorMode."""
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            named: dict[str, Any] = tensors
-            named.update({k: fake_of(t, device) for k, t in named.items() if t is not None})
-
-
-def fake_of(tensor: Tensor, device: torch.device) -> Tensor:
-    """Mistral ties no weights, so each may become its own."""
-    fake = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-    if not isinstance(tensor, nn.Parameter):
-        return fake
-    parameter = nn.Parameter(fake, tensor.requires_grad)
-    vars(parameter).update(vars(tensor))  # what bitsandbytes and peft note there
-    return parameter
-
-
 def forward_and_backward(model: nn.Module, args: Any) -> None:
     """Of the layers. The loss, which a kernel of Liger's may compute, is no part of a layer."""
     from effchal.kernels.attention import packed_hidden_states
@@ -180,7 +160,7 @@ def forward_and_backward(model: nn.Module, args: Any) -> None:
     states.backward(torch.zeros_like(states))
 
 
-def count_decode_step(model: nn.Module, modes: list[Launches]) -> tuple[Counts, bool]:
+def count_decode_step(model: nn.Module) -> tuple[Counts, bool]:
     """A greedy token of one row, and whether the layers are ours."""
     from effchal.decoding.engine import Engine
     from effchal.decoding.sampling import SamplingParams
@@ -195,8 +175,8 @@ def count_decode_step(model: nn.Module, modes: list[Launches]) -> tuple[Counts, 
         for _ in range(FIRST_STEPS):
             engine.step()
 
-    count(modes, begin)
-    return count(modes, engine.step), engine.model.is_fused
+    count(begin)
+    return count(engine.step), engine.model.is_fused
 
 
 def effchal_tiny() -> Any:

@@ -70,14 +70,15 @@ class Check(Trial):
         """Whether the layers are put together as their parts say, at any position of a text."""
         if not self.sizes.thorough:
             return route
+        if not route.packed:
+            return replace(route, fused=False)
         set_route(self.model, route)
         far = min(max_positions(self.whole.config.get_text_config()), FAR) - self.sizes.long
         try:
-            wanted = self.packed(far) if route.packed else None
+            wanted = self.packed(far)
             with fused_layers(layers_of(self.model)) as known:
                 agree = (
-                    wanted is not None
-                    and known
+                    known
                     and self.trains_right(ROUNDING_OF_LAYERS)
                     and self._same(lambda: self.packed(far), wanted, ROUNDING_OF_LAYERS)
                 )

@@ -44,17 +44,17 @@ class Norm:
     """RMSNorm of a few rows; in float32 in fewer operations."""
 
     def __init__(self, norm: RmsNorm) -> None:
-        self._norm, self._module, self._gain = norm, norm.module, norm.gain
+        self._norm = norm
         self._eps = norm.gain.new_full((1, 1), norm.eps)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._norm.is_one_kernel(x):
             return self._norm.kernel(x)
         if x.dtype != torch.float32:
-            return self._module(x)  # it rounds between its steps
+            return self._norm.module(x)  # it rounds between its steps
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         square = torch.addcmul(self._eps, length, length, value=1 / x.shape[-1])
-        return x * square.rsqrt_() * self._gain
+        return x * square.rsqrt_() * self._norm.gain
 
 
 class Layer:

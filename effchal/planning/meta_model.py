@@ -53,16 +53,19 @@ def route_of_config(cfg: ModelConfig) -> Route:
     return admit_architecture(shape_config(cfg), cfg.max_seq_len)
 
 
-def to_fake(model: nn.Module) -> None:
-    """Turn meta tensors into fake CPU tensors, shared ones into shared ones.
+def to_fake(model: nn.Module, device: torch.device | None = None) -> None:
+    """Turn meta tensors into fake ones, shared ones into shared ones.
 
     Call it under FakeTensorMode.
+
+    Args:
+        device: of the fake tensors; by default the CPU.
     """
     made: dict[int, Tensor] = {}
 
     def fake_of(tensor: Tensor) -> Tensor:
         if id(tensor) not in made:
-            fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            fake = torch.empty(tensor.shape, dtype=tensor.dtype, device=device or "cpu")
             is_parameter = isinstance(tensor, nn.Parameter)
             made[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_parameter else fake
         return made[id(tensor)]

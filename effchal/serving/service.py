@@ -10,6 +10,7 @@ from effchal.chat_template import TemplateError
 from effchal.config import Config, ConfigError
 from effchal.config.choices import DecodingMethod
 from effchal.config.decoding import DecodingConfig, change_decoding
+from effchal.model.vocabulary import first_unknown
 from effchal.prompts import PromptEncoder, Turn
 from effchal.serving.helm_types import SamplingRequest
 from effchal.serving.metrics import Metrics
@@ -124,7 +125,7 @@ class Service:
             too_long = f"{length} tokens; this server takes {limit} (serve.max_prompt_tokens)"
             raise RequestError(413, f"the prompt has {too_long}", "prompt")
         embeddings = self.loaded().engine.embeddings
-        unknown = next((i for i in ids if i >= embeddings), None)
+        unknown = first_unknown(ids, embeddings)
         if unknown is not None:
             token = self.loaded().engine.tokenizer.convert_ids_to_tokens(unknown)
             message = f"token {unknown} ({token!r}) is beyond this model's {embeddings} embeddings"

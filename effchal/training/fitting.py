@@ -3,12 +3,11 @@
 import logging
 from collections.abc import Callable
 
-import torch
-
 from effchal.config import Config
 from effchal.mixing.packing import MicroBatch, capacity_of
 from effchal.model.faults import give_memory_back
 from effchal.training.build import RunState, TrainingSetup
+from effchal.training.checkpoint import random_states, set_random_states
 from effchal.training.step import MicroBatchTooLarge, StepStats
 
 log = logging.getLogger("effchal.train")
@@ -33,7 +32,7 @@ def step_that_fits(
     Raises:
         ExampleTooLarge: with the remedy.
     """
-    random_state = _random_state(setup.device)
+    random = random_states(setup.device)
     while True:
         divisor = state.micro_batch_divisor
         micro_batches = setup.micro_batches_of(cfg, state.step, divisor)
@@ -43,7 +42,7 @@ def step_that_fits(
             failed = error.micro_batch
         setup.optimizer.zero_grad(set_to_none=True)
         give_memory_back()
-        _set_random_state(setup.device, random_state)
+        set_random_states(random, setup.device)
         before_retry()
         if len(failed.lengths) == 1:
             raise ExampleTooLarge(_remedy(cfg, failed))
@@ -79,14 +78,3 @@ def _remedy(cfg: Config, failed: MicroBatch) -> str:
         f"model.max_seq_len (now {cfg.model.max_seq_len}), "
         "train.activation_checkpointing=full or model.quantization=nf4"
     )
-
-
-def _random_state(device: torch.device) -> list[torch.Tensor]:
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
-
-
-def _set_random_state(device: torch.device, states: list[torch.Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1], device)

@@ -6,8 +6,9 @@ import transformers
 from effchal.config import LoraConfig
 from effchal.kernels.attention import packed_hidden_states
 from effchal.kernels.decoder_layer import FusedLayer
+from effchal.kernels.loss import chunked_loss
 from effchal.model.load import add_adapter
-from effchal.model.structure import backbone, layers_of
+from effchal.model.structure import backbone, head, layers_of
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 IDS = torch.randint(0, 250, (1, 90), generator=torch.Generator().manual_seed(0))
@@ -77,6 +78,13 @@ def states_and_gradients(model, hidden_states):
     hidden = hidden_states(model)
     (hidden * torch.linspace(-1, 1, hidden.numel()).view_as(hidden)).sum().backward()
     return [hidden.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
+
+
+def loss_and_gradients(model, hidden_states):
+    targets = torch.arange(IDS.shape[1]) % 250
+    loss = chunked_loss(head(model), hidden_states(model)[0], targets)
+    loss.backward()
+    return [loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
 
 
 def packed(model):

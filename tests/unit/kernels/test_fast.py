@@ -10,6 +10,7 @@ from support.adapted_models import (
     SHAPES,
     assert_close,
     is_fused,
+    loss_and_gradients,
     make,
     packed,
     states_and_gradients,
@@ -19,9 +20,8 @@ from support.adapted_models import (
 from effchal.config.choices import ActivationCheckpointing
 from effchal.kernels.attention import packed_hidden_states
 from effchal.kernels.decoder_layer import LayerFunction
-from effchal.kernels.loss import chunked_loss
 from effchal.kernels.norm import RmsNorm
-from effchal.model.structure import head, layers_of
+from effchal.model.structure import layers_of
 from effchal.training.layers import prepare_training
 
 
@@ -57,10 +57,14 @@ def test_projections_that_are_one_already_train_as_they_are():
 def test_torchs_own_kernel_for_norms_gives_the_same(shape, monkeypatch):
     expected = states_and_gradients(make(shape), under_a_dense_mask)
     monkeypatch.setattr(RmsNorm, "is_one_kernel", lambda norm, x: True)  # as on CUDA
+    kernel, calls = RmsNorm.kernel, []
+    monkeypatch.setattr(RmsNorm, "kernel", lambda norm, x: calls.append(1) or kernel(norm, x))
     for keep in ActivationCheckpointing:
         model = make(shape)
         prepare_training(model, keep)
         assert_close(states_and_gradients(model, packed), expected)
+        assert calls
+        calls.clear()
 
 
 def test_rank_stabilised_adapters_keep_their_scale():
@@ -69,13 +73,6 @@ def test_rank_stabilised_adapters_keep_their_scale():
     prepare_training(model, ActivationCheckpointing.none)
     assert is_fused(model)
     assert_close(states_and_gradients(model, packed), expected)
-
-
-def loss_and_gradients(model):
-    targets = torch.arange(IDS.shape[1]) % 250
-    loss = chunked_loss(head(model), packed(model)[0], targets)
-    loss.backward()
-    return [loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
 
 
 @pytest.mark.integration
@@ -89,9 +86,9 @@ def test_bfloat16_weights_are_upcast_where_the_cpu_has_no_arithmetic_for_them(
     in_bf16, in_float32 = with_frozen_weights_in_bfloat16(shape)
     for model in (in_bf16, in_float32):
         prepare_training(model, keep)
-    expected = loss_and_gradients(in_float32)
+    expected = loss_and_gradients(in_float32, packed)
     assert packed(in_bf16).dtype == (torch.bfloat16 if able else torch.float32)
-    found = loss_and_gradients(in_bf16)
+    found = loss_and_gradients(in_bf16, packed)
     if able:
         assert (
             abs(found[0] - expected[0]) <= 1e-2 * expected[0]
@@ -115,7 +112,9 @@ def test_a_head_with_an_adapter_is_upcast_too(monkeypatch):
     in_bf16, in_float32 = with_frozen_weights_in_bfloat16("llama", target_modules=[*ALL, "lm_head"])
     for model in (in_bf16, in_float32):
         prepare_training(model, ActivationCheckpointing.none)
-    assert_close(loss_and_gradients(in_bf16), loss_and_gradients(in_float32), tolerance=1e-5)
+    assert_close(
+        loss_and_gradients(in_bf16, packed), loss_and_gradients(in_float32, packed), tolerance=1e-5
+    )
 
 
 @pytest.mark.parametrize("keep", list(ActivationCheckpointing))

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from support.adapted_models import (
-    IDS,
     assert_close,
     is_fused,
+    loss_and_gradients,
     make,
     packed,
     states_and_gradients,
@@ -17,9 +17,8 @@ from torch import nn
 from effchal.config import ModelConfig
 from effchal.config.choices import ActivationCheckpointing, Dtype, Quantization
 from effchal.kernels.dropout import draw_seed, keep_mask
-from effchal.kernels.loss import chunked_loss
 from effchal.model.load import evaluation_mode, load_base_model
-from effchal.model.structure import head, layers_of
+from effchal.model.structure import layers_of
 from effchal.training.layers import prepare_training
 
 CPU = torch.device("cpu")
@@ -33,13 +32,6 @@ def nf4(double_quant=True, **lora):
         double_quant=double_quant,
     )
     return with_random_adapter(load_base_model(cfg, CPU), **lora)
-
-
-def loss_and_gradients(model, hidden_states):
-    targets = torch.arange(IDS.shape[1]) % 250
-    loss = chunked_loss(head(model), hidden_states(model)[0], targets)
-    loss.backward()
-    return [loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
 
 
 @pytest.mark.parametrize("keep", list(ActivationCheckpointing))

@@ -34,6 +34,7 @@ def counted(action, *shapes):
         (lambda a: a.view(10, -1).t()[:5].detach(), [(N,)], (0, 0)),
         (lambda a: torch.empty_like(a), [(N,)], (0, 0)),
         (lambda a: a.new_zeros(N), [(5,)], (BYTES, 1)),
+        (lambda a, b: torch.mul(a, b, out=a), [(N,), (N,)], (3 * BYTES, 1)),  # out is not read
         (lambda a, b: a.copy_(b), [(N,), (N,)], (2 * BYTES, 1)),
         (lambda a, b: a @ b, [(N, N), (N, N)], (0, 1)),
         (lambda a, b: F.linear(a, b), [(N, N), (N, N)], (0, 1)),
