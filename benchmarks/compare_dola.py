@@ -93,7 +93,7 @@ def margins(
     taps = taps_of([contrast])
     positions, last = torch.arange(len(ids))[None], torch.tensor([len(ids) - 1])
     states = engine.model.states(torch.tensor([ids]), positions, None, None, taps, last)
-    logits: LayerLogits = engine.model.logits(states, taps)
+    logits: LayerLogits = engine.model.lm_head.logits(states, taps)
     scores, _ = contrast.scores(logits, torch.tensor([0]))
     best, second = logits.divergence(contrast.selector)[:, 0].topk(2).values.tolist()
     scale = math.log(2) - best if contrast.selector == "jsd" else best

@@ -99,7 +99,7 @@ def each(
         every = torch.arange(len(ids))
         states = engine.model.states(torch.tensor([ids]), every[None], None, None, taps, every)
         for part in states.split(POSITIONS_AT_ONCE, dim=1):
-            logits: LayerLogits = engine.model.logits(part, taps)
+            logits: LayerLogits = engine.model.lm_head.logits(part, taps)
             at = torch.arange(part.shape[1])
             single = [Dola((layer,), exit_norm=exit_norm) for layer in layers]
             tokens = [one.scores(logits, at)[0].argmax(-1) for one in single]

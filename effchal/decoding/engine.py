@@ -12,9 +12,10 @@ from effchal.decoding.contrast import Contrast, taps_of
 from effchal.decoding.layer_logits import Tap
 from effchal.decoding.prefix_cache import PrefixCache, common_beginning
 from effchal.decoding.sampling import SamplingParams
-from effchal.decoding.sequence import Completion, Prefill, Row, Sequence
+from effchal.decoding.sequence import Completion, Prefill, Row, Sequence, named
 from effchal.decoding.taps import NewTokens, TappedModel
 from effchal.decoding.transfer import upload
+from effchal.model.adapters import BASE
 from effchal.model.structure import end_tokens
 from effchal.model.vocabulary import check_ids, embedding_rows
 
@@ -40,7 +41,7 @@ class Engine:
     def clear(self) -> None:
         """Forget all rows, e.g. after an error in the middle of a step."""
         self.rows: list[Row] = []
-        self.model.reset()
+        self.model.lm_head.reset()
         self.cache = self.model.new_cache()  # a new one: the old one's content may be NaN
 
     # Whole answers
@@ -50,7 +51,11 @@ class Engine:
         return next(self.generate([prompt_ids], [[params]], 1))[0]
 
     def generate(
-        self, prompts: list[list[int]], variants: list[list[SamplingParams]], rows_at_once: int
+        self,
+        prompts: list[list[int]],
+        variants: list[list[SamplingParams]],
+        rows_at_once: int,
+        adapters: tuple[str, ...] = (),
     ) -> Iterator[list[Completion]]:
         """Answer many prompts, each under one or more settings, in their order.
 
@@ -61,6 +66,7 @@ class Engine:
             prompts: at least one id each.
             variants: for each prompt, the settings of its answers.
             rows_at_once: prompts that decode together.
+            adapters: of each prompt, as `model.load_adapter` names them; none: as the model stands.
 
         Raises:
             FloatingPointError: the model's logits are not finite.
@@ -68,8 +74,9 @@ class Engine:
         try:
             for first in range(0, len(prompts), rows_at_once):
                 here = slice(first, first + rows_at_once)
-                pairs = zip(prompts[here], variants[here], strict=True)
-                started = [self.start(ids, params) for ids, params in pairs]
+                names = adapters[here] or (BASE,) * len(prompts[here])
+                each = zip(prompts[here], variants[here], names, strict=True)
+                started = [self.start(*one) for one in each]
                 while self.rows:
                     self.step()
                 for sequences in started:
@@ -77,18 +84,22 @@ class Engine:
         finally:
             self.clear()
 
-    def start(self, prompt_ids: list[int], variants: Iterable[SamplingParams]) -> list[Sequence]:
+    def start(
+        self, prompt_ids: list[int], variants: Iterable[SamplingParams], adapter: str = BASE
+    ) -> list[Sequence]:
         """Prefill a prompt and choose each answer's first token; the others come with the steps."""
-        return self._read_whole(prompt_ids, variants).sequences
+        return self._read_whole(prompt_ids, variants, adapter).sequences
 
-    def hold_prefix(self, ids: list[int]) -> None:
+    def hold_prefix(self, ids: list[int], adapters: tuple[str, ...] = (BASE,)) -> None:
         """Keep the cache of ids that many prompts begin with (few-shot examples), and no other."""
         self.prefix_cache.clear()
-        if self.model.reads_in_chunks:
-            self.keep_prefix(self._read_whole(ids, ()))
+        for adapter in adapters if self.model.reads_in_chunks else ():
+            self.keep_prefix(self._read_whole(ids, (), adapter))
 
-    def _read_whole(self, prompt_ids: list[int], variants: Iterable[SamplingParams]) -> Prefill:
-        prefill = self.begin(prompt_ids, variants)
+    def _read_whole(
+        self, prompt_ids: list[int], variants: Iterable[SamplingParams], adapter: str
+    ) -> Prefill:
+        prefill = self.begin(prompt_ids, variants, adapter)
         while not self.prefill(prefill, PROMPT_CHUNK):
             pass
         return prefill
@@ -96,7 +107,9 @@ class Engine:
     # Prompts
 
     @torch.inference_mode()
-    def begin(self, prompt_ids: list[int], variants: Iterable[SamplingParams]) -> Prefill:
+    def begin(
+        self, prompt_ids: list[int], variants: Iterable[SamplingParams], adapter: str = BASE
+    ) -> Prefill:
         """A prompt to prefill; its cache has what the prefix cache knows of it already.
 
         Raises:
@@ -104,11 +117,11 @@ class Engine:
         """
         check_ids(prompt_ids, self.embeddings)
         sequences = [Sequence(self.tokenizer, prompt_ids, each, self.model) for each in variants]
-        prefill = Prefill(prompt_ids, sequences, self.model.new_cache())
+        prefill = Prefill(prompt_ids, sequences, self.model.new_cache(), adapter)
         prefill.cache.resize(1, len(prompt_ids))
         prefill.cache.add_row()
         if self.model.reads_in_chunks and not prefill.echoes:  # an echo needs every state
-            known = self.prefix_cache.longest(prompt_ids)
+            known = self.prefix_cache.longest(prompt_ids, adapter)
             if known:
                 prefill.cache.fill(0, known)
                 prefill.reused_tokens = prefill.cache.lengths[0]
@@ -142,13 +155,13 @@ class Engine:
         unfinished = [each for each in prefill.sequences if not each.done]
         if unfinished:
             self.cache.copy_row(self.cache.add_row(), prefill.cache, 0)
-            self.rows.append(Row(unfinished, prefill.prompt_ids))
+            self.rows.append(Row(unfinished, prefill.prompt_ids, prefill.adapter))
         return bool(unfinished)
 
     def keep_prefix(self, prefill: Prefill) -> None:
         """Keep what a prompt that is through begins with for the next ones."""
         if self.model.reads_in_chunks:
-            self.prefix_cache.insert(prefill.prompt_ids, prefill.cache, 0)
+            self.prefix_cache.insert(prefill.prompt_ids, prefill.cache, 0, prefill.adapter)
 
     # Steps
 
@@ -192,10 +205,11 @@ class Engine:
     def _next_ids(self) -> NewTokens:
         """The next ids of every row, (rows, 1)."""
         ids = upload([[row.next_id] for row in self.rows], self.model.device)
-        shared = 0
-        if self.model.shares_prefix and len(self.rows) > 1:
+        shared, adapters = 0, [row.adapter for row in self.rows]
+        # What one adapter made of a prompt is not another's.
+        if self.model.shares_prefix and len(self.rows) > 1 and len(set(adapters)) == 1:
             shared = common_beginning([row.prompt_ids for row in self.rows])
-        return NewTokens(self.cache, 0, ids, shared)
+        return NewTokens(self.cache, 0, ids, shared, named(adapters))
 
     @torch.inference_mode()
     def drop_finished(self) -> None:
@@ -217,7 +231,8 @@ class Engine:
         try:
             self._choose(choices, numbers, states, taps)
             for each, token_id, token in choices.fetch():
-                ends = token_id in self.ends and not each.params.ignore_eos
+                ends = token_id in self.ends or token_id in each.params.ends
+                ends = ends and not each.params.ignore_eos
                 (each.add_end if ends else each.add)(token_id, token)
         except Exception:
             choices.take_back()
@@ -242,7 +257,7 @@ class Engine:
                 part = states[upload(kept, states.device)][:, upload(positions, states.device)]
             rows = [self.rows[numbers[position]] for position in positions]
             contrasts = [each.params.contrast for row in rows for each in row.sequences]
-            for some, logits in self.model.logits_to_choose(part, wanted, contrasts):
+            for some, logits in self.model.lm_head.logits_to_choose(part, wanted, contrasts):
                 choices.add([rows[i].sequences for i in some], logits)
         choices.count_layers(self.layer_counts)
 
@@ -262,4 +277,4 @@ class Engine:
         (row.next_id, row.sequences), *others = by_token.items()
         for token_id, sequences in others:
             self.cache.fork(number)
-            self.rows.append(Row(sequences, row.prompt_ids, token_id))
+            self.rows.append(Row(sequences, row.prompt_ids, row.adapter, token_id))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from effchal.decoding.kv_cache import RowCache
+from effchal.model.adapters import BASE
 
 BLOCK = 32  # tokens that are kept and forgotten together
-ROOT = 0  # number of the parent of blocks that a prompt begins with
-Key = tuple[int, tuple[int, ...]]  # number of the parent block, and own ids
+Key = tuple[int | str, tuple[int, ...]]  # number of the parent block, and own ids
 
 
 @dataclass
@@ -25,7 +25,7 @@ class PrefixCache:
     """A tree of blocks of ids with their keys and values; the least recently used leave first.
 
     A block is known by its parent's number and its own ids, so equal prefixes of different prompts
-    are stored once.
+    are stored once. The first block's parent is the adapter that the prompt was read with.
 
     Args:
         limit_bytes: of all blocks together.
@@ -35,16 +35,16 @@ class PrefixCache:
         self.limit_bytes, self.size_bytes = limit_bytes, 0
         # Least recently used first: a leaf, as a parent is used no earlier than its children.
         self._blocks: OrderedDict[Key, KVBlock] = OrderedDict()
-        self._next_number = ROOT + 1
+        self._next_number = 1
 
-    def longest(self, ids: list[int]) -> list[list[Tensor]]:
+    def longest(self, ids: list[int], adapter: str = BASE) -> list[list[Tensor]]:
         """Blocks of the longest known prefix of `ids`, in order; at least one id is left over.
 
         The last one may be the beginning of a stored block.
         """
-        path = self._path(ids[:-1])
+        path = self._path(ids[:-1], adapter)
         blocks = [self._blocks[key].tensors for key in path]
-        parent, rest = self._last(path), ids[len(path) * BLOCK : -1]
+        parent, rest = self._last(path, adapter), ids[len(path) * BLOCK : -1]
         children = [key for key in self._blocks if key[0] == parent]
         if children:
             shared, nearest = max(
@@ -58,12 +58,12 @@ class PrefixCache:
             self._blocks.move_to_end(key)
         return blocks
 
-    def insert(self, ids: list[int], cache: RowCache, row: int) -> None:
+    def insert(self, ids: list[int], cache: RowCache, row: int, adapter: str = BASE) -> None:
         """Keep the whole blocks of `ids`, which a row of a cache begins with."""
         if not self.limit_bytes:
             return
-        path = self._path(ids)
-        parent = self._last(path)
+        path = self._path(ids, adapter)
+        parent = self._last(path, adapter)
         for start in range(len(path) * BLOCK, len(ids) - BLOCK + 1, BLOCK):
             tensors = cache.block(row, start, start + BLOCK)
             size_bytes = sum(part.nbytes for part in tensors)
@@ -81,14 +81,14 @@ class PrefixCache:
         self._blocks.clear()
         self.size_bytes = 0
 
-    def _last(self, path: list[Key]) -> int:
+    def _last(self, path: list[Key], adapter: str) -> int | str:
         """Number of the block that a path ends with."""
-        return self._blocks[path[-1]].number if path else ROOT
+        return self._blocks[path[-1]].number if path else adapter
 
-    def _path(self, ids: list[int]) -> list[Key]:
+    def _path(self, ids: list[int], adapter: str) -> list[Key]:
         """Keys of the known whole blocks that `ids` begin with."""
         path: list[Key] = []
-        parent = ROOT
+        parent: int | str = adapter
         for start in range(0, len(ids) - BLOCK + 1, BLOCK):
             key = (parent, tuple(ids[start : start + BLOCK]))
             if key not in self._blocks:

@@ -6,7 +6,7 @@ import torch
 
 from effchal.decoding.contrast import taps_of
 from effchal.decoding.engine import Engine
-from effchal.decoding.sequence import Row, Sequence
+from effchal.decoding.sequence import Row, Sequence, named
 from effchal.decoding.taps import NewTokens
 from effchal.decoding.transfer import upload
 from effchal.model.faults import release
@@ -50,7 +50,8 @@ def _step_row(engine: Engine, row: Row) -> None:
     taps = taps_of(each.params.contrast for each in row.sequences)
     ids = upload([[row.next_id]], engine.model.device)
     at = torch.zeros(1, dtype=torch.int64, device=engine.model.device)
-    states = engine.model.extend([NewTokens(engine.cache, number, ids)], taps, at)
+    new = NewTokens(engine.cache, number, ids, adapters=named([row.adapter]))
+    states = engine.model.extend([new], taps, at)
     engine._advance([number], states, taps)
 
 

@@ -31,6 +31,7 @@ class SamplingParams:
     contrast_prompt: bool = False  # the echoed prompt's log-probabilities too
     repetition_penalty: float = 1.0  # after the contrast
     ignore_eos: bool = False  # an end token is a token like others
+    ends: frozenset[int] = frozenset()  # ids that end an answer, beside the model's own
 
     @property
     def is_greedy(self) -> bool:

@@ -10,7 +10,9 @@ from torch import Tensor
 from effchal.decoding.contrast import Contrast, taps_of
 from effchal.decoding.kv_cache import attention_mask
 from effchal.decoding.layer_logits import Tap
+from effchal.decoding.sequence import named
 from effchal.decoding.taps import NewTokens, TappedModel
+from effchal.model.adapters import BASE
 from effchal.model.vocabulary import check_ids, embedding_rows
 
 PROMPT_CHUNK = 1024  # prompt tokens in one forward pass
@@ -30,8 +32,9 @@ class Scores:
 class Scorer:
     """Not thread-safe: one caller at a time."""
 
-    def __init__(self, model: TappedModel) -> None:
-        self._model = model
+    def __init__(self, model: TappedModel, adapter: str = BASE) -> None:
+        """adapter: as `model.load_adapter` named it."""
+        self._model, self._adapters = model, named([adapter])
         self._embeddings = embedding_rows(model.backbone)
         self._cache = model.new_cache()
         self._cache.add_row()
@@ -92,7 +95,7 @@ class Scorer:
         for read, numbers in by_read.items():
             whole = [*prompt_ids, *read]
             at = torch.arange(len(prompt_ids) - 1, len(whole), device=self._model.device)
-            states = self._model.read_alone(whole, taps, at)
+            states = self._model.read_alone(whole, taps, at, self._adapters)
             source = list(range(len(at))) * len(numbers)
             chosen = [continuations[i] for i in numbers]
             parts.append(self._score(states, source, chosen, contrasts, taps))
@@ -143,7 +146,7 @@ class Scorer:
         at_once = max(1, limit // (4 * self._model.vocabulary * (len(taps) + 1)))
         for begin in range(0, len(targets), at_once):
             here = slice(begin, begin + at_once)
-            logits = self._model.logits(states[:, sources[here]], taps)
+            logits = self._model.lm_head.logits(states[:, sources[here]], taps)
             for i, contrast in enumerate(contrasts):
                 logprobs, layers = contrast.target_logprobs(logits, targets[here])
                 sums[i].index_add_(0, owners[here], logprobs.double())
@@ -172,7 +175,8 @@ class Scorer:
         for start in range(0, len(ids), PROMPT_CHUNK):
             chunk = torch.tensor([ids[start : start + PROMPT_CHUNK]], device=self._model.device)
             at = torch.tensor([chunk.shape[1] - 1], device=self._model.device)
-            states = self._model.extend([NewTokens(self._cache, 0, chunk)], taps, at)
+            new = NewTokens(self._cache, 0, chunk, adapters=self._adapters)
+            states = self._model.extend([new], taps, at)
         return states
 
     def _read_continuations(self, continuations: list[list[int]], taps: tuple[Tap, ...]) -> Tensor:
@@ -191,7 +195,9 @@ class Scorer:
         mask = attention_mask(self._model.config, visible, position_ids, columns)
         ids = torch.tensor([token for each in continuations for token in each[:-1]], device=device)
         at = torch.arange(count, device=device)
-        return self._model.states(ids[None], position_ids, self._cache, mask, taps, at)
+        return self._model.states(
+            ids[None], position_ids, self._cache, mask, taps, at, self._adapters
+        )
 
 
 def split(continuations: list[list[int]], tokens: int) -> list[list[list[int]]]:

@@ -13,6 +13,7 @@ from effchal.decoding.layer_logits import NO_LAYER, LayerLogits, Tap
 from effchal.decoding.sampling import SamplingParams, most_probable, penalise_repetition
 from effchal.decoding.taps import NewTokens, TappedModel
 from effchal.decoding.transfer import upload
+from effchal.model.adapters import BASE
 
 SCORED_AT_ONCE = 64  # positions whose logits are in memory together
 
@@ -88,7 +89,7 @@ class Echo:
             self.tokens[-1].text += self._texts.rest()
 
     def _score(self, states: Tensor, targets: list[int], taps: tuple[Tap, ...]) -> None:
-        logits = self._model.logits(states, taps)
+        logits = self._model.lm_head.logits(states, taps)
         at = torch.arange(len(targets), device=states.device)
         logprobs, layers = next_logprobs(self._contrast, logits, at)
         if not torch.isfinite(logprobs.amax(-1)).all():
@@ -201,6 +202,7 @@ class Row:
 
     sequences: list[Sequence]
     prompt_ids: list[int]
+    adapter: str
     next_id: int = -1  # chosen, not yet seen by the model
 
 
@@ -211,6 +213,7 @@ class Prefill:
     prompt_ids: list[int]
     sequences: list[Sequence]
     cache: RowCache  # of one row
+    adapter: str = BASE
     reused_tokens: int = 0  # whose keys and values were known already
 
     @property
@@ -226,7 +229,12 @@ class Prefill:
         """The next tokens, at most so many."""
         start = self.cache.lengths[0]
         ids = upload([self.prompt_ids[start : start + tokens]], device)
-        return NewTokens(self.cache, 0, ids)
+        return NewTokens(self.cache, 0, ids, adapters=named([self.adapter]))
+
+
+def named(adapters: list[str]) -> tuple[str, ...]:
+    """The adapters of some rows; none where all rows go as the model stands."""
+    return tuple(adapters) if any(adapters) else ()
 
 
 def penalised_logprobs(

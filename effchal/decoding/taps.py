@@ -3,8 +3,9 @@
 import functools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +13,13 @@ from torch import Tensor, nn
 
 from effchal.decoding.contrast import Contrast
 from effchal.decoding.kv_cache import RowCache, additive, attention_mask
-from effchal.decoding.layer_logits import LayerLogits, Tap
+from effchal.decoding.layer_logits import Tap
 from effchal.decoding.layer_states import tapped
 from effchal.decoding.library_cache import LibraryCache, run_row
+from effchal.decoding.lm_head import LMHead
 from effchal.decoding.transfer import upload
-from effchal.kernels.cpu_linear import head_product
 from effchal.kernels.fused_forward import Chunk, FusedForward, fused_forward
-from effchal.kernels.premature_rows import PrematureRows
+from effchal.model.adapters import LibraryAdapters
 from effchal.model.device import multiplies_bfloat16
 from effchal.model.route import Decoding, logits_head, require_layer_states, route_of
 from effchal.model.structure import (
@@ -44,6 +45,7 @@ class NewTokens:
     first: int
     ids: Tensor  # (rows, new) int64
     shared: int = 0  # tokens that all of these rows begin with
+    adapters: tuple[str, ...] = ()  # of each row, where the model has several
 
 
 class TappedModel:
@@ -74,12 +76,11 @@ class TappedModel:
         self.backbone = backbone(model)
         self._layers: Any = layers_of(model) if self.route.taps else None
         self._norm: Any = final_norm(model) if self.route.taps else None
-        self._head = logits_head(model)
-        self.head = head_product(self._head)  # (rows, D) -> (rows, V)
+        self.lm_head = LMHead(logits_head(model), self.device)
+        self._adapters = LibraryAdapters(model)
         self._fused: FusedForward | None = None
         if self.route.decoding is Decoding.fused and self._layers is not None:
             self._fused = fused_forward(self.backbone, self._layers, self._norm, self.config)
-        self._premature_rows = PrematureRows(self.device)
 
     @property
     def reads_in_chunks(self) -> bool:
@@ -114,6 +115,24 @@ class TappedModel:
     def new_cache(self) -> RowCache:
         return RowCache() if self.reads_in_chunks else LibraryCache()
 
+    def load_adapter(self, folder: Path) -> str:
+        """Put one more adapter into a base model, for the rows that name it; its name.
+
+        Raises:
+            ConfigError: it is no adapter for this model, or more than a plain one.
+        """
+        name = self._adapters.load(folder)
+        if self._fused is not None and not self._fused.add_adapter(name, self._layers):
+            log.warning("%s: decoding by the library's layers, which is slower", folder)
+            self._fused = None
+        return name
+
+    def drop_adapter(self, name: str) -> None:
+        """Free an adapter's memory. No row may name it any more."""
+        self._adapters.drop(name)
+        if self._fused is not None:
+            self._fused.drop_adapter(name)
+
     @property
     def shares_prefix(self) -> bool:
         return self._fused is not None and self._fused.shares_prefix
@@ -139,7 +158,8 @@ class TappedModel:
             states = self._fused_states(chunks, taps, at)
         else:
             (chunk,) = chunks
-            states = self.states(chunk.ids, chunk.position_ids, new[0].cache, chunk.mask, taps, at)
+            tokens = chunk.ids, chunk.position_ids
+            states = self.states(*tokens, new[0].cache, chunk.mask, taps, at, chunk.adapters)
         for each in new:
             each.cache.commit()
         return states
@@ -156,7 +176,8 @@ class TappedModel:
                 first += len(ids)
                 read, state = cache.extend_row(row, ids, switch, reread)
                 here = here + len(read) - len(ids)
-                parts.append(self._row_states(cache, row, read, state, taps, here))
+                adapters = each.adapters[row - each.first :][:1]
+                parts.append(self._row_states(cache, row, read, state, taps, here, adapters))
         return torch.cat(parts, dim=1)
 
     def _row_states(
@@ -167,6 +188,7 @@ class TappedModel:
         state: Any,
         taps: tuple[Tap, ...],
         at: Tensor,
+        adapters: tuple[str, ...],
     ) -> Tensor:
         """(K + 1, len(at), D) at positions of what a row reads next."""
 
@@ -177,15 +199,17 @@ class TappedModel:
             cache.keep(row, after)
             return hidden
 
-        return self._collect(run, taps, at)
+        return self._collect(run, taps, at, adapters)
 
-    def read_alone(self, ids: list[int], taps: tuple[Tap, ...], at: Tensor) -> Tensor:
+    def read_alone(
+        self, ids: list[int], taps: tuple[Tap, ...], at: Tensor, adapters: tuple[str, ...] = ()
+    ) -> Tensor:
         """(K + 1, P, D) states of a text at positions (P,), without any cache."""
 
         def run() -> Tensor:
             return run_row(self.backbone, ids, None, 0, False)[0]
 
-        return self._collect(run, taps, at)
+        return self._collect(run, taps, at, adapters)
 
     def _chunk(self, new: NewTokens, use_fused: bool) -> Chunk:
         rows, count = new.ids.shape
@@ -198,7 +222,7 @@ class TappedModel:
         if use_fused and sees_all_it_has and len(set(lengths)) == 1:
             mask = None
         shared = new.shared if sees_all_it_has else 0
-        return Chunk(new.ids, position_ids, new.cache, mask, shared)
+        return Chunk(new.ids, position_ids, new.cache, mask, shared, new.adapters)
 
     def _fused_states(self, chunks: list[Chunk], taps: tuple[Tap, ...], at: Tensor) -> Tensor:
         """What `states` gives, by the fused forward."""
@@ -218,6 +242,7 @@ class TappedModel:
         mask: Any,
         taps: tuple[Tap, ...],
         at: Tensor,
+        adapters: tuple[str, ...] = (),
     ) -> Tensor:
         """Run the backbone and keep the states of the tapped layers at some positions.
 
@@ -227,6 +252,7 @@ class TappedModel:
             mask: the backbone's attention_mask.
             taps: K layers below the mature one.
             at: (P,) int64, positions of the flattened (B * T).
+            adapters: of each row, where the model has several.
 
         Returns:
             (K + 1, P, D), the mature layer's last.
@@ -241,10 +267,17 @@ class TappedModel:
                 use_cache=cache is not None,
             ).last_hidden_state.flatten(0, 1)
 
-        return self._collect(run, taps, at)
+        return self._collect(run, taps, at, adapters)
 
-    def _collect(self, run: Callable[[], Tensor], taps: tuple[Tap, ...], at: Tensor) -> Tensor:
+    def _collect(
+        self,
+        run: Callable[[], Tensor],
+        taps: tuple[Tap, ...],
+        at: Tensor,
+        adapters: tuple[str, ...],
+    ) -> Tensor:
         """(K + 1, P, D) at positions `at` (P,) of the (N, D) that `run` makes of the backbone."""
+        self._adapters.names = adapters
         if taps:
             require_layer_states(self._whole)
         kept: list[Tensor] = []
@@ -262,39 +295,3 @@ class TappedModel:
             at = upload(normed, states.device)
             states[at] = self._norm(states[at])
         return states
-
-    def logits(self, states: Tensor, taps: tuple[Tap, ...]) -> LayerLogits:
-        """One head product over the stacked states (K + 1, P, D)."""
-        logits = self.head(states.flatten(0, 1)).unflatten(0, states.shape[:2])
-        return LayerLogits(logits[-1], logits[:-1], taps)
-
-    def logits_to_choose(
-        self, states: Tensor, taps: tuple[Tap, ...], contrasts: Sequence[Contrast]
-    ) -> list[tuple[list[int], LayerLogits]]:
-        """Positions with their logits; premature ones are left out where no contrast needs them.
-
-        Args:
-            states: (K + 1, P, D).
-            contrasts: that choose the next token, at any of the positions.
-        """
-        positions, skipping = list(range(states.shape[1])), self._premature_rows
-        lone_share = min((each.lone_share for each in contrasts), default=0.0)
-        rows = len(taps) * len(positions)
-        if not skipping.may_skip(rows, lone_share):
-            return [(positions, self.logits(states, taps))]
-        if not skipping.mature_first(rows):
-            logits = self.logits(states, taps)
-            skipping.lone(logits.log_p, lone_share)
-            return [(positions, logits)]
-        mature = self.head(states[-1])
-        lone = skipping.lone(mature, lone_share)
-        sure, open_ = ([i for i in positions if lone[i] is each] for each in (True, False))
-        parts = [(sure, LayerLogits(mature[sure], None, taps))] if sure else []
-        if open_:
-            early = self.head(states[:-1, open_].flatten(0, 1)).unflatten(0, (len(taps), -1))
-            parts.append((open_, LayerLogits(mature[open_], early, taps)))
-        return parts
-
-    def reset(self) -> None:
-        """As if nothing had been decoded, so that the next answer has the same bits."""
-        self._premature_rows.reset()

@@ -13,10 +13,17 @@ from torch import Tensor
 
 from effchal.kernels.cpu_linear import FEW_ROWS, is_float32_on_cpu
 from effchal.kernels.layer_parts import LayerParts, parts_of
-from effchal.kernels.lora_linear import decoding_linear
+from effchal.kernels.lora_linear import (
+    DecodingLinear,
+    adapters_of,
+    base_and_adapter,
+    decoding_linear,
+)
 from effchal.kernels.norm import RmsNorm, rms_norm_of
+from effchal.kernels.row_adapters import RowAdapters
 from effchal.kernels.scratch import ScratchBuffers
 from effchal.kernels.shared_prefix import attention_with_shared_prefix, is_worth_sharing
+from effchal.model.adapters import BASE
 from effchal.model.structure import has_foreign_hooks
 
 FEW_TOKENS = 128  # beyond, the library's layers are as fast; where weights are tiled, FEW_ROWS
@@ -38,6 +45,7 @@ class Chunk:
     cache: KeysAndValues
     mask: Any  # bool (B, 1, T, C), or one by kind of layer; None where every token sees all columns
     shared: int = 0  # first columns that are the same in all rows, and seen by every token
+    adapters: tuple[str, ...] = ()  # of each row, where the model has several
 
 
 class Norm:
@@ -60,7 +68,7 @@ class Norm:
 class Layer:
     """One decoder layer. It copies no weights, only biases and adapters of another dtype."""
 
-    def __init__(self, parts: LayerParts, scratch: ScratchBuffers) -> None:
+    def __init__(self, parts: LayerParts, scratch: ScratchBuffers, rows: RowAdapters) -> None:
         self.norm, self.mlp_norm = Norm(parts.norm_1), Norm(parts.norm_2)
         self.q_norm, self.k_norm = parts.q_norm, parts.k_norm
         self.after_attention, self.after_mlp = (
@@ -68,12 +76,17 @@ class Layer:
             for norm in (parts.after_attention, parts.after_mlp)
         )
         self.multiplier, self.rotates = parts.multiplier, parts.rotates
-        self.qkv = decoding_linear(parts.qkv, scratch)
-        self.out = decoding_linear([parts.out], scratch)
-        self.gate_up = decoding_linear(parts.gate_up, scratch)
-        self.down = decoding_linear([parts.down], scratch)
+        self.qkv = decoding_linear(parts.qkv, scratch, rows)
+        self.out = decoding_linear([parts.out], scratch, rows)
+        self.gate_up = decoding_linear(parts.gate_up, scratch, rows)
+        self.down = decoding_linear([parts.down], scratch, rows)
         self.act = parts.act.forward
         self.scale = parts.attention.scaling
+
+    def linears(self, parts: LayerParts) -> list[tuple[Any, list[Any]]]:
+        """Each joined linear with the library's modules that it stands for."""
+        modules = (parts.qkv, [parts.out], parts.gate_up, [parts.down])
+        return list(zip((self.qkv, self.out, self.gate_up, self.down), modules, strict=True))
 
     def add(self, x: Tensor, more: Tensor, norm: Norm | None) -> Tensor:
         """The residual stream and what attention or MLP adds to it."""
@@ -86,10 +99,11 @@ class FusedForward:
 
     def __init__(self, backbone: Any, layers: list[LayerParts], norm: RmsNorm, config: Any) -> None:
         scratch = ScratchBuffers()
+        self._rows = RowAdapters(active_adapter(layers))
         self._embed = backbone.get_input_embeddings()
         self._embed_scale = getattr(backbone, "embedding_multiplier", 1)  # Granite
         self._norm = Norm(norm)
-        self._layers = [Layer(layer, scratch) for layer in layers]
+        self._layers = [Layer(layer, scratch, self._rows) for layer in layers]
         default = ["full_attention"] * len(self._layers)
         self._kinds = getattr(config, "layer_types", None) or default
         self._kv_heads, self._heads = config.num_key_value_heads, config.num_attention_heads
@@ -116,6 +130,7 @@ class FusedForward:
         Returns:
             (P, D), states after the final norm.
         """
+        self._rows.choose(adapters_of_tokens(chunks), at.device)
         x = self._embed(torch.cat([chunk.ids.flatten() for chunk in chunks]))  # (N, D)
         x = x if self._embed_scale == 1 else x * self._embed_scale
         positions = torch.cat([chunk.position_ids.flatten() for chunk in chunks])
@@ -141,6 +156,28 @@ class FusedForward:
             gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, dim=-1)
             x = layer.add(x, layer.down(layer.act(gate) * up), layer.after_mlp)
         return self._norm(x.index_select(0, at))
+
+    def add_adapter(self, name: str, layers: Iterable[Any]) -> bool:
+        """Let rows choose an adapter that peft has put into the library's layers.
+
+        Returns:
+            False where the layers are not known with it.
+        """
+        for layer, module in zip(self._layers, layers, strict=True):
+            parts = parts_of(module)
+            if parts is None:
+                return False
+            for linear, modules in layer.linears(parts):
+                if not isinstance(linear, DecodingLinear):
+                    return False
+                linear.add(name, adapters_of(modules, [name] * len(modules)))
+        return True
+
+    def drop_adapter(self, name: str) -> None:
+        for layer in self._layers:
+            for linear in (layer.qkv, layer.out, layer.gate_up, layer.down):
+                if isinstance(linear, DecodingLinear):
+                    linear.drop(name)
 
     def _angles(self, rotary: Any, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 1, size) cosines, and sines that are negative in their first half."""
@@ -192,6 +229,21 @@ class FusedForward:
             )
         by_token = mixed.view(rows, kv_heads, -1, new, size).permute(0, 3, 1, 2, 4)
         return by_token.reshape(rows * new, heads * size)
+
+
+def adapters_of_tokens(chunks: list[Chunk]) -> list[str]:
+    """One name for each of the N tokens; none where every row goes as the model stands."""
+    if not any(each.adapters for each in chunks):
+        return []
+    rows = [(each, each.adapters or (BASE,) * len(each.ids)) for each in chunks]
+    return [name for each, names in rows for name in names for _ in each.ids[0]]
+
+
+def active_adapter(layers: list[LayerParts]) -> str | None:
+    """The name of a model's one adapter; None without one."""
+    modules = [m for each in layers for m in (*each.qkv, each.out, *each.gate_up, each.down)]
+    names = [found[1] for found in map(base_and_adapter, modules) if found is not None]
+    return next((name for name in names if name is not None), None)
 
 
 def additive_mask(

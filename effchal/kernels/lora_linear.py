@@ -1,11 +1,12 @@
 """Linear layers that share an input, as one product, with their LoRA adapters.
 
 `FusedLinear` lays them side by side; it computes forward and backward for training.
-`DecodingLinear` computes the same for a few rows without a gradient. peft stays the owner of the
-adapters: its parameters are read and get gradients, its format is what is saved.
+`DecodingLinear` computes the same for a few rows without a gradient, each row with an adapter of
+its own where there are several. peft stays the owner of the adapters: its parameters are read and
+get gradients, its format is what is saved.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from effchal.kernels.dropout import keep_mask
 from effchal.kernels.frozen_weight import FloatWeight, FourBitWeight, is_four_bit, side_by_side
+from effchal.kernels.row_adapters import RowAdapters
 from effchal.kernels.scratch import ScratchBuffers
 
 PEFT_LAYERS = ("peft.tuners.lora.layer", "peft.tuners.lora.bnb")
@@ -58,6 +60,25 @@ def base_and_adapter(module: Any) -> tuple[Any, str | None] | None:
     return None if getattr(module, "lora_variant", {}).get(name) else (base, name)
 
 
+def adapters_of(modules: list[Any], names: Sequence[str | None]) -> list[Adapter]:
+    """The adapter of each module that has one by that name.
+
+    Args:
+        names: one for each module; None for no adapter.
+    """
+    adapters: list[Adapter] = []
+    column = rank = 0
+    for module, name in zip(modules, names, strict=True):
+        end = column + module.out_features
+        if name is not None and name in getattr(module, "lora_A", ()):
+            a, b = module.lora_A[name].weight, module.lora_B[name].weight
+            ranks = slice(rank, rank + len(a))
+            adapters.append(Adapter(a, b, module.scaling[name], slice(column, end), ranks))
+            rank = ranks.stop
+        column = end
+    return adapters
+
+
 def is_plain(module: Any) -> bool:
     """Whether FusedLinear trains what this module would: a frozen weight, a plain adapter."""
     found = base_and_adapter(module)
@@ -95,16 +116,7 @@ class FusedLinear:
         biases = [base.bias.detach() for base in bases if base.bias is not None]
         self.bias = torch.cat(biases) if biases else None
         self.dropout = dropout_of(modules)
-        self.adapters: list[Adapter] = []
-        column = rank = 0
-        for module, (base, name) in zip(modules, parts, strict=True):
-            end = column + base.out_features
-            if name is not None:
-                a, b = module.lora_A[name].weight, module.lora_B[name].weight
-                ranks = slice(rank, rank + len(a))
-                self.adapters.append(Adapter(a, b, module.scaling[name], slice(column, end), ranks))
-                rank = ranks.stop
-            column = end
+        self.adapters = adapters_of(modules, [name for _, name in parts])
 
     def parameters(self) -> list[nn.Parameter]:
         """A and B of each adapter, in the order of the gradients that `backward` gives."""
@@ -193,29 +205,51 @@ class DecodingLinear:
     training must not do: there each is saved and updated on its own.
     """
 
-    def __init__(self, joined: FusedLinear, scratch: ScratchBuffers) -> None:
+    def __init__(self, joined: FusedLinear, scratch: ScratchBuffers, rows: RowAdapters) -> None:
         self._product = joined.weight.few_rows(scratch)
         self._bias = joined.bias if isinstance(joined.weight, FloatWeight) else None
-        self._adapters = [adapter.in_dtype(joined.weight.dtype) for adapter in joined.adapters]
-        self._a = side_by_side([each.a for each in self._adapters]) if self._adapters else None
+        self._dtype = joined.weight.dtype
+        self._rows = rows
+        self._adapters: dict[str, tuple[Tensor, list[Adapter]]] = {}
+
+    def add(self, name: str, adapters: list[Adapter]) -> None:
+        """Rows may choose these from now on."""
+        if adapters:
+            parts = [adapter.in_dtype(self._dtype) for adapter in adapters]
+            self._adapters[name] = side_by_side([each.a for each in parts]), parts
+
+    def drop(self, name: str) -> None:
+        self._adapters.pop(name, None)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The result is valid until the next call with the same scratch buffers."""
         result = self._product(x)
         if self._bias is not None:
             result += self._bias
-        if self._a is not None:
-            low = F.linear(x, self._a)  # (rows, sum of r)
-            for each in self._adapters:
+        for name, others in self._rows.parts:
+            if name not in self._adapters:
+                continue
+            a, parts = self._adapters[name]
+            low = F.linear(x, a)  # (rows, sum of r)
+            if others is not None:
+                low.masked_fill_(others, 0)
+            for each in parts:
                 result[:, each.columns].addmm_(low[:, each.ranks], each.b.t(), alpha=each.scale)
         return result
 
 
-def decoding_linear(modules: list[Any], scratch: ScratchBuffers) -> Callable[[Tensor], Tensor]:
+def decoding_linear(
+    modules: list[Any], scratch: ScratchBuffers, rows: RowAdapters
+) -> Callable[[Tensor], Tensor]:
     """Layers that read the same input, as one function; unknown ones are called as they are."""
     parts = [base_and_adapter(module) for module in modules]
-    if None in parts or len({part[0].bias is None for part in parts if part}) > 1:
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or len({base.bias is None for base, _ in known}) > 1:
         if len(modules) == 1:
             return modules[0]
         return lambda x: torch.cat([module(x) for module in modules], dim=-1)
-    return DecodingLinear(FusedLinear(modules, release=False), scratch)
+    joined = FusedLinear(modules, release=False)
+    linear = DecodingLinear(joined, scratch, rows)
+    for name in {name for _, name in known if name is not None}:
+        linear.add(name, joined.adapters)
+    return linear

@@ -13,9 +13,13 @@ class Scripted:
     def __init__(self, engine, text):
         self.model, self.script = engine.model, engine.tokenizer(text).input_ids
         self.eos_id = engine.tokenizer.eos_token_id
+        self.lm_head = self
 
     def __getattr__(self, name):
         return getattr(self.model, name)
+
+    def reset(self):
+        """It keeps nothing of earlier answers."""
 
     def logits_to_choose(self, states, taps, contrasts):
         wanted = self.script.pop(0) if self.script else self.eos_id

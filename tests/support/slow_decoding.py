@@ -54,7 +54,10 @@ def slow_scores(engine, ids, contrast):
     if contrast.exit_norm:
         early = engine.model._norm(early)
     with torch.inference_mode():
-        mature, premature = engine.model._head(states[-1:]), engine.model._head(early)[:, None]
+        mature, premature = (
+            engine.model.lm_head.module(states[-1:]),
+            engine.model.lm_head.module(early)[:, None],
+        )
     if contrast == Greedy():
         return mature[0].log_softmax(-1)
     return scores_of(contrast, mature, premature)[0][0]

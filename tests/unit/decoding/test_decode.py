@@ -142,21 +142,22 @@ def test_a_penalty_without_a_contrast_works_on_the_models_logits(engine):
         seen = torch.zeros(engine.model.vocabulary, dtype=torch.bool)
         seen[ids] = True
         with torch.inference_mode():
-            scores = penalise_repetition(engine.model._head(states)[0], seen, 1.4)
+            scores = penalise_repetition(engine.model.lm_head.module(states)[0], seen, 1.4)
         best = scores.topk(2).values
         assert token_id == int(scores.argmax()) or best[0] - best[1] < 1e-4
         ids.append(token_id)
 
 
 def test_no_nan_goes_unnoticed(tiny_engine, monkeypatch):
-    head = tiny_engine.model.head
+    lm_head = tiny_engine.model.lm_head
+    head = lm_head.product
 
     def spoilt(states):
         logits = head(states).clone()
         logits[: len(states) // 3] = float("nan")  # of the first layer
         return logits
 
-    monkeypatch.setattr(tiny_engine.model, "head", spoilt)
+    monkeypatch.setattr(lm_head, "product", spoilt)
     for contrast in (Dola((0, 1)), Sled((0, 1))):
         with pytest.raises(FloatingPointError):
             tiny_engine.complete([1, 2, 3], params(contrast))

@@ -13,6 +13,7 @@ from effchal.kernels.cpu_linear import PackedLinear, TiledLinear
 from effchal.kernels.frozen_weight import side_by_side
 from effchal.kernels.layer_parts import parts_of
 from effchal.kernels.lora_linear import decoding_linear
+from effchal.kernels.row_adapters import RowAdapters
 from effchal.kernels.scratch import ScratchBuffers
 from effchal.kernels.shared_prefix import attention_with_shared_prefix
 from effchal.model.load import add_adapter, load_base_model
@@ -175,7 +176,7 @@ def test_weights_laid_together_take_no_memory_and_stay_the_modules_own():
     x = torch.randn(3, 64)
     with torch.inference_mode():
         expected = torch.cat([layer(x) for layer in layers], dim=-1)
-        joint = decoding_linear(layers, ScratchBuffers())
+        joint = decoding_linear(layers, ScratchBuffers(), RowAdapters("default"))
         assert torch.allclose(joint(x), expected, atol=1e-5)
         assert torch.equal(torch.cat([layer(x) for layer in layers], dim=-1), expected)
         whole = side_by_side([layer.weight for layer in layers])

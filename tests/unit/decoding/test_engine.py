@@ -18,7 +18,7 @@ def forward_logprobs(engine, ids):
         hidden = engine.model.backbone(
             input_ids=torch.tensor([ids]), use_cache=False
         ).last_hidden_state
-        return engine.model._head(hidden)[0].float().log_softmax(-1)
+        return engine.model.lm_head.module(hidden)[0].float().log_softmax(-1)
 
 
 def check_greedy_equals_a_plain_forward_pass(engine, prompt, tokens):
@@ -142,8 +142,10 @@ def test_a_seed_repeats_a_sample_and_no_seed_does_not(tiny_engine):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_logits_that_are_no_numbers_are_an_error(tiny_engine, temperature, monkeypatch):
-    head = tiny_engine.model.head
-    monkeypatch.setattr(tiny_engine.model, "head", lambda states: head(states) * float("nan"))
+    head = tiny_engine.model.lm_head.product
+    monkeypatch.setattr(
+        tiny_engine.model.lm_head, "product", lambda states: head(states) * float("nan")
+    )
     with pytest.raises(FloatingPointError, match="not finite"):
         tiny_engine.complete([1, 2], SamplingParams(max_new_tokens=1, temperature=temperature))
     monkeypatch.undo()

@@ -18,7 +18,7 @@ def test_tied_heads_are_found():
     assert not TappedModel(model).tied
     causal_lm(model).config.tie_word_embeddings = True
     assert TappedModel(model).tied
-    assert TappedModel(model)._head is head(model)
+    assert TappedModel(model).lm_head.module is head(model)
 
 
 @needs_smollm2

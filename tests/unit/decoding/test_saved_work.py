@@ -22,9 +22,9 @@ def test_where_one_token_is_plausible_no_premature_layer_is_asked(engine, monkey
         [params(Greedy())],
     ]
     asked, rows = {}, []
-    product = engine.model.head
+    product = engine.model.lm_head.product
     monkeypatch.setattr(
-        engine.model, "head", lambda states: rows.append(len(states)) or product(states)
+        engine.model.lm_head, "product", lambda states: rows.append(len(states)) or product(states)
     )
     for many in (1, 1 << 20):
         monkeypatch.setattr(premature_rows, "MANY_ROWS", many)

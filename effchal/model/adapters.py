@@ -1,0 +1,125 @@
+"""Several LoRA adapters in one base model, loaded and dropped while it answers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from effchal.config import ConfigError
+from effchal.model.structure import causal_lm
+
+BASE = ""  # in place of an adapter's name: the base model alone
+PEFTS_BASE = "__base__"  # peft's word for a row without an adapter
+# Keys of adapter_config.json of what is more than scale * B A x beside a linear layer.
+MORE = (
+    *("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices"),
+    *("layer_replication", "target_parameters", "alora_invocation_tokens", "arrow_config"),
+)
+ENDS = {"lm_head", "embed_tokens", "wte", "embed_out"}
+
+
+class LibraryAdapters:
+    """peft's adapters of a base model, one or none for each row of a batch.
+
+    The library's layers read `names` when they run: peft's mixed batches.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = causal_lm(model)
+        self._peft: Any = None  # once there is an adapter
+        self._loaded: list[str] = []
+        self._count = 0
+        self.names: tuple[str, ...] = ()  # of the rows of the next forward pass; none: all BASE
+
+    def load(self, folder: Path) -> str:
+        """Put an adapter into the model; its name there, which no other one gets.
+
+        Args:
+            folder: what peft's `save_pretrained` wrote.
+
+        Raises:
+            ConfigError: it is no adapter for this model, or more than a plain one.
+        """
+        import peft
+
+        check_plain(folder)
+        self._count += 1
+        name = f"adapter_{self._count}"
+        try:
+            if self._peft is None:
+                self._peft = peft.PeftModel.from_pretrained(
+                    self._model, str(folder), adapter_name=name
+                ).eval()
+            else:
+                self._peft.load_adapter(str(folder), adapter_name=name)
+        except (ValueError, RuntimeError, KeyError, OSError) as error:
+            self._discard(name)
+            first = str(error).strip().splitlines()[0]
+            raise ConfigError(f"{folder} is no adapter for this base model: {first}") from error
+        self._loaded.append(name)
+        weights = self._weights(name)
+        if not weights or not all(torch.isfinite(each).all() for each in weights):
+            self.drop(name)
+            what = "has values that are not finite" if weights else "fits no layer of this model"
+            raise ConfigError(f"{folder} {what}")
+        self._peft.requires_grad_(False)
+        for module in self._layers():
+            if self._choose not in module._forward_pre_hooks.values():
+                module.register_forward_pre_hook(self._choose, with_kwargs=True)
+        return name
+
+    def drop(self, name: str) -> None:
+        """Free an adapter's memory. No row may want it any more."""
+        self._loaded.remove(name)
+        self._discard(name)
+
+    def _discard(self, name: str) -> None:
+        if self._peft is not None and name in self._peft.peft_config:
+            if len(self._peft.peft_config) == 1:  # peft wants to keep one
+                self._peft.base_model.unload()
+                self._peft = None
+            else:
+                self._peft.delete_adapter(name)
+
+    def _layers(self) -> list[Any]:
+        return [each for each in self._model.modules() if hasattr(each, "lora_A")]
+
+    def _weights(self, name: str) -> list[torch.Tensor]:
+        layers = [each for each in self._layers() if name in each.lora_A]
+        return [part[name].weight for each in layers for part in (each.lora_A, each.lora_B)]
+
+    def _choose(self, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """torch's hook before a layer with adapters runs."""
+        rows = self.names or (BASE,) * len(args[0])
+        names = [name if name != BASE else PEFTS_BASE for name in rows]
+        return args, kwargs | {"adapter_names": names}
+
+
+def check_plain(folder: Path) -> None:
+    """Check what adapter_config.json tells before any weight is read.
+
+    Raises:
+        ConfigError: no LoRA adapter, or one that also changes something else.
+    """
+    path = folder / "adapter_config.json"
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error})") from error
+    if found.get("peft_type") != "LORA":
+        raise ConfigError(f"{path}: peft_type is {found.get('peft_type')}; it must be LORA")
+    more = [f"{key}={found[key]}" for key in MORE if found.get(key)]
+    if more:
+        raise ConfigError(
+            f"{path} has {', '.join(more)}; only plain LoRA adapters share a base model, so serve "
+            "this one alone: bundle=<folder>"
+        )
+    targets = found.get("target_modules") or []
+    names = {each.rpartition(".")[2] for each in targets} if isinstance(targets, list) else set()
+    if at_ends := sorted(ENDS & names):
+        raise ConfigError(
+            f"{path} adapts {', '.join(at_ends)}; adapters of head and embeddings share no base "
+            "model, so serve this one alone: bundle=<folder>"
+        )

@@ -1,0 +1,44 @@
+"""Random adapters of the tiny model, saved as peft saves them."""
+
+import json
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from effchal.config import LoraConfig, ModelConfig
+from effchal.config.choices import Dtype
+from effchal.model.load import add_adapter, load_base_model
+
+TINY_MODEL = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
+WIDE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+NARROW = ["q_proj", "down_proj"]
+
+
+def tiny_base():
+    return load_base_model(TINY_MODEL, torch.device("cpu"))
+
+
+def save_adapter(folder, seed, r=4, targets=WIDE, **lora):
+    """An adapter that changes what the model says."""
+    model = add_adapter(
+        tiny_base(), LoraConfig(r=r, alpha=2 * r, target_modules=targets, **lora), seed
+    )
+    torch.manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder, save_embedding_layers=False)
+    return folder
+
+
+def change_config(folder, **keys):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def spoil_weights(folder, value):
+    path = folder / "adapter_model.safetensors"
+    weights = load_file(path)
+    first = next(iter(weights))
+    weights[first] = torch.full_like(weights[first], value)
+    save_file(weights, path, metadata={"format": "pt"})
