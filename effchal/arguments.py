@@ -28,7 +28,9 @@ REUSE = "evaluate.reuse=true"  # several models: none is evaluated twice; what i
 DATA_WORDS = ("show", "diff")  # what may follow `effchal data`
 LOG_ONLY = ("serve", "plan", "check")  # what they tell is on the screen
 SOURCE_PATH = re.compile(r"data_mix\.sources\.([^.]+)\.path")
-SOURCE_KEY = re.compile(r"\+{0,2}data_mix\.sources\.[^.=]+\.[^=]+=")
+NEW_KEY = re.compile(  # of a user's own, which no group has
+    r"\+{0,2}(?:data_mix\.sources\.[^.=]+\.[^=]+|serve\.adapters(?:\.[^.=]+)?)="
+)
 RUN_DIRS = ("hydra.run.dir", "hydra.sweep.dir")
 PATHS = (*RUN_DIRS, "base_model", "bundle", "resume_from", "model.name", "scenario.path")
 
@@ -156,7 +158,7 @@ def data_overrides(words: list[str]) -> list[str]:
 
     `data` alone is the whole mix, so it takes the empty one of conf/data_mix/own.yaml.
     """
-    words = [source_override(data_override(path_override(word))) for word in words]
+    words = [new_key_override(data_override(path_override(word))) for word in words]
     keys = [word.partition("=")[0].lstrip("+") for word in words]
     if "data" in keys and "data_mix" not in keys:
         return [*words, "data_mix=own"]
@@ -178,9 +180,9 @@ def data_override(word: str) -> str:
     return f"{key}=[{quoted}]" if is_list else f"{key}={quoted}"
 
 
-def source_override(word: str) -> str:
-    """A key of a source, whether the source is there already or not; to_config checks the key."""
-    return f"++{word.lstrip('+')}" if SOURCE_KEY.match(word) else word
+def new_key_override(word: str) -> str:
+    """A key of a source or an adapter, whether it is there already or not; to_config checks it."""
+    return f"++{word.lstrip('+')}" if NEW_KEY.match(word) else word
 
 
 def model_overrides(words: list[str]) -> list[str]:

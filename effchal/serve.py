@@ -8,9 +8,8 @@ from gunicorn.app.base import BaseApplication
 
 from effchal.cli import entry_point
 from effchal.config import Config, ConfigError, ServeConfig
-from effchal.model_source import inference_config
 from effchal.serving.access import bearer_token
-from effchal.serving.app import create_app, exit_worker, start_app
+from effchal.serving.app import create_app, exit_worker, serving_config, start_app
 
 __all__ = ["create_app"]
 
@@ -24,8 +23,8 @@ REMEDIES = {
 class Server(BaseApplication):
     """gunicorn with one worker: one process holds the weights, its threads hold the requests."""
 
-    def __init__(self, cfg: Config) -> None:
-        self._config = cfg
+    def __init__(self, cfg: Config, typed: list[str]) -> None:
+        self._config, self._typed = cfg, typed
         super().__init__()
 
     def load_config(self) -> None:
@@ -43,7 +42,7 @@ class Server(BaseApplication):
             self.cfg.set(key, value)
 
     def load(self):
-        return start_app(self._config, exit_worker)
+        return start_app(self._config, self._typed, exit_worker)
 
 
 def check_address(host: str, port: int) -> None:
@@ -63,10 +62,10 @@ def check_address(host: str, port: int) -> None:
 
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
-    served = inference_config(cfg, overrides, {"serve"})
+    served = serving_config(cfg, overrides)
     bearer_token()
     check_address(served.serve.host, served.serve.port)
-    Server(served).run()
+    Server(served, overrides).run()
 
 
 if __name__ == "__main__":

@@ -51,6 +51,11 @@ class ServeConfig:
     cors_origins: list[str] = field(default_factory=list)
     # Let a request carry `decoding`, with keys of decoding.*.
     allow_decoding_override: bool = False
+    # Bundles or runs that share one base model, each by the name that a request's `model` gives,
+    # e.g. {a: outputs/train/one, b: outputs/train/two}.
+    adapters: dict[str, str] = field(default_factory=dict)
+    # Let requests load and unload adapters: POST /v1/load_lora_adapter, /v1/unload_lora_adapter.
+    allow_adapter_updates: bool = False
     # Write prompts and answers into the access log.
     log_prompts: bool = False
 
@@ -62,6 +67,7 @@ class ServeConfig:
         require_keys(self, "serve", ABOVE_0, "memory_gib")
         require_keys(self, "serve", FINITE, "prefix_gib", "drain_s")
         require_keys(self, "serve", ABOVE_0, "deadline_s")
+        self.adapters = {name: expanduser(path) for name, path in self.adapters.items()}
         for origin in self.cors_origins:
             ok = re.fullmatch(r"\*|https?://[^/\s]+", origin) is not None
             require(ok, "serve.cors_origins", origin, "* or origins such as https://example.org")

@@ -30,7 +30,8 @@ class Engine:
         self.model = TappedModel(model)
         self.embeddings = embedding_rows(model)  # ids below it are known
         self.max_positions = self.model.max_positions  # prompt and answer together
-        self.ends = {tokenizer.eos_token_id, *end_tokens(model)}
+        self.own_ends = frozenset({tokenizer.eos_token_id, *end_tokens(model)})
+        self.ends = set(self.own_ends)  # and those of a prompt's template
         self.prefix_cache = PrefixCache(math.inf)
         # How often a contrast chose each layer, counted on the device that chose.
         self.layer_counts = torch.zeros(

@@ -16,7 +16,8 @@ from werkzeug.exceptions import HTTPException
 from effchal.config import ConfigError
 from effchal.serving.fields import first_error
 from effchal.serving.helm_types import Error, ErrorResponse
-from effchal.serving.service import RETRY_AFTER_S, ClientGone, RequestError, Service
+from effchal.serving.refusals import ClientGone, RequestError
+from effchal.serving.service import RETRY_AFTER_S, Service
 
 if TYPE_CHECKING:
     from effchal.decoding.sequence import Completion

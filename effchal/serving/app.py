@@ -23,12 +23,14 @@ from effchal.cli import compose_config
 from effchal.config import Config, ConfigError
 from effchal.model_source import check_model_source, inference_config, load_engine
 from effchal.serving.access import guard, register_errors
+from effchal.serving.adapters import ADAPTER_ROUTES
 from effchal.serving.helm import HELM_ROUTES
 from effchal.serving.incoming import BODY_LIMIT_BYTES
 from effchal.serving.openai import OPENAI_ROUTES
 from effchal.serving.openapi import openapi_document
 from effchal.serving.routes import Route, add_routes
 from effchal.serving.service import Service
+from effchal.shared_base import base_config, check_adapters, check_name
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ def openapi(service: Service) -> Response:
 ROUTES = [
     *HELM_ROUTES,
     *OPENAI_ROUTES,
+    *ADAPTER_ROUTES,
     Route("/health", health),
     Route("/ready", ready),
     Route("/metrics", metrics),
@@ -73,9 +76,27 @@ def make_app(service: Service) -> Flask:
     return app
 
 
-def start_app(cfg: Config, on_failure: Callable[[], None]) -> Flask:
-    """The app at once, the model in the background: /health answers while /ready still says 503."""
-    service = Service(cfg, model_name(cfg))
+def serving_config(cfg: Config, overrides: list[str]) -> Config:
+    """The config of the model to load: a bundle, a base model, or the base model of adapters.
+
+    Raises:
+        ConfigError: no bundle, an override of what it froze, or adapters that cannot be named.
+    """
+    if not cfg.serve.adapters:
+        return inference_config(cfg, overrides, {"serve"})
+    base = base_config(cfg, overrides)
+    for name in cfg.serve.adapters:
+        check_name(name, model_name(base))
+    return base
+
+
+def start_app(cfg: Config, typed: list[str], on_failure: Callable[[], None]) -> Flask:
+    """The app at once, the model in the background: /health answers while /ready still says 503.
+
+    Args:
+        cfg: `serving_config` of what was typed.
+    """
+    service = Service(cfg, model_name(cfg), typed)
 
     def load() -> None:
         from effchal.decoding.layers import contrast_of
@@ -83,11 +104,13 @@ def start_app(cfg: Config, on_failure: Callable[[], None]) -> Flask:
         try:
             start = time.perf_counter()
             source = check_model_source(cfg)
+            checked = check_adapters(cfg, source, typed)
             # Fails on wrong layers before the weights are read.
             contrast = contrast_of(cfg.decoding, source.shape.num_layers, source.shape.tied)
             engine = load_engine(source, cfg.serve.memory_gib)
             engine.model.check(contrast)
-            service.set_ready(engine, end_worker)
+            service.base = source if source.bundle is None else None
+            service.set_ready(engine, end_worker, checked)
             gc.collect()
             gc.freeze()  # what lives from now on to the end need not be looked through again
             log.info("ready after %.1f s", time.perf_counter() - start)
@@ -115,9 +138,9 @@ def create_app(*overrides: str) -> Flask:
     typed = list(overrides)
     if "EFFCHAL_BUNDLE" in os.environ:
         typed.append(f"bundle={quote(os.environ['EFFCHAL_BUNDLE'])}")
-    elif "lora=none" not in typed:
+    elif "lora=none" not in typed and not any(word.startswith("serve.adapters") for word in typed):
         raise ConfigError("nothing to serve: set EFFCHAL_BUNDLE=<folder>")
-    return start_app(inference_config(compose_config(typed), typed, {"serve"}), exit_worker)
+    return start_app(serving_config(compose_config(typed), typed), typed, exit_worker)
 
 
 def end_worker() -> None:

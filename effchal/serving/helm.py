@@ -3,18 +3,20 @@
 from effchal.prompts import Turn
 from effchal.serving import helm_types as types
 from effchal.serving.access import log_answer, log_fields
+from effchal.serving.refusals import RequestError
 from effchal.serving.routes import Route, elapsed_s, hung_up
-from effchal.serving.service import LONGEST_TEXT, RequestError, Service
+from effchal.serving.service import LONGEST_TEXT, Service
+from effchal.serving.waiting import Wait
 
 
 def process(service: Service, body: types.ProcessRequest) -> types.ProcessResponse:
     """Answer a prompt in the template, for HELM."""
-    encoder = service.loaded().encoder
+    encoder = service.served(body.model).encoder
     service.check_length([body.prompt], "prompt")
     if body.echo_prompt:  # a whole text to score: no template
         ids = service.check_prompt(encoder.bos_ids + encoder.text_ids(body.prompt))
     else:
-        ids = service.prompt_ids([Turn("user", body.prompt)])
+        ids = service.prompt_ids([Turn("user", body.prompt)], body.model)
     params = service.sampling_params(
         body,
         body.max_new_tokens,
@@ -23,7 +25,8 @@ def process(service: Service, body: types.ProcessRequest) -> types.ProcessRespon
         # The beginning-of-sequence token is not part of the client's text.
         echo_from=len(encoder.bos_ids) if body.echo_prompt and body.prompt else None,
     )
-    ((completion,),) = service.wait(service.submit([ids], [[params]]), body.deadline_s, hung_up())
+    queued = service.submit([ids], [[params]], model=body.model)
+    ((completion,),) = Wait(service, body.deadline_s, hung_up()).for_all(queued)
     # Without the end token: HELM's own clients cut it off, too, and out of the sum.
     tokens = [
         types.Token(

@@ -44,6 +44,8 @@ NotSupported = Annotated[Any, AfterValidator(_asks_for_nothing)]
 class SamplingRequest(ApiRequest):
     """The sampling settings that every route takes. Where one is None, decoding.* counts."""
 
+    # Of a server with several adapters; one with a single model takes any name.
+    model: Text | None = None
     temperature: Temperature | None = None
     top_p: Probability | None = None
     # Sample among the k most likely; a key of the 2023 sample server.

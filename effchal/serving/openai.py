@@ -11,8 +11,9 @@ from effchal.prompts import Turn
 from effchal.serving import openai_types as types
 from effchal.serving.access import log_answer, log_fields
 from effchal.serving.helm_types import DecodeRequest, DetokenizeResponse
+from effchal.serving.refusals import RequestError
 from effchal.serving.routes import Route, hung_up
-from effchal.serving.service import RequestError, Service
+from effchal.serving.service import Service
 from effchal.serving.streaming import (
     Answer,
     ChatWriter,
@@ -21,6 +22,7 @@ from effchal.serving.streaming import (
     event_stream,
     usage_of,
 )
+from effchal.serving.waiting import Wait
 
 if TYPE_CHECKING:
     from effchal.decoding.sampling import SamplingParams
@@ -40,27 +42,28 @@ def completions(
 
 def chat(service: Service, body: types.ChatRequest) -> types.ChatResponse | Response:
     """Answer a conversation."""
-    turns = turns_of(service, body.messages)
+    turns = turns_of(service, body)
     new, name = body.max_completion_tokens, "max_completion_tokens"
     if new is None:
         new, name = body.max_tokens, "max_tokens"
     with own_names({"max_new_tokens": name, "prompt": "messages"}):
         service.check_length([turn.content for turn in turns], "messages")
-        ids = service.prompt_ids(turns)
+        ids = service.prompt_ids(turns, body.model)
         alternatives = (body.top_logprobs or 0) if body.logprobs else 0
         params = service.sampling_params(body, new, body.stops, alternatives)
         variants = [n_samples(params, body.n)]
         return _answer(service, body, [ids], variants, ChatWriter(service, body))
 
 
-def turns_of(service: Service, messages: list[types.Message]) -> list[Turn]:
+def turns_of(service: Service, body: types.ChatRequest) -> list[Turn]:
     """The conversation as training has it.
 
     Raises:
         RequestError: 400, a tool's message where the template has no turn of a tool.
     """
+    messages = body.messages
     roles = [message.role for message in messages]
-    if "tool" in roles and not service.loaded().encoder.takes_tools:
+    if "tool" in roles and not service.served(body.model).encoder.takes_tools:
         field = f"messages.{roles.index('tool')}.role"
         reason = (
             "this model's template has no turn of a tool; training tells what a tool says as a "
@@ -95,7 +98,8 @@ def _answer(
         if len(prompts) > 1:
             raise RequestError(400, "a stream answers one prompt", "prompt")
         return event_stream(service, body, prompts[0], variants[0], writer)
-    found = service.wait(service.submit(prompts, variants), body.deadline_s, hung_up())
+    queued = service.submit(prompts, variants, model=body.model)
+    found = Wait(service, body.deadline_s, hung_up()).for_all(queued)
     answers = [completion for each in found for completion in each]
     prompt_tokens = sum(map(len, prompts))
     log_answer(log_fields(), service, prompt_tokens, answers, writer.prompt)
@@ -115,7 +119,8 @@ def encode_prompts(
         RequestError: 400 or 413, too many prompts, an unknown id, or too long a prompt.
     """
     model, limit = service.loaded(), service.cfg.serve.max_waiting
-    bos = model.encoder.bos_ids
+    encoder = service.served(body.model).encoder
+    bos = encoder.bos_ids
     if len(body.prompts) > limit:
         message = f"{len(body.prompts)} prompts; this server takes {limit} (serve.max_waiting)"
         raise RequestError(400, message, "prompt")
@@ -123,7 +128,7 @@ def encode_prompts(
     for prompt in body.prompts:
         if isinstance(prompt, str):
             service.check_length([prompt], "prompt")
-            own = model.encoder.raw_ids(prompt)
+            own = encoder.raw_ids(prompt)
             ids = own if bos and own[: len(bos)] == bos else bos + own
         else:
             ids = own = prompt
@@ -142,21 +147,25 @@ def n_samples(params: "SamplingParams", n: int) -> list["SamplingParams"]:
 
 
 def model(service: Service, id: str) -> types.Model:
-    """The one model, by its name."""
-    engine = service.loaded().engine
-    if id != service.name:
-        raise RequestError(404, f"no model {id[:100]}; this server has {service.name}", "model")
+    """A model, by its name."""
+    loaded = service.loaded()
+    engine, names = loaded.engine, [service.name, *loaded.adapters]
+    if id not in names:
+        known = ", ".join(names)
+        raise RequestError(404, f"no model {id[:100]}; this server has {known}", "model")
     return types.Model(
         id=id,
         created=service.created,
+        parent=service.name if id in loaded.adapters else None,
         max_model_len=engine.max_positions,
         route=engine.model.route.report(),
     )
 
 
 def models(service: Service) -> types.Models:
-    """The one model."""
-    return types.Models(data=[model(service, service.name)])
+    """The models: a base model or a bundle, and the adapters beside it."""
+    names = [service.name, *service.loaded().adapters]
+    return types.Models(data=[model(service, name) for name in names])
 
 
 def tokenizer_info(service: Service) -> types.TokenizerInfo:

@@ -44,9 +44,8 @@ class StreamOptions(ApiRequest):
 
 
 class OpenAIRequest(SamplingRequest):
-    """What both routes take. Any model name is taken: this server has one model."""
+    """What both routes take."""
 
-    model: Text | None = None
     n: Count = 1
     stop: Annotated[
         Annotated[Stop, Tag("<text>")] | Annotated[Stops, Tag("<text>s")],
@@ -237,8 +236,22 @@ class Model(ApiModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "effchal"
+    parent: str | None = None  # the base model's name, of an adapter
     max_model_len: int  # prompt and answer together
     route: dict[str, Any]  # how the model is computed with: the admission check's verdict
+
+
+class LoadAdapterRequest(ApiRequest):
+    """Body of POST /v1/load_lora_adapter, as vLLM has it."""
+
+    lora_name: Text
+    lora_path: Text  # folder of a bundle or a run on the server's machine
+
+
+class UnloadAdapterRequest(ApiRequest):
+    """Body of POST /v1/unload_lora_adapter, as vLLM has it."""
+
+    lora_name: Text
 
 
 class Models(ApiModel):

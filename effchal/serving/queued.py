@@ -24,6 +24,7 @@ class QueuedPrompt:
     prompt_ids: list[int]
     variants: list[SamplingParams]
     streams: bool = False
+    adapter: str = ""  # as the engine names it; empty: the model as it was loaded
     cancelled: bool = False
     alone: bool = False  # read it in passes of its own: together with other rows it failed
     error: Exception | None = None

@@ -12,7 +12,8 @@ from typing import TypeVar, get_args, get_type_hints
 from flask import Flask, Response, g, request
 
 from effchal.serving.fields import ApiModel
-from effchal.serving.service import RequestError, Service
+from effchal.serving.refusals import RequestError
+from effchal.serving.service import Service
 
 # Of each sign in a body. json and pydantic run without a pause, and other requests wait.
 MOST_SIGNS = {b",": 300_000, b"[": 300_000, b"{": 300_000, b":": 100_000, b"\\": 1_000_000}

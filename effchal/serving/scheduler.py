@@ -5,11 +5,12 @@ The scheduler owns the queue and the memory, the engine the arithmetic.
 
 import atexit
 import logging
-import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from effchal.config import ServeConfig
 from effchal.decoding.engine import Engine
@@ -18,9 +19,10 @@ from effchal.decoding.recovery import drop_failed, rows_of, step_apart
 from effchal.decoding.sequence import Prefill, Sequence
 from effchal.model.host_memory import trim_heap
 from effchal.serving.faults import DeviceLost, Faults
-from effchal.serving.memory import GIB, warn_if_memory_is_short
+from effchal.serving.memory import GIB, CacheRoom
 from effchal.serving.metrics import Metrics
 from effchal.serving.queued import Prefilling, QueuedPrompt, QueueFull
+from effchal.serving.tasks import EngineTasks
 
 TRIM_EVERY_S = 30.0  # caches and batches of ever other sizes leave holes in the heap
 log = logging.getLogger(__name__)
@@ -41,14 +43,14 @@ class Scheduler:
     ) -> None:
         """on_lost: called once the engine's device is lost and its thread ends."""
         self._engine, self._cfg, self._metrics = engine, cfg, metrics
-        self._row_bytes = engine.model.bytes_per_token
-        warn_if_memory_is_short(engine, cfg, self._row_bytes)
+        self._room = CacheRoom(engine, cfg)
         engine.prefix_cache = PrefixCache(cfg.prefix_gib * GIB)
         self._waiting: deque[QueuedPrompt] = deque()
         self._prefilling: Prefilling | None = None
         self._running: dict[QueuedPrompt, list[Sequence]] = {}
         metrics.waiting.set_function(lambda: len(self._waiting))
         self._wake = threading.Condition()
+        self._tasks = EngineTasks(self._wake)
         self._stopped = False
         self._trimmed = time.monotonic()
         self._faults, self._on_lost = Faults(engine.model.device), on_lost
@@ -60,7 +62,7 @@ class Scheduler:
     @property
     def cache_tokens(self) -> int:
         """Capacity of the rows' cache in tokens: rows times the longest row."""
-        return int(self._cfg.cache_gib * GIB / self._row_bytes)
+        return self._room.tokens
 
     def is_alive(self) -> bool:
         return self._thread.is_alive()
@@ -84,6 +86,18 @@ class Scheduler:
                 prompt.cancelled = True
             self._wake.notify()
 
+    def call(self, function: Callable[[], Any]) -> Any:
+        """A function's result; the engine's thread calls it between two steps."""
+        return self._tasks.add(function).result()
+
+    def drop_adapter(self, adapter: str) -> None:
+        """Free an adapter once no prompt that is here wants it."""
+
+        def unused() -> bool:
+            return all(each.adapter != adapter for each in (*self._waiting, *self._begun()))
+
+        self._tasks.add(partial(self._engine.model.drop_adapter, adapter), unused)
+
     def stop(self) -> None:
         """End the engine's thread. Unanswered prompts fail."""
         with self._wake:
@@ -100,6 +114,7 @@ class Scheduler:
         try:
             while self._wait_for_work():
                 try:
+                    self._tasks.run()
                     self._run_once()
                 except Exception as error:  # nothing above could save a row
                     self._faults.note(error)
@@ -109,6 +124,7 @@ class Scheduler:
             log.critical("%s; the server ends", error)
             end = error
         self._engine.clear()
+        self._tasks.close(end)
         with self._wake:
             self._fail([*self._begun(), *self._waiting], end)
         if isinstance(end, DeviceLost):
@@ -117,7 +133,7 @@ class Scheduler:
     def _wait_for_work(self) -> bool:
         """Whether there is some; False at the end."""
         with self._wake:
-            while not (self._in_hand() or self._stopped):
+            while not (self._in_hand() or self._stopped or self._tasks.any_ready()):
                 self._wake.wait()
             return not self._stopped
 
@@ -160,10 +176,11 @@ class Scheduler:
     def _begin_next(self) -> None:
         """Begin the first prompt of the queue if its rows fit; nobody overtakes it."""
         prompt = self._waiting[0] if self._waiting else None
-        if prompt is None or not self._fits(prompt) or not self._reserve(prompt):
+        if prompt is None or not self._room.fits(prompt, self._running):
             return
         try:
-            prefill = self._engine.begin(prompt.prompt_ids, prompt.variants)
+            self._room.reserve(prompt, self._running)
+            prefill = self._engine.begin(prompt.prompt_ids, prompt.variants, prompt.adapter)
         except Exception as error:
             self._fail_alone(prompt, error)
             return
@@ -173,36 +190,6 @@ class Scheduler:
         with self._wake:
             self._waiting.popleft()
             self._prefilling = Prefilling(prompt, prefill)
-
-    def _size_with(self, prompt: QueuedPrompt) -> tuple[int, int]:
-        """(rows, tokens of the longest row) that the cache needs once this prompt runs, too."""
-        prompts = [*self._running, prompt]
-        return sum(each.rows for each in prompts), max(each.max_tokens for each in prompts)
-
-    def _fits(self, prompt: QueuedPrompt) -> bool:
-        rows, tokens = self._size_with(prompt)
-        within = rows <= self._cfg.max_rows and rows * tokens <= self.cache_tokens
-        return within or not self._running
-
-    def _reserve(self, prompt: QueuedPrompt) -> bool:
-        """Allocate what all rows may come to need; shrink the cache only to stay in bounds.
-
-        Without the memory for it, this prompt fails and False comes back.
-        """
-        rows, tokens = self._size_with(prompt)
-        had_rows, had_tokens = self._engine.cache.capacity
-        if rows <= had_rows and tokens <= had_tokens:
-            return True
-        size = max(rows, had_rows), max(tokens, had_tokens)
-        if math.prod(size) > self.cache_tokens:
-            size = rows, tokens
-        try:
-            self._engine.cache.resize(*size)
-        except Exception as error:
-            self._fail_alone(prompt, error)
-            self._engine.cache.resize(had_rows, had_tokens)  # some layers have the new size by now
-            return False
-        return True
 
     def _prefill_alone(self, current: Prefilling, chunk: int) -> None:
         """Prefill a chunk in a forward pass of its own. If that fails, no other prompt does."""

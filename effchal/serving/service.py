@@ -1,9 +1,8 @@
-"""What the routes share: the loaded model, the limits of a request, and the wait for answers."""
+"""What the routes share: the models of a server, and the limits of a request."""
 
-import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from effchal.chat_template import TemplateError
@@ -11,67 +10,60 @@ from effchal.config import Config, ConfigError
 from effchal.config.choices import DecodingMethod
 from effchal.config.decoding import DecodingConfig, change_decoding
 from effchal.model.vocabulary import first_unknown
+from effchal.model_source import ModelSource
 from effchal.prompts import PromptEncoder, Turn
 from effchal.serving.helm_types import SamplingRequest
 from effchal.serving.metrics import Metrics
+from effchal.serving.refusals import RequestError
+from effchal.serving.served import LoadedModel, ServedModel
+from effchal.shared_base import CheckedAdapter
 
 if TYPE_CHECKING:  # torch comes with them, and the master process must stay small to fork cleanly
     from effchal.decoding.engine import Engine
     from effchal.decoding.sampling import SamplingParams
-    from effchal.decoding.sequence import Completion, TokenScore
     from effchal.serving.queued import QueuedPrompt
-    from effchal.serving.scheduler import Scheduler
 
-POLL_S = 0.25  # how often to look whether the client still listens
 RETRY_AFTER_S = 10
 LONGEST_TEXT = 1_000_000  # characters that /tokenize takes
 
 
-class RequestError(Exception):
-    """A request that is refused: HTTP status, message, and the field to change."""
-
-    def __init__(self, status: int, message: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.field = status, message, field
-
-
-class ClientGone(Exception):
-    """The client closed its connection; nobody will read the answer."""
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """All that exists only once the weights are loaded."""
-
-    engine: "Engine"
-    encoder: PromptEncoder
-    scheduler: "Scheduler"
-    longest_token: int  # characters
-
-    def check_ids(self, ids: list[int], field: str) -> None:
-        """Raises: RequestError: an id that the tokenizer does not know."""
-        vocabulary = len(self.engine.tokenizer)
-        bad = next((i for i in ids if i >= vocabulary), None)
-        if bad is not None:
-            raise RequestError(400, f"token {bad} is not in the vocabulary of {vocabulary}", field)
-
-
 class Service:
-    """One server: its config, its metrics and, once loaded, its model."""
+    """One server: its config, its metrics and, once loaded, its models."""
 
-    def __init__(self, cfg: Config, name: str = "effchal") -> None:
+    def __init__(self, cfg: Config, name: str = "effchal", typed: Sequence[str] = ()) -> None:
+        """typed: the user's words, which count for adapters, too."""
         self.cfg, self.name, self.created = cfg, name, int(time.time())
+        self.typed = typed
+        self.base: ModelSource | None = None  # that adapters may come to, once it is loaded
         self._model: LoadedModel | None = None
         self.metrics = Metrics(self._layer_counts)
 
-    def set_ready(self, engine: "Engine", on_lost: Callable[[], None] = lambda: None) -> None:
-        """on_lost: called if the engine's device does nothing more for this process."""
+    def set_ready(
+        self,
+        engine: "Engine",
+        on_lost: Callable[[], None] = lambda: None,
+        adapters: Mapping[str, CheckedAdapter] | None = None,
+    ) -> None:
+        """Answer requests from now on.
+
+        Args:
+            on_lost: called if the engine's device does nothing more for this process.
+            adapters: by name.
+
+        Raises:
+            ConfigError: an adapter that does not fit the model.
+        """
         from effchal.serving.scheduler import Scheduler
 
         encoder = PromptEncoder(engine.tokenizer, self.cfg.prompt)
+        if self.names_models:
+            engine.ends = set(engine.own_ends)  # those of a template come with its requests
         scheduler = Scheduler(engine, self.cfg.serve, self.metrics, on_lost)
         longest_token = max(map(len, engine.tokenizer.get_vocab()))
-        self._model = LoadedModel(engine, encoder, scheduler, longest_token)
+        model = LoadedModel(engine, encoder, scheduler, longest_token)
+        for name, checked in (adapters or {}).items():
+            model.add(name, partial(lambda found: found, checked))
+        self._model = model
 
     def loaded(self) -> LoadedModel:
         """The model, which answers.
@@ -84,6 +76,26 @@ class Service:
         if not self._model.scheduler.is_alive():
             raise RequestError(503, "the engine has stopped; restart the server")
         return self._model
+
+    @property
+    def names_models(self) -> bool:
+        """Whether a request's model counts. A server with one model answers to any name."""
+        return bool(self.cfg.serve.adapters) or self.cfg.serve.allow_adapter_updates
+
+    def served(self, name: str | None = None) -> ServedModel:
+        """The model that a request names; by default the one that the server began with.
+
+        Raises:
+            RequestError: 404, no such model; 503 as in `loaded`.
+        """
+        model = self.loaded()
+        found = model.adapters.get(name or "")
+        if found is not None:
+            return found
+        if name in (None, self.name) or not self.names_models:
+            return ServedModel(self.name, self.cfg, model.encoder)
+        known = ", ".join([self.name, *model.adapters])
+        raise RequestError(404, f"no model {(name or '')[:100]}; this server has {known}", "model")
 
     def _layer_counts(self) -> list[int]:
         return [] if self._model is None else self._model.engine.layer_counts.tolist()
@@ -106,10 +118,14 @@ class Service:
             )
             raise RequestError(413, message, field)
 
-    def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
-        """Ids of a prompt in its template, by check_prompt; 400 where the template refuses it."""
+    def prompt_ids(self, turns: Sequence[Turn], name: str | None = None) -> list[int]:
+        """Ids of a prompt in its template, by check_prompt; 400 where the template refuses it.
+
+        Args:
+            name: of the model whose template it is.
+        """
         try:
-            return self.check_prompt(self.loaded().encoder.prompt_ids(turns))
+            return self.check_prompt(self.served(name).encoder.prompt_ids(turns))
         except TemplateError as error:
             raise RequestError(400, error.reason, "prompt") from error
 
@@ -152,7 +168,7 @@ class Service:
         from effchal.decoding.layers import contrast_of
         from effchal.decoding.sampling import SamplingParams
 
-        decoding = self._decoding(body)
+        decoding, encoder = self._decoding(body), self.served(body.model).encoder
         new_tokens = self._new_tokens(max_new_tokens, decoding)
         temperature = decoding.temperature if decoding.method is DecodingMethod.sample else 0.0
         model = self.loaded().engine.model
@@ -180,6 +196,7 @@ class Service:
             ),
             ignore_eos=body.ignore_eos,
             first_line=decoding.end_at_first_line and not any(stops),
+            ends=frozenset(encoder.end_ids),
         )
 
     def _new_tokens(self, asked: int | None, decoding: DecodingConfig) -> int:
@@ -192,13 +209,14 @@ class Service:
         return asked
 
     def _decoding(self, body: SamplingRequest) -> DecodingConfig:
+        own = self.served(body.model).cfg.decoding
         if not body.decoding:
-            return self.cfg.decoding
+            return own
         if not self.cfg.serve.allow_decoding_override:
             message = "a request may change this only if serve.allow_decoding_override=true"
             raise RequestError(400, message, "decoding")
         try:
-            return change_decoding(self.cfg.decoding, body.decoding)
+            return change_decoding(own, body.decoding)
         except ConfigError as error:
             raise RequestError(400, str(error), "decoding") from error
 
@@ -207,16 +225,20 @@ class Service:
         prompts: list[list[int]],
         variants: list[list["SamplingParams"]],
         streams: bool = False,
+        model: str | None = None,
     ) -> list["QueuedPrompt"]:
         """Queue the prompts of one request, each with the settings of its answers.
+
+        Args:
+            model: that the request names.
 
         Raises:
             RequestError: 400 or 413, more than the model or the cache holds; 503, a full queue.
         """
         from effchal.serving.queued import QueuedPrompt, QueueFull
 
-        pairs = zip(prompts, variants, strict=True)
-        queued = [QueuedPrompt(ids, each, streams) for ids, each in pairs]
+        pairs, adapter = zip(prompts, variants, strict=True), self.served(model).adapter
+        queued = [QueuedPrompt(ids, each, streams, adapter) for ids, each in pairs]
         for prompt in queued:
             self._check_capacity(prompt)
         try:
@@ -242,58 +264,3 @@ class Service:
         if rows * longest > capacity:
             message = f"{rows} x {longest} tokens; the cache holds {capacity} (serve.cache_gib)"
             raise RequestError(413, message, "max_new_tokens")
-
-    def wait(
-        self, prompts: list["QueuedPrompt"], deadline_s: float | None, hung_up: Callable[[], bool]
-    ) -> list[list["Completion"]]:
-        """The completions of each prompt. If one fails, all are cancelled.
-
-        Raises:
-            RequestError: 504 past the deadline.
-            ClientGone: the client hung up.
-        """
-        scheduler, end = self.loaded().scheduler, self._end(deadline_s)
-        try:
-            for prompt in prompts:
-                while not prompt.finished.wait(max(0.0, min(POLL_S, end - time.monotonic()))):
-                    self._check_still_wanted(end, hung_up)
-                if prompt.error is not None:
-                    raise prompt.error
-        except BaseException:
-            scheduler.cancel(prompts)
-            raise
-        return [prompt.completions for prompt in prompts]
-
-    def stream(
-        self, prompt: "QueuedPrompt", deadline_s: float | None, hung_up: Callable[[], bool]
-    ) -> Iterator[tuple[int, list["TokenScore"]]]:
-        """Yield (variant, its next stable tokens). The caller cancels the prompt at the end.
-
-        Raises:
-            As `wait`.
-        """
-        end = self._end(deadline_s)
-        while True:
-            try:
-                wait_s = max(0.001, min(POLL_S, end - time.monotonic()))
-                update = prompt.updates.get(timeout=wait_s)
-            except queue.Empty:
-                self._check_still_wanted(end, hung_up)
-            else:
-                if update is None:
-                    break
-                yield update
-        if prompt.error is not None:
-            raise prompt.error
-
-    def _end(self, deadline_s: float | None) -> float:
-        longest = self.cfg.serve.deadline_s
-        return time.monotonic() + (longest if deadline_s is None else min(deadline_s, longest))
-
-    def _check_still_wanted(self, end: float, hung_up: Callable[[], bool]) -> None:
-        if time.monotonic() >= end:
-            message = "no answer within the deadline (deadline_s, serve.deadline_s)"
-            raise RequestError(504, message, "deadline_s")
-        if hung_up():
-            raise ClientGone
-        self.loaded()

@@ -10,8 +10,10 @@ from flask import Response
 from effchal.serving import openai_types as types
 from effchal.serving.access import error_of, log_answer, log_fields
 from effchal.serving.fields import ApiModel
+from effchal.serving.refusals import ClientGone
 from effchal.serving.routes import hung_up
-from effchal.serving.service import ClientGone, Service
+from effchal.serving.service import Service
+from effchal.serving.waiting import Wait
 
 if TYPE_CHECKING:
     from effchal.decoding.sampling import SamplingParams
@@ -37,7 +39,7 @@ class CompletionWriter:
 
     def __init__(self, service: Service, body: types.CompletionRequest) -> None:
         self.prompt: object = body.prompt
-        self._head = answer_head(service, "cmpl")
+        self._head = answer_head(service, "cmpl", body)
         self._logprobs = body.logprobs is not None
         self._offsets = [0] * body.n  # characters streamed so far, by choice
 
@@ -76,7 +78,7 @@ class ChatWriter:
 
     def __init__(self, service: Service, body: types.ChatRequest) -> None:
         self.prompt: object = [message.model_dump() for message in body.messages]
-        self._head, self._logprobs = answer_head(service, "chatcmpl"), body.logprobs
+        self._head, self._logprobs = answer_head(service, "chatcmpl", body), body.logprobs
 
     def whole(self, completions: "list[Completion]", usage: types.Usage) -> types.ChatResponse:
         choices = [
@@ -124,9 +126,9 @@ def event_stream(
     Raises:
         RequestError: the prompt is refused. Later errors are events of the stream.
     """
-    (queued,) = service.submit([ids], [variants], streams=True)
+    (queued,) = service.submit([ids], [variants], streams=True, model=body.model)
     scheduler = service.loaded().scheduler
-    updates = service.stream(queued, body.deadline_s, hung_up())
+    updates = Wait(service, body.deadline_s, hung_up()).stream(queued)
     fields = log_fields()
     fields["prompt_tokens"] = len(ids)
 
@@ -161,9 +163,10 @@ def event_stream(
     return Response(events(), mimetype="text/event-stream", headers={"Cache-Control": "no-cache"})
 
 
-def answer_head(service: Service, kind: str) -> dict[str, Any]:
+def answer_head(service: Service, kind: str, body: types.OpenAIRequest) -> dict[str, Any]:
     """What every answer and every chunk of a stream begins with."""
-    return {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
+    name = service.served(body.model).name
+    return {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
 
 
 def finish_reason(completion: "Completion") -> types.FinishReason:

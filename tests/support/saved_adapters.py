@@ -5,9 +5,12 @@ import json
 import torch
 from safetensors.torch import load_file, save_file
 
+from effchal.bundle import write_bundle
+from effchal.cli import compose_config
 from effchal.config import LoraConfig, ModelConfig
 from effchal.config.choices import Dtype
-from effchal.model.load import add_adapter, load_base_model
+from effchal.model.load import add_adapter, load_adapter, load_base_model
+from effchal.model.tokenizer import load_tokenizer
 
 TINY_MODEL = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
 WIDE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -42,3 +45,17 @@ def spoil_weights(folder, value):
     first = next(iter(weights))
     weights[first] = torch.full_like(weights[first], value)
     save_file(weights, path, metadata={"format": "pt"})
+
+
+def save_bundle(folder, seed, changes=(), **lora):
+    """A bundle of the tiny model with a random adapter, as training writes it.
+
+    Args:
+        changes: words such as "prompt.user=Q: {content}", as a user types them.
+    """
+    cfg = compose_config(["model=tiny", "model.dtype=float32", f"name={folder.name}", *changes])
+    cfg.lora = LoraConfig(r=4, alpha=8)
+    adapted = save_adapter(folder.with_name(f"{folder.name}_adapter"), seed, **lora)
+    model = load_adapter(tiny_base(), adapted)
+    write_bundle(folder, cfg, model, load_tokenizer(cfg.model))
+    return folder

@@ -6,6 +6,6 @@ from effchal.serving.service import Service
 
 
 class SeenPrompts(Service):
-    def submit(self, prompts: Any, *rest: Any) -> Any:
+    def submit(self, prompts: Any, *rest: Any, **more: Any) -> Any:
         self.prompts = prompts
-        return super().submit(prompts, *rest)
+        return super().submit(prompts, *rest, **more)

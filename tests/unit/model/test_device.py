@@ -124,7 +124,7 @@ def test_a_server_is_limited_before_its_model_is_loaded(monkeypatch):
     monkeypatch.setattr(device, "limit_gpu_memory", lambda *given: told.append(given))
     monkeypatch.setattr(Service, "set_ready", lambda *_: loaded.set())
     cfg = compose_config(["model=tiny", "lora=none", "serve.memory_gib=20"])
-    start_app(cfg, loaded.set)
+    start_app(cfg, [], loaded.set)
     assert loaded.wait(60)
     assert told == [(20.0, torch.device("cpu"))]
 

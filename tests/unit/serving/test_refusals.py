@@ -115,9 +115,9 @@ class Slow:
     def __getattr__(self, name):
         return getattr(self._engine, name)
 
-    def begin(self, prompt_ids, variants):
+    def begin(self, *prompt):
         self.go.wait(timeout=30)
-        return self._engine.begin(prompt_ids, variants)
+        return self._engine.begin(*prompt)
 
 
 def test_requests_queue_up_to_a_bound_and_tokenize_never_waits(serving_cfg, tiny_engine):
@@ -148,7 +148,7 @@ def test_requests_queue_up_to_a_bound_and_tokenize_never_waits(serving_cfg, tiny
 
 
 def test_a_fault_of_ours_is_500_without_its_inside_and_passes(client, service, caplog, monkeypatch):
-    def broken(prompt_ids, variants):
+    def broken(*prompt):
         raise MemoryError("secret")
 
     with monkeypatch.context() as patch:

@@ -109,7 +109,7 @@ def test_a_shared_beginning_is_read_once_and_changes_nothing(start, tiny_engine)
 
 def test_memory_stays_within_the_bound_and_what_does_not_fit_waits(start, tiny_engine):
     scheduler = start(max_rows=8, cache_gib=1.0)
-    scheduler._row_bytes = (1 << 30) / 500  # as if the bound were 500 tokens
+    scheduler._room.row_bytes = (1 << 30) / 500  # as if the bound were 500 tokens
     sizes = []
     resize = tiny_engine.cache.resize
     tiny_engine.cache.resize = lambda *size: (sizes.append(size), resize(*size))

@@ -54,7 +54,7 @@ def test_a_prompt_that_ends_or_fails_beside_others_does_so_alone(
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_row_that_is_no_number_fails_alone(start, tiny_engine, monkeypatch, temperature):
-    logits = tiny_engine.model.logits
+    logits = tiny_engine.model.lm_head.logits
     poisoned = SamplingParams(max_new_tokens=12, temperature=temperature, seed=1, stops=("never",))
     expected = tiny_engine.complete(ids(30), GREEDY)
 
@@ -68,7 +68,7 @@ def test_a_row_that_is_no_number_fails_alone(start, tiny_engine, monkeypatch, te
         return result
 
     scheduler = start()
-    monkeypatch.setattr(tiny_engine.model, "logits", spoil)
+    monkeypatch.setattr(tiny_engine.model.lm_head, "logits", spoil)
     prompts = (ids(30), GREEDY), (ids(31), poisoned), (ids(30), GREEDY)
     queued = [QueuedPrompt(prompt_ids, [params]) for prompt_ids, params in prompts]
     scheduler.submit(queued)

@@ -186,7 +186,7 @@ def test_a_prompt_without_memory_for_its_row_fails_alone(start, tiny_engine, exp
 
 def test_a_prompt_that_cannot_be_begun_fails_alone(start, tiny_engine, expected, monkeypatch):
     scheduler = start()
-    begin = raising(tiny_engine.begin, lambda _, variants: variants == [POISON])
+    begin = raising(tiny_engine.begin, lambda _, variants, adapter: variants == [POISON])
     monkeypatch.setattr(tiny_engine, "begin", begin)
     bad = QueuedPrompt(ids(20), [POISON])
     assert isinstance(beside(scheduler, tiny_engine, bad, expected).error, OutOfMemory)
