@@ -19,10 +19,12 @@ from effchal.tracking.tracker import check_tracking
 from effchal.tracking.wandb_mirror import mirror_evaluation
 
 # Keys that a resumed evaluation takes from its command. Model and data must be the same ones.
-MAY_CHANGE = {"resume_from", "bundle", "base_model", "scenario.path", "evaluate.reuse", "track"}
+MAY_CHANGE = {"resume_from", "bundle", "base_model", "scenario.path", "scenario.data", "track"}
+MAY_CHANGE |= {"evaluate.reuse", "evaluate.grader"}
 
 
 def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
+    from effchal.evaluation.questions.grader import GraderError
     from effchal.evaluation.run import run  # imports torch; --help and --cfg job do without
 
     run_dir = output_dir
@@ -49,6 +51,9 @@ def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         mirror_evaluation(cfg, run_dir)
     except FloatingPointError as error:
         sys.exit(f"error: {error}; what was scored before is kept in {run_dir}")
+    except GraderError as error:
+        again = f"repair the function and go on with: effchal evaluate {run_dir}"
+        sys.exit(f"error: {error}\nno answer is lost; {again}")
     except KeyboardInterrupt:
         print(f"interrupted; go on with: effchal evaluate resume_from={run_dir}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -165,7 +165,7 @@ def pools(entries: list[str]) -> dict[str, list[str]]:
 def differences(
     title: str, letter: str, parts: list[tuple[ScoredEntry, ScoredEntry]], settings: Settings
 ) -> list[Difference]:
-    """A difference for each metric that was asked for and that all instances have.
+    """A difference for each metric that was asked for, over the instances that have it.
 
     Args:
         parts: the entry of both models; several for a pooled one.
@@ -178,13 +178,13 @@ def differences(
         unpaired += len(a.instances) + len(b.instances) - 2 * len(common)
     first = parts[0][0]
     wanted = first.main_metric if settings.metric == MAIN else settings.metric
-    return [
-        Difference(
-            title, letter, first.split, unpaired, len(parts) > 1, paired_test(name, pairs, settings)
-        )
-        for name in pairs[0][0]
-        if wanted in (name, ALL) and all(name in a and name in b for a, b in pairs)
-    ]
+    found = []
+    for name in dict.fromkeys(name for a, b in pairs for name in a if name in b):
+        if wanted in (name, ALL):
+            having = [(a, b) for a, b in pairs if name in a and name in b]
+            test = paired_test(name, having, settings)
+            found.append(Difference(title, letter, first.split, unpaired, len(parts) > 1, test))
+    return found
 
 
 def paired_test(metric: str, pairs: list[Pair], settings: Settings) -> PairedTest:

@@ -67,6 +67,8 @@ class Record:
     prompt: str | None = field(default=None, kw_only=True)
     # Correct and wrong answers; for scored choices, these in the order of `logprobs`.
     references: list[Reference] | None = field(default=None, kw_only=True)
+    # Digest of what the metrics of a user's own question depend on, beside the answer.
+    grading: str | None = field(default=None, kw_only=True)
     decodings: dict[str, Answer]
 
     @classmethod
@@ -77,16 +79,20 @@ class Record:
         references = values.get("references")
         if references is not None:
             references = [Reference(each["text"], each["correct"]) for each in references]
-        prompt = values.get("prompt")
-        return cls(**head, decodings=decodings, prompt=prompt, references=references)
+        told: dict[str, Any] = {name: values.get(name) for name in ("prompt", "grading")}
+        return cls(**head, decodings=decodings, references=references, **told)
 
     def to_line(self) -> str:
         return json.dumps(as_plain(self)) + "\n"
 
 
-def prompt_digest(prompt: str, choices: Sequence[str] = ()) -> str:
-    """Tells whether a record is of this prompt and these choices."""
-    return hashlib.sha256(repr((prompt, tuple(choices))).encode()).hexdigest()[:16]
+def prompt_digest(prompt: str, choices: Sequence[str] = (), *more: Any) -> str:
+    """Tells whether a record is of this prompt and these choices.
+
+    Args:
+        more: what else the answer depends on.
+    """
+    return hashlib.sha256(repr((prompt, tuple(choices), *more)).encode()).hexdigest()[:16]
 
 
 def _answer(values: dict[str, Any]) -> Answer:
@@ -135,12 +141,18 @@ class Records:
             file.write("".join(map(Record.to_line, new)))
         self._by_key |= {(record.entry, record.id): record for record in new}
 
+    def replace(self, records: list[Record]) -> None:
+        """Write the file again with these in place of the records of the same instances."""
+        self._by_key |= {(record.entry, record.id): record for record in records}
+        write_atomic(self._path, "".join(map(Record.to_line, self._by_key.values())))
+
 
 @dataclass
 class DecodingSummary:
     """One decoding over the instances of an entry. Fields stand as in results.json."""
 
     metrics: dict[str, Interval]
+    counts: dict[str, int] | None = None  # instances of the metrics that not all of them have
     layers: dict[str, int] | None = None  # positions by premature layer
     tokens_per_instance: float | None = None
     differences: dict[str, Interval] | None = None  # to the baseline, paired by instance
@@ -170,7 +182,8 @@ def summarise(records: list[Record], main_metric: str, cfg: EvaluateConfig) -> E
     """
     split = "test" if any(record.split == "test" for record in records) else "valid"
     counted = [record.decodings for record in records if record.split == split]
-    by_name = {name: [each[name] for each in counted] for name in counted[0]}
+    shared = [name for name in counted[0] if all(name in each for each in counted)]
+    by_name = {name: [each[name] for each in counted] for name in shared}
     baseline = by_name.get(BASELINE)
     decodings = {
         name: summarise_decoding(found, None if name == BASELINE else baseline, cfg)
@@ -183,12 +196,16 @@ def summarise_decoding(
     found: list[Answer], baseline: list[Answer] | None, cfg: EvaluateConfig
 ) -> DecodingSummary:
     """One decoding's answers to all instances; compared with a baseline where one is given."""
-    values = {name: [each.metrics[name] for each in found] for name in found[0].metrics}
+    values = {
+        name: [each.metrics[name] for each in found if name in each.metrics]
+        for name in metrics_of(found)
+    }
     metrics = {
         name: mean_interval(scores, cfg.resamples, cfg.confidence)
         for name, scores in values.items()
     }
-    summary = DecodingSummary(metrics)
+    counts_of_some = {name: len(v) for name, v in values.items() if len(v) < len(found)}
+    summary = DecodingSummary(metrics, counts_of_some or None)
     layers: Counter[str] = Counter()
     for each in found:
         layers.update(each.layers or {})
@@ -199,16 +216,25 @@ def summarise_decoding(
     if counts:
         summary.tokens_per_instance = sum(counts) / len(counts)
     if baseline is not None:
-        summary.differences = {
-            name: paired_difference(
-                scores, [each.metrics[name] for each in baseline], cfg.resamples, cfg.confidence
-            )
-            for name, scores in values.items()
-        }
+        both = [(a.metrics, b.metrics) for a, b in zip(found, baseline, strict=True)]
+        summary.differences = {}
+        for name in values:
+            pairs = [(a[name], b[name]) for a, b in both if name in a and name in b]
+            if pairs:
+                ours, theirs = zip(*pairs, strict=True)
+                gap = paired_difference(ours, theirs, cfg.resamples, cfg.confidence)
+                summary.differences[name] = gap
         summary.answers_that_differ = sum(
             ours.answer != theirs.answer for ours, theirs in zip(found, baseline, strict=True)
         )
     return summary
+
+
+def metrics_of(found: Sequence[Answer]) -> list[str]:
+    """Names of the metrics: those that all answers have, then those that some have, by name."""
+    names = dict.fromkeys(name for each in found for name in each.metrics)
+    common = [name for name in names if all(name in each.metrics for each in found)]
+    return common + sorted(names.keys() - set(common))
 
 
 COLUMNS = ("entry", "instances", "metric", "decoding", "score", "low", "high")
@@ -219,12 +245,15 @@ def table_rows(entries: dict[str, EntrySummary]) -> list[dict[str, Any]]:
     """One for each entry, metric and decoding, by column; differences are to the baseline."""
     rows = []
     for entry, result in entries.items():
-        for metric in next(iter(result.decodings.values())).metrics:
+        for metric in dict.fromkeys(m for each in result.decodings.values() for m in each.metrics):
             for name, decoded in result.decodings.items():
-                score = decoded.metrics[metric]
-                cells = (entry, result.instances, metric, name, score.mean, score.low, score.high)
+                score = decoded.metrics.get(metric)
+                if score is None:
+                    continue
+                count = (decoded.counts or {}).get(metric, result.instances)
+                cells = (entry, count, metric, name, score.mean, score.low, score.high)
                 row = dict(zip(COLUMNS, cells, strict=True))
-                if decoded.differences is not None:
+                if decoded.differences is not None and metric in decoded.differences:
                     gap = decoded.differences[metric]
                     others = (gap.mean, gap.low, gap.high, decoded.answers_that_differ)
                     row |= dict(zip(DIFFERENCE_COLUMNS, others, strict=True))
@@ -244,8 +273,10 @@ def results_table(entries: dict[str, EntrySummary]) -> str:
         if "difference" in row:
             low, high = row["difference_low"], row["difference_high"]
             difference = f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
-            others = f"{row['answers_that_differ']} of {row['instances']}"
-        cells = (row["entry"], row["metric"], row["decoding"], score, difference, others)
+            others = f"{row['answers_that_differ']} of {entries[row['entry']].instances}"
+        is_of_all = row["instances"] == entries[row["entry"]].instances
+        metric = row["metric"] + ("" if is_of_all else f" (n = {row['instances']})")
+        cells = (row["entry"], metric, row["decoding"], score, difference, others)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -21,6 +21,7 @@ class Variant:
     repetition_penalty: float = 1.0
     temperature: float | None = None  # None: the scenario's own
     top_p: float = 1.0
+    seed: int | None = None  # one of evaluate.seeds
 
     @property
     def contrasts_layers(self) -> bool:
