@@ -1,7 +1,6 @@
 """Records of an evaluation, and the summaries and tables that come from them."""
 
 import contextlib
-import csv
 import hashlib
 import json
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import Any
 
 from effchal.config import EvaluateConfig
 from effchal.evaluation.scenarios import Reference, Scenario
+from effchal.evaluation.seeds import MEAN, SEEDED, Spread, mean_metrics, spread
 from effchal.evaluation.stats import Interval, mean_interval, paired_difference
 from effchal.runs import read_json_lines, write_atomic
 
@@ -158,6 +158,7 @@ class DecodingSummary:
     differences: dict[str, Interval] | None = None  # to the baseline, paired by instance
     answers_that_differ: int | None = None  # from the baseline's
     of_all_instances: dict[str, float] | None = None  # metrics that are not a mean: BBQ's
+    seeds: dict[str, Spread] | None = None  # by metric, where it is the mean over several seeds
 
 
 @dataclass
@@ -189,7 +190,30 @@ def summarise(records: list[Record], main_metric: str, cfg: EvaluateConfig) -> E
         name: summarise_decoding(found, None if name == BASELINE else baseline, cfg)
         for name, found in by_name.items()
     }
+    seeded = {name: answers for name, answers in by_name.items() if name.startswith(SEEDED)}
+    if len(seeded) > 1:
+        decodings[MEAN] = summarise_seeds(seeded, decodings, cfg)
     return EntrySummary(split, len(counted), main_metric, decodings)
+
+
+def summarise_seeds(
+    seeded: dict[str, list[Answer]], decodings: dict[str, DecodingSummary], cfg: EvaluateConfig
+) -> DecodingSummary:
+    """The mean over the seeds: of each question for the interval, and of each seed for the spread.
+
+    Args:
+        seeded: answers by the names of their decodings.
+        decodings: summaries by the same names.
+    """
+    together = zip(*seeded.values(), strict=True)
+    means = [mean_metrics([answer.metrics for answer in each]) for each in together]
+    found: list[Answer] = [TextAnswer(text="", metrics=each) for each in means]
+    summary = summarise_decoding(found, None, cfg)
+    summary.seeds = {
+        name: spread({seed: decodings[seed].metrics[name].mean for seed in seeded})
+        for name in summary.metrics
+    }
+    return summary
 
 
 def summarise_decoding(
@@ -235,56 +259,3 @@ def metrics_of(found: Sequence[Answer]) -> list[str]:
     names = dict.fromkeys(name for each in found for name in each.metrics)
     common = [name for name in names if all(name in each.metrics for each in found)]
     return common + sorted(names.keys() - set(common))
-
-
-COLUMNS = ("entry", "instances", "metric", "decoding", "score", "low", "high")
-DIFFERENCE_COLUMNS = ("difference", "difference_low", "difference_high", "answers_that_differ")
-
-
-def table_rows(entries: dict[str, EntrySummary]) -> list[dict[str, Any]]:
-    """One for each entry, metric and decoding, by column; differences are to the baseline."""
-    rows = []
-    for entry, result in entries.items():
-        for metric in dict.fromkeys(m for each in result.decodings.values() for m in each.metrics):
-            for name, decoded in result.decodings.items():
-                score = decoded.metrics.get(metric)
-                if score is None:
-                    continue
-                count = (decoded.counts or {}).get(metric, result.instances)
-                cells = (entry, count, metric, name, score.mean, score.low, score.high)
-                row = dict(zip(COLUMNS, cells, strict=True))
-                if decoded.differences is not None and metric in decoded.differences:
-                    gap = decoded.differences[metric]
-                    others = (gap.mean, gap.low, gap.high, decoded.answers_that_differ)
-                    row |= dict(zip(DIFFERENCE_COLUMNS, others, strict=True))
-                rows.append(row)
-    return rows
-
-
-def results_table(entries: dict[str, EntrySummary]) -> str:
-    """Markdown of the rows; differences are paired, intervals in brackets."""
-    lines = [
-        "| entry | metric | decoding | score | difference to greedy | answers that differ |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in table_rows(entries):
-        score = f"{row['score']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-        difference = others = ""
-        if "difference" in row:
-            low, high = row["difference_low"], row["difference_high"]
-            difference = f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
-            others = f"{row['answers_that_differ']} of {entries[row['entry']].instances}"
-        is_of_all = row["instances"] == entries[row["entry"]].instances
-        metric = row["metric"] + ("" if is_of_all else f" (n = {row['instances']})")
-        cells = (row["entry"], metric, row["decoding"], score, difference, others)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def write_tables(entries: dict[str, EntrySummary], run_dir: Path) -> None:
-    """Write results.md and results.csv."""
-    (run_dir / "results.md").write_text(results_table(entries), encoding="utf-8")
-    with (run_dir / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, (*COLUMNS, *DIFFERENCE_COLUMNS))
-        writer.writeheader()
-        writer.writerows(table_rows(entries))

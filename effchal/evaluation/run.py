@@ -21,12 +21,11 @@ from effchal.evaluation.results import (
     Records,
     TextAnswer,
     as_plain,
-    results_table,
     summarise,
-    write_tables,
 )
 from effchal.evaluation.reuse import placeless, take_over
 from effchal.evaluation.scenarios import Scenario, aggregate_extra, load_scenario
+from effchal.evaluation.tables import results_table, write_tables
 from effchal.evaluation.variants import variants_of
 from effchal.model.device import peak_memory_gib
 from effchal.model_source import (

@@ -7,6 +7,7 @@ from effchal.config.choices import DecodingMethod
 from effchal.decoding.contrast import Contrast, Greedy
 from effchal.decoding.layers import contrast_of
 from effchal.evaluation.results import BASELINE
+from effchal.evaluation.seeds import SEEDED
 from effchal.model.load import ModelShape
 
 NO_CONTRAST: Contrast = Greedy()  # the mature layer alone
@@ -41,6 +42,11 @@ def variants_of(cfg: Config, shape: ModelShape) -> list[Variant]:
     decoding, sweep = cfg.decoding, cfg.sweep
     penalty = decoding.repetition_penalty
     baseline = Variant(BASELINE)
+    seeds = cfg.evaluate.seeds
+    if seeds and decoding.method is not DecodingMethod.sample:
+        raise ConfigError(
+            "evaluate.seeds needs decoding=sample: no other decoding draws its answers"
+        )
     if decoding.method in (DecodingMethod.dola, DecodingMethod.sled):
         found = with_penalty(baseline, penalty if sweep.controls else 1.0, keep_plain=True)
         for i, layers in enumerate(sweep.premature_layers or [decoding.premature_layers]):
@@ -54,7 +60,8 @@ def variants_of(cfg: Config, shape: ModelShape) -> list[Variant]:
             "sweep.premature_layers needs decoding.method=dola or sled, e.g. decoding=dola_high"
         )
     elif decoding.method is DecodingMethod.sample:
-        found = [Variant("sample", NO_CONTRAST, penalty, decoding.temperature, decoding.top_p)]
+        plain = Variant("sample", NO_CONTRAST, penalty, decoding.temperature, decoding.top_p)
+        found = [replace(plain, name=f"{SEEDED}{seed}", seed=seed) for seed in seeds] or [plain]
     else:
         found = with_penalty(baseline, penalty, sweep.controls)
     return list({variant.name: variant for variant in found}.values())
