@@ -38,12 +38,26 @@ def typed_paths(word: str) -> list[str]:
     A path that is there is taken as it is typed, whatever characters it has.
     """
     value = word.partition("=")[2]
-    if Path(value).expanduser().exists():
+    if is_there(value):
         return [value]
     readable, read = as_read(word)
     if value.startswith("[") and value.endswith("]"):
-        parts = [part.strip() for part in value[1:-1].split(",") if part.strip()]
-        if isinstance(read, list) and not all(Path(p).expanduser().exists() for p in parts):
-            return [str(each) for each in read]
-        return parts
+        parts = joined(value[1:-1].split(","))
+        is_quoted = isinstance(read, list) and not all(map(is_there, parts))
+        return [str(each) for each in read] if is_quoted else parts
     return [read] if readable and isinstance(read, str) else [value]
+
+
+def is_there(path: str) -> bool:
+    return Path(path).expanduser().exists()
+
+
+def joined(parts: list[str]) -> list[str]:
+    """The paths of a list that was split at its commas, of which some may be a path's own."""
+    paths = []
+    while parts:
+        lengths = range(1, len(parts) + 1)
+        found = next((n for n in lengths if is_there(",".join(parts[:n]).strip())), 1)
+        paths.append(",".join(parts[:found]).strip())
+        parts = parts[found:]
+    return [path for path in paths if path]

@@ -129,8 +129,8 @@ class EvaluateConfig:
     # Grades the answers to your own questions: <file.py>:<function>, called with prompt, answer and
     # row; it returns a number, a bool, or a dict of them. A row with `match` keeps to that.
     grader: str | None = None
-    # With decoding=sample, an answer for each of these seeds; scores are means over them. [] = one
-    # answer, by a seed of its own for each question.
+    # With decoding=sample, an answer for each of these seeds; the table adds their mean, with the
+    # standard deviation over them. [] = one answer, by a seed of its own for each question.
     seeds: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:

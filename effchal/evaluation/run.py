@@ -164,7 +164,7 @@ def summarise_entry(task: EvaluationTask, scenario: Scenario) -> EntrySummary:
     for name, decoded in summary.decodings.items():
         texts = []
         for instance, record in zip(scenario.instances, records, strict=True):
-            answer = record.decodings[name]
+            answer = record.decodings.get(name)  # a mean over seeds has none
             if record.split == summary.split and isinstance(answer, TextAnswer):
                 texts.append((instance, answer.text))
         decoded.of_all_instances = aggregate_extra(scenario, texts) or None

@@ -3,15 +3,13 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 from effchal.config import load_config
 from effchal.evaluation.compare import Settings, compare
 from effchal.evaluation.compare_text import as_markdown, as_text, shown
 from effchal.evaluation.plots import plot_comparison
-from effchal.evaluation.results import BASELINE, LONGEST
-from effchal.evaluation.scored import EVALUATION, decodings_of, read_scored
-from effchal.evaluation.seeds import MEAN, SEEDED
+from effchal.evaluation.scored import EVALUATION, read_scored
+from effchal.evaluation.sides import ask_different_things, sides
 from effchal.runs import read_record, write_atomic
 
 log = logging.getLogger("effchal.evaluate")
@@ -30,14 +28,13 @@ def compare_models(jobs: list[Path]) -> str:
     """
     records = {job: read_record(job / EVALUATION) for job in jobs if (job / EVALUATION).is_file()}
     done = [job for job, record in records.items() if record["status"] == "finished"]
-    asked = {job: asked_in(job, records[job]) for job in done}
-    if len(done) < 2 or len(set(asked.values())) < len(done):  # a sweep over something else
+    if len(done) < 2 or not ask_different_things(done):  # a sweep over something else
         return ""
     if done[0] != jobs[0]:
         log.warning("%s failed; the others are compared with %s", jobs[0], done[0])
     settings = load_config(done[0] / "config.yaml").evaluate
     chosen = Settings(confidence=settings.confidence, resamples=settings.resamples)
-    result = compare([read_scored(job, name) for job, name in sides(done, records)], chosen)
+    result = compare([read_scored(job, name) for job, name in sides(done)], chosen)
     folder = jobs[0].parent
     write_atomic(folder / "comparison.md", as_markdown(result) + "\n")
     write_atomic(folder / "comparison.json", json.dumps(result.to_dict(), indent=2) + "\n")
@@ -47,29 +44,3 @@ def compare_models(jobs: list[Path]) -> str:
         log.warning("%s: no comparison.png (%s)", folder, error)
     hint = f"kept in {shown(folder)}; again, or otherwise: effchal compare {shown(folder)}"
     return f"{as_text(result)}\n\n{hint}\n"
-
-
-def asked_in(job: Path, record: dict[str, Any]) -> str:
-    """Model, prompt template and decoding of a job: none of a comparison may be there twice."""
-    cfg = load_config(job / "config.yaml")
-    return json.dumps([model_in(job, record), repr(cfg.decoding), repr(cfg.sweep)])
-
-
-def model_in(job: Path, record: dict[str, Any]) -> str:
-    prompt = load_config(job / "config.yaml").prompt
-    return json.dumps([record["model"] | {"bundle": ""}, repr(prompt)])
-
-
-def sides(jobs: list[Path], records: dict[Path, dict[str, Any]]) -> list[tuple[Path, str]]:
-    """Jobs with the decodings to compare: each once for a model, and the seeds by their mean."""
-    found: dict[tuple[str, str, str], tuple[Path, str]] = {}
-    for job in jobs:
-        decoding = repr(load_config(job / "config.yaml").decoding)
-        names = decodings_of(job)
-        for name in names:
-            if name.startswith(SEEDED) and MEAN in names:
-                continue
-            model = "" if name == LONGEST else model_in(job, records[job])
-            settings = "" if name in (BASELINE, LONGEST) else decoding
-            found.setdefault((model, name, settings), (job, name))
-    return list(found.values())

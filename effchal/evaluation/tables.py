@@ -43,12 +43,12 @@ def results_table(entries: dict[str, EntrySummary]) -> str:
         score = f"{row['score']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         if SEED_COLUMN in row:
             score += f", seeds ± {row[SEED_COLUMN]:.3f}"
+        is_of_all = row["instances"] == entries[row["entry"]].instances
         difference = others = ""
         if "difference" in row:
             low, high = row["difference_low"], row["difference_high"]
             difference = f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
-            others = f"{row['answers_that_differ']} of {entries[row['entry']].instances}"
-        is_of_all = row["instances"] == entries[row["entry"]].instances
+            others = f"{row['answers_that_differ']} of {row['instances']}" if is_of_all else ""
         metric = row["metric"] + ("" if is_of_all else f" (n = {row['instances']})")
         cells = (row["entry"], metric, row["decoding"], score, difference, others)
         lines.append("| " + " | ".join(cells) + " |")

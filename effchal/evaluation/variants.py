@@ -1,5 +1,6 @@
 """The decodings that one evaluation compares: what was asked for, and its controls."""
 
+import logging
 from dataclasses import dataclass, replace
 
 from effchal.config import Config, ConfigError
@@ -10,6 +11,7 @@ from effchal.evaluation.results import BASELINE
 from effchal.evaluation.seeds import SEEDED
 from effchal.model.load import ModelShape
 
+log = logging.getLogger("effchal.evaluate")
 NO_CONTRAST: Contrast = Greedy()  # the mature layer alone
 
 
@@ -43,10 +45,8 @@ def variants_of(cfg: Config, shape: ModelShape) -> list[Variant]:
     penalty = decoding.repetition_penalty
     baseline = Variant(BASELINE)
     seeds = cfg.evaluate.seeds
-    if seeds and decoding.method is not DecodingMethod.sample:
-        raise ConfigError(
-            "evaluate.seeds needs decoding=sample: no other decoding draws its answers"
-        )
+    if seeds and decoding.method is not DecodingMethod.sample:  # beside sample in one sweep
+        log.info("evaluate.seeds is of decoding=sample; %s answers once", decoding.method.value)
     if decoding.method in (DecodingMethod.dola, DecodingMethod.sled):
         found = with_penalty(baseline, penalty if sweep.controls else 1.0, keep_plain=True)
         for i, layers in enumerate(sweep.premature_layers or [decoding.premature_layers]):

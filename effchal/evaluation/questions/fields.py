@@ -125,6 +125,7 @@ def turns_and_answers(
     Raises:
         ScenarioError: both, or turns that ask nothing.
     """
+    are_messages = bool(turns)
     name = None if has_choices else one_of(row, ANSWERS)
     answers = [] if name is None else row.fields[name]
     answers = answers if isinstance(answers, list) else [answers]
@@ -137,6 +138,6 @@ def turns_and_answers(
                 f"{name or 'choices'!r}; leave one of the two out"
             )
         turns, answers = turns[:-1], [turns[-1].content]
-    if turns and turns[-1].role not in ("user", "tool"):
+    if are_messages and (not turns or turns[-1].role not in ("user", "tool")):
         raise row.error(f"{row.place}: no user's turn before the answer; add what is asked")
     return turns, [as_text(answer, row, name or "messages") for answer in answers]

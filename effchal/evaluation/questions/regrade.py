@@ -26,7 +26,7 @@ def grade_again(task: EvaluationTask, scenarios: list[Scenario]) -> None:
     finally:
         if changed:
             task.records.replace(changed)
-            log.info("%d answers graded again", len(changed))
+            log.info("questions graded again: %d", len(changed))
 
 
 def is_stale(record: Record, instance: Instance) -> bool:
