@@ -2,7 +2,9 @@
 
 Several bundles or runs are scored one after another and compared with the first. The words base
 and base_plain stand for the base model of the runs beside them, with their prompt template or the
-plain one. Without a network: scenario.path=<folder of data in HELM's layout>.
+plain one. baseline=true puts base first. Without a network: scenario.path=<folder of data in HELM's
+layout>. A file of your own questions: data=questions.jsonl, graded by your own function with
+grader=mine.py:grade.
 """
 
 import signal

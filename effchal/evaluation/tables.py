@@ -40,7 +40,9 @@ def results_table(entries: dict[str, EntrySummary]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in table_rows(entries):
-        score = f"{row['score']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        score = f"{row['score']:.3f}"
+        if row["instances"] > 1:  # one question gives no interval
+            score += f" [{row['low']:.3f}, {row['high']:.3f}]"
         if SEED_COLUMN in row:
             score += f", seeds ± {row[SEED_COLUMN]:.3f}"
         is_of_all = row["instances"] == entries[row["entry"]].instances
