@@ -26,6 +26,7 @@ from effchal.decoding.layers import contrast_of
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.score import Scorer
 from effchal.decoding.sequence import Completion
+from effchal.evaluate_arguments import question_words
 from effchal.model_source import check_model_source, inference_config, load_engine
 from effchal.prompts import PromptEncoder, Turn
 
@@ -116,7 +117,8 @@ def evaluate(
     Args:
         source: as in `load`.
         overrides: decoding.*, scenario.*, sweep.* and evaluate.* keys, e.g.
-            ["scenario.entries=[truthful_qa_mc]", "decoding=dola_high"].
+            ["scenario.entries=[truthful_qa_mc]", "decoding=dola_high"], or questions of
+            your own: ["data=questions.jsonl"].
         run_dir: folder of the evaluation; one that was begun there goes on, as long as
             model and config are the same. None makes one in outputs/evaluate.
 
@@ -126,7 +128,8 @@ def evaluate(
     """
     from effchal.evaluation import run as evaluation
 
-    config = _inference_config(source, overrides, {"scenario", "sweep", "evaluate", "name"})
+    typed = question_words(list(overrides))
+    config = _inference_config(source, typed, {"scenario", "sweep", "evaluate", "name"})
     folder = _folder("evaluate", config, run_dir)
     table = evaluation.run(config, folder)
     return Evaluation(folder, json.loads((folder / "results.json").read_text()), table)

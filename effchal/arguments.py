@@ -4,14 +4,14 @@ import os
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from effchal.config import Config, ConfigError, load_config
 from effchal.config.io import split_weight
 from effchal.config.nearest import hint, known_keys
+from effchal.evaluate_arguments import models_as_words, question_words, refuse_questions
+from effchal.overrides import as_read, parse_override, quote
 from effchal.runs import bundle_around, is_bundle
 from effchal.several_models import are_several, bundles_of, split_base
 
@@ -49,9 +49,11 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
             Hydra cannot read, or an output folder inside a bundle.
     """
     flags, words = split_flags(typed)
+    refuse_questions(command, words)
     if command == "data" and words and words[0] in DATA_WORDS:
         words = words[1:] if words[0] == "show" else []  # what `diff` compares is no config
     check_flags(flags)
+    words = models_as_words(words) if command == "evaluate" else words
     folders = [word for word in words if is_folder(word)]
     if command == "evaluate" and are_several(folders):
         words = sweep_over(bundles_of(folders), [word for word in words if word not in folders])
@@ -59,6 +61,7 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     if len(folders) > 1:
         raise ConfigError(f"one folder at most, got {' and '.join(folders)}")
     words = [folder_override(command, word) if word in folders else word for word in words]
+    words = question_words(words) if command == "evaluate" else words
     words = model_overrides(data_overrides(words))
     is_sweep = not SWEEP_FLAGS.isdisjoint(flags)
     for word in words:
@@ -131,6 +134,8 @@ def folder_override(command: str, word: str) -> str:
     """
     if command in ("train", "plan", "data") and Path(word).expanduser().is_file():
         raise ConfigError(f"{word} is a file; for a data source give data={word}")
+    if command == "evaluate" and Path(word).expanduser().is_file():
+        raise ConfigError(f"{word} is a file; for questions of your own give data={word}")
     if command not in (*RUN_FILES, "serve"):
         words = f"{', '.join(DATA_WORDS)} and " if command == "data" else ""
         raise ConfigError(f"{word}: effchal {command} takes no folder, only {words}key=value")
@@ -168,7 +173,7 @@ def data_overrides(words: list[str]) -> list[str]:
 def data_override(word: str) -> str:
     """The override of `data`, with quotes around paths that Hydra would read as something else."""
     key, equals, value = word.partition("=")
-    readable, read = _as_read(word)
+    readable, read = as_read(word)
     if not equals or key.lstrip("+") != "data" or read == value:
         return word
     is_list = value.startswith("[") and value.endswith("]") and not Path(value).exists()
@@ -211,19 +216,10 @@ def path_override(word: str) -> str:
     name = key.lstrip("+")
     if not equals or (name not in PATHS and not SOURCE_PATH.fullmatch(name)):
         return word
-    readable, read = _as_read(word)
+    readable, read = as_read(word)
     if readable and (read == value or not Path(value).expanduser().exists()):
         return word
     return f"{key}={quote(os.path.expanduser(value))}"
-
-
-def _as_read(word: str) -> tuple[bool, Any]:
-    """Whether Hydra can read an override, and its value, which is None for a sweep."""
-    try:
-        override = parse_override(word)
-        return True, None if override.is_sweep_override() else override.value()
-    except (HydraException, ValueError):
-        return False, None
 
 
 def check_readable(word: str, is_sweep: bool) -> None:
@@ -241,12 +237,6 @@ def check_readable(word: str, is_sweep: bool) -> None:
             f"{word} has several values, which is a sweep and needs -m; type a list as "
             f"'{key}=[{value}]', a text as {as_text}"
         )
-
-
-def quote(value: str) -> str:
-    """A text as the value of an override: spaces, commas, quotes and `=` lose their meaning."""
-    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
-    return "'" + escaped.replace("${", "\\${") + "'"
 
 
 def resumed(command: str, words: list[str]) -> list[str]:
@@ -291,7 +281,3 @@ def values_of(words: list[str], keys: tuple[str, ...]) -> list[str]:
     """The texts that the words give to these keys."""
     values = (parse_override(word).value() for word in words if word.partition("=")[0] in keys)
     return [str(value).replace("\\${", "${") for value in values]
-
-
-def parse_override(word: str) -> Any:
-    return OverridesParser.create().parse_override(word)

@@ -93,7 +93,8 @@ def run(arguments: argparse.Namespace) -> str:
     if asked:
         models = [read_scored(folders[0], name) for name in asked]
     else:
-        models = [read_scored(folder, arguments.decoding) for folder in folders]
+        sides = sides_of(arguments, folders)
+        models = [read_scored(folder, decoding) for folder, decoding in sides]
     if len(models) == 1:
         hint = "; ".join([*unfinished, "give a second folder, or --decodings"])
         raise ConfigError(f"one evaluation, {folders[0]}; {hint}")
@@ -104,6 +105,22 @@ def run(arguments: argparse.Namespace) -> str:
     if arguments.json:
         return json.dumps(result.to_dict(), indent=2)
     return as_markdown(result) if arguments.markdown else as_text(result)
+
+
+def sides_of(arguments: argparse.Namespace, folders: list[Path]) -> list[tuple[Path, str | None]]:
+    """Folders with their decodings: every one of them for the folder of a sweep that has several.
+
+    Elsewhere it is the one that is asked for; None: greedy, or the only one there is.
+    """
+    from effchal.evaluation.locate import is_sweep
+    from effchal.evaluation.sides import ask_different_things, sides
+
+    are_jobs = len(arguments.folders) == 1 and is_sweep(Path(arguments.folders[0]).expanduser())
+    needed = [folder / name for folder in folders for name in ("config.yaml", "results.json")]
+    can_tell = arguments.decoding is None and are_jobs and all(map(Path.is_file, needed))
+    if can_tell and ask_different_things(folders):
+        return [*sides(folders)]
+    return [(folder, arguments.decoding) for folder in folders]
 
 
 def refuse_twice(what: str, given: Sequence[object]) -> None:

@@ -2,7 +2,9 @@
 
 Several bundles or runs are scored one after another and compared with the first. The words base
 and base_plain stand for the base model of the runs beside them, with their prompt template or the
-plain one. Without a network: scenario.path=<folder of data in HELM's layout>.
+plain one. baseline=true puts base first. Without a network: scenario.path=<folder of data in HELM's
+layout>. A file of your own questions: data=questions.jsonl, graded by your own function with
+grader=mine.py:grade.
 """
 
 import signal
@@ -19,10 +21,12 @@ from effchal.tracking.tracker import check_tracking
 from effchal.tracking.wandb_mirror import mirror_evaluation
 
 # Keys that a resumed evaluation takes from its command. Model and data must be the same ones.
-MAY_CHANGE = {"resume_from", "bundle", "base_model", "scenario.path", "evaluate.reuse", "track"}
+MAY_CHANGE = {"resume_from", "bundle", "base_model", "scenario.path", "scenario.data", "track"}
+MAY_CHANGE |= {"evaluate.reuse", "evaluate.grader"}
 
 
 def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
+    from effchal.evaluation.questions.grader import GraderError
     from effchal.evaluation.run import run  # imports torch; --help and --cfg job do without
 
     run_dir = output_dir
@@ -49,6 +53,9 @@ def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         mirror_evaluation(cfg, run_dir)
     except FloatingPointError as error:
         sys.exit(f"error: {error}; what was scored before is kept in {run_dir}")
+    except GraderError as error:
+        again = f"repair the function and go on with: effchal evaluate {run_dir}"
+        sys.exit(f"error: {error}\nno answer is lost; {again}")
     except KeyboardInterrupt:
         print(f"interrupted; go on with: effchal evaluate resume_from={run_dir}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

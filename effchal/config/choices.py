@@ -38,6 +38,18 @@ class DataFormat(Enum):
     text = "text"  # text: learned as it stands, without a template
 
 
+class Match(Enum):
+    exact = "exact"  # the answer is the right one, white space at both ends aside
+    quasi_exact = "quasi_exact"  # HELM's: upper case, punctuation and articles aside, too
+    starts_with = "starts_with"  # the answer begins with the right one
+    contains = "contains"  # the right one stands in the answer, in upper or lower case
+    regex = "regex"  # Python's re finds the right one, a pattern, somewhere in the answer
+    number = "number"  # the last numbers of both are equal
+    rouge_1 = "rouge_1"  # F1 of words
+    rouge_2 = "rouge_2"  # F1 of pairs of words
+    rouge_l = "rouge_l"  # F1 of the longest common subsequence
+
+
 class OnFault(Enum):
     keep = "keep"  # not looked for
     report = "report"  # counted and shown, and the rows stay

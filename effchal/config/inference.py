@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from os.path import expanduser
 
+from effchal.config.choices import Match
 from effchal.config.decoding import Layers, require_layers
 from effchal.config.errors import (
     ABOVE_0,
@@ -83,10 +84,19 @@ class ScenarioConfig:
     max_instances: int = 10
     # Folder with data in HELM's own layout. null = download from the public sources.
     path: str | None = None
+    # Files of your own questions (evaluate). data=questions.jsonl says the same, and leaves the
+    # entries out unless they are typed as well.
+    data: list[str] = field(default_factory=list)
+    # Questions of each of these files, drawn as HELM draws them. null = all.
+    max_rows: int | None = None
+    # How an answer is compared where its row does not say. null = number where the right answer is
+    # a number of JSON, else exact.
+    match: Match | None = None
 
     def __post_init__(self) -> None:
         self.path = self.path and expanduser(self.path)
-        require_keys(self, "scenario", AT_LEAST_1, "max_instances")
+        self.data = [expanduser(path) for path in self.data]
+        require_keys(self, "scenario", AT_LEAST_1, "max_instances", "max_rows")
         twice = [entry for entry, count in Counter(self.entries).items() if count > 1]
         if twice:
             raise ConfigError(f"scenario.entries has {twice[0]} more than once")
@@ -122,8 +132,17 @@ class EvaluateConfig:
     # Take the answers of a finished evaluation below outputs/ that asked the same model the same.
     # true where several models are typed.
     reuse: bool = False
+    # Grades the answers to your own questions: <file.py>:<function>, called with prompt, answer and
+    # row; it returns a number, a bool, or a dict of them. A row with `match` keeps to that.
+    grader: str | None = None
+    # With decoding=sample, an answer for each of these seeds; the table adds their mean, with the
+    # standard deviation over them. [] = one answer, by a seed of its own for each question.
+    seeds: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.grader = self.grader and expanduser(self.grader)
+        is_distinct = len(set(self.seeds)) == len(self.seeds)
+        require(is_distinct, "evaluate.seeds", self.seeds, "seeds that differ")
         require_keys(self, "evaluate", AT_LEAST_1, "rows_at_once")
         require_keys(self, "evaluate", ABOVE_0, "memory_gib")
         resamples = Bound("in 100..1000000", lambda count: 100 <= count <= 1_000_000)

@@ -1,10 +1,11 @@
 """Answers of one model to the instances of a scenario, under several decodings at once."""
 
+import logging
 import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from effchal.config import Config
@@ -12,18 +13,11 @@ from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.score import Scorer
 from effchal.decoding.sequence import Completion
-from effchal.evaluation.results import (
-    LONGEST,
-    Answer,
-    ChoiceAnswer,
-    Record,
-    Records,
-    TextAnswer,
-    prompt_digest,
-)
+from effchal.evaluation.encoding import EncodedInstance, settings_of, shared_prefix
+from effchal.evaluation.questions.grader import GraderError
+from effchal.evaluation.results import LONGEST, Answer, ChoiceAnswer, Record, Records, TextAnswer
 from effchal.evaluation.scenarios import (
     Instance,
-    Reference,
     Scenario,
     ScenarioError,
     score_choices,
@@ -31,43 +25,9 @@ from effchal.evaluation.scenarios import (
 )
 from effchal.evaluation.variants import Variant, contrasts_of
 from effchal.model_source import ModelSource, load_engine
-from effchal.prompts import PromptEncoder, Turn
 
-MIN_SHARED_PREFIX = 32  # tokens; a shorter one is not worth a cache of its own
-
-
-class TokenizerWindow:
-    """The tokenizer as scenarios need it: see scenarios.TextWindow."""
-
-    def __init__(self, encoder: PromptEncoder) -> None:
-        self._tokenizer, self.encode = encoder.tokenizer, encoder.text_ids
-
-    def decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-
-
-@dataclass(frozen=True)
-class EncodedInstance:
-    """An instance with its token ids."""
-
-    entry: str
-    instance: Instance
-    prompt_ids: list[int]
-    choice_ids: list[list[int]] = field(default_factory=list)
-
-    @property
-    def digest(self) -> str:
-        return prompt_digest(self.instance.prompt, self.instance.choices)
-
-    def record(self, decodings: dict[str, Answer]) -> Record:
-        instance, references = self.instance, list(self.instance.references)
-        if instance.choices:  # as they were scored, a leading space included
-            marked = zip(instance.choices, instance.correct_choices, strict=True)
-            references = [Reference(text, correct) for text, correct in marked]
-        head = (self.entry, instance.id, instance.split, self.digest)
-        return Record(*head, decodings, prompt=instance.prompt, references=references)
+log = logging.getLogger("effchal.evaluate")
+told_of_failures: set[str] = set()  # functions that grade: one failure of each is told at once
 
 
 @dataclass
@@ -104,7 +64,7 @@ class EvaluationTask:
 def answers(
     task: EvaluationTask, scenario: Scenario, encoded: list[EncodedInstance]
 ) -> Iterator[list[Record]]:
-    """Records of all instances in their order, a batch at a time.
+    """Records of all instances, a batch at a time: those that generate, then those with choices.
 
     Batches do not depend on what is recorded already, so a resumed evaluation gives the same
     bits.
@@ -116,6 +76,14 @@ def answers(
         ScenarioError: the data are not those of the records.
         FloatingPointError: the model's logits are not finite.
     """
+    for has_choices in (False, True):
+        alike = [each for each in encoded if bool(each.choice_ids) == has_choices]
+        yield from answers_of_one_kind(task, scenario, alike)
+
+
+def answers_of_one_kind(
+    task: EvaluationTask, scenario: Scenario, encoded: list[EncodedInstance]
+) -> Iterator[list[Record]]:
     prefix = shared_prefix([each.prompt_ids for each in encoded])
     engine_has_prefix = False
     rows = task.cfg.evaluate.rows_at_once
@@ -126,7 +94,7 @@ def answers(
             continue
         try:
             if batch[0].choice_ids:
-                yield score_batch(task, batch, len(prefix))
+                yield score_batch(task, scenario, batch, len(prefix))
                 continue
             if prefix and not engine_has_prefix:
                 task.engine.hold_prefix(prefix)
@@ -149,53 +117,6 @@ def recorded(records: Records, batch: list[EncodedInstance]) -> list[Record]:
             )
         found += [record] if record else []
     return found
-
-
-def shared_prefix(prompts: list[list[int]]) -> list[int]:
-    """Ids that all prompts begin with, if they are many enough to keep their cache."""
-    count = common_prefix(prompts)
-    return prompts[0][:count] if count >= MIN_SHARED_PREFIX and len(prompts) > 1 else []
-
-
-def common_prefix(rows: list[list[int]]) -> int:
-    """How many ids all rows begin with; at least one id of each row stays out."""
-    low, high = min(rows), max(rows)
-    pairs = enumerate(zip(low, high, strict=False))
-    count = next((i for i, (a, b) in pairs if a != b), min(len(low), len(high)))
-    return min(count, min(map(len, rows)) - 1)
-
-
-def encode(scenario: Scenario, encoder: PromptEncoder, max_positions: int) -> list[EncodedInstance]:
-    """Ids of all instances.
-
-    A prompt to answer goes through the template, as the server does it for HELM's requests.
-    A prompt with choices is tokenized as one text with each of them, without a template.
-    Where a token would straddle the border, the prompt ends before it.
-
-    Raises:
-        ScenarioError: an instance that the model has no positions for.
-    """
-    encoded = []
-    for instance in scenario.instances:
-        choices: list[list[int]] = []
-        if not instance.choices:
-            prompt = encoder.prompt_ids([Turn("user", instance.prompt)])
-        else:
-            whole = [encoder.text_ids(instance.prompt + choice) for choice in instance.choices]
-            alone = [*encoder.text_ids(instance.prompt), -1]
-            border = min(common_prefix([ids, alone]) for ids in whole)
-            prompt = encoder.bos_ids + whole[0][:border]
-            choices = [ids[border:] for ids in whole]
-        each = EncodedInstance(scenario.entry, instance, prompt or [encoder.eos_id], choices)
-        longest = max([scenario.settings.max_new_tokens, *map(len, choices)])
-        tokens = len(each.prompt_ids) + longest
-        if tokens > max_positions:
-            raise ScenarioError(
-                f"{scenario.entry}: {instance.id} needs {tokens} tokens, prompt and answer; "
-                f"this model holds {max_positions}"
-            )
-        encoded.append(each)
-    return encoded
 
 
 def generate_batch(
@@ -231,14 +152,16 @@ def longest_option(scenario: Scenario, instance: Instance, baseline: str) -> Tex
 def params_of(
     task: EvaluationTask, scenario: Scenario, instance: Instance, variant: Variant
 ) -> SamplingParams:
-    settings, temperature = scenario.settings, variant.temperature
+    settings, temperature = settings_of(scenario, instance), variant.temperature
+    drawn = f"{scenario.entry} {instance.id}"
+    drawn = drawn if variant.seed is None else f"{drawn} {variant.seed}"
     return SamplingParams(
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature if temperature is None else temperature,
         top_p=variant.top_p,
         stops=settings.stops,
         first_line=task.cfg.decoding.end_at_first_line and not settings.stops,
-        seed=zlib.crc32(f"{scenario.entry} {instance.id}".encode()),
+        seed=zlib.crc32(drawn.encode()),
         contrast=variant.contrast,
         repetition_penalty=variant.repetition_penalty,
     )
@@ -255,12 +178,23 @@ def describe_completion(
         base_logprob=sum(token.base_logprob for token in completion.tokens),
         tokens=len(completion.ids),
         layers=dict(layers) or None,
-        metrics=score_completion(scenario, instance, completion.text),
+        metrics=score_if_possible(scenario, instance, completion.text),
     )
 
 
+def score_if_possible(scenario: Scenario, instance: Instance, text: str) -> dict[str, float]:
+    """Scores of an answer; none where the user's function fails, so that no answer is lost."""
+    try:
+        return score_completion(scenario, instance, text)
+    except GraderError as error:
+        if error.label not in told_of_failures:
+            told_of_failures.add(error.label)
+            log.warning("%s; the answers go on, and are graded again at the end", error)
+        return {}
+
+
 def score_batch(
-    task: EvaluationTask, batch: list[EncodedInstance], prefix_tokens: int
+    task: EvaluationTask, scenario: Scenario, batch: list[EncodedInstance], prefix_tokens: int
 ) -> list[Record]:
     """Records of instances that are answered by the most likely of given choices.
 
@@ -273,9 +207,13 @@ def score_batch(
         prompt, choices = each.prompt_ids, each.choice_ids
         scores = task.scorer.score(prompt, choices, list(contrasts), prefix_tokens)
         decodings: dict[str, Answer] = {}
-        for name, found in zip(contrasts.values(), scores, strict=True):
+        for (contrast, name), found in zip(contrasts.items(), scores, strict=True):
             layers = {str(layer): count for layer, count in found.layers.items()}
-            decodings[name] = choice_answer(each.instance, found.logprobs, layers)
+            answer = choice_answer(each.instance, found.logprobs, layers)
+            names = [name]
+            if scenario.mixes_kinds:  # the decodings of the questions beside it
+                names = [v.name for v in task.variants if v.contrast == contrast]
+            decodings |= dict.fromkeys(names, answer)
         if task.wants_length_control:
             # log V for each token: every model would give a longer choice less.
             per_token = math.log(task.engine.model.vocabulary)
@@ -288,4 +226,5 @@ def score_batch(
 def choice_answer(
     instance: Instance, logprobs: list[float], layers: dict[str, int]
 ) -> ChoiceAnswer:
-    return ChoiceAnswer(logprobs, score_choices(instance, logprobs), layers or None)
+    scores = instance.own.grade(logprobs) if instance.own else score_choices(instance, logprobs)
+    return ChoiceAnswer(logprobs, scores, layers or None)

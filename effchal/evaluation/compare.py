@@ -1,8 +1,10 @@
 """Models compared on the instances that all of them answered."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from statistics import fmean, pstdev
 from string import ascii_uppercase
 from typing import Any
@@ -21,6 +23,7 @@ from effchal.evaluation.stats import (
 )
 
 POWER = 0.8  # of the instances that `needed` estimates
+LETTERS = [*ascii_uppercase, *map("".join, product(ascii_uppercase, repeat=2))]  # A, ..., ZZ
 MAIN, ALL = "main", "all"  # instead of a metric's name
 Pair = tuple[dict[str, float], dict[str, float]]  # metrics of one instance, first and other model
 
@@ -76,6 +79,19 @@ class Difference:
         return p <= 1 - confidence
 
 
+@dataclass(frozen=True)
+class Data:
+    """The instances of an entry."""
+
+    instances: int
+    digest: str  # of their ids and prompts
+
+    @classmethod
+    def of(cls, entry: ScoredEntry) -> "Data":
+        lines = [f"{id} {each.digest}\n" for id, each in sorted(entry.instances.items())]
+        return cls(len(lines), hashlib.sha256("".join(lines).encode()).hexdigest()[:8])
+
+
 @dataclass
 class Comparison:
     """Every model against the first one."""
@@ -88,16 +104,25 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         models = {
             letter: {"folder": str(each.folder), "model": each.model, "decoding": each.decoding}
+            | asdict(each.about)
+            | ({"seeds": {k: asdict(v) for k, v in each.seeds.items()}} if each.seeds else {})
             for letter, each in self.models.items()
         }
         return {
             "models": models,
             "first": next(iter(models)),
+            "data": {entry: asdict(each) for entry, each in self.data().items()},
             "confidence": self.settings.confidence,
             "power_of_needed": POWER,
             "differences": [self.as_plain(each) for each in self.differences],
             "refused": self.refused,
         }
+
+    def data(self) -> dict[str, Data]:
+        """What the first model was asked, by entry."""
+        first = next(iter(self.models.values()))
+        entries = {each.entry for each in self.differences}
+        return {name: Data.of(each) for name, each in first.entries.items() if name in entries}
 
     def as_plain(self, each: Difference) -> dict[str, Any]:
         values = asdict(each) | {"shown": each.is_shown(self.settings.confidence)}
@@ -112,13 +137,15 @@ def compare(models: Sequence[Scored], settings: Settings) -> Comparison:
     Raises:
         ConfigError: fewer than two models, or no entry can be compared.
     """
-    if not 2 <= len(models) <= len(ascii_uppercase):
-        raise ConfigError(f"a comparison takes 2 to 26 models, got {len(models)}")
+    if not 2 <= len(models) <= len(LETTERS):
+        raise ConfigError(f"a comparison takes 2 to {len(LETTERS)} models, got {len(models)}")
     first, *others = models
-    result = Comparison(dict(zip(ascii_uppercase, models, strict=False)), settings)
-    for letter, other in zip(ascii_uppercase[1:], others, strict=False):
+    result = Comparison(dict(zip(LETTERS, models, strict=False)), settings)
+    for letter, other in zip(LETTERS[1:], others, strict=False):
         entries = []
         for entry in dict.fromkeys((*first.entries, *other.entries)):
+            if entry in first.without | other.without:  # the decoding is none of that entry
+                continue
             reason = why_not(first.entries.get(entry), other.entries.get(entry), letter)
             if reason is None:
                 entries.append(entry)
@@ -165,7 +192,7 @@ def pools(entries: list[str]) -> dict[str, list[str]]:
 def differences(
     title: str, letter: str, parts: list[tuple[ScoredEntry, ScoredEntry]], settings: Settings
 ) -> list[Difference]:
-    """A difference for each metric that was asked for and that all instances have.
+    """A difference for each metric that was asked for, over the instances that have it.
 
     Args:
         parts: the entry of both models; several for a pooled one.
@@ -178,13 +205,13 @@ def differences(
         unpaired += len(a.instances) + len(b.instances) - 2 * len(common)
     first = parts[0][0]
     wanted = first.main_metric if settings.metric == MAIN else settings.metric
-    return [
-        Difference(
-            title, letter, first.split, unpaired, len(parts) > 1, paired_test(name, pairs, settings)
-        )
-        for name in pairs[0][0]
-        if wanted in (name, ALL) and all(name in a and name in b for a, b in pairs)
-    ]
+    found = []
+    for name in dict.fromkeys(name for a, b in pairs for name in a if name in b):
+        if wanted in (name, ALL):
+            having = [(a, b) for a, b in pairs if name in a and name in b]
+            test = paired_test(name, having, settings)
+            found.append(Difference(title, letter, first.split, unpaired, len(parts) > 1, test))
+    return found
 
 
 def paired_test(metric: str, pairs: list[Pair], settings: Settings) -> PairedTest:

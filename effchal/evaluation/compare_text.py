@@ -4,30 +4,35 @@ from pathlib import Path
 
 from effchal.evaluation.compare import POWER, Comparison, Difference
 from effchal.evaluation.names import short_names
+from effchal.evaluation.scored import Scored
 from effchal.evaluation.stats import ROUNDING
 
+MOST_SENTENCES = 12  # on a terminal; Markdown has one for each line of the table
 NUMBER_STARTS = (*"0123456789+-<", "")
 
 
 def as_text(result: Comparison) -> str:
     """Who is who, an aligned table, a sentence for each line of it, and what was left out."""
-    models = [
-        [letter, each.model, each.decoding, shown(each.folder)]
-        for letter, each in result.models.items()
-    ]
-    blocks = [aligned(models, has_head=False), aligned(table(result)), "\n".join(sentences(result))]
+    models = [[letter, *who(each), shown(each.folder)] for letter, each in result.models.items()]
+    blocks = [aligned(models, has_head=False), aligned(table(result))]
+    if len(result.differences) <= MOST_SENTENCES:
+        blocks.append("\n".join(sentences(result)))
     return "\n\n".join([*blocks, *notes(result)])
 
 
 def as_markdown(result: Comparison) -> str:
-    models = [["", "model", "decoding", "evaluation"]]
+    models = [["", "model", "base model", "adapter", "template", "decoding", "evaluation"]]
     models += [
-        [letter, each.model, each.decoding, f"`{shown(each.folder)}`"]
-        for letter, each in result.models.items()
+        [letter, *who(each), f"`{shown(each.folder)}`"] for letter, each in result.models.items()
     ]
     lines = "\n".join(f"- {line}" for line in sentences(result))
     blocks = ["# Comparison", markdown_table(models), markdown_table(table(result)), lines]
     return "\n\n".join([*blocks, *notes(result)])
+
+
+def who(each: Scored) -> list[str]:
+    about = each.about
+    return [each.model, about.base, about.adapter, about.template, each.decoding]
 
 
 def shown(folder: Path) -> str:
@@ -140,9 +145,25 @@ def rounded_up(count: int) -> int:
     return -(-count // step) * step
 
 
+def seed_notes(result: Comparison) -> list[str]:
+    found = []
+    for letter, model in result.models.items():
+        names = short_names(model.seeds)
+        for entry, each in model.seeds.items():
+            means = ", ".join(f"{mean:.3f} (seed {seed})" for seed, mean in each.by_seed.items())
+            found.append(
+                f"{letter} is a mean over {len(each.by_seed)} seeds. {names[entry]}: {means}; "
+                f"standard deviation {each.deviation:.3f}."
+            )
+    return found
+
+
 def notes(result: Comparison) -> list[str]:
     """What the table leaves out, and how to read its corrected column."""
-    found = []
+    names = short_names(result.data())
+    data = [f"{names[k]}: {v.instances} questions, {v.digest}" for k, v in result.data().items()]
+    found = [f"Data of A, with the digest of ids and prompts: {'; '.join(data)}."]
+    found += seed_notes(result)
     unpaired = {each.entry: each.unpaired for each in result.differences if each.unpaired}
     if unpaired:
         shown = ", ".join(f"{entry} {count}" for entry, count in unpaired.items())

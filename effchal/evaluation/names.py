@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from effchal.mixing.readers import is_readable
+
 POOLED = ("mmlu", "bbq")  # scenarios whose entries are parts, one for each subject
 SCENARIOS = {
     "mmlu": "MMLU",
@@ -28,6 +30,8 @@ def short_name(entry: str) -> str:
     head, colon, rest = entry.partition(":")
     if head == "jsonl":
         return Path(rest.removeprefix("path=")).name
+    if is_readable(Path(entry)):  # a file of the user's own questions
+        return entry
     if not colon:  # also what a pooled entry is called: "mmlu, 5 entries together"
         scenario, comma, more = head.partition(",")
         return SCENARIOS.get(scenario, scenario) + comma + more

@@ -1,7 +1,6 @@
 """Records of an evaluation, and the summaries and tables that come from them."""
 
 import contextlib
-import csv
 import hashlib
 import json
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import Any
 
 from effchal.config import EvaluateConfig
 from effchal.evaluation.scenarios import Reference, Scenario
+from effchal.evaluation.seeds import MEAN, SEEDED, Spread, mean_metrics, spread
 from effchal.evaluation.stats import Interval, mean_interval, paired_difference
 from effchal.runs import read_json_lines, write_atomic
 
@@ -67,6 +67,8 @@ class Record:
     prompt: str | None = field(default=None, kw_only=True)
     # Correct and wrong answers; for scored choices, these in the order of `logprobs`.
     references: list[Reference] | None = field(default=None, kw_only=True)
+    # Digest of what the metrics of a user's own question depend on, beside the answer.
+    grading: str | None = field(default=None, kw_only=True)
     decodings: dict[str, Answer]
 
     @classmethod
@@ -77,16 +79,20 @@ class Record:
         references = values.get("references")
         if references is not None:
             references = [Reference(each["text"], each["correct"]) for each in references]
-        prompt = values.get("prompt")
-        return cls(**head, decodings=decodings, prompt=prompt, references=references)
+        told: dict[str, Any] = {name: values.get(name) for name in ("prompt", "grading")}
+        return cls(**head, decodings=decodings, references=references, **told)
 
     def to_line(self) -> str:
         return json.dumps(as_plain(self)) + "\n"
 
 
-def prompt_digest(prompt: str, choices: Sequence[str] = ()) -> str:
-    """Tells whether a record is of this prompt and these choices."""
-    return hashlib.sha256(repr((prompt, tuple(choices))).encode()).hexdigest()[:16]
+def prompt_digest(prompt: str, choices: Sequence[str] = (), *more: Any) -> str:
+    """Tells whether a record is of this prompt and these choices.
+
+    Args:
+        more: what else the answer depends on.
+    """
+    return hashlib.sha256(repr((prompt, tuple(choices), *more)).encode()).hexdigest()[:16]
 
 
 def _answer(values: dict[str, Any]) -> Answer:
@@ -135,17 +141,24 @@ class Records:
             file.write("".join(map(Record.to_line, new)))
         self._by_key |= {(record.entry, record.id): record for record in new}
 
+    def replace(self, records: list[Record]) -> None:
+        """Write the file again with these in place of the records of the same instances."""
+        self._by_key |= {(record.entry, record.id): record for record in records}
+        write_atomic(self._path, "".join(map(Record.to_line, self._by_key.values())))
+
 
 @dataclass
 class DecodingSummary:
     """One decoding over the instances of an entry. Fields stand as in results.json."""
 
     metrics: dict[str, Interval]
+    counts: dict[str, int] | None = None  # instances of the metrics that not all of them have
     layers: dict[str, int] | None = None  # positions by premature layer
     tokens_per_instance: float | None = None
     differences: dict[str, Interval] | None = None  # to the baseline, paired by instance
     answers_that_differ: int | None = None  # from the baseline's
     of_all_instances: dict[str, float] | None = None  # metrics that are not a mean: BBQ's
+    seeds: dict[str, Spread] | None = None  # by metric, where it is the mean over several seeds
 
 
 @dataclass
@@ -170,25 +183,53 @@ def summarise(records: list[Record], main_metric: str, cfg: EvaluateConfig) -> E
     """
     split = "test" if any(record.split == "test" for record in records) else "valid"
     counted = [record.decodings for record in records if record.split == split]
-    by_name = {name: [each[name] for each in counted] for name in counted[0]}
+    shared = [name for name in counted[0] if all(name in each for each in counted)]
+    by_name = {name: [each[name] for each in counted] for name in shared}
     baseline = by_name.get(BASELINE)
     decodings = {
         name: summarise_decoding(found, None if name == BASELINE else baseline, cfg)
         for name, found in by_name.items()
     }
+    seeded = {name: answers for name, answers in by_name.items() if name.startswith(SEEDED)}
+    if len(seeded) > 1:
+        decodings[MEAN] = summarise_seeds(seeded, decodings, cfg)
     return EntrySummary(split, len(counted), main_metric, decodings)
+
+
+def summarise_seeds(
+    seeded: dict[str, list[Answer]], decodings: dict[str, DecodingSummary], cfg: EvaluateConfig
+) -> DecodingSummary:
+    """The mean over the seeds: of each question for the interval, and of each seed for the spread.
+
+    Args:
+        seeded: answers by the names of their decodings.
+        decodings: summaries by the same names.
+    """
+    together = zip(*seeded.values(), strict=True)
+    means = [mean_metrics([answer.metrics for answer in each]) for each in together]
+    found: list[Answer] = [TextAnswer(text="", metrics=each) for each in means]
+    summary = summarise_decoding(found, None, cfg)
+    summary.seeds = {
+        name: spread({seed: decodings[seed].metrics[name].mean for seed in seeded})
+        for name in summary.metrics
+    }
+    return summary
 
 
 def summarise_decoding(
     found: list[Answer], baseline: list[Answer] | None, cfg: EvaluateConfig
 ) -> DecodingSummary:
     """One decoding's answers to all instances; compared with a baseline where one is given."""
-    values = {name: [each.metrics[name] for each in found] for name in found[0].metrics}
+    values = {
+        name: [each.metrics[name] for each in found if name in each.metrics]
+        for name in metrics_of(found)
+    }
     metrics = {
         name: mean_interval(scores, cfg.resamples, cfg.confidence)
         for name, scores in values.items()
     }
-    summary = DecodingSummary(metrics)
+    counts_of_some = {name: len(v) for name, v in values.items() if len(v) < len(found)}
+    summary = DecodingSummary(metrics, counts_of_some or None)
     layers: Counter[str] = Counter()
     for each in found:
         layers.update(each.layers or {})
@@ -199,61 +240,22 @@ def summarise_decoding(
     if counts:
         summary.tokens_per_instance = sum(counts) / len(counts)
     if baseline is not None:
-        summary.differences = {
-            name: paired_difference(
-                scores, [each.metrics[name] for each in baseline], cfg.resamples, cfg.confidence
-            )
-            for name, scores in values.items()
-        }
+        both = [(a.metrics, b.metrics) for a, b in zip(found, baseline, strict=True)]
+        summary.differences = {}
+        for name in values:
+            pairs = [(a[name], b[name]) for a, b in both if name in a and name in b]
+            if pairs:
+                ours, theirs = zip(*pairs, strict=True)
+                gap = paired_difference(ours, theirs, cfg.resamples, cfg.confidence)
+                summary.differences[name] = gap
         summary.answers_that_differ = sum(
             ours.answer != theirs.answer for ours, theirs in zip(found, baseline, strict=True)
         )
     return summary
 
 
-COLUMNS = ("entry", "instances", "metric", "decoding", "score", "low", "high")
-DIFFERENCE_COLUMNS = ("difference", "difference_low", "difference_high", "answers_that_differ")
-
-
-def table_rows(entries: dict[str, EntrySummary]) -> list[dict[str, Any]]:
-    """One for each entry, metric and decoding, by column; differences are to the baseline."""
-    rows = []
-    for entry, result in entries.items():
-        for metric in next(iter(result.decodings.values())).metrics:
-            for name, decoded in result.decodings.items():
-                score = decoded.metrics[metric]
-                cells = (entry, result.instances, metric, name, score.mean, score.low, score.high)
-                row = dict(zip(COLUMNS, cells, strict=True))
-                if decoded.differences is not None:
-                    gap = decoded.differences[metric]
-                    others = (gap.mean, gap.low, gap.high, decoded.answers_that_differ)
-                    row |= dict(zip(DIFFERENCE_COLUMNS, others, strict=True))
-                rows.append(row)
-    return rows
-
-
-def results_table(entries: dict[str, EntrySummary]) -> str:
-    """Markdown of the rows; differences are paired, intervals in brackets."""
-    lines = [
-        "| entry | metric | decoding | score | difference to greedy | answers that differ |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in table_rows(entries):
-        score = f"{row['score']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-        difference = others = ""
-        if "difference" in row:
-            low, high = row["difference_low"], row["difference_high"]
-            difference = f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
-            others = f"{row['answers_that_differ']} of {row['instances']}"
-        cells = (row["entry"], row["metric"], row["decoding"], score, difference, others)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def write_tables(entries: dict[str, EntrySummary], run_dir: Path) -> None:
-    """Write results.md and results.csv."""
-    (run_dir / "results.md").write_text(results_table(entries), encoding="utf-8")
-    with (run_dir / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, (*COLUMNS, *DIFFERENCE_COLUMNS))
-        writer.writeheader()
-        writer.writerows(table_rows(entries))
+def metrics_of(found: Sequence[Answer]) -> list[str]:
+    """Names of the metrics: those that all answers have, then those that some have, by name."""
+    names = dict.fromkeys(name for each in found for name in each.metrics)
+    common = [name for name in names if all(name in each.metrics for each in found)]
+    return common + sorted(names.keys() - set(common))

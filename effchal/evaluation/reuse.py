@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effchal.config import Config, ConfigError, TrackConfig, load_config, save_config
-from effchal.evaluation.answers import EncodedInstance
+from effchal.evaluation.encoding import EncodedInstance
 from effchal.evaluation.locate import newest_finished
 from effchal.evaluation.scored import EVALUATION
 from effchal.model_source import check_same
@@ -54,7 +54,8 @@ def asked_the_same(folder: Path, cfg: Config, model: dict[str, Any]) -> bool:
 def what_is_asked(cfg: Config) -> list[Any]:
     """The parts of a config that answers depend on, but for the bits that batches change."""
     same = placeless(cfg)
-    return [same.model, same.prompt, same.decoding, same.scenario, same.sweep]
+    seeds = same.evaluate.seeds
+    return [same.model, same.prompt, same.decoding, same.scenario, same.sweep, seeds]
 
 
 def prompts_of(folder: Path) -> dict[tuple[str, str], str]:
@@ -67,7 +68,9 @@ def prompts_of(folder: Path) -> dict[tuple[str, str], str]:
 
 def placeless(cfg: Config) -> Config:
     """The config without where model, data and results lie: digests tell the first two."""
-    model, scenario = replace(cfg.model, name=""), replace(cfg.scenario, path=None)
-    evaluate = replace(cfg.evaluate, reuse=False, memory_gib=None)
+    files = [Path(path).name for path in cfg.scenario.data]
+    model = replace(cfg.model, name="")
+    scenario = replace(cfg.scenario, path=None, data=files)
+    evaluate = replace(cfg.evaluate, reuse=False, memory_gib=None, grader=None)
     cfg = replace(cfg, model=model, scenario=scenario, evaluate=evaluate, track=TrackConfig())
     return replace(cfg, bundle=None, base_model=None)

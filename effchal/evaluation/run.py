@@ -9,27 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from effchal.config import Config, ConfigError, load_config, save_config
-from effchal.evaluation.answers import (
-    EncodedInstance,
-    EvaluationTask,
-    TokenizerWindow,
-    answers,
-    encode,
-)
+from effchal.evaluation.answers import EvaluationTask, answers
+from effchal.evaluation.encoding import EncodedInstance, TokenizerWindow, encode
 from effchal.evaluation.names import POOLED, pooled_name
 from effchal.evaluation.plots import plot
+from effchal.evaluation.questions.files import own_files
+from effchal.evaluation.questions.regrade import grade_again
 from effchal.evaluation.results import (
     EntrySummary,
     Record,
     Records,
     TextAnswer,
     as_plain,
-    results_table,
     summarise,
-    write_tables,
 )
 from effchal.evaluation.reuse import placeless, take_over
 from effchal.evaluation.scenarios import Scenario, aggregate_extra, load_scenario
+from effchal.evaluation.tables import results_table, write_tables
 from effchal.evaluation.variants import variants_of
 from effchal.model.device import peak_memory_gib
 from effchal.model_source import (
@@ -56,20 +52,23 @@ def run(cfg: Config, run_dir: Path) -> str:
         ConfigError: a bad bundle, layer, entry or data file, or another process works in the
             folder; before any weight is read.
         FloatingPointError: the model's logits are not finite; earlier records are kept.
+        GraderError: the user's function failed; the answers are kept.
     """
     started = time.monotonic()
     check_config(cfg)
     source = check_model_source(cfg)
     variants = variants_of(cfg, source.shape)
     encoder = PromptEncoder(load_source_tokenizer(source), cfg.prompt)
-    scenarios = load_scenarios(cfg, encoder)
+    own = own_files(cfg)
+    scenarios = [*load_scenarios(cfg, encoder), *own.scenarios]
     encoded = [encode(scenario, encoder, source.shape.max_positions) for scenario in scenarios]
     with run_lock(run_dir):
         if cfg.evaluate.reuse:
             take_over(cfg, identity(source), encoded, run_dir)
-        header = begin(cfg, source, run_dir)
+        header = begin(cfg, source, run_dir) | own.record
         task = EvaluationTask(cfg, source, variants, Records(run_dir))
         answer_all(task, scenarios, encoded)
+        grade_again(task, own.scenarios)
         header |= {"status": "finished", "seconds_of_last_process": time.monotonic() - started}
         return finish(task, scenarios, header, run_dir)
 
@@ -97,9 +96,10 @@ def finish(
 
 def check_config(cfg: Config) -> None:
     """Raises ConfigError if there is nothing to evaluate, or nothing to draw results with."""
-    if not cfg.scenario.entries:
+    if not cfg.scenario.entries and not cfg.scenario.data:
         raise ConfigError(
-            "scenario.entries is empty; give at least one, e.g. scenario.entries=[truthful_qa_mc]"
+            "scenario.entries is empty; give at least one, e.g. scenario.entries=[truthful_qa_mc], "
+            "or questions of your own: data=<file>"
         )
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(
@@ -164,7 +164,7 @@ def summarise_entry(task: EvaluationTask, scenario: Scenario) -> EntrySummary:
     for name, decoded in summary.decodings.items():
         texts = []
         for instance, record in zip(scenario.instances, records, strict=True):
-            answer = record.decodings[name]
+            answer = record.decodings.get(name)  # a mean over seeds has none
             if record.split == summary.split and isinstance(answer, TextAnswer):
                 texts.append((instance, answer.text))
         decoded.of_all_instances = aggregate_extra(scenario, texts) or None

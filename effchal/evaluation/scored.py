@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from effchal.config import Config, ConfigError, load_config
+from effchal.evaluation.about import About
 from effchal.evaluation.helm.results import run_folder
 from effchal.evaluation.names import is_pooled
 from effchal.evaluation.results import BASELINE, Record, prompt_digest
+from effchal.evaluation.seeds import MEAN, SEEDED, Spread, mean_metrics
 from effchal.runs import read_json_lines, read_record
 
 EVALUATION, HELM_RUN = "results.json", "scores.json"
@@ -41,6 +43,10 @@ class Scored:
     model: str  # the bundle or the base model, for a reader
     decoding: str
     entries: dict[str, ScoredEntry]
+    about: About = field(default_factory=About)
+    # Entries of the evaluation that have other decodings than this one.
+    without: frozenset[str] = frozenset()
+    seeds: dict[str, Spread] = field(default_factory=dict)  # of each entry's main metric
 
 
 def read_scored(folder: Path, decoding: str | None = None) -> Scored:
@@ -91,6 +97,7 @@ def _read_evaluation(folder: Path, results: dict[str, Any], decoding: str | None
     name = _choose(folder, decodings_of(folder), decoding)
     entries: dict[str, ScoredEntry] = {}
     counts: dict[str, int] = {}
+    seeds: dict[str, Spread] = {}
     try:
         for entry, summary in results["entries"].items():
             if name in summary["decodings"]:
@@ -98,6 +105,9 @@ def _read_evaluation(folder: Path, results: dict[str, Any], decoding: str | None
                     _of(str, summary, "split"), _of(str, summary, "main_metric")
                 )
                 counts[entry] = _of(int, summary, "instances")
+                found = summary["decodings"][name].get("seeds")
+                if found is not None:
+                    seeds[entry] = Spread(**found[entries[entry].main_metric])
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{folder / EVALUATION} is damaged ({error!r})") from error
     _read_instances(folder, name, entries)
@@ -110,7 +120,9 @@ def _read_evaluation(folder: Path, results: dict[str, Any], decoding: str | None
                 f"{folder}/instances.jsonl has {len(each.instances)} of the {wanted} instances "
                 f"of {entry}; effchal evaluate {folder} answers the others again"
             )
-    return Scored(folder, model_label(results), name, entries)
+    without = frozenset(entry for entry in results["entries"] if entry not in counts)
+    about = About.of(folder, results)
+    return Scored(folder, model_label(results), name, entries, about, without, seeds)
 
 
 def _of(kind: type[T], summary: dict[str, Any], key: str) -> T:
@@ -133,11 +145,18 @@ def _read_instances(folder: Path, decoding: str, entries: dict[str, ScoredEntry]
             record = Record.from_json(line)
             scored = entries.get(record.entry)
             if scored is not None and record.split == scored.split:
-                metrics = _numbers(record.decodings[decoding].metrics)
+                metrics = _numbers(_metrics_of(record, decoding))
                 scored.instances[record.id] = ScoredInstance(record.prompt_sha256, metrics)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             where = f"{line.get('entry')}, instance {line.get('id')}"
             raise ConfigError(f"{path} is damaged at {where} ({error!r})") from error
+
+
+def _metrics_of(record: Record, decoding: str) -> dict[str, Any]:
+    if decoding != MEAN:
+        return record.decodings[decoding].metrics
+    seeded = [a.metrics for name, a in record.decodings.items() if name.startswith(SEEDED)]
+    return mean_metrics([_numbers(metrics) for metrics in seeded])
 
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
@@ -158,7 +177,7 @@ def _read_helm(folder: Path, scores: dict[str, Any], decoding: str | None) -> Sc
         if run["metric"] is not None:  # HELM reports no score of it
             entry = run["entry"] if entry_counts[run["entry"]] == 1 else run["name"]
             entries[entry] = _read_helm_entry(run_folder(folder, run["name"]), run)
-    return Scored(folder, model_label(scores), name, entries)
+    return Scored(folder, model_label(scores), name, entries, About.of(folder, scores))
 
 
 def _read_helm_entry(folder: Path, run: dict[str, Any]) -> ScoredEntry:
@@ -186,7 +205,8 @@ def _read_helm_entry(folder: Path, run: dict[str, Any]) -> ScoredEntry:
 
 def _choose(folder: Path, names: list[str], decoding: str | None) -> str:
     if decoding is None:
-        decoding = BASELINE if BASELINE in names else names[0] if len(names) == 1 else None
+        usual = [name for name in (BASELINE, MEAN) if name in names]
+        decoding = usual[0] if usual else names[0] if len(names) == 1 else None
     if decoding in names:
         return decoding
     asked = "" if decoding is None else f" {decoding!r}"

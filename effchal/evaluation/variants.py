@@ -1,5 +1,6 @@
 """The decodings that one evaluation compares: what was asked for, and its controls."""
 
+import logging
 from dataclasses import dataclass, replace
 
 from effchal.config import Config, ConfigError
@@ -7,8 +8,10 @@ from effchal.config.choices import DecodingMethod
 from effchal.decoding.contrast import Contrast, Greedy
 from effchal.decoding.layers import contrast_of
 from effchal.evaluation.results import BASELINE
+from effchal.evaluation.seeds import SEEDED
 from effchal.model.load import ModelShape
 
+log = logging.getLogger("effchal.evaluate")
 NO_CONTRAST: Contrast = Greedy()  # the mature layer alone
 
 
@@ -21,6 +24,7 @@ class Variant:
     repetition_penalty: float = 1.0
     temperature: float | None = None  # None: the scenario's own
     top_p: float = 1.0
+    seed: int | None = None  # one of evaluate.seeds
 
     @property
     def contrasts_layers(self) -> bool:
@@ -40,6 +44,9 @@ def variants_of(cfg: Config, shape: ModelShape) -> list[Variant]:
     decoding, sweep = cfg.decoding, cfg.sweep
     penalty = decoding.repetition_penalty
     baseline = Variant(BASELINE)
+    seeds = cfg.evaluate.seeds
+    if seeds and decoding.method is not DecodingMethod.sample:  # beside sample in one sweep
+        log.info("evaluate.seeds is of decoding=sample; %s answers once", decoding.method.value)
     if decoding.method in (DecodingMethod.dola, DecodingMethod.sled):
         found = with_penalty(baseline, penalty if sweep.controls else 1.0, keep_plain=True)
         for i, layers in enumerate(sweep.premature_layers or [decoding.premature_layers]):
@@ -53,7 +60,8 @@ def variants_of(cfg: Config, shape: ModelShape) -> list[Variant]:
             "sweep.premature_layers needs decoding.method=dola or sled, e.g. decoding=dola_high"
         )
     elif decoding.method is DecodingMethod.sample:
-        found = [Variant("sample", NO_CONTRAST, penalty, decoding.temperature, decoding.top_p)]
+        plain = Variant("sample", NO_CONTRAST, penalty, decoding.temperature, decoding.top_p)
+        found = [replace(plain, name=f"{SEEDED}{seed}", seed=seed) for seed in seeds] or [plain]
     else:
         found = with_penalty(baseline, penalty, sweep.controls)
     return list({variant.name: variant for variant in found}.values())

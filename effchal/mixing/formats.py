@@ -171,7 +171,7 @@ def platypus_turns(row: Row) -> list[Turn]:
 
 def messages_turns(row: Row) -> list[Turn]:
     name = "messages" if "messages" in row.fields else "conversations"
-    return _complete(system_turn(row) + _messages(row, name), row, name)
+    return _complete(system_turn(row) + turns_in(row, name), row, name)
 
 
 def sharegpt_turns(row: Row) -> list[Turn]:
@@ -186,7 +186,7 @@ def prompt_completion_turns(row: Row) -> list[Turn]:
     if isinstance(row.fields.get("prompt"), str):
         turns = [Turn("user", row.text("prompt")), Turn("assistant", row.text("completion"))]
         return system_turn(row) + turns
-    turns = system_turn(row) + _messages(row, "prompt") + _messages(row, "completion")
+    turns = system_turn(row) + turns_in(row, "prompt") + turns_in(row, "completion")
     return _complete(turns, row, "completion")
 
 
@@ -194,7 +194,8 @@ def text_turns(row: Row) -> list[Turn]:
     return [Turn("text", row.text("text"))]
 
 
-def _messages(row: Row, name: str) -> list[Turn]:
+def turns_in(row: Row, name: str) -> list[Turn]:
+    """The turns of a field in OpenAI's form."""
     turns = []
     for message in _objects(row, name):
         allowed = ("system", "user", "assistant", "tool", *ROLES)

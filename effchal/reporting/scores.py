@@ -37,7 +37,7 @@ def _of_evaluation(run: Run) -> Iterator[dict[str, Any]]:
                     "main": metric == summary.get("main_metric"),
                     "decoding": decoding,
                     "control": is_control(decoding, list(decodings)),
-                    "instances": number(summary, "instances"),
+                    "instances": number(values, "counts", metric) or number(summary, "instances"),
                     "score": rounded(mean),
                     **_interval("", values, "metrics", metric),
                     "difference": number(values, "differences", metric, "mean"),

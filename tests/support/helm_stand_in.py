@@ -8,7 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from effchal.config import ModelConfig, PromptConfig
-from effchal.evaluation.answers import TokenizerWindow
+from effchal.evaluation.encoding import TokenizerWindow
 from effchal.model.tokenizer import load_tokenizer
 from effchal.prompts import PromptEncoder
 from support.paths import ROOT

@@ -13,7 +13,7 @@ from effchal.config import Config, ConfigError, ModelConfig, PromptConfig
 from effchal.config.choices import Dtype
 from effchal.decoding.contrast import Dola, Greedy
 from effchal.decoding.score import Scorer
-from effchal.evaluation.answers import encode
+from effchal.evaluation.encoding import encode
 from effchal.evaluation.run import run as run_evaluation
 from effchal.evaluation.scenarios import Instance, Scenario
 from effchal.evaluation.scenarios.types import Settings

@@ -100,6 +100,10 @@ def check(cfg: Config) -> ModelSource:
         raise ConfigError(
             "scenario.entries is empty; give at least one, e.g. scenario.entries=[gsm]"
         )
+    if cfg.scenario.data:
+        raise ConfigError(
+            "scenario.data: HELM asks its own entries alone; effchal evaluate asks a file of yours"
+        )
     if cfg.scenario.path is not None and not Path(cfg.scenario.path).is_dir():
         raise ConfigError(f"scenario.path: no folder {cfg.scenario.path} (from {Path.cwd()})")
     if not Path(helm_program(cfg, "helm-run")).is_file():

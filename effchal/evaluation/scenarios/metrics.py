@@ -26,6 +26,8 @@ def score_completion(scenario: Scenario, instance: Instance, text: str) -> dict[
     Args:
         text: already cut at the scenario's stop sequences.
     """
+    if instance.own is not None:
+        return instance.own.grade(text)
     prediction: str = text.strip()
     if instance.letters:
         option = zip(instance.letters, instance.references, strict=True)
@@ -33,6 +35,11 @@ def score_completion(scenario: Scenario, instance: Instance, text: str) -> dict[
     correct = [reference.text for reference in instance.references if reference.correct]
     names = (scenario.settings.main_metric, *scenario.settings.other_metrics)
     return {name: max(_METRICS[name](gold, prediction) for gold in correct) for name in names}
+
+
+def compare_texts(metric: str, gold: str, prediction: str) -> float:
+    """One of HELM's metrics for one right answer."""
+    return _METRICS[metric](gold, prediction.strip())
 
 
 def score_choices(instance: Instance, logprobs: Sequence[float]) -> dict[str, float]:
@@ -133,7 +140,7 @@ def import_rouge() -> Any:
         from rouge_score import rouge_scorer
     except ModuleNotFoundError as error:
         raise ScenarioError(
-            "summarization_cnndm needs the package rouge-score: pip install rouge-score"
+            "ROUGE needs the package rouge-score: pip install rouge-score"
         ) from error
     return rouge_scorer
 

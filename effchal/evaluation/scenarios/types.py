@@ -1,9 +1,11 @@
 """What a scenario consists of: instances with prompts, and what scoring needs to know of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from effchal.config import ConfigError
+from effchal.prompts import Turn
 
 
 class ScenarioError(ConfigError):
@@ -40,6 +42,7 @@ class Instance:
     letters: tuple[str, ...] = ()  # multiple choice by option letter: one for each reference
     split: str = "test"  # HELM's: "test" or "valid"
     tags: BiasTags | None = None  # BBQ only
+    own: "OwnQuestion | None" = None  # questions of a user's own file only
 
     @property
     def correct_choices(self) -> tuple[bool, ...]:
@@ -57,6 +60,23 @@ class Settings:
     temperature: float = 0.0
 
 
+@dataclass(frozen=True)
+class OwnQuestion:
+    """What a question of a user's own file brings along."""
+
+    settings: Settings  # its own limits
+    # Scores of an answer: of its text, or of the log-probabilities of the choices.
+    grade: Callable[[Any], dict[str, float]]
+    grading: str  # digest of all that `grade` depends on beside the answer
+    turns: tuple[Turn, ...] = ()  # a conversation, in place of the prompt's text
+
+    @property
+    def asked(self) -> tuple[Any, ...]:
+        """What the answer depends on, beside prompt and choices."""
+        limits = (self.settings.max_new_tokens, self.settings.stops, self.settings.temperature)
+        return (limits, tuple((turn.role, turn.content) for turn in self.turns))
+
+
 # For instances with choices: nothing is generated.
 CHOICE_SETTINGS = Settings(0, "mc1", other_metrics=("mc2", "mc3"))
 
@@ -66,6 +86,11 @@ class Scenario:
     entry: str  # as typed in scenario.entries
     instances: tuple[Instance, ...]
     settings: Settings
+
+    @property
+    def mixes_kinds(self) -> bool:
+        """Whether some instances are scored by log-likelihood, and others are answered."""
+        return len({bool(instance.choices) for instance in self.instances}) > 1
 
 
 class TextWindow(Protocol):

@@ -1,0 +1,75 @@
+"""What `effchal evaluate` takes beside keys of the config, as the keys that it stands for.
+
+data=questions.jsonl    a file of one's own questions, or a list of them: scenario.data
+grader=mine.py:grade    evaluate.grader
+bundle=[a,b]            several models, as if their folders were typed
+baseline=true           the base model first, as if the word `base` were typed
+"""
+
+from effchal.config import ConfigError
+from effchal.overrides import key_of, quote, typed_paths
+from effchal.several_models import BASE
+
+WITHOUT_QUESTIONS = ("helm", "serve")  # commands without questions of one's own
+
+
+def question_words(words: list[str]) -> list[str]:
+    """The words with `data` and `grader` as what they stand for.
+
+    Questions of one's own replace the entries, unless these are typed as well.
+    """
+    result, paths = [], []
+    for word in words:
+        match key_of(word):
+            case "data":
+                paths += typed_paths(word)
+            case "grader":
+                result.append(f"evaluate.grader={quote(typed_paths(word)[0])}")
+            case _:
+                result.append(word)
+    if not paths:
+        return result
+    keys = {key_of(word): word.partition("=")[2] for word in words}
+    result.append(f"scenario.data=[{','.join(map(quote, paths))}]")
+    if keys.keys().isdisjoint(("scenario", "scenario.entries", "resume_from")):
+        result.append("scenario.entries=[]")
+    if "scenario.max_instances" in keys and "scenario.max_rows" not in keys:
+        result.append(f"scenario.max_rows={keys['scenario.max_instances']}")
+    return result
+
+
+def models_as_words(words: list[str]) -> list[str]:
+    """The words with `bundle=[a,b]` as folders, and `baseline=true` as the word `base` before them.
+
+    Raises:
+        ConfigError: `baseline` is neither true nor false.
+    """
+    wants_base = False
+    result = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key == "baseline":
+            if value.lower() not in ("true", "false"):
+                raise ConfigError(f"baseline must be true or false, got {value!r}")
+            wants_base = value.lower() == "true"
+        else:
+            result.append(word)
+    is_list = any(word.startswith("bundle=[") for word in result)
+    if is_list or wants_base:
+        result = [
+            part
+            for word in result
+            for part in (typed_paths(word) if key_of(word) == "bundle" else [word])
+        ]
+    return [BASE, *result] if wants_base and BASE not in result else result
+
+
+def refuse_questions(command: str, words: list[str]) -> None:
+    """Raise ConfigError for `data=` where the command has no use for it."""
+    typed = next((w for w in words if key_of(w) in ("data", "scenario.data")), None)
+    if command in WITHOUT_QUESTIONS and typed is not None:
+        asks = "HELM asks its own entries" if command == "helm" else "a server asks nothing"
+        raise ConfigError(
+            f"effchal {command} takes no {key_of(typed)}: {asks}. Questions of your own: "
+            f"effchal evaluate <run> {typed}; training data: effchal train {typed}"
+        )

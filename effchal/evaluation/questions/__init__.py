@@ -1,0 +1,1 @@
+"""Questions of a user's own files: read, asked and graded."""

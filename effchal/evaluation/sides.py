@@ -1,0 +1,44 @@
+"""The sides of a comparison that a sweep stands for: each of its models under each decoding."""
+
+import json
+from pathlib import Path
+
+from effchal.config import load_config
+from effchal.evaluation.results import BASELINE, LONGEST
+from effchal.evaluation.scored import EVALUATION, decodings_of
+from effchal.evaluation.seeds import MEAN, SEEDED
+from effchal.runs import read_record
+
+
+def ask_different_things(jobs: list[Path]) -> bool:
+    """Whether no two jobs have the same model, prompt template and decoding."""
+    asked = []
+    for job in jobs:
+        cfg = load_config(job / "config.yaml")
+        asked.append((model_in(job), repr(cfg.decoding), repr(cfg.sweep)))
+    return len(set(asked)) == len(jobs)
+
+
+def sides(jobs: list[Path]) -> list[tuple[Path, str]]:
+    """Jobs with their decodings, in order: none twice for a model, and seeds by their mean alone.
+
+    Args:
+        jobs: finished evaluations.
+    """
+    found: dict[tuple[str, str, str], tuple[Path, str]] = {}
+    for job in jobs:
+        decoding = repr(load_config(job / "config.yaml").decoding)
+        names = decodings_of(job)
+        for name in names:
+            if name.startswith(SEEDED) and MEAN in names:
+                continue
+            model = "" if name == LONGEST else model_in(job)
+            settings = "" if name in (BASELINE, LONGEST) else decoding
+            found.setdefault((model, name, settings), (job, name))
+    return list(found.values())
+
+
+def model_in(job: Path) -> str:
+    """What tells the model of an evaluation, with its prompt template, from another one."""
+    model = read_record(job / EVALUATION)["model"] | {"bundle": ""}
+    return json.dumps([model, repr(load_config(job / "config.yaml").prompt)])

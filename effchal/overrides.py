@@ -1,0 +1,63 @@
+"""One override of the command line: how Hydra reads it, and how a path is quoted for it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+
+def parse_override(word: str) -> Any:
+    return OverridesParser.create().parse_override(word)
+
+
+def as_read(word: str) -> tuple[bool, Any]:
+    """Whether Hydra can read an override, and its value, which is None for a sweep."""
+    try:
+        override = parse_override(word)
+        return True, None if override.is_sweep_override() else override.value()
+    except (HydraException, ValueError):
+        return False, None
+
+
+def quote(value: str) -> str:
+    """A text as the value of an override: spaces, commas, quotes and `=` lose their meaning."""
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
+    return "'" + escaped.replace("${", "\\${") + "'"
+
+
+def key_of(word: str) -> str:
+    """`bundle` of `bundle=<folder>`; the whole word where there is no `=`."""
+    return word.partition("=")[0].lstrip("+")
+
+
+def typed_paths(word: str) -> list[str]:
+    """The paths of `key=<path>` or `key=[<path>,<path>]`, as they are typed or quoted for Hydra.
+
+    A path that is there is taken as it is typed, whatever characters it has.
+    """
+    value = word.partition("=")[2]
+    if is_there(value):
+        return [value]
+    readable, read = as_read(word)
+    if value.startswith("[") and value.endswith("]"):
+        parts = joined(value[1:-1].split(","))
+        is_quoted = isinstance(read, list) and not all(map(is_there, parts))
+        return [str(each) for each in read] if is_quoted else parts
+    return [read] if readable and isinstance(read, str) else [value]
+
+
+def is_there(path: str) -> bool:
+    return Path(path).expanduser().exists()
+
+
+def joined(parts: list[str]) -> list[str]:
+    """The paths of a list that was split at its commas, of which some may be a path's own."""
+    paths = []
+    while parts:
+        lengths = range(1, len(parts) + 1)
+        found = next((n for n in lengths if is_there(",".join(parts[:n]).strip())), 1)
+        paths.append(",".join(parts[:found]).strip())
+        parts = parts[found:]
+    return [path for path in paths if path]
