@@ -66,7 +66,7 @@ def make_prompts(engine: Engine, count: int, few_shot: bool) -> list[list[int]]:
     )
     rows = [json.loads(line) for line in lines]
     examples = "".join(f"Q: {row['instruction']}\nA: {row['output']}\n\n" for row in rows[-5:])
-    engine.hold_prefix(engine.tokenizer(examples).input_ids)
+    engine.hold_prefixes([(engine.tokenizer(examples).input_ids, "")])
     asked = [f"Q: {row['instruction']}\nA:" for row in rows[:count]]
     return [
         engine.tokenizer(examples * (few_shot or i % 2) + text).input_ids

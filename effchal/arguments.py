@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import HydraException
 
@@ -84,6 +85,15 @@ def sweep_over(models: list[str], words: list[str]) -> list[str]:
                 "and hydra.sweep.dir=<its folder>"
             )
     return [f"bundle={','.join(map(quote, models))}", REUSE, *words]
+
+
+def swept_models(words: list[str]) -> list[str]:
+    """The values of `bundle` in a sweep over nothing else; none in any other sweep."""
+    swept = [each for each in map(parse_override, words) if each.is_sweep_override()]
+    if len(swept) != 1 or swept[0].key_or_group != "bundle":
+        return []
+    choices: Any = swept[0].value()
+    return [getattr(each, "text", each) for each in choices.list]
 
 
 def split_flags(typed: list[str]) -> tuple[list[str], list[str]]:

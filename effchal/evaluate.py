@@ -7,14 +7,21 @@ layout>. A file of your own questions: data=questions.jsonl, graded by your own 
 grader=mine.py:grade.
 """
 
+import contextlib
 import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from effchal.arguments import split_flags, swept_models
 from effchal.cli import entry_point, fail, overlay
 from effchal.config import Config, ConfigError, load_config
-from effchal.model_source import inference_config
+from effchal.model_source import bundle_folder, inference_config
+from effchal.overrides import quote
+from effchal.runs import read_record
 from effchal.several_models import split_base
 from effchal.tracking.sweep import SweepJob
 from effchal.tracking.tracker import check_tracking
@@ -29,6 +36,7 @@ def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     from effchal.evaluation.questions.grader import GraderError
     from effchal.evaluation.run import run  # imports torch; --help and --cfg job do without
 
+    others = others_of_sweep(cfg, overrides, output_dir)
     run_dir = output_dir
     if cfg.resume_from is not None:
         run_dir = Path(cfg.resume_from)
@@ -37,19 +45,18 @@ def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         frozen = load_config(run_dir / "config.yaml")
         cfg = overlay(frozen, cfg, overrides, MAY_CHANGE, str(run_dir))
         cfg.resume_from = None
-        if cfg.bundle is not None and split_base(cfg.bundle)[0] is not None:
-            cfg.bundle = None  # its base model is in the run's config
+        if cfg.bundle is not None:  # the base model of base:<folder> is in the run's config
+            is_base = split_base(cfg.bundle)[0] is not None
+            cfg.bundle = None if is_base else str(bundle_folder(cfg.bundle))
     elif (run_dir / "results.json").is_file():
         raise ConfigError(
             f"{run_dir} holds an evaluation already; go on with it by resume_from={run_dir}"
         )
     else:
-        free = {"scenario", "sweep", "evaluate", "name", "track"}
-        # The bundle's own track.* is of its training.
-        cfg = replace(inference_config(cfg, overrides, free), track=cfg.track)
+        cfg = config_of(cfg, overrides)
     check_tracking(cfg.track)
     try:
-        print(run(cfg, run_dir))
+        print(run(cfg, run_dir, others))
         mirror_evaluation(cfg, run_dir)
     except FloatingPointError as error:
         sys.exit(f"error: {error}; what was scored before is kept in {run_dir}")
@@ -59,6 +66,38 @@ def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     except KeyboardInterrupt:
         print(f"interrupted; go on with: effchal evaluate resume_from={run_dir}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+def config_of(cfg: Config, overrides: list[str]) -> Config:
+    """What to ask of cfg.bundle."""
+    free = {"scenario", "sweep", "evaluate", "name", "track"}
+    # The bundle's own track.* is of its training.
+    return replace(inference_config(cfg, overrides, free), track=cfg.track)
+
+
+def others_of_sweep(cfg: Config, overrides: list[str], folder: Path) -> list[tuple[Config, Path]]:
+    """The other models of a sweep over models, with their folders, for its first job.
+
+    A model that is wrong is left out: its own job tells.
+    """
+    job = HydraConfig.get()
+    if job.mode != RunMode.MULTIRUN or job.job.num != 0 or not cfg.evaluate.together:
+        return []
+    found = []
+    _, words = split_flags(sys.argv[1:])
+    for number, model in enumerate(swept_models(words)):
+        run_dir = folder.parent / str(number)
+        if number == 0 or is_finished(run_dir / "results.json"):
+            continue
+        words = [word for word in overrides if not word.startswith("bundle=")]
+        with contextlib.suppress(ConfigError):
+            own = replace(cfg, bundle=model, resume_from=None)
+            found.append((config_of(own, [*words, f"bundle={quote(model)}"]), run_dir))
+    return found
+
+
+def is_finished(results: Path) -> bool:
+    return results.is_file() and read_record(results).get("status") == "finished"
 
 
 def compare_jobs(jobs: dict[Path, SweepJob]) -> None:

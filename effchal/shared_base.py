@@ -91,10 +91,17 @@ def check_adapter(
     if not (bundle / "adapter").is_dir():
         raise ConfigError(f"{bundle} has no adapter: it is a plain base model")
     check_same_base(source, base)
-    tokenizer = load_source_tokenizer(source)
-    if tokenizer.get_vocab() != load_source_tokenizer(base).get_vocab():
-        raise ConfigError(f"{bundle} has another vocabulary than its base model; serve it alone")
-    return CheckedAdapter(bundle, own, PromptEncoder(tokenizer, own.prompt))
+    check_same_vocabulary(source, base)
+    return CheckedAdapter(bundle, own, PromptEncoder(load_source_tokenizer(source), own.prompt))
+
+
+def check_same_vocabulary(source: ModelSource, base: ModelSource) -> None:
+    """Raises ConfigError unless two sources spell texts with the same ids."""
+    one, other = (load_source_tokenizer(each).get_vocab() for each in (source, base))
+    if one != other:
+        raise ConfigError(
+            f"{source.bundle} has another vocabulary than its base model; serve it alone"
+        )
 
 
 def check_same_base(source: ModelSource, base: ModelSource) -> None:

@@ -123,6 +123,8 @@ class EvaluateConfig:
 
     # Prompts that decode together; each may have several decodings.
     rows_at_once: int = 8
+    # Ask several models on one base model together: one engine, rows of all of them in a batch.
+    together: bool = True
     # Resamples of the bootstrap.
     resamples: int = 10_000
     # Confidence level of every interval.

@@ -91,10 +91,14 @@ class Engine:
         """Prefill a prompt and choose each answer's first token; the others come with the steps."""
         return self._read_whole(prompt_ids, variants, adapter).sequences
 
-    def hold_prefix(self, ids: list[int], adapters: tuple[str, ...] = (BASE,)) -> None:
-        """Keep the cache of ids that many prompts begin with (few-shot examples), and no other."""
+    def hold_prefixes(self, prefixes: Iterable[tuple[list[int], str]]) -> None:
+        """Keep the caches of ids that many prompts begin with (few-shot examples), and no other.
+
+        Args:
+            prefixes: ids, and the adapter that reads them.
+        """
         self.prefix_cache.clear()
-        for adapter in adapters if self.model.reads_in_chunks else ():
+        for ids, adapter in prefixes if self.model.reads_in_chunks else ():
             self.keep_prefix(self._read_whole(ids, (), adapter))
 
     def _read_whole(

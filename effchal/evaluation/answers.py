@@ -4,7 +4,6 @@ import logging
 import math
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +12,7 @@ from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.score import Scorer
 from effchal.decoding.sequence import Completion
-from effchal.evaluation.encoding import EncodedInstance, settings_of, shared_prefix
+from effchal.evaluation.encoding import EncodedInstance, settings_of
 from effchal.evaluation.questions.grader import GraderError
 from effchal.evaluation.results import LONGEST, Answer, ChoiceAnswer, Record, Records, TextAnswer
 from effchal.evaluation.scenarios import (
@@ -23,7 +22,9 @@ from effchal.evaluation.scenarios import (
     score_choices,
     score_completion,
 )
+from effchal.evaluation.shared_engine import SharedEngine
 from effchal.evaluation.variants import Variant, contrasts_of
+from effchal.model.adapters import BASE
 from effchal.model_source import ModelSource, load_engine
 
 log = logging.getLogger("effchal.evaluate")
@@ -38,18 +39,28 @@ class EvaluationTask:
     source: ModelSource
     variants: list[Variant]
     records: Records
+    ends: frozenset[int] = frozenset()  # tokens that end an answer in the prompt's template
+    shared: SharedEngine | None = None  # with other models of a sweep
 
     @cached_property
     def engine(self) -> Engine:
         """Loads the model at first use: a resumed evaluation may have nothing left to answer."""
-        engine = load_engine(self.source, self.cfg.evaluate.memory_gib)
+        if self.shared is None:
+            engine = load_engine(self.source, self.cfg.evaluate.memory_gib)
+        else:
+            engine = self.shared.engine
         for variant in self.variants:
             engine.model.check(variant.contrast)
         return engine
 
     @cached_property
     def scorer(self) -> Scorer:
-        return Scorer(self.engine.model)
+        return Scorer(self.engine.model, self.adapter)
+
+    @property
+    def adapter(self) -> str:
+        """As the engine names it."""
+        return BASE if self.shared is None else self.shared.adapter(self.source.bundle)
 
     @property
     def is_loaded(self) -> bool:
@@ -61,48 +72,13 @@ class EvaluationTask:
         return self.cfg.sweep.controls and contrasts
 
 
-def answers(
-    task: EvaluationTask, scenario: Scenario, encoded: list[EncodedInstance]
-) -> Iterator[list[Record]]:
-    """Records of all instances, a batch at a time: those that generate, then those with choices.
+@dataclass(frozen=True)
+class Asked:
+    """One scenario for one model."""
 
-    Batches do not depend on what is recorded already, so a resumed evaluation gives the same
-    bits.
-
-    Args:
-        encoded: `encode` of the scenario.
-
-    Raises:
-        ScenarioError: the data are not those of the records.
-        FloatingPointError: the model's logits are not finite.
-    """
-    for has_choices in (False, True):
-        alike = [each for each in encoded if bool(each.choice_ids) == has_choices]
-        yield from answers_of_one_kind(task, scenario, alike)
-
-
-def answers_of_one_kind(
-    task: EvaluationTask, scenario: Scenario, encoded: list[EncodedInstance]
-) -> Iterator[list[Record]]:
-    prefix = shared_prefix([each.prompt_ids for each in encoded])
-    engine_has_prefix = False
-    rows = task.cfg.evaluate.rows_at_once
-    for batch in (encoded[first : first + rows] for first in range(0, len(encoded), rows)):
-        known = recorded(task.records, batch)
-        if len(known) == len(batch):
-            yield known
-            continue
-        try:
-            if batch[0].choice_ids:
-                yield score_batch(task, scenario, batch, len(prefix))
-                continue
-            if prefix and not engine_has_prefix:
-                task.engine.hold_prefix(prefix)
-                engine_has_prefix = True
-            yield generate_batch(task, scenario, batch)
-        except FloatingPointError as error:
-            ids = ", ".join(each.instance.id for each in batch)
-            raise FloatingPointError(f"{scenario.entry}, one of {ids}: {error}") from error
+    task: EvaluationTask
+    scenario: Scenario
+    encoded: list[EncodedInstance]  # `encode` of the scenario, or a batch of it
 
 
 def recorded(records: Records, batch: list[EncodedInstance]) -> list[Record]:
@@ -119,26 +95,14 @@ def recorded(records: Records, batch: list[EncodedInstance]) -> list[Record]:
     return found
 
 
-def generate_batch(
-    task: EvaluationTask, scenario: Scenario, batch: list[EncodedInstance]
-) -> list[Record]:
-    """Records of instances that are answered by generated text."""
-    prompts = [each.prompt_ids for each in batch]
-    params = [
-        [params_of(task, scenario, each.instance, variant) for variant in task.variants]
-        for each in batch
-    ]
-    found = task.engine.generate(prompts, params, len(prompts))
-    records = []
-    for each, completions in zip(batch, found, strict=True):
-        decodings: dict[str, Answer] = {}
-        for variant, completion in zip(task.variants, completions, strict=True):
-            decodings[variant.name] = describe_completion(scenario, each.instance, completion)
-        if each.instance.letters and task.wants_length_control:
-            baseline = completions[0].text
-            decodings[LONGEST] = longest_option(scenario, each.instance, baseline)
-        records.append(each.record(decodings))
-    return records
+def text_record(asked: Asked, encoded: EncodedInstance, completions: list[Completion]) -> Record:
+    task, scenario, instance = asked.task, asked.scenario, encoded.instance
+    decodings: dict[str, Answer] = {}
+    for variant, completion in zip(task.variants, completions, strict=True):
+        decodings[variant.name] = describe_completion(scenario, instance, completion)
+    if instance.letters and task.wants_length_control:
+        decodings[LONGEST] = longest_option(scenario, instance, completions[0].text)
+    return encoded.record(decodings)
 
 
 def longest_option(scenario: Scenario, instance: Instance, baseline: str) -> TextAnswer:
@@ -164,6 +128,7 @@ def params_of(
         seed=zlib.crc32(drawn.encode()),
         contrast=variant.contrast,
         repetition_penalty=variant.repetition_penalty,
+        ends=task.ends,
     )
 
 
@@ -193,17 +158,16 @@ def score_if_possible(scenario: Scenario, instance: Instance, text: str) -> dict
         return {}
 
 
-def score_batch(
-    task: EvaluationTask, scenario: Scenario, batch: list[EncodedInstance], prefix_tokens: int
-) -> list[Record]:
+def score_batch(asked: Asked, prefix_tokens: int) -> list[Record]:
     """Records of instances that are answered by the most likely of given choices.
 
     Args:
         prefix_tokens: tokens that the prompts of the whole scenario begin with.
     """
+    task, scenario = asked.task, asked.scenario
     contrasts = contrasts_of(task.variants)
     records = []
-    for each in batch:
+    for each in asked.encoded:
         prompt, choices = each.prompt_ids, each.choice_ids
         scores = task.scorer.score(prompt, choices, list(contrasts), prefix_tokens)
         decodings: dict[str, Answer] = {}

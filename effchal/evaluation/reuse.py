@@ -71,6 +71,6 @@ def placeless(cfg: Config) -> Config:
     files = [Path(path).name for path in cfg.scenario.data]
     model = replace(cfg.model, name="")
     scenario = replace(cfg.scenario, path=None, data=files)
-    evaluate = replace(cfg.evaluate, reuse=False, memory_gib=None, grader=None)
+    evaluate = replace(cfg.evaluate, reuse=False, memory_gib=None, together=True, grader=None)
     cfg = replace(cfg, model=model, scenario=scenario, evaluate=evaluate, track=TrackConfig())
     return replace(cfg, bundle=None, base_model=None)

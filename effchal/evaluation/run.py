@@ -1,19 +1,23 @@
 """An evaluation: every instance of every entry answered, scored and summarised in a folder."""
 
+import contextlib
 import importlib.util
 import json
 import logging
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from effchal.config import Config, ConfigError, load_config, save_config
-from effchal.evaluation.answers import EvaluationTask, answers
+from effchal.evaluation.answers import Asked, EvaluationTask
+from effchal.evaluation.batches import answers
 from effchal.evaluation.encoding import EncodedInstance, TokenizerWindow, encode
 from effchal.evaluation.names import POOLED, pooled_name
 from effchal.evaluation.plots import plot
-from effchal.evaluation.questions.files import own_files
+from effchal.evaluation.questions.files import OwnFiles, own_files
 from effchal.evaluation.questions.regrade import grade_again
 from effchal.evaluation.results import (
     EntrySummary,
@@ -25,6 +29,7 @@ from effchal.evaluation.results import (
 )
 from effchal.evaluation.reuse import placeless, take_over
 from effchal.evaluation.scenarios import Scenario, aggregate_extra, load_scenario
+from effchal.evaluation.shared_engine import SharedEngine, can_share
 from effchal.evaluation.tables import results_table, write_tables
 from effchal.evaluation.variants import variants_of
 from effchal.model.device import peak_memory_gib
@@ -42,8 +47,24 @@ from effchal.tracking.terminal import progress
 log = logging.getLogger("effchal.evaluate")
 
 
-def run(cfg: Config, run_dir: Path) -> str:
+@dataclass
+class Prepared:
+    """An evaluation whose config and data are checked, and whose folder is locked."""
+
+    task: EvaluationTask
+    run_dir: Path
+    scenarios: list[Scenario]
+    encoded: list[list[EncodedInstance]]
+    own: OwnFiles
+    header: dict[str, Any]
+
+
+def run(cfg: Config, run_dir: Path, others: Sequence[tuple[Config, Path]] = ()) -> str:
     """Evaluate, or go on evaluating, in run_dir.
+
+    Args:
+        others: further models with their folders. Those on the same base model are asked together
+            with this one, and their answers are kept for their own evaluations.
 
     Returns:
         the table of results, as in results.md.
@@ -55,6 +76,18 @@ def run(cfg: Config, run_dir: Path) -> str:
         GraderError: the user's function failed; the answers are kept.
     """
     started = time.monotonic()
+    with contextlib.ExitStack() as locks:
+        this = prepare(cfg, run_dir, locks)
+        beside = prepare_others(this, others, locks)
+        answer_all([this, *beside])
+        for each in beside:
+            write_results(each.run_dir, each.header | on_device(each.task))
+        grade_again(this.task, this.own.scenarios)
+        end = {"status": "finished", "seconds_of_last_process": time.monotonic() - started}
+        return finish(this.task, this.scenarios, this.header | end, run_dir)
+
+
+def prepare(cfg: Config, run_dir: Path, locks: contextlib.ExitStack) -> Prepared:
     check_config(cfg)
     source = check_model_source(cfg)
     variants = variants_of(cfg, source.shape)
@@ -62,15 +95,29 @@ def run(cfg: Config, run_dir: Path) -> str:
     own = own_files(cfg)
     scenarios = [*load_scenarios(cfg, encoder), *own.scenarios]
     encoded = [encode(scenario, encoder, source.shape.max_positions) for scenario in scenarios]
-    with run_lock(run_dir):
-        if cfg.evaluate.reuse:
-            take_over(cfg, identity(source), encoded, run_dir)
-        header = begin(cfg, source, run_dir) | own.record
-        task = EvaluationTask(cfg, source, variants, Records(run_dir))
-        answer_all(task, scenarios, encoded)
-        grade_again(task, own.scenarios)
-        header |= {"status": "finished", "seconds_of_last_process": time.monotonic() - started}
-        return finish(task, scenarios, header, run_dir)
+    locks.enter_context(run_lock(run_dir))
+    if cfg.evaluate.reuse:
+        take_over(cfg, identity(source), encoded, run_dir)
+    header = begin(cfg, source, run_dir) | own.record
+    ends = frozenset(encoder.end_ids)
+    task = EvaluationTask(cfg, source, variants, Records(run_dir), ends)
+    return Prepared(task, run_dir, scenarios, encoded, own, header)
+
+
+def prepare_others(
+    this: Prepared, others: Sequence[tuple[Config, Path]], locks: contextlib.ExitStack
+) -> list[Prepared]:
+    """Those that one engine can ask together with this one. What is wrong is theirs to tell."""
+    found = []
+    for cfg, run_dir in others:
+        with contextlib.suppress(ConfigError):
+            if can_share(check_model_source(cfg), this.task.source):
+                found.append(prepare(cfg, run_dir, locks))
+    if found:
+        shared = SharedEngine(this.task.source, this.task.cfg.evaluate.memory_gib)
+        for each in (this, *found):
+            each.task.shared = shared
+    return found
 
 
 def finish(
@@ -79,9 +126,7 @@ def finish(
     """Summarise the answers, write what results.json holds, and return the table."""
     entries = {each.entry: summarise_entry(task, each) for each in scenarios}
     entries |= pooled(task, scenarios)
-    if task.is_loaded:
-        device = task.engine.model.device
-        header |= {"peak_memory_gib": peak_memory_gib(device), "device": device_name(device)}
+    header |= on_device(task)
     plain = {entry: as_plain(summary) for entry, summary in entries.items()}
     write_results(run_dir, header | {"entries": plain})
     figures = partial(plot, confidence=task.cfg.evaluate.confidence)
@@ -92,6 +137,14 @@ def finish(
             log.warning("%s: no %s (%s)", run_dir, name, error)
     log.info("results: %s", run_dir)
     return results_table(entries)
+
+
+def on_device(task: EvaluationTask) -> dict[str, Any]:
+    """Where the model answered; nothing where every answer was known."""
+    if not task.is_loaded:
+        return {}
+    device = task.engine.model.device
+    return {"peak_memory_gib": peak_memory_gib(device), "device": device_name(device)}
 
 
 def check_config(cfg: Config) -> None:
@@ -143,14 +196,17 @@ def begin(cfg: Config, source: ModelSource, run_dir: Path) -> dict[str, Any]:
     return header
 
 
-def answer_all(
-    task: EvaluationTask, scenarios: list[Scenario], encoded: list[list[EncodedInstance]]
-) -> None:
-    """Answer every instance that has no record yet."""
-    total, done = sum(len(scenario.instances) for scenario in scenarios), 0
+def answer_all(evaluations: list[Prepared]) -> None:
+    """Answer every instance that has no record yet, of all models entry by entry."""
+    total = sum(len(scenario.instances) for each in evaluations for scenario in each.scenarios)
+    done = 0
     with progress("answering instances", total, "instances") as advance:
-        for scenario, inputs in zip(scenarios, encoded, strict=True):
-            for records in answers(task, scenario, inputs):
+        for number, scenario in enumerate(evaluations[0].scenarios):
+            asked = [
+                Asked(each.task, each.scenarios[number], each.encoded[number])
+                for each in evaluations
+            ]
+            for task, records in answers(asked):
                 task.records.add(records)
                 done += len(records)
                 advance(done)

@@ -57,12 +57,12 @@ def test_where_one_token_is_plausible_no_premature_layer_is_asked(engine, monkey
 def test_a_held_prefix_changes_nothing(engine):
     ids, variants = prompts(engine)[3], [params(contrast) for contrast in contrasts(engine)]
     expected = answers(engine, [ids], variants, 1)[0]
-    engine.hold_prefix(ids[:6])
+    engine.hold_prefixes([(ids[:6], "")])
     for found, wanted in zip(answers(engine, [ids], variants, 1)[0], expected, strict=True):
         check_same(found, wanted)
-    engine.hold_prefix(ids)  # the prompt itself: something must be left to read
+    engine.hold_prefixes([(ids, "")])  # the prompt itself: something must be left to read
     check_same(engine.complete(ids, variants[0]), expected[0])
-    engine.hold_prefix([1])
+    engine.hold_prefixes([([1], "")])
 
 
 def test_what_prompts_begin_with_alike_is_read_once_a_step_and_changes_nothing(engine, monkeypatch):

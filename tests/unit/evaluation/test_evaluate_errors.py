@@ -75,7 +75,7 @@ def test_logits_that_are_no_numbers_end_it_and_lose_nothing(data, tmp_path, monk
 
         return breaks
 
-    monkeypatch.setattr("effchal.decoding.taps.head_product", breaking)
+    monkeypatch.setattr("effchal.decoding.lm_head.head_product", breaking)
     with pytest.raises(FloatingPointError, match=r"jsonl:path=.*one of .*logits are not finite"):
         run(evaluation_config(data, *SWEEP), tmp_path / "out")
     kept = (tmp_path / "out" / "instances.jsonl").read_bytes()

@@ -1,0 +1,136 @@
+"""A scenario's instances on their way through one engine, for one model or several."""
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+from effchal.decoding.sampling import SamplingParams
+from effchal.evaluation.answers import (
+    Asked,
+    EvaluationTask,
+    params_of,
+    recorded,
+    score_batch,
+    text_record,
+)
+from effchal.evaluation.encoding import shared_prefix
+from effchal.evaluation.results import Record
+from effchal.evaluation.scenarios import Instance
+
+log = logging.getLogger("effchal.evaluate")
+
+
+def answers(asked: list[Asked]) -> Iterator[tuple[EvaluationTask, list[Record]]]:
+    """Records of all instances, a batch at a time: those that generate, then those with choices.
+
+    Batches do not depend on what is recorded already, so a resumed evaluation gives the same
+    bits.
+
+    Args:
+        asked: of one model; or of several on one base model, whose rows share each batch.
+
+    Raises:
+        ScenarioError: the data are not those of the records.
+        FloatingPointError: the first model's logits are not finite. Another model's are left to
+            its own evaluation.
+    """
+    for has_choices in (False, True):
+        yield from answers_of_one_kind([of_one_kind(each, has_choices) for each in asked])
+
+
+def of_one_kind(asked: Asked, has_choices: bool) -> Asked:
+    alike = [each for each in asked.encoded if bool(each.choice_ids) == has_choices]
+    return replace(asked, encoded=alike)
+
+
+def answers_of_one_kind(asked: list[Asked]) -> Iterator[tuple[EvaluationTask, list[Record]]]:
+    first_task, rows = asked[0].task, max(1, asked[0].task.cfg.evaluate.rows_at_once // len(asked))
+    prefixes = [shared_prefix([each.prompt_ids for each in one.encoded]) for one in asked]
+    engine_has_prefixes = False
+    for start in range(0, max(len(one.encoded) for one in asked), rows):
+        batches = [replace(one, encoded=one.encoded[start : start + rows]) for one in asked]
+        known = [recorded(each.task.records, each.encoded) for each in batches]
+        is_open = [len(a) < len(b.encoded) for a, b in zip(known, batches, strict=True)]
+        yield from (
+            (each.task, records)
+            for each, records, waits in zip(batches, known, is_open, strict=True)
+            if not waits
+        )
+        open_ = list(itertools.compress(zip(batches, prefixes, strict=True), is_open))
+        if open_ and open_[0][0].encoded[0].choice_ids:
+            for batch, prefix in open_:
+                yield from alone(batch, first_task, partial(score_batch, batch, len(prefix)))
+            continue
+        if open_ and any(prefixes) and not engine_has_prefixes:
+            pairs = zip(prefixes, asked, strict=True)
+            first_task.engine.hold_prefixes(
+                (prefix, one.task.adapter) for prefix, one in pairs if prefix
+            )
+            engine_has_prefixes = True
+        yield from generate_together([batch for batch, _ in open_], first_task)
+
+
+def generate_together(
+    batches: list[Asked], first: EvaluationTask
+) -> Iterator[tuple[EvaluationTask, list[Record]]]:
+    """Records of batches of several models; if that fails, of each model by itself."""
+    if len(batches) > 1:
+        try:
+            yield from generate_batches(batches)
+            return
+        except FloatingPointError:
+            log.info("%s: each model by itself", batches[0].scenario.entry)
+    for each in batches:
+        yield from alone(each, first, partial(generate_batch, each))
+
+
+def alone(
+    batch: Asked, first: EvaluationTask, answer: Callable[[], list[Record]]
+) -> Iterator[tuple[EvaluationTask, list[Record]]]:
+    """A batch's records. What fails of another model than the first is left to its evaluation."""
+    try:
+        with naming(batch):
+            yield batch.task, answer()
+    except FloatingPointError as error:
+        if batch.task is first:
+            raise
+        log.warning("%s; left to the model's own evaluation", error)
+
+
+@contextmanager
+def naming(batch: Asked) -> Iterator[None]:
+    """Let an error name the instances that it came with."""
+    try:
+        yield
+    except FloatingPointError as error:
+        ids = ", ".join(each.instance.id for each in batch.encoded)
+        raise FloatingPointError(f"{batch.scenario.entry}, one of {ids}: {error}") from error
+
+
+def generate_batch(batch: Asked) -> list[Record]:
+    ((_, records),) = generate_batches([batch])
+    return records
+
+
+def generate_batches(batches: list[Asked]) -> list[tuple[EvaluationTask, list[Record]]]:
+    """Records of instances that are answered by generated text, those of all models at once."""
+    rows = [(one, each) for one in batches for each in one.encoded]
+    found = batches[0].task.engine.generate(
+        [each.prompt_ids for _, each in rows],
+        [params_of_all(one, each.instance) for one, each in rows],
+        len(rows),
+        tuple(one.task.adapter for one, _ in rows),
+    )
+    by_task: dict[int, list[Record]] = {id(one.task): [] for one in batches}
+    for (one, each), completions in zip(rows, found, strict=True):
+        by_task[id(one.task)].append(text_record(one, each, completions))
+    return [(one.task, by_task[id(one.task)]) for one in batches]
+
+
+def params_of_all(asked: Asked, instance: Instance) -> list[SamplingParams]:
+    """Of each decoding."""
+    task = asked.task
+    return [params_of(task, asked.scenario, instance, variant) for variant in task.variants]
