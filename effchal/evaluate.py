@@ -13,14 +13,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-
 from effchal.arguments import split_flags, swept_models
 from effchal.cli import entry_point, fail, overlay
 from effchal.config import Config, ConfigError, load_config
 from effchal.model_source import bundle_folder, inference_config
-from effchal.overrides import quote
+from effchal.overrides import is_first_of_sweep, quote
 from effchal.runs import read_record
 from effchal.several_models import split_base
 from effchal.tracking.sweep import SweepJob
@@ -80,8 +77,7 @@ def others_of_sweep(cfg: Config, overrides: list[str], folder: Path) -> list[tup
 
     A model that is wrong is left out: its own job tells.
     """
-    job = HydraConfig.get()
-    if job.mode != RunMode.MULTIRUN or job.job.num != 0 or not cfg.evaluate.together:
+    if not (is_first_of_sweep() and cfg.evaluate.together):
         return []
     found = []
     _, words = split_flags(sys.argv[1:])

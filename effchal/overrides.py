@@ -1,11 +1,13 @@
-"""One override of the command line: how Hydra reads it, and how a path is quoted for it."""
+"""Overrides of the command line: how Hydra reads them, and how a path is quoted for it."""
 
 import re
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 
 
 def parse_override(word: str) -> Any:
@@ -61,3 +63,9 @@ def joined(parts: list[str]) -> list[str]:
         paths.append(",".join(parts[:found]).strip())
         parts = parts[found:]
     return [path for path in paths if path]
+
+
+def is_first_of_sweep() -> bool:
+    """Whether the command that runs is the first job of several."""
+    job: Any = HydraConfig.get()
+    return job.mode == RunMode.MULTIRUN and job.job.num == 0
