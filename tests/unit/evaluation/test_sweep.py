@@ -144,6 +144,7 @@ def test_base_model_adapter_template_and_data_are_named(tmp_path):
     assert head == "|  | model | base model | adapter | template | decoding | evaluation |"
 
 
+@pytest.mark.integration
 def test_more_than_26_sides_and_many_differences_are_shown(tmp_path):
     values = {f"dola {i}": [1.0, 0.0] for i in range(15)}
     jobs = [decodings_job(tmp_path / name, name, values) for name in ("0", "1")]
