@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from effchal.config import Config, load_config
+from effchal.config import Config, DecodingConfig, load_config
 from effchal.evaluation.results import BASELINE, LONGEST
 from effchal.evaluation.scored import EVALUATION, decodings_of
 from effchal.evaluation.seeds import MEAN, SEEDED
@@ -28,14 +28,20 @@ def sides(jobs: list[Path]) -> list[tuple[Path, str]]:
     found: dict[tuple[str, str, str], tuple[Path, str]] = {}
     for job in jobs:
         cfg = load_config(job / "config.yaml")
-        decoding, own_model, names = repr(cfg.decoding), model_in(job, cfg), decodings_of(job)
+        own_model, names = model_in(job, cfg), decodings_of(job)
         for name in names:
             if name.startswith(SEEDED) and MEAN in names:
                 continue
             model = "" if name == LONGEST else own_model
-            settings = "" if name in (BASELINE, LONGEST) else decoding
+            settings = "" if name == LONGEST else settings_of(name, cfg.decoding)
             found.setdefault((model, name, settings), (job, name))
     return list(found.values())
+
+
+def settings_of(name: str, decoding: DecodingConfig) -> str:
+    """What answers depend on beside the decoding's name, which says all of greedy but limits."""
+    limits = (decoding.max_new_tokens, decoding.end_at_first_line)
+    return repr(limits if name.startswith(BASELINE) else decoding)
 
 
 def model_in(job: Path, cfg: Config) -> str:
