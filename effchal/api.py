@@ -125,6 +125,7 @@ def evaluate(
     Raises:
         ConfigError: whatever is wrong with bundle, layers, entries or data.
         FloatingPointError: the model's logits are not finite.
+        GraderError: the function of evaluate.grader failed; the answers are kept in `run_dir`.
     """
     from effchal.evaluation import run as evaluation
 

@@ -7,7 +7,7 @@ baseline=true           the base model first, as if the word `base` were typed
 """
 
 from effchal.config import ConfigError
-from effchal.overrides import key_of, quote, typed_paths
+from effchal.overrides import as_read, key_of, quote, typed_paths
 from effchal.several_models import BASE
 
 WITHOUT_QUESTIONS = ("helm", "serve")  # commands without questions of one's own
@@ -17,9 +17,14 @@ def question_words(words: list[str]) -> list[str]:
     """The words with `data` and `grader` as what they stand for.
 
     Questions of one's own replace the entries, unless these are typed as well.
+
+    Raises:
+        ConfigError: an entry that Hydra cannot read, and that `data` says better.
     """
     result, paths = [], []
     for word in words:
+        if "jsonl:path=" in word and not as_read(word)[0]:
+            raise ConfigError(f"cannot read {word}; for questions of your own type data=<file>")
         match key_of(word):
             case "data":
                 paths += typed_paths(word)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from effchal.config import load_config
+from effchal.config import Config, DecodingConfig, load_config
 from effchal.evaluation.results import BASELINE, LONGEST
 from effchal.evaluation.scored import EVALUATION, decodings_of
 from effchal.evaluation.seeds import MEAN, SEEDED
@@ -15,7 +15,7 @@ def ask_different_things(jobs: list[Path]) -> bool:
     asked = []
     for job in jobs:
         cfg = load_config(job / "config.yaml")
-        asked.append((model_in(job), repr(cfg.decoding), repr(cfg.sweep)))
+        asked.append((model_in(job, cfg), repr(cfg.decoding), repr(cfg.sweep)))
     return len(set(asked)) == len(jobs)
 
 
@@ -27,18 +27,24 @@ def sides(jobs: list[Path]) -> list[tuple[Path, str]]:
     """
     found: dict[tuple[str, str, str], tuple[Path, str]] = {}
     for job in jobs:
-        decoding = repr(load_config(job / "config.yaml").decoding)
-        names = decodings_of(job)
+        cfg = load_config(job / "config.yaml")
+        own_model, names = model_in(job, cfg), decodings_of(job)
         for name in names:
             if name.startswith(SEEDED) and MEAN in names:
                 continue
-            model = "" if name == LONGEST else model_in(job)
-            settings = "" if name in (BASELINE, LONGEST) else decoding
+            model = "" if name == LONGEST else own_model
+            settings = "" if name == LONGEST else settings_of(name, cfg.decoding)
             found.setdefault((model, name, settings), (job, name))
     return list(found.values())
 
 
-def model_in(job: Path) -> str:
+def settings_of(name: str, decoding: DecodingConfig) -> str:
+    """What answers depend on beside the decoding's name, which says all of greedy but limits."""
+    limits = (decoding.max_new_tokens, decoding.end_at_first_line)
+    return repr(limits if name.startswith(BASELINE) else decoding)
+
+
+def model_in(job: Path, cfg: Config) -> str:
     """What tells the model of an evaluation, with its prompt template, from another one."""
     model = read_record(job / EVALUATION)["model"] | {"bundle": ""}
-    return json.dumps([model, repr(load_config(job / "config.yaml").prompt)])
+    return json.dumps([model, repr(cfg.prompt)])

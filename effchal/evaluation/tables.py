@@ -53,7 +53,7 @@ def results_table(entries: dict[str, EntrySummary]) -> str:
             others = f"{row['answers_that_differ']} of {row['instances']}" if is_of_all else ""
         metric = row["metric"] + ("" if is_of_all else f" (n = {row['instances']})")
         cells = (row["entry"], metric, row["decoding"], score, difference, others)
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from effchal.evaluation.seeds import MEAN, SEEDED
 from effchal.reporting.collect import Run, number
 from effchal.reporting.curves import rounded
 
@@ -27,6 +28,8 @@ def _of_evaluation(run: Run) -> Iterator[dict[str, Any]]:
     for entry, summary in mapping(run.record.get("entries")).items():
         decodings = mapping(mapping(summary).get("decodings"))
         for decoding, values in decodings.items():
+            # The best of several seeds is no score of a model; their mean is.
+            is_one_seed = decoding.startswith(SEEDED) and MEAN in decodings
             for metric in mapping(mapping(values).get("metrics")):
                 mean = number(values, "metrics", metric, "mean")
                 if mean is None:
@@ -34,7 +37,7 @@ def _of_evaluation(run: Run) -> Iterator[dict[str, Any]]:
                 yield {
                     "entry": entry,
                     "metric": metric,
-                    "main": metric == summary.get("main_metric"),
+                    "main": metric == summary.get("main_metric") and not is_one_seed,
                     "decoding": decoding,
                     "control": is_control(decoding, list(decodings)),
                     "instances": number(values, "counts", metric) or number(summary, "instances"),

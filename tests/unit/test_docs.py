@@ -19,6 +19,8 @@ from support.shown_commands import (
 from effchal.arguments import parse_override
 from effchal.cli import compose_config
 from effchal.command_help import COMMANDS
+from effchal.evaluate_arguments import models_as_words, question_words
+from effchal.several_models import are_several
 
 README_LINES = 130
 SHOWN = shown_commands()
@@ -52,7 +54,12 @@ def test_a_shown_command_composes(text):
         return
     _, overrides, flags = split_arguments(arguments)
     assert set(flags) <= {"-m", "--cfg", "job", "--help"}
-    compose_config([first_job(word) for word in overrides] if "-m" in flags else overrides)
+    is_sweep = "-m" in flags
+    if command == "evaluate":
+        models = [word for word in models_as_words(arguments) if "=" not in word and word[0] != "-"]
+        is_sweep = is_sweep or are_several(models)
+        overrides = question_words([w for w in models_as_words(overrides) if "=" in w])
+    compose_config([first_job(word) for word in overrides] if is_sweep else overrides)
 
 
 def first_job(word):

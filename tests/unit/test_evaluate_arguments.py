@@ -73,6 +73,13 @@ def test_a_file_without_its_key_says_which_key():
         hydra_arguments("evaluate", ["q.jsonl"])
 
 
+def test_the_old_entry_typed_without_quotes_says_what_to_type():
+    with pytest.raises(ConfigError, match="for questions of your own type data=<file>"):
+        hydra_arguments("evaluate", ["scenario.entries=[jsonl:path=q.jsonl]"])
+    old = composed("scenario.entries=['jsonl:path=q.jsonl']").scenario
+    assert (old.entries, old.data) == (["jsonl:path=q.jsonl"], [])
+
+
 def test_data_of_training_stays_what_it_was():
     assert hydra_arguments("train", ["data=q.jsonl"]) == ["data=q.jsonl", "data_mix=own"]
 

@@ -162,6 +162,9 @@ def test_seeds_have_a_mean_and_a_spread(tmp_path):
     found = [each.metrics["score"] for each in scored.entries["q.jsonl"].instances.values()]
     assert fmean(found) == pytest.approx(fmean(means))
     assert "seeds ±" in (tmp_path / "out" / "results.md").read_text()
+    (run_found,) = collect([tmp_path / "out"]).runs
+    mains = [each["decoding"] for each in scores_of(run_found) if each["main"]]
+    assert mains == [MEAN]  # the best of several seeds is no score of a model
 
 
 def test_choices_after_messages_are_what_the_model_would_answer(tmp_path):

@@ -83,20 +83,21 @@ def test_every_model_under_every_decoding_is_a_side(tmp_path, monkeypatch):
 
 def test_a_sweep_over_decodings_compares_them_and_no_greedy_is_there_twice(tmp_path):
     half, most = [1.0, 0.0] * 10, [1.0] * 15 + [0.0] * 5
-    dola = {"greedy": half, "dola low": most}
-    jobs = [decodings_job(tmp_path / "0", "model", {"greedy": half})]
+    dola = {"greedy": half, "greedy, penalty 1.2": half, "dola low": most}
+    greedy = {"greedy": half, "greedy, penalty 1.2": half}
+    jobs = [decodings_job(tmp_path / "0", "model", greedy)]
     jobs += [decodings_job(tmp_path / "1", "model", dola, "decoding=dola_low")]
     seeds = {"sample, seed 0": half, "sample, seed 1": most, MEAN: half}
     jobs += [decodings_job(tmp_path / "2", "model", seeds, "decoding=sample")]
     add_seeds(jobs[2])
     text = compare_models(jobs)
     shown = [(each["decoding"], each["folder"][-1]) for each in models(tmp_path).values()]
-    assert shown == [("greedy", "0"), ("dola low", "1"), (MEAN, "2")]
+    assert shown == [("greedy", "0"), ("greedy, penalty 1.2", "0"), ("dola low", "1"), (MEAN, "2")]
     assert (
-        "C is a mean over 2 seeds. GSM8K: 0.500 (seed 0), 0.750 (seed 1); standard deviation 0.177."
+        "D is a mean over 2 seeds. GSM8K: 0.500 (seed 0), 0.750 (seed 1); standard deviation 0.177."
     ) in text
     gaps = [each["found"]["difference"]["mean"] for each in differences(tmp_path)]
-    assert gaps == pytest.approx([0.25, 0.125])
+    assert gaps == pytest.approx([0.0, 0.25, 0.125])
 
 
 def add_seeds(folder):
@@ -144,6 +145,7 @@ def test_base_model_adapter_template_and_data_are_named(tmp_path):
     assert head == "|  | model | base model | adapter | template | decoding | evaluation |"
 
 
+@pytest.mark.integration
 def test_more_than_26_sides_and_many_differences_are_shown(tmp_path):
     values = {f"dola {i}": [1.0, 0.0] for i in range(15)}
     jobs = [decodings_job(tmp_path / name, name, values) for name in ("0", "1")]
