@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 
 from effchal.config import Config, ConfigError, load_config
 from effchal.config.io import split_weight
+from effchal.config.lm_eval import option_override
 from effchal.config.nearest import hint, known_keys
 from effchal.runs import bundle_around, is_bundle
 from effchal.several_models import are_several, bundles_of, split_base
@@ -24,13 +25,15 @@ SWEEP_FLAGS = {"-m", "--multirun", "--multi"}
 INFO_VALUES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 # The file by which a folder is known as a run of a command that can go on with it.
 RUN_FILES = {"train": "config.yaml", "evaluate": "results.json", "helm": "scores.json"}
+RUN_FILES |= {"lm_eval": "lm_eval.json"}
 REUSE = "evaluate.reuse=true"  # several models: none is evaluated twice; what is typed wins
 DATA_WORDS = ("show", "diff")  # what may follow `effchal data`
 LOG_ONLY = ("serve", "plan", "check")  # what they tell is on the screen
 SOURCE_PATH = re.compile(r"data_mix\.sources\.([^.]+)\.path")
 SOURCE_KEY = re.compile(r"\+{0,2}data_mix\.sources\.[^.=]+\.[^=]+=")
 RUN_DIRS = ("hydra.run.dir", "hydra.sweep.dir")
-PATHS = (*RUN_DIRS, "base_model", "bundle", "resume_from", "model.name", "scenario.path")
+PATHS = (*RUN_DIRS, "base_model", "bundle", "resume_from", "model.name")
+PATHS += ("scenario.path", "lm_eval.include_path")  # type: ignore[assignment]
 
 
 def wants_help(typed: list[str]) -> bool:
@@ -57,6 +60,8 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     if len(folders) > 1:
         raise ConfigError(f"one folder at most, got {' and '.join(folders)}")
     words = [folder_override(command, word) if word in folders else word for word in words]
+    if command == "lm_eval":
+        words = list(map(option_override, words))
     words = model_overrides(data_overrides(words))
     is_sweep = not SWEEP_FLAGS.isdisjoint(flags)
     for word in words:

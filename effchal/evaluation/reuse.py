@@ -69,5 +69,7 @@ def placeless(cfg: Config) -> Config:
     """The config without where model, data and results lie: digests tell the first two."""
     model, scenario = replace(cfg.model, name=""), replace(cfg.scenario, path=None)
     evaluate = replace(cfg.evaluate, reuse=False, memory_gib=None)
-    cfg = replace(cfg, model=model, scenario=scenario, evaluate=evaluate, track=TrackConfig())
+    lm_eval = replace(cfg.lm_eval, environment="")
+    cfg = replace(cfg, model=model, scenario=scenario, evaluate=evaluate, lm_eval=lm_eval)
+    cfg = replace(cfg, track=TrackConfig())
     return replace(cfg, bundle=None, base_model=None)

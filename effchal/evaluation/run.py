@@ -77,15 +77,22 @@ def run(cfg: Config, run_dir: Path) -> str:
 def finish(
     task: EvaluationTask, scenarios: list[Scenario], header: dict[str, Any], run_dir: Path
 ) -> str:
-    """Summarise the answers, write what results.json holds, and return the table."""
+    """Summarise the answers and publish them; the table."""
     entries = {each.entry: summarise_entry(task, each) for each in scenarios}
     entries |= pooled(task, scenarios)
     if task.is_loaded:
         device = task.engine.model.device
         header |= {"peak_memory_gib": peak_memory_gib(device), "device": device_name(device)}
+    return publish(entries, header, run_dir, task.cfg.evaluate.confidence)
+
+
+def publish(
+    entries: dict[str, EntrySummary], header: dict[str, Any], run_dir: Path, confidence: float
+) -> str:
+    """Write results.json, tables and figures, and return the table."""
     plain = {entry: as_plain(summary) for entry, summary in entries.items()}
     write_results(run_dir, header | {"entries": plain})
-    figures = partial(plot, confidence=task.cfg.evaluate.confidence)
+    figures = partial(plot, confidence=confidence)
     for name, write in (("tables", write_tables), ("figures", figures)):
         try:
             write(entries, run_dir)
@@ -96,11 +103,16 @@ def finish(
 
 
 def check_config(cfg: Config) -> None:
-    """Raises ConfigError if there is nothing to evaluate, or nothing to draw results with."""
+    """Raises ConfigError if there is nothing to evaluate, or results cannot be drawn."""
     if not cfg.scenario.entries:
         raise ConfigError(
             "scenario.entries is empty; give at least one, e.g. scenario.entries=[truthful_qa_mc]"
         )
+    check_plots()
+
+
+def check_plots() -> None:
+    """Raises ConfigError if there is nothing to draw results with."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(
             "evaluation draws its results with matplotlib; pip install 'effchal[evaluate]'"
