@@ -11,7 +11,7 @@ from pathlib import Path
 
 from effchal.cli import entry_point, overlay
 from effchal.config import Config, ConfigError, load_config
-from effchal.evaluation.lm_eval.process import LmEvalError
+from effchal.evaluation.lm_eval.process import LOG, LmEvalError
 from effchal.model_source import inference_config
 from effchal.several_models import split_base
 from effchal.tracking.tracker import check_tracking
@@ -49,7 +49,7 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         print(run(cfg, run_dir))
         mirror_evaluation(cfg, run_dir)
     except (LmEvalError, FloatingPointError) as error:
-        sys.exit(f"error: {error}\n{again}")
+        sys.exit(f"error: {error}\nlm-eval's log: {run_dir / LOG}; {again}")
     except KeyboardInterrupt:
         print(f"interrupted; {again}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -52,7 +52,7 @@ class LmEvalConfig:
         self.include_path = self.include_path and expanduser(self.include_path)
         require_keys(self, "lm_eval", AT_LEAST_0, "num_fewshot", "seed")
         require_keys(self, "lm_eval", ABOVE_0, "limit")
-        is_count = self.limit is None or self.limit < 1 or self.limit == int(self.limit)
+        is_count = self.limit is None or self.limit < 1 or float(self.limit).is_integer()
         require(is_count, "lm_eval.limit", self.limit, "a whole number, or a share below 1")
         twice = [task for task, count in Counter(self.tasks).items() if count > 1]
         if twice:

@@ -18,6 +18,11 @@ import sys
 import traceback
 from typing import Any
 
+HUB = (
+    "; its data are on the Hugging Face hub: fetch them once where there is a network "
+    "(HF_HUB_OFFLINE unset), or write a task over files of your own"
+)
+
 
 class Wire:
     """The other process."""
@@ -170,6 +175,7 @@ def run(job: dict[str, Any], wire: Wire) -> None:
 
     manager, loaded = load_tasks(job)
     tasks = {name: task for found in loaded.values() for name, task in found["tasks"].items()}
+    check_tasks(tasks, job["options"]["confirm_run_unsafe_code"])
     kinds = {name: task.OUTPUT_TYPE for name, task in tasks.items()}
     wire.send({"tasks": kinds, "version": importlib.metadata.version("lm_eval")})
     model = make_model(wire)
@@ -194,6 +200,18 @@ def run(job: dict[str, Any], wire: Wire) -> None:
         for name in samples if job["log_samples"] else ():
             tracker.save_results_samples(name, samples[name])
     wire.send({"done": True})
+
+
+def check_tasks(tasks: dict[str, Any], may_run_code: bool) -> None:
+    """Raises TaskError for what lm-eval would refuse once the model is loaded."""
+    for name, task in tasks.items():
+        if getattr(task, "UNSAFE_CODE", False) and not may_run_code:
+            raise TaskError(
+                f"lm_eval.tasks: {name} runs code that the model writes; "
+                "lm_eval.confirm_run_unsafe_code=true allows it"
+            )
+        if getattr(task, "MULTIMODAL", False):
+            raise TaskError(f"lm_eval.tasks: {name} has images, and these models read text alone")
 
 
 def slug(decoding: str) -> str:

@@ -46,7 +46,7 @@ class LmEvalProcess:
             raise LmEvalError(f"lm-eval ended; the end of {self._log}:\n{tail(self._log)}")
         message = json.loads(line)
         if "error" in message:
-            raise LmEvalError(f"{message['error']} (more: {self._log})")
+            raise LmEvalError(message["error"])
         return message
 
     def messages(self, reply: Callable[[Message], Message]) -> Iterator[Message]:

@@ -15,7 +15,7 @@ from effchal.evaluation.results import (
 )
 from effchal.evaluation.scenarios import Reference
 
-LOGPROB = "log-likelihood"  # the metric of a question in a task that tells none of single questions
+LOGPROB = "log-likelihood"  # of a question, where lm-eval has no metric of single questions
 Told = dict[str, Any]  # {task: {"questions": [...], "metrics": {...}}} of one decoding
 
 
@@ -55,12 +55,12 @@ def answer_of(kind: str, decoding: str, question: dict[str, Any], answers: Answe
     """The answers to a question's requests under one decoding, as one."""
     requests = question["requests"]
     found = [answers[request["key"]][decoding] for request in requests]
-    metrics = question["metrics"]
+    logprobs = [each["logprob"] for each in found]
+    target = question["target"]
+    is_choice = kind == CHOICES and isinstance(target, int)
+    metrics = question["metrics"] or {LOGPROB: logprobs[target] if is_choice else sum(logprobs)}
     if requests[0]["kind"] == GENERATED:
         return TextAnswer(**found[0], metrics=metrics)
-    logprobs = [each["logprob"] for each in found]
-    if not metrics and kind != CHOICES:
-        metrics = {LOGPROB: sum(logprobs)}
     # Requests of one prompt were scored together, and have its layers in common.
     layers: dict[str, int] = {}
     contexts = {request["args"][0]: each for request, each in zip(requests, found, strict=True)}
@@ -98,13 +98,31 @@ def summary_of(
     return summary
 
 
-def groups_table(groups: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Markdown of lm-eval's own numbers of groups, by decoding; "" without a group."""
-    lines = ["| group | metric | decoding | score |", "|---|---|---|---|"]
-    for decoding, of_decoding in groups.items():
-        for group, metrics in of_decoding.items():
-            for key, value in metrics.items():
-                if "," in key and "_stderr," not in key and isinstance(value, int | float):
-                    metric = key.removesuffix(",none")
-                    lines.append(f"| {group} | {metric} | {decoding} | {value:.3f} |")
-    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+def others_table(
+    entries: dict[str, EntrySummary], groups: dict[str, dict[str, dict[str, Any]]]
+) -> str:
+    """Markdown of lm-eval's numbers that have no interval; "" without one.
+
+    Args:
+        groups: by decoding and group, lm-eval's metrics.
+    """
+    rows = [
+        (task, metric, name, value)
+        for task, summary in entries.items()
+        for name, metrics in summary.having("of_all_instances").items()
+        for metric, value in metrics.items()
+    ]
+    rows += [
+        (group, key.removesuffix(",none"), name, value)
+        for name, of_decoding in groups.items()
+        for group, metrics in of_decoding.items()
+        for key, value in metrics.items()
+        if "," in key and "_stderr," not in key and isinstance(value, int | float)
+    ]
+    lines = [f"| {task} | {metric} | {name} | {value:.4g} |" for task, metric, name, value in rows]
+    head = [
+        "",
+        "| task or group | metric over all questions | decoding | score |",
+        "|---|---|---|---|",
+    ]
+    return "\n".join([*head, *lines]) + "\n" if lines else ""

@@ -10,7 +10,7 @@ from effchal.config import Config, ConfigError, to_plain
 from effchal.evaluation.lm_eval.answers import Answerer
 from effchal.evaluation.lm_eval.conversation import Chat, Conversation
 from effchal.evaluation.lm_eval.process import lm_eval_process, python_of
-from effchal.evaluation.lm_eval.results import groups_table, records_of, summary_of
+from effchal.evaluation.lm_eval.results import others_table, records_of, summary_of
 from effchal.evaluation.run import begin, check_plots, publish
 from effchal.model.device import peak_memory_gib
 from effchal.model_source import check_model_source, load_source_tokenizer
@@ -109,5 +109,4 @@ def finish(cfg: Config, found: Conversation, header: dict[str, Any], run_dir: Pa
     groups = {name: group for name, group in found.groups.items() if group}
     header |= {"groups": groups} if groups else {}
     table = publish(entries, header, run_dir, cfg.evaluate.confidence)
-    others = groups_table(groups)
-    return f"{table}\n{others}" if others else table
+    return table + others_table(entries, groups)
