@@ -19,6 +19,7 @@ from support.shown_commands import (
 from effchal.arguments import parse_override
 from effchal.cli import compose_config
 from effchal.command_help import COMMANDS
+from effchal.config.lm_eval import option_override
 
 README_LINES = 130
 SHOWN = shown_commands()
@@ -52,6 +53,8 @@ def test_a_shown_command_composes(text):
         return
     _, overrides, flags = split_arguments(arguments)
     assert set(flags) <= {"-m", "--cfg", "job", "--help"}
+    if command == "lm_eval":
+        overrides = list(map(option_override, overrides))
     compose_config([first_job(word) for word in overrides] if "-m" in flags else overrides)
 
 

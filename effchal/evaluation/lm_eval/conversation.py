@@ -4,6 +4,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
 from effchal.config import ConfigError
 from effchal.evaluation.lm_eval.answers import Answerer, Answers
 from effchal.evaluation.lm_eval.process import LmEvalError, LmEvalProcess, Message
@@ -21,9 +23,28 @@ class Chat:
 
     def __init__(self, tokenizer: Any, template: str) -> None:
         self._tokenizer, self.template = tokenizer, template
+        self._told = False
 
     def prompt(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        """The text of a conversation, up to its answer or to the end of an answer begun."""
+        """The text of a conversation, up to its answer or to the end of an answer begun.
+
+        A template that refuses the system's turn gets the others alone.
+        """
+        try:
+            return self._filled(messages, add_generation_prompt)
+        except TemplateError as error:
+            others = [message for message in messages if message["role"] != "system"]
+            if len(others) == len(messages):
+                raise ConfigError(f"the model's chat template refuses a task: {error}") from error
+            self._tell_once(error)
+            return self._filled(others, add_generation_prompt)
+
+    def _tell_once(self, error: TemplateError) -> None:
+        if not self._told:
+            log.warning("the chat template has no system's turn, so it is left out: %s", error)
+        self._told = True
+
+    def _filled(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         text: str = self._tokenizer.apply_chat_template(
             messages,
             chat_template=self.template,

@@ -151,7 +151,7 @@ def names_of(manager: Any, wanted: list[str]) -> list[str]:
 
 
 def in_a_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).replace("**", "").split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
