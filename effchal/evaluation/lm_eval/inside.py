@@ -244,7 +244,14 @@ def scored_task(
             if name in sample["metrics"]:
                 value = float(sample[name])
                 questions[number]["metrics"][metric_name(name, sample["filter"])] = value
+    everywhere = set.intersection(*(set(each["metrics"]) for each in questions.values()))
+    for each in questions.values():  # lm-eval leaves a metric out where it has no meaning
+        each["metrics"] = {name: each["metrics"][name] for name in means_of(each, everywhere)}
     return {"questions": list(questions.values()), "metrics": of_all}
+
+
+def means_of(question: dict[str, Any], names: set[str]) -> list[str]:
+    return [name for name in question["metrics"] if name in names]
 
 
 def is_mean(way: Any) -> bool:

@@ -207,3 +207,32 @@ def test_the_script_installs_the_version_that_was_checked():
     script = (ROOT / "scripts" / "lm_eval.sh").read_text()
     assert "==0.4.13" in script
     assert "0.4.13" in inside.__doc__
+
+
+def test_a_metric_that_some_questions_lack_is_told_of_all_alone():
+    def mean(values):
+        return sum(values) / len(values)
+
+    instances = [
+        SimpleNamespace(doc_id=number, request_type="generate_until", args=("Q", {}))
+        for number in range(2)
+    ]
+    task = SimpleNamespace(
+        task_name="own",
+        OUTPUT_TYPE="generate_until",
+        instances=instances,
+        aggregation=lambda: {"acc": mean, "rare": mean, "bleu": max},
+    )
+    samples = [
+        {"doc_id": 0, "target": "a", "filter": "none", "acc": True, "rare": 1, "bleu": (1, 2)},
+        {"doc_id": 1, "target": "b", "filter": "none", "acc": False, "bleu": (1, 2)},
+        {"doc_id": 1, "target": "b", "filter": "strict", "acc": True, "bleu": (1, 2)},
+        {"doc_id": 0, "target": "a", "filter": "strict", "acc": True, "bleu": (1, 2)},
+    ]
+    for sample in samples:
+        sample["metrics"] = [name for name in ("acc", "rare", "bleu") if name in sample]
+    results = {"own": {"acc,none": 0.5, "rare,none": 1.0, "bleu,none": 3, "acc_stderr,none": 0}}
+    found = inside.scored_task(task, samples, {"results": results})
+    metrics = [each["metrics"] for each in found["questions"]]
+    assert metrics == [{"acc": 1.0, "acc,strict": 1.0}, {"acc": 0.0, "acc,strict": 1.0}]
+    assert found["metrics"] == {"acc": 0.5, "rare": 1.0, "bleu": 3}
