@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 
 from effchal.config import Config, ConfigError, load_config
 from effchal.config.io import split_weight
+from effchal.config.lm_eval import option_override
 from effchal.config.nearest import hint, known_keys
 from effchal.evaluate_arguments import models_as_words, question_words, refuse_questions
 from effchal.overrides import as_read, parse_override, quote
@@ -25,6 +26,7 @@ SWEEP_FLAGS = {"-m", "--multirun", "--multi"}
 INFO_VALUES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 # The file by which a folder is known as a run of a command that can go on with it.
 RUN_FILES = {"train": "config.yaml", "evaluate": "results.json", "helm": "scores.json"}
+RUN_FILES |= {"lm_eval": "lm_eval.json"}
 REUSE = "evaluate.reuse=true"  # several models: none is evaluated twice; what is typed wins
 DATA_WORDS = ("show", "diff")  # what may follow `effchal data`
 LOG_ONLY = ("serve", "plan", "check")  # what they tell is on the screen
@@ -33,7 +35,10 @@ NEW_KEY = re.compile(  # of a user's own, which no group has
     r"\+{0,2}(?:data_mix\.sources\.[^.=]+\.[^=]+|serve\.adapters(?:\.[^.=]+)?)="
 )
 RUN_DIRS = ("hydra.run.dir", "hydra.sweep.dir")
-PATHS = (*RUN_DIRS, "base_model", "bundle", "resume_from", "model.name", "scenario.path")
+PATHS = (
+    *(*RUN_DIRS, "base_model", "bundle", "resume_from", "model.name"),
+    *("scenario.path", "lm_eval.include_path"),
+)
 
 
 def wants_help(typed: list[str]) -> bool:
@@ -63,6 +68,8 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
         raise ConfigError(f"one folder at most, got {' and '.join(folders)}")
     words = [folder_override(command, word) if word in folders else word for word in words]
     words = question_words(words) if command == "evaluate" else words
+    if command == "lm_eval":
+        words = list(map(option_override, words))
     words = model_overrides(data_overrides(words))
     is_sweep = not SWEEP_FLAGS.isdisjoint(flags)
     for word in words:

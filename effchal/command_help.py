@@ -104,6 +104,14 @@ COMMANDS = {
             "outputs/helm/<run>   # go on with a run",
         ),
     ),
+    "lm_eval": Command(
+        f"name resume_from {INFERENCE} lm_eval sweep evaluate track",
+        (
+            "outputs/train/<run> 'tasks=[hellaswag,arc_challenge,gsm8k,ifeval]'",
+            "outputs/train/<run> 'tasks=[truthfulqa_mc1]' limit=100 decoding=dola_high",
+            "outputs/lm_eval/<run>   # go on with a run",
+        ),
+    ),
     "report": Command(
         "",
         (

@@ -39,6 +39,8 @@ def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         run_dir = Path(cfg.resume_from)
         if not (run_dir / "results.json").is_file():
             raise ConfigError(f"{run_dir} is no evaluation: it has no results.json")
+        if (run_dir / "lm_eval.json").is_file():
+            raise ConfigError(f"{run_dir} is of lm_eval; go on with: effchal lm_eval {run_dir}")
         frozen = load_config(run_dir / "config.yaml")
         cfg = overlay(frozen, cfg, overrides, MAY_CHANGE, str(run_dir))
         cfg.resume_from = None

@@ -13,6 +13,7 @@ from effchal.config.inference import (
 )
 from effchal.config.inputs import ModelConfig, PromptConfig
 from effchal.config.io import load_config, save_config, to_config, to_plain
+from effchal.config.lm_eval import LmEvalConfig
 from effchal.config.schema import Config
 from effchal.config.training import (
     BudgetConfig,
@@ -34,6 +35,7 @@ __all__ = [
     "DecontaminateConfig",
     "EvaluateConfig",
     "HelmConfig",
+    "LmEvalConfig",
     "LoraConfig",
     "ModelConfig",
     "PlanConfig",

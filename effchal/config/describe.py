@@ -21,12 +21,13 @@ from effchal.config import (
     decoding,
     inference,
     inputs,
+    lm_eval,
     schema,
     training,
 )
 from effchal.config.nearest import nested
 
-MODULES = (schema, inputs, data_mix, data_source, training, decoding, inference, choices)
+MODULES = (schema, inputs, data_mix, data_source, training, decoding, inference, lm_eval, choices)
 UNIT = re.compile(r"\[([^\]]+)\] ")
 NAMED_TYPES = {
     "Layers": "low, high or list[int]",

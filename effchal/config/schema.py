@@ -21,6 +21,7 @@ from effchal.config.inference import (
     SweepConfig,
 )
 from effchal.config.inputs import ModelConfig, PromptConfig
+from effchal.config.lm_eval import LmEvalConfig
 from effchal.config.training import (
     BudgetConfig,
     LoraConfig,
@@ -57,11 +58,12 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     helm: HelmConfig = field(default_factory=HelmConfig)
+    lm_eval: LmEvalConfig = field(default_factory=LmEvalConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     rules: RulesConfig | None = None
-    # Folder of a run to go on with (train, evaluate, helm).
+    # Folder of a run to go on with (train, evaluate, helm, lm_eval).
     resume_from: str | None = None
-    # Folder of a bundle (serve, evaluate, helm). null = the base model of this config.
+    # Folder of a bundle (serve, evaluate, helm, lm_eval). null = the base model of this config.
     # base:<folder> = the base model of that bundle, with its prompt template; base_plain:<folder> =
     # the same with prompt=plain.
     bundle: str | None = None

@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from effchal.decoding.contrast import Contrast, taps_of
 from effchal.decoding.kv_cache import attention_mask
-from effchal.decoding.layer_logits import Tap
+from effchal.decoding.layer_logits import LayerLogits, Tap
 from effchal.decoding.sequence import named
 from effchal.decoding.taps import NewTokens, TappedModel
 from effchal.model.adapters import BASE
@@ -27,6 +27,8 @@ class Scores:
 
     logprobs: list[float]  # nats, a sum over its tokens for each continuation
     layers: dict[int, int]  # how often a contrast chose each layer
+    # Whether greedy decoding would give it, for each continuation; empty where nobody asked.
+    greedy: list[bool] = field(default_factory=list)
 
 
 class Scorer:
@@ -47,6 +49,7 @@ class Scorer:
         continuations: list[list[int]],
         contrasts: Sequence[Contrast],
         prefix_tokens: int = 0,
+        greedy: bool = False,
     ) -> list[Scores]:
         """Score continuations of one prompt, which is read once.
 
@@ -58,6 +61,7 @@ class Scorer:
             continuations: at least one id each.
             contrasts: C of them; results do not depend on which others are there.
             prefix_tokens: first tokens of the prompt that the next call's prompt shares; kept.
+            greedy: also whether each continuation is what greedy decoding gives.
 
         Returns:
             one for each contrast.
@@ -70,11 +74,11 @@ class Scorer:
             check_ids(ids, self._embeddings)
         taps = taps_of(contrasts)
         if not self._model.reads_in_chunks:
-            return self._score_alone(prompt_ids, continuations, contrasts, taps)
+            return self._score_alone(prompt_ids, continuations, contrasts, taps, greedy)
         prefix_tokens = min(prefix_tokens, len(prompt_ids) - 1)
         last = self._read_prompt(prompt_ids, prefix_tokens, taps)  # (K + 1, 1, D)
         parts = [
-            self._score_together(last, part, contrasts, taps)
+            self._score_together(last, part, contrasts, taps, greedy)
             for part in split(continuations, SCORED_AT_ONCE)
         ]
         return [joined([part[i] for part in parts]) for i in range(len(contrasts))]
@@ -85,6 +89,7 @@ class Scorer:
         continuations: list[list[int]],
         contrasts: Sequence[Contrast],
         taps: tuple[Tap, ...],
+        greedy: bool,
     ) -> list[Scores]:
         """Scores from a forward pass of the prompt with each continuation but its last token."""
         by_read: dict[tuple[int, ...], list[int]] = {}
@@ -98,11 +103,14 @@ class Scorer:
             states = self._model.read_alone(whole, taps, at, self._adapters)
             source = list(range(len(at))) * len(numbers)
             chosen = [continuations[i] for i in numbers]
-            parts.append(self._score(states, source, chosen, contrasts, taps))
+            parts.append(self._score(states, source, chosen, contrasts, taps, greedy))
         scores = [joined([part[i] for part in parts]) for i in range(len(contrasts))]
         for each in scores:
             in_order = dict(zip(order, each.logprobs, strict=True))
             each.logprobs = [in_order[i] for i in range(len(continuations))]
+            if greedy:
+                flags = dict(zip(order, each.greedy, strict=True))
+                each.greedy = [flags[i] for i in range(len(continuations))]
         return scores
 
     def _score_together(
@@ -111,6 +119,7 @@ class Scorer:
         continuations: list[list[int]],
         contrasts: Sequence[Contrast],
         taps: tuple[Tap, ...],
+        greedy: bool,
     ) -> list[Scores]:
         """Scores of continuations in one row; last: (K + 1, 1, D), the prompt's last state."""
         states = last
@@ -122,7 +131,7 @@ class Scorer:
         for ids in continuations:
             source += [0, *range(state, state + len(ids) - 1)]
             state += len(ids) - 1
-        return self._score(states, source, continuations, contrasts, taps)
+        return self._score(states, source, continuations, contrasts, taps, greedy)
 
     def _score(
         self,
@@ -131,6 +140,7 @@ class Scorer:
         continuations: list[list[int]],
         contrasts: Sequence[Contrast],
         taps: tuple[Tap, ...],
+        greedy: bool,
     ) -> list[Scores]:
         """Scores of continuations, whose tokens the states (K + 1, P, D) at `source` predict."""
         device = self._model.device
@@ -141,6 +151,7 @@ class Scorer:
         sums = torch.zeros(len(contrasts), count, dtype=torch.float64, device=device)
         shape = (len(contrasts), self._model.num_layers)
         chosen = torch.zeros(shape, dtype=torch.int64, device=device)
+        others = torch.zeros_like(sums)  # tokens that greedy decoding would not choose
         # In chunks of bounded memory.
         limit = LOGIT_BYTES.get(device.type, LOGIT_BYTES["cuda"])
         at_once = max(1, limit // (4 * self._model.vocabulary * (len(taps) + 1)))
@@ -152,10 +163,14 @@ class Scorer:
                 sums[i].index_add_(0, owners[here], logprobs.double())
                 if layers is not None:
                     chosen[i].index_add_(0, layers, torch.ones_like(layers))
+                if greedy:
+                    missed = best_tokens(contrast, logits) != targets[here]
+                    others[i].index_add_(0, owners[here], missed.double())
             if not (logits.are_finite() and torch.isfinite(sums).all()):
                 raise FloatingPointError("the model's logits are not finite")
         counts = [{layer: n for layer, n in enumerate(row) if n} for row in chosen.tolist()]
-        return [Scores(*each) for each in zip(sums.tolist(), counts, strict=True)]
+        flags = (others == 0).tolist() if greedy else [[]] * len(contrasts)
+        return [Scores(*each) for each in zip(sums.tolist(), counts, flags, strict=True)]
 
     def _read_prompt(
         self, prompt_ids: list[int], prefix_tokens: int, taps: tuple[Tap, ...]
@@ -217,4 +232,11 @@ def joined(parts: list[Scores]) -> Scores:
     layers: Counter[int] = Counter()
     for part in parts:
         layers.update(part.layers)
-    return Scores([logprob for part in parts for logprob in part.logprobs], dict(layers))
+    logprobs = [logprob for part in parts for logprob in part.logprobs]
+    return Scores(logprobs, dict(layers), [flag for part in parts for flag in part.greedy])
+
+
+def best_tokens(contrast: Contrast, logits: LayerLogits) -> Tensor:
+    """(P,) the token that greedy decoding would choose at each position."""
+    at = torch.arange(len(logits.mature), device=logits.mature.device)
+    return contrast.scores(logits, at)[0].argmax(-1)

@@ -72,5 +72,7 @@ def placeless(cfg: Config) -> Config:
     model = replace(cfg.model, name="")
     scenario = replace(cfg.scenario, path=None, data=files)
     evaluate = replace(cfg.evaluate, reuse=False, memory_gib=None, together=True, grader=None)
-    cfg = replace(cfg, model=model, scenario=scenario, evaluate=evaluate, track=TrackConfig())
+    lm_eval = replace(cfg.lm_eval, environment="")
+    cfg = replace(cfg, model=model, scenario=scenario, evaluate=evaluate, lm_eval=lm_eval)
+    cfg = replace(cfg, track=TrackConfig())
     return replace(cfg, bundle=None, base_model=None)

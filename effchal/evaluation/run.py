@@ -123,13 +123,20 @@ def prepare_others(
 def finish(
     task: EvaluationTask, scenarios: list[Scenario], header: dict[str, Any], run_dir: Path
 ) -> str:
-    """Summarise the answers, write what results.json holds, and return the table."""
+    """Summarise the answers and publish them; the table."""
     entries = {each.entry: summarise_entry(task, each) for each in scenarios}
     entries |= pooled(task, scenarios)
     header |= on_device(task)
+    return publish(entries, header, run_dir, task.cfg.evaluate.confidence)
+
+
+def publish(
+    entries: dict[str, EntrySummary], header: dict[str, Any], run_dir: Path, confidence: float
+) -> str:
+    """Write results.json, tables and figures, and return the table."""
     plain = {entry: as_plain(summary) for entry, summary in entries.items()}
     write_results(run_dir, header | {"entries": plain})
-    figures = partial(plot, confidence=task.cfg.evaluate.confidence)
+    figures = partial(plot, confidence=confidence)
     for name, write in (("tables", write_tables), ("figures", figures)):
         try:
             write(entries, run_dir)
@@ -148,12 +155,17 @@ def on_device(task: EvaluationTask) -> dict[str, Any]:
 
 
 def check_config(cfg: Config) -> None:
-    """Raises ConfigError if there is nothing to evaluate, or nothing to draw results with."""
+    """Raises ConfigError if there is nothing to evaluate, or results cannot be drawn."""
     if not cfg.scenario.entries and not cfg.scenario.data:
         raise ConfigError(
             "scenario.entries is empty; give at least one, e.g. scenario.entries=[truthful_qa_mc], "
             "or questions of your own: data=<file>"
         )
+    check_plots()
+
+
+def check_plots() -> None:
+    """Raises ConfigError if there is nothing to draw results with."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(
             "evaluation draws its results with matplotlib; pip install 'effchal[evaluate]'"

@@ -74,6 +74,7 @@ def finished(folder: Path, file: str) -> dict[str, Any]:
         ConfigError: it is not finished, or another program wrote the file.
     """
     key, command = {EVALUATION: ("entries", "evaluate"), HELM_RUN: ("runs", "helm")}[file]
+    command = "lm_eval" if (folder / "lm_eval.json").is_file() else command
     record = read_record(folder / file)
     if not isinstance(record.get("model"), dict) or "status" not in record:
         raise ConfigError(f"{folder / file} is not of effchal {command}: it names no model")

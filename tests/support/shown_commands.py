@@ -15,6 +15,7 @@ NOT_RUN = {
     "docker": "needs Docker and its images",
     "pip install": "installs packages",
     "curl": "needs the server of the page; the integration test sends the same body",
+    "inspect eval": "needs Inspect and a server",
     "gunicorn": "tests/integration/test_end_to_end.py starts it",
     "wandb sync": "tests/integration/test_wandb.py runs it",
     "eval": "changes the shell; the tests of completion run what it evaluates",
@@ -49,8 +50,9 @@ class Shown:
         if words[:2] == ["python", "-m"] and words[2].partition(".")[0] == "effchal":
             module = words[2].partition(".")[2]
             return [module, *words[3:]] if module else words[3:]
-        if words[:2] == ["bash", "scripts/helm.sh"]:
-            return ["helm", *words[2:]]
+        for command in ("helm", "lm_eval"):
+            if words[:2] == ["bash", f"scripts/{command}.sh"]:
+                return [command, *words[2:]]
         return None
 
     @property

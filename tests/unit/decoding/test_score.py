@@ -5,7 +5,8 @@ import torch
 from support.slow_decoding import contrasts, prompts, slow_scores
 
 from effchal.decoding import score
-from effchal.decoding.contrast import DROPPED_WHEN_SCORING, Dola, Sled
+from effchal.decoding.contrast import DROPPED_WHEN_SCORING, Dola, Greedy, Sled
+from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.score import Scorer
 
 
@@ -55,3 +56,26 @@ def test_many_contrasts_at_once_score_as_each_alone_and_in_any_chunk(engine, mon
         assert alone.layers == scores.layers
     again = scorer.score(prompt, continuations, chosen, prefix_tokens=2)
     assert [s.logprobs for s in again] == [pytest.approx(s.logprobs, abs=1e-3) for s in together]
+
+
+def test_a_continuation_is_greedy_where_the_engine_would_write_it(engine, monkeypatch):
+    monkeypatch.setattr(engine, "ends", set())
+    prompt = prompts(engine)[1]
+    for contrast in contrasts(engine):
+        params = SamplingParams(4, contrast=contrast)
+        written = engine.complete(prompt, params).ids
+        other = [*written[:3], (written[3] + 1) % 250]
+        asked = [written, other, written[:1], [*written[:1], *other[3:]]]
+        (scores,) = Scorer(engine.model).score(prompt, asked, [contrast], greedy=True)
+        assert scores.greedy == [True, False, True, asked[3] == written[:2]]
+        (plain,) = Scorer(engine.model).score(prompt, asked, [contrast])
+        assert plain.logprobs == scores.logprobs
+        assert plain.greedy == []
+
+
+def test_greedy_continuations_of_a_model_that_is_read_row_by_row(row_by_row_engine, tiny_engine):
+    prompt = prompts(tiny_engine)[0]
+    written = tiny_engine.complete(prompt, SamplingParams(3, ignore_eos=True)).ids
+    asked = [written, [*written[:2], written[2] + 1], written[:2]]
+    (scores,) = Scorer(row_by_row_engine.model).score(prompt, asked, [Greedy()], greedy=True)
+    assert scores.greedy == [True, False, True]

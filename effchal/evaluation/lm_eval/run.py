@@ -1,0 +1,112 @@
+"""A run of lm-eval's tasks: lm-eval asks and scores, our engine answers, and both keep results."""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from effchal.config import Config, ConfigError, to_plain
+from effchal.evaluation.lm_eval.answers import Answerer
+from effchal.evaluation.lm_eval.conversation import Chat, Conversation
+from effchal.evaluation.lm_eval.process import lm_eval_process, python_of
+from effchal.evaluation.lm_eval.results import others_table, records_of, summary_of
+from effchal.evaluation.run import begin, check_plots, publish
+from effchal.model.device import peak_memory_gib
+from effchal.model_source import check_model_source, load_source_tokenizer
+from effchal.prompts import PromptEncoder
+from effchal.runs import device_name, run_lock, write_atomic
+
+MARK = "lm_eval.json"  # what was asked of lm-eval, and its version
+OWN_FOLDER = "lm_eval"  # of lm-eval's own files
+# Of LmEvalConfig: what lm-eval's simple_evaluate takes by the same name.
+OPTIONS = (
+    "num_fewshot",
+    "limit",
+    "apply_chat_template",
+    "fewshot_as_multiturn",
+    "system_instruction",
+    "gen_kwargs",
+    "confirm_run_unsafe_code",
+)
+SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
+log = logging.getLogger("effchal.lm_eval")
+
+
+def run(cfg: Config, run_dir: Path) -> str:
+    """Run the tasks, or go on with them, in run_dir.
+
+    Returns:
+        the table of results, as in results.md.
+
+    Raises:
+        ConfigError: a bad environment, task, bundle or layer; before any weight is read.
+        LmEvalError: lm-eval failed, or a task asks for what we have no equal of; answers are kept.
+        FloatingPointError: the model's logits are not finite; answers are kept.
+    """
+    started = time.monotonic()
+    check_config(cfg)
+    source = check_model_source(cfg)
+    tokenizer = load_source_tokenizer(source)
+    chat = Chat(tokenizer, PromptEncoder(tokenizer, cfg.prompt).chat_template())
+    with run_lock(run_dir):
+        header = begin(cfg, source, run_dir)
+        answerer = Answerer(cfg, source, tokenizer, run_dir)
+        job = job_of(cfg, run_dir, answerer)
+        write_atomic(run_dir / MARK, json.dumps(job, indent=2) + "\n")
+        found = Conversation(answerer, chat)
+        with lm_eval_process(cfg, run_dir, job) as process:
+            found.hold(process)
+        seconds = time.monotonic() - started
+        header |= {"status": "finished", "harness": f"lm-eval {found.version}"}
+        header |= {"seconds_of_last_process": seconds, "seconds_of_answers": found.seconds}
+        header |= {"requests": len(answerer.answers)}
+        return finish(cfg, found, header, run_dir)
+
+
+def check_config(cfg: Config) -> None:
+    """Raises ConfigError if there is nothing to ask, or nobody to ask it."""
+    if not cfg.lm_eval.tasks:
+        raise ConfigError("lm_eval.tasks is empty; give at least one, e.g. tasks=[hellaswag]")
+    folder = cfg.lm_eval.include_path
+    if folder is not None and not Path(folder).is_dir():
+        raise ConfigError(f"lm_eval.include_path: no folder {folder} (from {Path.cwd()})")
+    python_of(cfg)
+    check_plots()
+
+
+def job_of(cfg: Config, run_dir: Path, answerer: Answerer) -> dict[str, Any]:
+    """What inside.py is told."""
+    asked = to_plain(cfg)["lm_eval"]
+    options = {name: asked[name] for name in OPTIONS}
+    if cfg.lm_eval.seed is not None:
+        options |= dict.fromkeys(SEEDS, cfg.lm_eval.seed)
+    if cfg.lm_eval.limit is not None and cfg.lm_eval.limit >= 1:
+        options["limit"] = int(cfg.lm_eval.limit)
+    return {
+        "tasks": cfg.lm_eval.tasks,
+        "include_path": cfg.lm_eval.include_path,
+        "metadata": asked["metadata"],
+        "log_samples": cfg.lm_eval.log_samples,
+        "options": options,
+        "decodings": answerer.decodings(),
+        "output": str((run_dir / OWN_FOLDER).absolute()),
+        "name": cfg.name,
+    }
+
+
+def finish(cfg: Config, found: Conversation, header: dict[str, Any], run_dir: Path) -> str:
+    """Write the questions, results.json, tables and figures; the table of tasks and groups."""
+    entries, lines = {}, []
+    for task, kind in found.kinds.items():
+        records = records_of(task, kind, found.told, found.answers)
+        entries[task] = summary_of(task, records, found.told, cfg.evaluate)
+        lines += [record.to_line() for record in records]
+    write_atomic(run_dir / "instances.jsonl", "".join(lines))
+    device = found.device
+    if device is not None:
+        header |= {"peak_memory_gib": peak_memory_gib(device), "device": device_name(device)}
+    groups = {name: group for name, group in found.groups.items() if group}
+    header |= {"groups": groups} if groups else {}
+    table = publish(entries, header, run_dir, cfg.evaluate.confidence)
+    return table + others_table(entries, groups)
