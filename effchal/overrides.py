@@ -67,5 +67,7 @@ def joined(parts: list[str]) -> list[str]:
 
 def is_first_of_sweep() -> bool:
     """Whether the command that runs is the first job of several."""
+    if not HydraConfig.initialized():  # called from Python
+        return False
     job: Any = HydraConfig.get()
     return job.mode == RunMode.MULTIRUN and job.job.num == 0
