@@ -19,7 +19,8 @@ from effchal.tracking.tracker import check_tracking
 from effchal.tracking.wandb_mirror import mirror_evaluation
 
 # Keys that a resumed evaluation takes from its command. Model and data must be the same ones.
-MAY_CHANGE = {"resume_from", "bundle", "base_model", "scenario.path", "evaluate.reuse", "track"}
+MAY_CHANGE = {"resume_from", "bundle", "base_model", "scenario.path", "scenario.skip_missing"}
+MAY_CHANGE |= {"evaluate.reuse", "track"}
 
 
 def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:

@@ -77,6 +77,8 @@ class ScenarioConfig:
     max_instances: int = 10
     # Folder with data in HELM's own layout. null = download from the public sources.
     path: str | None = None
+    # Go on without the entries whose data are not there; the results name them.
+    skip_missing: bool = False
 
     def __post_init__(self) -> None:
         self.path = self.path and expanduser(self.path)

@@ -67,7 +67,13 @@ class EncodedInstance:
             marked = zip(instance.choices, instance.correct_choices, strict=True)
             references = [Reference(text, correct) for text, correct in marked]
         head = (self.entry, instance.id, instance.split, self.digest)
-        return Record(*head, decodings, prompt=instance.prompt, references=references)
+        return Record(
+            *head,
+            decodings,
+            prompt=instance.prompt,
+            perturbation=instance.perturbation or None,
+            references=references,
+        )
 
 
 @dataclass
@@ -133,7 +139,7 @@ def answers(
                 engine_has_prefix = True
             yield generate_batch(task, scenario, batch)
         except FloatingPointError as error:
-            ids = ", ".join(each.instance.id for each in batch)
+            ids = ", ".join(each.instance.key for each in batch)
             raise FloatingPointError(f"{scenario.entry}, one of {ids}: {error}") from error
 
 
@@ -141,10 +147,10 @@ def recorded(records: Records, batch: list[EncodedInstance]) -> list[Record]:
     """The records that the batch has already. Raises ScenarioError if a prompt has changed."""
     found = []
     for each in batch:
-        record = records.get(each.entry, each.instance.id)
+        record = records.get(each.entry, each.instance.key)
         if record and record.prompt_sha256 != each.digest:
             raise ScenarioError(
-                f"{each.entry}: the prompt of {each.instance.id} is not the one recorded; "
+                f"{each.entry}: the prompt of {each.instance.key} is not the one recorded; "
                 "bring the data back"
             )
         found += [record] if record else []
@@ -191,7 +197,7 @@ def encode(scenario: Scenario, encoder: PromptEncoder, max_positions: int) -> li
         tokens = len(each.prompt_ids) + longest
         if tokens > max_positions:
             raise ScenarioError(
-                f"{scenario.entry}: {instance.id} needs {tokens} tokens, prompt and answer; "
+                f"{scenario.entry}: {instance.key} needs {tokens} tokens, prompt and answer; "
                 f"this model holds {max_positions}"
             )
         encoded.append(each)
@@ -238,7 +244,7 @@ def params_of(
         top_p=variant.top_p,
         stops=settings.stops,
         first_line=task.cfg.decoding.end_at_first_line and not settings.stops,
-        seed=zlib.crc32(f"{scenario.entry} {instance.id}".encode()),
+        seed=zlib.crc32(f"{scenario.entry} {instance.key}".encode()),
         contrast=variant.contrast,
         repetition_penalty=variant.repetition_penalty,
     )

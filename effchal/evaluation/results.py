@@ -1,17 +1,17 @@
 """Records of an evaluation, and the summaries and tables that come from them."""
 
 import contextlib
-import csv
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from effchal.config import EvaluateConfig
-from effchal.evaluation.scenarios import Reference, Scenario
+from effchal.evaluation.names import instance_key
+from effchal.evaluation.scenarios import FAIRNESS, ROBUSTNESS, Reference, Scenario
 from effchal.evaluation.stats import Interval, mean_interval, paired_difference
 from effchal.runs import read_json_lines, write_atomic
 
@@ -65,6 +65,7 @@ class Record:
     prompt_sha256: str  # digest of prompt and choices
     # What the model was asked, before the prompt template. None in files of version 0.1.
     prompt: str | None = field(default=None, kw_only=True)
+    perturbation: str | None = field(default=None, kw_only=True)  # HELM's name; None: original
     # Correct and wrong answers; for scored choices, these in the order of `logprobs`.
     references: list[Reference] | None = field(default=None, kw_only=True)
     decodings: dict[str, Answer]
@@ -77,8 +78,17 @@ class Record:
         references = values.get("references")
         if references is not None:
             references = [Reference(each["text"], each["correct"]) for each in references]
-        prompt = values.get("prompt")
-        return cls(**head, decodings=decodings, prompt=prompt, references=references)
+        return cls(
+            **head,
+            decodings=decodings,
+            prompt=values.get("prompt"),
+            perturbation=values.get("perturbation"),
+            references=references,
+        )
+
+    @property
+    def key(self) -> str:
+        return instance_key(vars(self))
 
     def to_line(self) -> str:
         return json.dumps(as_plain(self)) + "\n"
@@ -119,21 +129,21 @@ class Records:
         for line in lines:
             with contextlib.suppress(KeyError, TypeError, AttributeError):  # damaged: answer again
                 record = Record.from_json(line)
-                self._by_key[record.entry, record.id] = record
+                self._by_key[record.entry, record.key] = record
 
-    def get(self, entry: str, instance_id: str) -> Record | None:
-        return self._by_key.get((entry, instance_id))
+    def get(self, entry: str, instance_key: str) -> Record | None:
+        return self._by_key.get((entry, instance_key))
 
     def of(self, scenario: Scenario) -> list[Record]:
         """The records of a scenario whose instances are all answered, in their order."""
-        return [self._by_key[scenario.entry, instance.id] for instance in scenario.instances]
+        return [self._by_key[scenario.entry, instance.key] for instance in scenario.instances]
 
     def add(self, records: list[Record]) -> None:
         """Append those that are not there yet."""
-        new = [record for record in records if (record.entry, record.id) not in self._by_key]
+        new = [record for record in records if (record.entry, record.key) not in self._by_key]
         with self._path.open("a", encoding="utf-8") as file:
             file.write("".join(map(Record.to_line, new)))
-        self._by_key |= {(record.entry, record.id): record for record in new}
+        self._by_key |= {(record.entry, record.key): record for record in new}
 
 
 @dataclass
@@ -163,11 +173,40 @@ class EntrySummary:
         return {name: value for name, value in found.items() if value is not None}
 
 
+def with_worst_scores(records: list[Record], metric: str) -> list[Record]:
+    """The original instances; where there are perturbed ones, with two scores more, as in HELM.
+
+    For robustness, the lowest of the metric over the instance and its perturbations that test
+    this; likewise for fairness. An instance that no perturbation changes counts by itself.
+    """
+    originals = [record for record in records if record.perturbation is None]
+    if len(originals) == len(records):
+        return records
+    versions: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        versions.setdefault((record.entry, record.id), []).append(record)
+    return [_with_worst(each, versions[each.entry, each.id], metric) for each in originals]
+
+
+def _with_worst(original: Record, versions: list[Record], metric: str) -> Record:
+    decodings = {}
+    for name, answer in original.decodings.items():
+        metrics = dict(answer.metrics)
+        for kind, perturbations in {"robustness": ROBUSTNESS, "fairness": FAIRNESS}.items():
+            counted = [each for each in versions if each.perturbation in (None, *perturbations)]
+            worst = min(each.decodings[name].metrics[metric] for each in counted)
+            metrics[f"{metric} ({kind})"] = worst
+        decodings[name] = replace(answer, metrics=metrics)
+    return replace(original, decodings=decodings)
+
+
 def summarise(records: list[Record], main_metric: str, cfg: EvaluateConfig) -> EntrySummary:
     """Means with intervals by decoding, and differences to the baseline on the same instances.
 
-    Like HELM, counts the test split if there is one, else the validation split.
+    Like HELM, counts the test split if there is one, else the validation split. Perturbed
+    instances count in scores of their own.
     """
+    records = with_worst_scores(records, main_metric)
     split = "test" if any(record.split == "test" for record in records) else "valid"
     counted = [record.decodings for record in records if record.split == split]
     by_name = {name: [each[name] for each in counted] for name in counted[0]}
@@ -209,51 +248,3 @@ def summarise_decoding(
             ours.answer != theirs.answer for ours, theirs in zip(found, baseline, strict=True)
         )
     return summary
-
-
-COLUMNS = ("entry", "instances", "metric", "decoding", "score", "low", "high")
-DIFFERENCE_COLUMNS = ("difference", "difference_low", "difference_high", "answers_that_differ")
-
-
-def table_rows(entries: dict[str, EntrySummary]) -> list[dict[str, Any]]:
-    """One for each entry, metric and decoding, by column; differences are to the baseline."""
-    rows = []
-    for entry, result in entries.items():
-        for metric in next(iter(result.decodings.values())).metrics:
-            for name, decoded in result.decodings.items():
-                score = decoded.metrics[metric]
-                cells = (entry, result.instances, metric, name, score.mean, score.low, score.high)
-                row = dict(zip(COLUMNS, cells, strict=True))
-                if decoded.differences is not None:
-                    gap = decoded.differences[metric]
-                    others = (gap.mean, gap.low, gap.high, decoded.answers_that_differ)
-                    row |= dict(zip(DIFFERENCE_COLUMNS, others, strict=True))
-                rows.append(row)
-    return rows
-
-
-def results_table(entries: dict[str, EntrySummary]) -> str:
-    """Markdown of the rows; differences are paired, intervals in brackets."""
-    lines = [
-        "| entry | metric | decoding | score | difference to greedy | answers that differ |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in table_rows(entries):
-        score = f"{row['score']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-        difference = others = ""
-        if "difference" in row:
-            low, high = row["difference_low"], row["difference_high"]
-            difference = f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
-            others = f"{row['answers_that_differ']} of {row['instances']}"
-        cells = (row["entry"], row["metric"], row["decoding"], score, difference, others)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def write_tables(entries: dict[str, EntrySummary], run_dir: Path) -> None:
-    """Write results.md and results.csv."""
-    (run_dir / "results.md").write_text(results_table(entries), encoding="utf-8")
-    with (run_dir / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, (*COLUMNS, *DIFFERENCE_COLUMNS))
-        writer.writeheader()
-        writer.writerows(table_rows(entries))

@@ -24,12 +24,17 @@ from effchal.evaluation.results import (
     Records,
     TextAnswer,
     as_plain,
-    results_table,
     summarise,
-    write_tables,
 )
 from effchal.evaluation.reuse import placeless, take_over
-from effchal.evaluation.scenarios import Scenario, aggregate_extra, load_scenario
+from effchal.evaluation.scenarios import (
+    MissingDataError,
+    Scenario,
+    aggregate_extra,
+    expanded,
+    load_scenario,
+)
+from effchal.evaluation.tables import results_table, write_tables
 from effchal.evaluation.variants import variants_of
 from effchal.model.device import peak_memory_gib
 from effchal.model_source import (
@@ -62,12 +67,12 @@ def run(cfg: Config, run_dir: Path) -> str:
     source = check_model_source(cfg)
     variants = variants_of(cfg, source.shape)
     encoder = PromptEncoder(load_source_tokenizer(source), cfg.prompt)
-    scenarios = load_scenarios(cfg, encoder)
+    scenarios, missing = load_scenarios(cfg, encoder)
     encoded = [encode(scenario, encoder, source.shape.max_positions) for scenario in scenarios]
     with run_lock(run_dir):
         if cfg.evaluate.reuse:
             take_over(cfg, identity(source), encoded, run_dir)
-        header = begin(cfg, source, run_dir)
+        header = begin(cfg, source, run_dir) | {"missing": missing}
         task = EvaluationTask(cfg, source, variants, Records(run_dir))
         answer_all(task, scenarios, encoded)
         header |= {"status": "finished", "seconds_of_last_process": time.monotonic() - started}
@@ -86,13 +91,14 @@ def finish(
     plain = {entry: as_plain(summary) for entry, summary in entries.items()}
     write_results(run_dir, header | {"entries": plain})
     figures = partial(plot, confidence=task.cfg.evaluate.confidence)
-    for name, write in (("tables", write_tables), ("figures", figures)):
+    tables = partial(write_tables, missing=header["missing"])
+    for name, write in (("tables", tables), ("figures", figures)):
         try:
             write(entries, run_dir)
         except Exception as error:  # results.json is complete without them
             log.warning("%s: no %s (%s)", run_dir, name, error)
     log.info("results: %s", run_dir)
-    return results_table(entries)
+    return results_table(entries, header["missing"])
 
 
 def check_config(cfg: Config) -> None:
@@ -107,13 +113,40 @@ def check_config(cfg: Config) -> None:
         )
 
 
-def load_scenarios(cfg: Config, encoder: PromptEncoder) -> list[Scenario]:
+def load_scenarios(cfg: Config, encoder: PromptEncoder) -> tuple[list[Scenario], dict[str, str]]:
+    """The scenarios of all entries, and by entry what is missing of the others' data.
+
+    Raises:
+        ConfigError: data are missing, unless scenario.skip_missing allows it; it names all that
+            are missing.
+    """
     path = None if cfg.scenario.path is None else Path(cfg.scenario.path)
-    window = TokenizerWindow(encoder)
-    return [
-        load_scenario(entry, path, cfg.scenario.max_instances, window)
-        for entry in cfg.scenario.entries
-    ]
+    window, most = TokenizerWindow(encoder), cfg.scenario.max_instances
+    found: list[Scenario] = []
+    missing: dict[str, MissingDataError] = {}
+    for entry in cfg.scenario.entries:
+        try:
+            found += [load_scenario(each, path, most, window) for each in expanded(entry)]
+        except MissingDataError as error:
+            missing[entry] = error
+    if missing and (not found or not cfg.scenario.skip_missing):
+        raise missing_data(missing, len(cfg.scenario.entries))
+    for entry, reason in missing.items():
+        log.warning("left out: %s: %s", entry, reason.what)
+    return found, {entry: reason.what for entry, reason in missing.items()}
+
+
+def missing_data(missing: dict[str, MissingDataError], entries: int) -> ConfigError:
+    """One error of several, each remedy once."""
+    if entries == 1:
+        (error,) = missing.values()
+        return error
+    lines = [f"{entry}: {error.what}" for entry, error in missing.items()]
+    remedies = dict.fromkeys(error.remedy for error in missing.values())
+    skip = "scenario.skip_missing=true goes on without them, and names them in the results"
+    return ConfigError(
+        "\n  ".join([f"no data for {len(missing)} of {entries} entries:", *lines, *remedies, skip])
+    )
 
 
 def begin(cfg: Config, source: ModelSource, run_dir: Path) -> dict[str, Any]:
@@ -165,7 +198,8 @@ def summarise_entry(task: EvaluationTask, scenario: Scenario) -> EntrySummary:
         texts = []
         for instance, record in zip(scenario.instances, records, strict=True):
             answer = record.decodings[name]
-            if record.split == summary.split and isinstance(answer, TextAnswer):
+            is_counted = record.split == summary.split and record.perturbation is None
+            if is_counted and isinstance(answer, TextAnswer):
                 texts.append((instance, answer.text))
         decoded.of_all_instances = aggregate_extra(scenario, texts) or None
     return summary

@@ -1,0 +1,65 @@
+"""The tables of an evaluation: results.md and results.csv."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from effchal.evaluation.results import EntrySummary
+
+COLUMNS = ("entry", "instances", "metric", "decoding", "score", "low", "high")
+DIFFERENCE_COLUMNS = ("difference", "difference_low", "difference_high", "answers_that_differ")
+
+
+def table_rows(entries: dict[str, EntrySummary]) -> list[dict[str, Any]]:
+    """One for each entry, metric and decoding, by column; differences are to the baseline."""
+    rows = []
+    for entry, result in entries.items():
+        for metric in next(iter(result.decodings.values())).metrics:
+            for name, decoded in result.decodings.items():
+                score = decoded.metrics[metric]
+                cells = (entry, result.instances, metric, name, score.mean, score.low, score.high)
+                row = dict(zip(COLUMNS, cells, strict=True))
+                if decoded.differences is not None:
+                    gap = decoded.differences[metric]
+                    others = (gap.mean, gap.low, gap.high, decoded.answers_that_differ)
+                    row |= dict(zip(DIFFERENCE_COLUMNS, others, strict=True))
+                rows.append(row)
+    return rows
+
+
+def results_table(entries: dict[str, EntrySummary], missing: dict[str, str]) -> str:
+    """Markdown of the rows; differences are paired, intervals in brackets.
+
+    Args:
+        missing: entries that were left out, with the reason.
+    """
+    lines = [
+        "| entry | metric | decoding | score | difference to greedy | answers that differ |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in table_rows(entries):
+        score = f"{row['score']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        difference = others = ""
+        if "difference" in row:
+            low, high = row["difference_low"], row["difference_high"]
+            difference = f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+            others = f"{row['answers_that_differ']} of {row['instances']}"
+        cells = (row["entry"], row["metric"], row["decoding"], score, difference, others)
+        lines.append("| " + " | ".join(cells) + " |")
+    for entry, result in entries.items():
+        for decoding, scores in result.having("of_all_instances").items():
+            for metric, score in scores.items():
+                lines.append(f"| {entry} | {metric} | {decoding} | {score:.3f} | | |")
+    if missing:
+        lines += ["", f"Left out for want of data, {len(missing)} entries:", ""]
+        lines += [f"- {entry}: {reason}" for entry, reason in missing.items()]
+    return "\n".join(lines) + "\n"
+
+
+def write_tables(entries: dict[str, EntrySummary], run_dir: Path, missing: dict[str, str]) -> None:
+    """Write results.md and results.csv."""
+    (run_dir / "results.md").write_text(results_table(entries, missing), encoding="utf-8")
+    with (run_dir / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, (*COLUMNS, *DIFFERENCE_COLUMNS))
+        writer.writeheader()
+        writer.writerows(table_rows(entries))
