@@ -26,7 +26,8 @@ INFO_VALUES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchp
 RUN_FILES = {"train": "config.yaml", "evaluate": "results.json", "helm": "scores.json"}
 REUSE = "evaluate.reuse=true"  # several models: none is evaluated twice; what is typed wins
 DATA_WORDS = ("show", "diff")  # what may follow `effchal data`
-LOG_ONLY = ("serve", "plan", "check")  # what they tell is on the screen
+FETCH_WORDS = ("scenarios",)  # and `effchal fetch`: what to fetch; there is nothing else yet
+LOG_ONLY = ("serve", "plan", "check", "fetch")  # what they tell is on the screen
 SOURCE_PATH = re.compile(r"data_mix\.sources\.([^.]+)\.path")
 SOURCE_KEY = re.compile(r"\+{0,2}data_mix\.sources\.[^.=]+\.[^=]+=")
 RUN_DIRS = ("hydra.run.dir", "hydra.sweep.dir")
@@ -49,6 +50,8 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     flags, words = split_flags(typed)
     if command == "data" and words and words[0] in DATA_WORDS:
         words = words[1:] if words[0] == "show" else []  # what `diff` compares is no config
+    if command == "fetch" and words and words[0] in FETCH_WORDS:
+        words = words[1:]
     check_flags(flags)
     folders = [word for word in words if is_folder(word)]
     if command == "evaluate" and are_several(folders):
