@@ -51,7 +51,7 @@ def results_table(entries: dict[str, EntrySummary], missing: dict[str, str]) -> 
             for metric, score in scores.items():
                 lines.append(f"| {entry} | {metric} | {decoding} | {score:.3f} | | |")
     if missing:
-        lines += ["", f"Left out for want of data, {len(missing)} entries:", ""]
+        lines += ["", f"Left out for want of data: {len(missing)}", ""]
         lines += [f"- {entry}: {reason}" for entry, reason in missing.items()]
     return "\n".join(lines) + "\n"
 

@@ -42,7 +42,7 @@ def test_what_is_left_out_is_named_in_every_result(tmp_path):
     assert list(results["entries"]) == ENTRIES[:1]
     assert list(results["missing"]) == ENTRIES[1:]
     for text in (table, (tmp_path / "out" / "results.md").read_text()):
-        assert "Left out for want of data, 2 entries:" in text
+        assert "Left out for want of data: 2" in text
         assert f"- gsm: no file {tmp_path}/data/gsm/gsm_data_train" in text
 
 
