@@ -14,11 +14,13 @@ from typing import TypeVar
 
 import numpy
 
+from effchal.evaluation.scenarios.files import HELM_FOLDER
 from effchal.evaluation.scenarios.helm_tables import PerturbationTables
 from effchal.evaluation.scenarios.perturbations import perturbed
 from effchal.evaluation.scenarios.types import (
     BiasTags,
     Instance,
+    MissingDataError,
     Reference,
     RunMetric,
     Scenario,
@@ -80,10 +82,15 @@ def build_scenario(
 
     Args:
         tables: given, each question is followed by its perturbations.
+
+    Raises:
+        MissingDataError: there is no question.
     """
     form = task.format
     # HELM numbers all items, those for examples included, before it draws.
     numbered = [(f"id{i}", item) for i, item in enumerate(task.items) if item.split != "train"]
+    if not numbered:
+        raise MissingDataError(entry, "its data hold no question", HELM_FOLDER)
     train = [item for item in task.items if item.split == "train"]
     shots = [example_text(form, shot, True) for shot in draw_shots(train, form.max_shots)]
     max_prompt_tokens = WINDOW_TOKENS - task.settings.max_new_tokens

@@ -1,5 +1,6 @@
 """MATH (Hendrycks et al., arXiv:2103.03874) with chain of thought, as HELM asks it."""
 
+import functools
 from pathlib import Path
 
 import numpy
@@ -43,9 +44,7 @@ def math_task(entry: str, subject: str, level: str, path: Path) -> Task:
     items = []
     for split in SPLITS:
         file = find_file(path, entry, "MATH", f"{split}.jsonl")
-        rows = sorted(read_jsonl(file, ScenarioError), key=lambda row: row.text("problem"))
-        order = numpy.random.default_rng(42).permutation(len(rows))  # as datasets shuffles
-        for row in (rows[index] for index in order):
+        for row in _in_order(file, file.stat().st_mtime_ns):
             if _is_of(row, SUBJECTS[subject], f"Level {level}"):
                 answer = Reference(row.text("solution"), True)
                 items.append(Item(row.text("problem"), (answer,), split))
@@ -58,6 +57,14 @@ def math_task(entry: str, subject: str, level: str, path: Path) -> Task:
         separator="###\n",
     )
     return Task(items, form, Settings(400, "math_equiv_chain_of_thought", stops=("###",)))
+
+
+@functools.lru_cache(maxsize=len(SPLITS))
+def _in_order(file: Path, _: int) -> list[Row]:
+    """All rows; read once for all subjects and levels, unless the file has changed."""
+    rows = sorted(read_jsonl(file, ScenarioError), key=lambda row: row.text("problem"))
+    order = numpy.random.default_rng(42).permutation(len(rows))  # as datasets shuffles
+    return [rows[index] for index in order]
 
 
 def _is_of(row: Row, subject: str, level: str) -> bool:

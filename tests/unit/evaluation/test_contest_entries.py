@@ -8,7 +8,7 @@ from support.contest_data import made_up_hidden_choices, made_up_math, made_up_s
 from support.paths import ROOT
 from support.scenario_files import load
 
-from effchal.evaluation.scenarios import ScenarioError, expanded
+from effchal.evaluation.scenarios import MissingDataError, ScenarioError, expanded
 from effchal.evaluation.scenarios.entries import parse_entry
 from effchal.evaluation.scenarios.helm_tables import BiasWords
 from effchal.evaluation.scenarios.math_equivalence import math_equiv_chain_of_thought
@@ -98,6 +98,12 @@ def test_math_separates_examples_as_helm_does(tmp_path):
     assert re.match(r"Given a mathematics problem.*possible\.\n###\nProblem: ", prompt)
     assert prompt.endswith("\nAnswer:")
     assert scenario.settings.stops == ("###",)
+
+
+def test_an_entry_without_any_question_is_missing_data(tmp_path):
+    made_up_math(tmp_path)
+    with pytest.raises(MissingDataError, match=r"level=3,.*: its data hold no question"):
+        load("math:subject=algebra,level=3,use_chain_of_thought=True", tmp_path)
 
 
 @pytest.mark.parametrize(

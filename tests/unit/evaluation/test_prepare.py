@@ -4,17 +4,16 @@ import functools
 import hashlib
 import http.server
 import io
-import sys
 import threading
 import zipfile
 
 import datasets
 import pytest
+from support import forked
 from support.contest_data import made_up_math, made_up_sam_sum, perturbation_tables
 from support.hub_stand_in import Hub, Quiet, mmlu_source, tiny_mmlu
 from support.scenario_files import load
 
-from effchal import fetch
 from effchal.evaluation.scenarios import ScenarioError, hub, sources
 from effchal.evaluation.scenarios.helm_tables import CANONICAL, TABLES
 from effchal.evaluation.scenarios.math_problems import SUBJECTS
@@ -162,13 +161,11 @@ def test_an_unknown_entry_is_refused(tmp_path):
         needed_downloads(["mmli:subject=x"], tmp_path)
 
 
-@pytest.mark.usefixtures("web")
-def test_the_command_tells_what_failed_and_ends_with_1(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    typed = ["scenarios", "scenario.entries=['big_bench:task=t,subtask=']", "scenario.path=data"]
-    monkeypatch.setattr(sys, "argv", ["effchal fetch", *typed])
-    with pytest.raises(SystemExit, match="not all data are there"):
-        fetch.main()
-    told = capsys.readouterr()
-    assert "1 of 1  failed" in told.err
-    assert "data: 0.0 MB; sources: 0 there, 0 fetched, 1 failed" in told.out
+@pytest.mark.integration
+def test_the_command_tells_what_failed_and_ends_with_1(tmp_path):
+    typed = ["scenarios", "scenario.entries=['big_bench:task=none,subtask=']", "scenario.path=data"]
+    ran = forked.run(["fetch", *typed], cwd=tmp_path)
+    assert ran.returncode == 1
+    assert "1 of 1  failed" in ran.stderr
+    assert ran.stderr.splitlines()[-1].startswith("error: not all data are there")
+    assert "data: 0.0 MB; sources: 0 there, 0 fetched, 1 failed" in ran.stdout
