@@ -23,7 +23,9 @@ from effchal.evaluation.helm.processes import (
 )
 from effchal.evaluation.helm.results import SUITE, HelmRun, error_of, read_run, run_folder
 from effchal.evaluation.helm.watch import watched
-from effchal.evaluation.scenarios.entries import KNOWN
+from effchal.evaluation.scenarios import ScenarioError
+from effchal.evaluation.scenarios.entries import KNOWN, parse_entry
+from effchal.evaluation.scenarios.needs import needed_files
 from effchal.model_source import ModelSource, check_model_source, check_same, identity
 from effchal.runs import git_commit, read_record, versions, write_atomic
 from effchal.serving.ready import free_port, is_ready
@@ -140,11 +142,28 @@ def begin(cfg: Config, run_dir: Path, model: dict[str, Any]) -> list[HelmRun]:
         check_same(read_record(scores)["model"], model, run_dir)
     else:
         prepare(cfg, run_dir, task, model["name"])
-    entries = json.loads(task.read_text())["prepared"]
+    content = json.loads(task.read_text())
+    entries = content["prepared"]
+    mark_missing(cfg, entries)
+    write_atomic(task, json.dumps(content, indent=2) + "\n")
     check_prepared(cfg, entries)
     save_config(cfg, run_dir / "config.yaml")
     write_scores(run_dir, {"status": "running", "model": model} | left_out(entries))
-    return [HelmRun(each["entry"], name) for each in entries for name in each.get("runs", ())]
+    to_run = [each for each in entries if "error" not in each]
+    return [HelmRun(each["entry"], name) for each in to_run for name in each["runs"]]
+
+
+def mark_missing(cfg: Config, entries: list[dict[str, Any]]) -> None:
+    """Mark entries that lack a file which HELM passes over, such as the test questions of MMLU."""
+    for each in entries:
+        if cfg.scenario.path is None or "error" in each:
+            continue
+        with suppress(ScenarioError):  # an entry or an argument that HELM alone knows
+            name, args = parse_entry(each["entry"])
+            files = [] if name == "math" else needed_files(each["entry"], name, args)
+            absent = [file for file in files if not Path(cfg.scenario.path, file).is_file()]
+            if absent:
+                each |= {"error": f"scenario.path has no {', '.join(absent)}", "missing": True}
 
 
 def check_prepared(cfg: Config, entries: list[dict[str, Any]]) -> None:

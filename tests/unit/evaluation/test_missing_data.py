@@ -7,7 +7,7 @@ from support.contest_data import made_up_mmlu
 
 from effchal.cli import compose_config
 from effchal.config import ConfigError, ScenarioConfig
-from effchal.evaluation.helm.run import check_prepared, left_out
+from effchal.evaluation.helm.run import check_prepared, left_out, mark_missing
 from effchal.evaluation.run import run
 
 ENTRIES = ["mmlu:subject=made_up", "gsm", "big_bench:max_train_instances=all,task=t,subtask="]
@@ -72,6 +72,20 @@ def test_helm_goes_on_without_what_it_lacks_only_if_it_may():
     check_prepared(helm_config(skips=True), PREPARED)
     assert list(left_out(PREPARED)["missing"]) == ["mmlu:subject=x", "sam_sum"]
     assert left_out(PREPARED[:1]) == {}
+
+
+def test_a_file_that_helm_passes_over_is_missing_data(tmp_path):
+    made_up_mmlu(tmp_path)
+    (tmp_path / "mmlu/data/test/made_up_test.csv").unlink()
+    cfg = helm_config(skips=False)
+    cfg.scenario.path = str(tmp_path)
+    names = ("mmlu:subject=made_up", "simple_mcqa", "math:subject=algebra,level=1")
+    prepared = [{"entry": name, "runs": ["a run"]} for name in names]
+    mark_missing(cfg, prepared)
+    assert prepared[0]["error"] == "scenario.path has no mmlu/data/test/made_up_test.csv"
+    assert all("error" not in each for each in prepared[1:])
+    with pytest.raises(ConfigError, match="made_up_test"):
+        check_prepared(cfg, prepared)
 
 
 @pytest.mark.parametrize(
