@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 from hydra.errors import HydraException
 
@@ -29,7 +28,8 @@ RUN_FILES = {"train": "config.yaml", "evaluate": "results.json", "helm": "scores
 RUN_FILES |= {"lm_eval": "lm_eval.json"}
 REUSE = "evaluate.reuse=true"  # several models: none is evaluated twice; what is typed wins
 DATA_WORDS = ("show", "diff")  # what may follow `effchal data`
-LOG_ONLY = ("serve", "plan", "check")  # what they tell is on the screen
+FETCH_WORDS = ("scenarios",)  # and `effchal fetch`: what to fetch; there is nothing else yet
+LOG_ONLY = ("serve", "plan", "check", "fetch")  # what they tell is on the screen
 SOURCE_PATH = re.compile(r"data_mix\.sources\.([^.]+)\.path")
 NEW_KEY = re.compile(  # of a user's own, which no group has
     r"\+{0,2}(?:data_mix\.sources\.[^.=]+\.[^=]+|serve\.adapters(?:\.[^.=]+)?)="
@@ -58,6 +58,8 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     refuse_questions(command, words)
     if command == "data" and words and words[0] in DATA_WORDS:
         words = words[1:] if words[0] == "show" else []  # what `diff` compares is no config
+    if command == "fetch" and words and words[0] in FETCH_WORDS:
+        words = words[1:]
     check_flags(flags)
     words = models_as_words(words) if command == "evaluate" else words
     folders = [word for word in words if is_folder(word)]
@@ -92,15 +94,6 @@ def sweep_over(models: list[str], words: list[str]) -> list[str]:
                 "and hydra.sweep.dir=<its folder>"
             )
     return [f"bundle={','.join(map(quote, models))}", REUSE, *words]
-
-
-def swept_models(words: list[str]) -> list[str]:
-    """The values of `bundle` in a sweep over nothing else; none in any other sweep."""
-    swept = [each for each in map(parse_override, words) if each.is_sweep_override()]
-    if len(swept) != 1 or swept[0].key_or_group != "bundle":
-        return []
-    choices: Any = swept[0].value()
-    return [getattr(each, "text", each) for each in choices.list]
 
 
 def split_flags(typed: list[str]) -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import NoReturn
 
-from effchal.arguments import DATA_WORDS, hydra_arguments, parse_override, split_flags
+from effchal.arguments import DATA_WORDS, FETCH_WORDS, hydra_arguments, parse_override, split_flags
 from effchal.cli import CONF_DIR, PACKAGE, compose_config, fail, one_line_errors
 from effchal.config.describe import Key, describe, groups
 from effchal.several_models import BASE, BASE_PLAIN
@@ -87,6 +87,15 @@ COMMANDS = {
             "base outputs/train/<run>   # base model against tuned model, compared at the end",
         ),
         (BASE, BASE_PLAIN),
+    ),
+    "fetch": Command(
+        "scenario",
+        (
+            "scenarios scenario=challenge_open scenario.path=<folder>",
+            "scenario=challenge_hidden   # into the cache",
+            "'scenario.entries=[gsm,truthful_qa_mc]' scenario.path=<folder>",
+        ),
+        FETCH_WORDS,
     ),
     "compare": Command(
         "",

@@ -13,9 +13,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from effchal.arguments import split_flags, swept_models
+from effchal.arguments import split_flags
 from effchal.cli import entry_point, fail, overlay
 from effchal.config import Config, ConfigError, load_config
+from effchal.evaluate_arguments import swept_models
 from effchal.model_source import bundle_folder, inference_config
 from effchal.overrides import is_first_of_sweep, quote
 from effchal.runs import read_record
@@ -26,7 +27,7 @@ from effchal.tracking.wandb_mirror import mirror_evaluation
 
 # Keys that a resumed evaluation takes from its command. Model and data must be the same ones.
 MAY_CHANGE = {"resume_from", "bundle", "base_model", "scenario.path", "scenario.data", "track"}
-MAY_CHANGE |= {"evaluate.reuse", "evaluate.grader"}
+MAY_CHANGE |= {"evaluate.reuse", "evaluate.grader", "scenario.skip_missing"}
 
 
 def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:

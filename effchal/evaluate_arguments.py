@@ -6,8 +6,10 @@ bundle=[a,b]            several models, as if their folders were typed
 baseline=true           the base model first, as if the word `base` were typed
 """
 
+from typing import Any
+
 from effchal.config import ConfigError
-from effchal.overrides import as_read, key_of, quote, typed_paths
+from effchal.overrides import as_read, key_of, parse_override, quote, typed_paths
 from effchal.several_models import BASE
 
 WITHOUT_QUESTIONS = ("helm", "serve")  # commands without questions of one's own
@@ -78,3 +80,12 @@ def refuse_questions(command: str, words: list[str]) -> None:
             f"effchal {command} takes no {key_of(typed)}: {asks}. Questions of your own: "
             f"effchal evaluate <run> {typed}; training data: effchal train {typed}"
         )
+
+
+def swept_models(words: list[str]) -> list[str]:
+    """The values of `bundle` in a sweep over nothing else; none in any other sweep."""
+    swept = [each for each in map(parse_override, words) if each.is_sweep_override()]
+    if len(swept) != 1 or swept[0].key_or_group != "bundle":
+        return []
+    choices: Any = swept[0].value()
+    return [getattr(each, "text", each) for each in choices.list]

@@ -13,7 +13,7 @@ from effchal.evaluation.helm.processes import HelmError, reach_loopback_directly
 from effchal.evaluation.helm.results import runs_table
 from effchal.evaluation.helm.run import resumed, run, show_page
 from effchal.model_source import inference_config
-from effchal.runs import run_lock
+from effchal.runs import read_record, run_lock
 
 
 @entry_point
@@ -34,6 +34,8 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         with run_lock(run_dir):
             runs = run(cfg, run_dir)
         print(runs_table(runs))
+        for entry, reason in read_record(run_dir / "scores.json").get("missing", {}).items():
+            print(f"left out: {entry}: {reason}")
         if cfg.helm.page:
             show_page(cfg, run_dir)
     except HelmError as error:

@@ -92,6 +92,8 @@ class ScenarioConfig:
     # How an answer is compared where its row does not say. null = number where the right answer is
     # a number of JSON, else exact.
     match: Match | None = None
+    # Go on without the entries whose data are not there; the results name them.
+    skip_missing: bool = False
 
     def __post_init__(self) -> None:
         self.path = self.path and expanduser(self.path)

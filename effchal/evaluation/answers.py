@@ -85,10 +85,10 @@ def recorded(records: Records, batch: list[EncodedInstance]) -> list[Record]:
     """The records that the batch has already. Raises ScenarioError if a prompt has changed."""
     found = []
     for each in batch:
-        record = records.get(each.entry, each.instance.id)
+        record = records.get(each.entry, each.instance.key)
         if record and record.prompt_sha256 != each.digest:
             raise ScenarioError(
-                f"{each.entry}: the prompt of {each.instance.id} is not the one recorded; "
+                f"{each.entry}: the prompt of {each.instance.key} is not the one recorded; "
                 "bring the data back"
             )
         found += [record] if record else []
@@ -117,7 +117,7 @@ def params_of(
     task: EvaluationTask, scenario: Scenario, instance: Instance, variant: Variant
 ) -> SamplingParams:
     settings, temperature = settings_of(scenario, instance), variant.temperature
-    drawn = f"{scenario.entry} {instance.id}"
+    drawn = f"{scenario.entry} {instance.key}"
     drawn = drawn if variant.seed is None else f"{drawn} {variant.seed}"
     return SamplingParams(
         max_new_tokens=settings.max_new_tokens,

@@ -106,7 +106,7 @@ def naming(batch: Asked) -> Iterator[None]:
     try:
         yield
     except FloatingPointError as error:
-        ids = ", ".join(each.instance.id for each in batch.encoded)
+        ids = ", ".join(each.instance.key for each in batch.encoded)
         raise FloatingPointError(f"{batch.scenario.entry}, one of {ids}: {error}") from error
 
 

@@ -42,9 +42,13 @@ class EncodedInstance:
             marked = zip(instance.choices, instance.correct_choices, strict=True)
             references = [Reference(text, correct) for text, correct in marked]
         head = (self.entry, instance.id, instance.split, self.digest)
-        grading = instance.own.grading if instance.own else None
         return Record(
-            *head, decodings, prompt=instance.prompt, references=references, grading=grading
+            *head,
+            decodings,
+            prompt=instance.prompt,
+            perturbation=instance.perturbation or None,
+            references=references,
+            grading=instance.own.grading if instance.own else None,
         )
 
 
@@ -95,7 +99,7 @@ def encode(scenario: Scenario, encoder: PromptEncoder, max_positions: int) -> li
         tokens = len(each.prompt_ids) + longest
         if tokens > max_positions:
             raise ScenarioError(
-                f"{scenario.entry}: {instance.id} needs {tokens} tokens, prompt and answer; "
+                f"{scenario.entry}: {instance.key} needs {tokens} tokens, prompt and answer; "
                 f"this model holds {max_positions}"
             )
         encoded.append(each)

@@ -5,12 +5,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from effchal.config import EvaluateConfig
-from effchal.evaluation.scenarios import Reference, Scenario
+from effchal.evaluation.names import instance_key
+from effchal.evaluation.scenarios import FAIRNESS, ROBUSTNESS, Reference, Scenario
 from effchal.evaluation.seeds import MEAN, SEEDED, Spread, mean_metrics, spread
 from effchal.evaluation.stats import Interval, mean_interval, paired_difference
 from effchal.runs import read_json_lines, write_atomic
@@ -65,6 +66,7 @@ class Record:
     prompt_sha256: str  # digest of prompt and choices
     # What the model was asked, before the prompt template. None in files of version 0.1.
     prompt: str | None = field(default=None, kw_only=True)
+    perturbation: str | None = field(default=None, kw_only=True)  # HELM's name; None: original
     # Correct and wrong answers; for scored choices, these in the order of `logprobs`.
     references: list[Reference] | None = field(default=None, kw_only=True)
     # Digest of what the metrics of a user's own question depend on, beside the answer.
@@ -79,8 +81,13 @@ class Record:
         references = values.get("references")
         if references is not None:
             references = [Reference(each["text"], each["correct"]) for each in references]
-        told: dict[str, Any] = {name: values.get(name) for name in ("prompt", "grading")}
+        names = ("prompt", "grading", "perturbation")
+        told: dict[str, Any] = {name: values.get(name) for name in names}
         return cls(**head, decodings=decodings, references=references, **told)
+
+    @property
+    def key(self) -> str:
+        return instance_key(vars(self))
 
     def to_line(self) -> str:
         return json.dumps(as_plain(self)) + "\n"
@@ -125,25 +132,25 @@ class Records:
         for line in lines:
             with contextlib.suppress(KeyError, TypeError, AttributeError):  # damaged: answer again
                 record = Record.from_json(line)
-                self._by_key[record.entry, record.id] = record
+                self._by_key[record.entry, record.key] = record
 
-    def get(self, entry: str, instance_id: str) -> Record | None:
-        return self._by_key.get((entry, instance_id))
+    def get(self, entry: str, instance_key: str) -> Record | None:
+        return self._by_key.get((entry, instance_key))
 
     def of(self, scenario: Scenario) -> list[Record]:
         """The records of a scenario whose instances are all answered, in their order."""
-        return [self._by_key[scenario.entry, instance.id] for instance in scenario.instances]
+        return [self._by_key[scenario.entry, instance.key] for instance in scenario.instances]
 
     def add(self, records: list[Record]) -> None:
         """Append those that are not there yet."""
-        new = [record for record in records if (record.entry, record.id) not in self._by_key]
+        new = [record for record in records if (record.entry, record.key) not in self._by_key]
         with self._path.open("a", encoding="utf-8") as file:
             file.write("".join(map(Record.to_line, new)))
-        self._by_key |= {(record.entry, record.id): record for record in new}
+        self._by_key |= {(record.entry, record.key): record for record in new}
 
     def replace(self, records: list[Record]) -> None:
         """Write the file again with these in place of the records of the same instances."""
-        self._by_key |= {(record.entry, record.id): record for record in records}
+        self._by_key |= {(record.entry, record.key): record for record in records}
         write_atomic(self._path, "".join(map(Record.to_line, self._by_key.values())))
 
 
@@ -176,11 +183,40 @@ class EntrySummary:
         return {name: value for name, value in found.items() if value is not None}
 
 
+def with_worst_scores(records: list[Record], metric: str) -> list[Record]:
+    """The original instances; where there are perturbed ones, with two scores more, as in HELM.
+
+    For robustness, the lowest of the metric over the instance and its perturbations that test
+    this; likewise for fairness. An instance that no perturbation changes counts by itself.
+    """
+    originals = [record for record in records if record.perturbation is None]
+    if len(originals) == len(records):
+        return records
+    versions: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        versions.setdefault((record.entry, record.id), []).append(record)
+    return [_with_worst(each, versions[each.entry, each.id], metric) for each in originals]
+
+
+def _with_worst(original: Record, versions: list[Record], metric: str) -> Record:
+    decodings = {}
+    for name, answer in original.decodings.items():
+        metrics = dict(answer.metrics)
+        for kind, perturbations in {"robustness": ROBUSTNESS, "fairness": FAIRNESS}.items():
+            counted = [each for each in versions if each.perturbation in (None, *perturbations)]
+            worst = min(each.decodings[name].metrics[metric] for each in counted)
+            metrics[f"{metric} ({kind})"] = worst
+        decodings[name] = replace(answer, metrics=metrics)
+    return replace(original, decodings=decodings)
+
+
 def summarise(records: list[Record], main_metric: str, cfg: EvaluateConfig) -> EntrySummary:
     """Means with intervals by decoding, and differences to the baseline on the same instances.
 
-    Like HELM, counts the test split if there is one, else the validation split.
+    Like HELM, counts the test split if there is one, else the validation split. Perturbed
+    instances count in scores of their own.
     """
+    records = with_worst_scores(records, main_metric)
     split = "test" if any(record.split == "test" for record in records) else "valid"
     counted = [record.decodings for record in records if record.split == split]
     shared = [name for name in counted[0] if all(name in each for each in counted)]

@@ -10,6 +10,7 @@ from typing import Any
 from effchal.config import Config, ConfigError, TrackConfig, load_config, save_config
 from effchal.evaluation.encoding import EncodedInstance
 from effchal.evaluation.locate import newest_finished
+from effchal.evaluation.names import instance_key
 from effchal.evaluation.scored import EVALUATION
 from effchal.model_source import check_same
 from effchal.runs import read_json_lines, read_record, write_atomic
@@ -30,7 +31,7 @@ def take_over(
     """
     if (run_dir / EVALUATION).is_file():
         return
-    prompts = {(each.entry, each.instance.id): each.digest for entry in encoded for each in entry}
+    prompts = {(each.entry, each.instance.key): each.digest for entry in encoded for each in entry}
     for folder in newest_finished(EVALUATION):
         if asked_the_same(folder, cfg, model) and prompts_of(folder) == prompts:
             shutil.copyfile(folder / INSTANCES, run_dir / INSTANCES)
@@ -59,10 +60,10 @@ def what_is_asked(cfg: Config) -> list[Any]:
 
 
 def prompts_of(folder: Path) -> dict[tuple[str, str], str]:
-    """Digests of the recorded prompts by entry and id."""
+    """Digests of the recorded prompts by entry and key."""
     lines = read_json_lines(folder / INSTANCES)
     return {
-        (line.get("entry", ""), line.get("id", "")): line.get("prompt_sha256", "") for line in lines
+        (line.get("entry", ""), instance_key(line)): line.get("prompt_sha256", "") for line in lines
     }
 
 
@@ -70,7 +71,7 @@ def placeless(cfg: Config) -> Config:
     """The config without where model, data and results lie: digests tell the first two."""
     files = [Path(path).name for path in cfg.scenario.data]
     model = replace(cfg.model, name="")
-    scenario = replace(cfg.scenario, path=None, data=files)
+    scenario = replace(cfg.scenario, path=None, data=files, skip_missing=False)
     evaluate = replace(cfg.evaluate, reuse=False, memory_gib=None, together=True, grader=None)
     lm_eval = replace(cfg.lm_eval, environment="")
     cfg = replace(cfg, model=model, scenario=scenario, evaluate=evaluate, lm_eval=lm_eval)

@@ -28,7 +28,13 @@ from effchal.evaluation.results import (
     summarise,
 )
 from effchal.evaluation.reuse import placeless, take_over
-from effchal.evaluation.scenarios import Scenario, aggregate_extra, load_scenario
+from effchal.evaluation.scenarios import (
+    MissingDataError,
+    Scenario,
+    aggregate_extra,
+    expanded,
+    load_scenario,
+)
 from effchal.evaluation.shared_engine import SharedEngine, can_share
 from effchal.evaluation.tables import results_table, write_tables
 from effchal.evaluation.variants import variants_of
@@ -93,12 +99,13 @@ def prepare(cfg: Config, run_dir: Path, locks: contextlib.ExitStack) -> Prepared
     variants = variants_of(cfg, source.shape)
     encoder = PromptEncoder(load_source_tokenizer(source), cfg.prompt)
     own = own_files(cfg)
-    scenarios = [*load_scenarios(cfg, encoder), *own.scenarios]
+    found, missing = load_scenarios(cfg, encoder)
+    scenarios = [*found, *own.scenarios]
     encoded = [encode(scenario, encoder, source.shape.max_positions) for scenario in scenarios]
     locks.enter_context(run_lock(run_dir))
     if cfg.evaluate.reuse:
         take_over(cfg, identity(source), encoded, run_dir)
-    header = begin(cfg, source, run_dir) | own.record
+    header = begin(cfg, source, run_dir) | own.record | {"missing": missing}
     ends = frozenset(encoder.end_ids)
     task = EvaluationTask(cfg, source, variants, Records(run_dir), ends)
     return Prepared(task, run_dir, scenarios, encoded, own, header)
@@ -136,14 +143,15 @@ def publish(
     """Write results.json, tables and figures, and return the table."""
     plain = {entry: as_plain(summary) for entry, summary in entries.items()}
     write_results(run_dir, header | {"entries": plain})
-    figures = partial(plot, confidence=confidence)
-    for name, write in (("tables", write_tables), ("figures", figures)):
+    figures, missing = partial(plot, confidence=confidence), header.get("missing", {})
+    tables = partial(write_tables, missing=missing)
+    for name, write in (("tables", tables), ("figures", figures)):
         try:
             write(entries, run_dir)
         except Exception as error:  # results.json is complete without them
             log.warning("%s: no %s (%s)", run_dir, name, error)
     log.info("results: %s", run_dir)
-    return results_table(entries)
+    return results_table(entries, missing)
 
 
 def on_device(task: EvaluationTask) -> dict[str, Any]:
@@ -172,13 +180,40 @@ def check_plots() -> None:
         )
 
 
-def load_scenarios(cfg: Config, encoder: PromptEncoder) -> list[Scenario]:
+def load_scenarios(cfg: Config, encoder: PromptEncoder) -> tuple[list[Scenario], dict[str, str]]:
+    """The scenarios of all entries, and by entry what is missing of the others' data.
+
+    Raises:
+        ConfigError: data are missing, unless scenario.skip_missing allows it; it names all that
+            are missing.
+    """
     path = None if cfg.scenario.path is None else Path(cfg.scenario.path)
-    window = TokenizerWindow(encoder)
-    return [
-        load_scenario(entry, path, cfg.scenario.max_instances, window)
-        for entry in cfg.scenario.entries
-    ]
+    window, most = TokenizerWindow(encoder), cfg.scenario.max_instances
+    found: list[Scenario] = []
+    missing: dict[str, MissingDataError] = {}
+    for entry in cfg.scenario.entries:
+        try:
+            found += [load_scenario(each, path, most, window) for each in expanded(entry)]
+        except MissingDataError as error:
+            missing[entry] = error
+    if missing and ((not found and not cfg.scenario.data) or not cfg.scenario.skip_missing):
+        raise missing_data(missing, len(cfg.scenario.entries))
+    for entry, reason in missing.items():
+        log.warning("left out: %s: %s", entry, reason.what)
+    return found, {entry: reason.what for entry, reason in missing.items()}
+
+
+def missing_data(missing: dict[str, MissingDataError], entries: int) -> ConfigError:
+    """One error of several, each remedy once."""
+    if entries == 1:
+        (error,) = missing.values()
+        return error
+    lines = [f"{entry}: {error.what}" for entry, error in missing.items()]
+    remedies = dict.fromkeys(error.remedy for error in missing.values())
+    skip = "scenario.skip_missing=true goes on without them, and names them in the results"
+    return ConfigError(
+        "\n  ".join([f"no data for {len(missing)} of {entries} entries:", *lines, *remedies, skip])
+    )
 
 
 def begin(cfg: Config, source: ModelSource, run_dir: Path) -> dict[str, Any]:
@@ -233,7 +268,8 @@ def summarise_entry(task: EvaluationTask, scenario: Scenario) -> EntrySummary:
         texts = []
         for instance, record in zip(scenario.instances, records, strict=True):
             answer = record.decodings.get(name)  # a mean over seeds has none
-            if record.split == summary.split and isinstance(answer, TextAnswer):
+            is_counted = record.split == summary.split and record.perturbation is None
+            if is_counted and isinstance(answer, TextAnswer):
                 texts.append((instance, answer.text))
         decoded.of_all_instances = aggregate_extra(scenario, texts) or None
     return summary

@@ -144,6 +144,8 @@ def _read_instances(folder: Path, decoding: str, entries: dict[str, ScoredEntry]
     for line in read_json_lines(path):
         try:
             record = Record.from_json(line)
+            if record.perturbation is not None:
+                continue
             scored = entries.get(record.entry)
             if scored is not None and record.split == scored.split:
                 metrics = _numbers(_metrics_of(record, decoding))
@@ -187,7 +189,8 @@ def _read_helm_entry(folder: Path, run: dict[str, Any]) -> ScoredEntry:
     try:
         states = json.loads((folder / "scenario_state.json").read_text())["request_states"]
         rows = json.loads((folder / "per_instance_stats.json").read_text())
-        prompts = {state["instance"]["id"]: state["request"]["prompt"] for state in states}
+        originals = [state for state in states if "perturbation" not in state["instance"]]
+        prompts = {state["instance"]["id"]: state["request"]["prompt"] for state in originals}
         for row in rows:
             metrics = {
                 stat["name"]["name"]: stat["mean"]

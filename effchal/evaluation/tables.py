@@ -33,8 +33,12 @@ def table_rows(entries: dict[str, EntrySummary]) -> list[dict[str, Any]]:
     return rows
 
 
-def results_table(entries: dict[str, EntrySummary]) -> str:
-    """Markdown of the rows; differences are paired, intervals in brackets."""
+def results_table(entries: dict[str, EntrySummary], missing: dict[str, str]) -> str:
+    """Markdown of the rows; differences are paired, intervals in brackets.
+
+    Args:
+        missing: entries that were left out, with the reason.
+    """
     lines = [
         "| entry | metric | decoding | score | difference to greedy | answers that differ |",
         "|---|---|---|---|---|---|",
@@ -54,12 +58,19 @@ def results_table(entries: dict[str, EntrySummary]) -> str:
         metric = row["metric"] + ("" if is_of_all else f" (n = {row['instances']})")
         cells = (row["entry"], metric, row["decoding"], score, difference, others)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    for entry, result in entries.items():
+        for decoding, scores in result.having("of_all_instances").items():
+            for metric, number in scores.items():
+                lines.append(f"| {entry} | {metric} | {decoding} | {number:.3f} | | |")
+    if missing:
+        lines += ["", f"Left out for want of data: {len(missing)}", ""]
+        lines += [f"- {entry}: {reason}" for entry, reason in missing.items()]
     return "\n".join(lines) + "\n"
 
 
-def write_tables(entries: dict[str, EntrySummary], run_dir: Path) -> None:
+def write_tables(entries: dict[str, EntrySummary], run_dir: Path, missing: dict[str, str]) -> None:
     """Write results.md and results.csv."""
-    (run_dir / "results.md").write_text(results_table(entries), encoding="utf-8")
+    (run_dir / "results.md").write_text(results_table(entries, missing), encoding="utf-8")
     with (run_dir / "results.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, (*COLUMNS, *DIFFERENCE_COLUMNS, SEED_COLUMN))
         writer.writeheader()

@@ -18,7 +18,13 @@ from effchal.reporting.challenge_text import (
     table_of,
 )
 from effchal.reporting.collect import collect
-from effchal.reporting.contest_scores import ContestScores, Instance, MetricScores, scores_of
+from effchal.reporting.contest_scores import (
+    ContestScores,
+    Instance,
+    MetricScores,
+    main_scores,
+    scores_of,
+)
 from effchal.reporting.finals import (
     SIDES,
     TRACKS,
@@ -154,7 +160,7 @@ def _measured(
     known = {name: scores[name] for name in scenario.metrics if name in scores}
     field, resampled = _fields(scenario, known, generator)
     rates = scenario.mean_win_rate(field), scenario.mean_win_rate(resampled)
-    main = next(iter(known.values()))
+    main = main_scores(known)
     spans = {
         name: Span(float(field[name][-1]), *_interval(resampled[name][:, -1])) for name in known
     }
@@ -167,8 +173,7 @@ def _fields(
     scenario: ContestScenario, known: dict[str, MetricScores], generator: np.random.Generator
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """By metric: the values of all finalists and ours, (N + 1,) and (RESAMPLES, N + 1)."""
-    main = next(iter(known.values()))
-    counts = _counts(main, generator)
+    counts = _counts(main_scores(known), generator)
     field, resampled = {}, {}
     for name, ours in known.items():
         rivals = scenario.metrics[name]
@@ -242,5 +247,5 @@ def _shared(first: ContestScores, other: ContestScores) -> Iterator[tuple[str, S
     """The scenarios that both runs have, with the main scores of each by entry and instance."""
     for scenario in first.scenarios:
         if scenario in other.scenarios:
-            a, b = (next(iter(each.scenarios[scenario].values())) for each in (first, other))
+            a, b = (main_scores(each.scenarios[scenario]) for each in (first, other))
             yield scenario, a.by_entry, b.by_entry

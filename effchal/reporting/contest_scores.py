@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from effchal.evaluation.helm.results import run_folder
+from effchal.evaluation.scenarios.perturbations import FAIRNESS, ROBUSTNESS
 from effchal.reporting.collect import RECORDS, Run, number
 from effchal.reporting.finals import Floats
 
@@ -22,9 +23,16 @@ CONTEST = {
     "gsm": ("GSM8K", "exact_match_indicator"),
     "bbq": ("BBQ", "exact_match"),
     "math": ("MATH", "math_equiv_chain_of_thought"),
+    "sam_sum": ("SAMSum", "rouge_2"),
+    "corr2cause": ("corr2cause", "exact_match"),
+    "ethics_commonsense": ("ETHICS", "exact_match"),
+    "ethics_deontology": ("ETHICS", "exact_match"),
+    "ethics_justice": ("ETHICS", "exact_match"),
+    "ethics_utilitarianism": ("ETHICS", "exact_match"),
+    "ethics_virtue": ("ETHICS", "exact_match"),
 }
-MAIN = {"MATH": "equivalent"}  # the contest's name of the metric, if not EM
-PERTURBED = {"robustness": "EM (Robustness)", "fairness": "EM (Fairness)"}
+MAIN = {"MATH": "equivalent", "SAMSum": "ROUGE-2"}  # the contest's name, if not EM
+PERTURBATIONS = {"robustness": ROBUSTNESS, "fairness": FAIRNESS}
 FILE = "per_instance_stats.json"  # of HELM
 
 
@@ -62,6 +70,29 @@ class MetricScores:
 
 
 @dataclass
+class RunScore(MetricScores):
+    """A metric that is no mean over instances. Nothing is known of its noise."""
+
+    value: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        return self.value
+
+    def resampled(self, counts: dict[str, Floats]) -> Floats:
+        return np.full(len(next(iter(counts.values()))), self.value)
+
+
+def main_scores(metrics: dict[str, MetricScores]) -> MetricScores:
+    """Of each entry its first metric, which is the main one. Parts of ETHICS have one each."""
+    found: dict[str, dict[Instance, float]] = {}
+    for each in metrics.values():
+        for entry, scores in each.by_entry.items():
+            found.setdefault(entry, scores)
+    return MetricScores(found)
+
+
+@dataclass
 class ContestScores:
     """A run's scores: by scenario and metric, both with the contest's names."""
 
@@ -78,9 +109,13 @@ class ContestScores:
     def keep_whole_metrics(self) -> None:
         """Drop a perturbed metric that some entries of its scenario lack."""
         for scenario, metrics in self.scenarios.items():
-            main = next(iter(metrics.values()))
+            if scenario == "ETHICS":  # where every entry has metrics of its own
+                continue
+            entries = len(next(iter(metrics.values())).by_entry)
             for name in [
-                name for name in metrics if len(metrics[name].by_entry) < len(main.by_entry)
+                name
+                for name, each in metrics.items()
+                if len(each.by_entry) < entries and not isinstance(each, RunScore)
             ]:
                 del metrics[name]
                 self.left_out.append(f"{scenario} {name}: some entries have no perturbations")
@@ -98,7 +133,7 @@ def scores_of(run: Run, decoding: str) -> ContestScores:
             _read_evaluation(run, decoding, found)
         elif run.kind == "helm":
             _read_helm(run, found)
-            found.keep_whole_metrics()
+        found.keep_whole_metrics()
     except Exception as error:  # a file may hold anything
         reason = f"is not as this version writes it ({type(error).__name__})"
         found.left_out.append(f"{RECORDS[run.kind]} {reason}")
@@ -119,7 +154,8 @@ def _read_evaluation(run: Run, decoding: str, found: ContestScores) -> None:
         scenario, metric = named
         lines = [each for each in run.instances if each.get("entry") == entry]
         counted = [each for each in lines if each.get("split") == summary.get("split")]
-        scores = dict(_answers(counted, decoding, metric))
+        rows = list(_answers(counted, decoding, metric))
+        scores = {instance: score for instance, changed, score in rows if not changed}
         if decoding not in summary.get("decodings", {}):
             has = ", ".join(summary.get("decodings", {})) or "none"
             found.left_out.append(f"{entry} has no decoding {decoding!r}; it has: {has}")
@@ -128,16 +164,46 @@ def _read_evaluation(run: Run, decoding: str, found: ContestScores) -> None:
                 f"{entry}: instances.jsonl has {len(scores)} of {summary.get('instances')} scores"
             )
         else:
-            found.add(scenario, MAIN.get(scenario, "EM"), entry, scores)
+            _add(found, scenario, entry, rows)
+            of_run = summary["decodings"][decoding].get("of_all_instances", {})
+            for name, value in of_run.items() if scenario == "SAMSum" else ():
+                found.scenarios[scenario][name.capitalize()] = RunScore(value=float(value))
 
 
 def _answers(
     lines: Iterable[dict[str, Any]], decoding: str, metric: str
-) -> Iterator[tuple[Instance, float]]:
+) -> Iterator[tuple[Instance, dict[str, Any], float]]:
+    """Instance, perturbation ({}: none) and score of each line; originals come first."""
+    digests: dict[str, str] = {}
     for line in lines:
         score = number(line, "decodings", decoding, "metrics", metric)
-        if score is not None:  # the count of what is left tells
-            yield Instance(str(line["id"]), str(line.get("prompt_sha256", ""))), score
+        if score is None:  # the count of what is left tells
+            continue
+        changed = line.get("perturbation")
+        digest = digests.setdefault(str(line["id"]), str(line.get("prompt_sha256", "")))
+        kinds = {kind: changed in names for kind, names in PERTURBATIONS.items() if changed}
+        yield Instance(str(line["id"]), digest), kinds, score
+
+
+def _add(
+    found: ContestScores,
+    scenario: str,
+    entry: str,
+    rows: list[tuple[Instance, dict[str, Any], float]],
+) -> None:
+    """The scores of an entry, and where there are perturbations, of its worst cases."""
+    part = re.match(r"ethics_(\w+)", entry)
+    title = f"{part[1]}: EM" if part else MAIN.get(scenario, "EM")
+    original = {instance: score for instance, perturbation, score in rows if not perturbation}
+    found.add(scenario, title, entry, original)
+    if not any(perturbation for _, perturbation, _ in rows):
+        return
+    for kind in PERTURBATIONS:
+        worst = {
+            instance: min(score, original.get(instance, score))
+            for instance, score in _worst(rows, kind).items()
+        }
+        found.add(scenario, f"{title} ({kind.capitalize()})", entry, original | worst)
 
 
 def _read_helm(run: Run, found: ContestScores) -> None:
@@ -162,14 +228,7 @@ def _read_helm_run(
     if not original:
         return found.left_out.append(f"{run['name']} has no {metric}")
     entry = re.sub(r"[:,]model=[^,]*", "", run["name"])  # the same for every model
-    found.add(scenario, MAIN.get(scenario, "EM"), entry, original)
-    for kind, title in PERTURBED.items():
-        worst = {
-            instance: min(score, original.get(instance, score))
-            for instance, score in _worst(rows, kind).items()
-        }
-        if worst:
-            found.add(scenario, title, entry, original | worst)
+    _add(found, scenario, entry, rows)
 
 
 def _helm_scores(

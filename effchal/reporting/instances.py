@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from effchal.evaluation.names import instance_key
 from effchal.reporting.collect import Run, number
 from effchal.reporting.curves import cut, dicts, is_finite, rounded
 from effchal.reporting.scores import mapping
@@ -30,7 +31,7 @@ def instances_of(
         if whole:
             counts.append({"run": label, "shown": len(kept), "of": len(whole)})
         for record in kept:
-            key = str(record.get("entry")), str(record.get("id"))
+            key = str(record.get("entry")), instance_key(record)
             instance = found.setdefault(key, {"entry": key[0], "id": key[1], "answers": []})
             for name in ("prompt", "references"):
                 if name not in instance and record.get(name) is not None:
@@ -40,7 +41,7 @@ def instances_of(
 
 
 def drawing(record: dict[str, Any]) -> str:
-    return hashlib.sha256(f"{record.get('entry')}\n{record.get('id')}".encode()).hexdigest()
+    return hashlib.sha256(f"{record.get('entry')}\n{instance_key(record)}".encode()).hexdigest()
 
 
 def main_metric(run: Run, entry: str) -> str | None:

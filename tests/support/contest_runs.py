@@ -9,6 +9,7 @@ OPEN = {
     "gsm": "exact_match_indicator",
     "bbq:subject=Religion": "exact_match",
 }
+METRICS = OPEN | {"sam_sum": "rouge_2"}
 
 
 def evaluation(folder, right_of, n=40, decoding="greedy", status="finished"):
@@ -19,7 +20,7 @@ def evaluation(folder, right_of, n=40, decoding="greedy", status="finished"):
     for entry, right in right_of.items():
         entries[entry] = {"split": "test", "instances": n, "decodings": {decoding: {}}}
         for i in range(n + 3):
-            metrics = {OPEN.get(entry, "exact_match"): float(i < right), "other": 1.0}
+            metrics = {METRICS.get(entry, "exact_match"): float(i < right), "other": 1.0}
             line = {"entry": entry, "id": f"id{i}", "split": "test" if i < n else "valid"}
             lines.append(line | {"decodings": {decoding: {"metrics": metrics}}})
     (folder / "results.json").write_text(json.dumps({"status": status, "entries": entries}))

@@ -31,7 +31,8 @@ def prepare(path: Path) -> None:
     """Name HELM's runs of every entry, and have HELM read the data of each.
 
     The file has entries, model, local_path, output_path and offline (true: all data are in
-    place). Adds prepared, a list of {entry, runs} or {entry, error}.
+    place). Adds prepared, a list of {entry, runs} or {entry, error, missing}; missing tells
+    whether HELM lacks the data, or the entry altogether.
     """
     task = json.loads(path.read_text())
     if task["offline"]:
@@ -51,8 +52,14 @@ def prepare(path: Path) -> None:
             found = {"entry": entry, "runs": runs_of(entry, task)}
         except Exception as error:
             found = {"entry": entry, "error": f"{type(error).__name__}: {error}"}
+            # A file, the hub or an address that is not there: all of them are such errors.
+            found["missing"] = isinstance(error, (OSError, UnknownEntry))
         task["prepared"].append(found)
     path.write_text(json.dumps(task, indent=2) + "\n")
+
+
+class UnknownEntry(ValueError):
+    """HELM has no such entry."""
 
 
 def runs_of(entry: str, task: dict) -> list[str]:
@@ -70,10 +77,12 @@ def runs_of(entry: str, task: dict) -> list[str]:
     name = entry.partition(":")[0]
     if get_run_spec_function(name) is None:
         near = difflib.get_close_matches(name, _REGISTERED_RUN_SPEC_FUNCTIONS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"HELM knows no entry {name!r}; the nearest that it knows is {near!r}")
+        raise UnknownEntry(f"HELM knows no entry {name!r}; the nearest that it knows is {near!r}")
+    entry = entry.removesuffix(":")
     joint = "," if ":" in entry else ":"
     specs = construct_run_specs(parse_object_spec(f"{entry}{joint}model={task['model']}"))
     for spec in specs:
+        _ = spec.data_augmenter_spec.perturbations  # each reads its tables
         scenario = create_scenario(spec.scenario_spec)
         cache = get_scenario_cache_path(task["output_path"], scenario.name)
         instances = scenario.get_instances(cache)

@@ -106,7 +106,8 @@ def run_helm(
     command = [helm_program(cfg, "helm-run"), *output_options(run_dir), "--skip-completed-runs"]
     command += ["--max-eval-instances", str(cfg.scenario.max_instances)]
     command += ["--num-threads", str(cfg.helm.threads), "--run-entries"]
-    command += [f"{entry}{',' if ':' in entry else ':'}model={name}" for entry in entries]
+    plain = [entry.removesuffix(":") for entry in entries]
+    command += [f"{entry}{',' if ':' in entry else ':'}model={name}" for entry in plain]
     with helm_child(cfg, run_dir, command) as process:
         while process.poll() is None:
             if serving is not None and serving.poll() is not None:

@@ -23,6 +23,9 @@ from effchal.evaluation.helm.processes import (
 )
 from effchal.evaluation.helm.results import SUITE, HelmRun, error_of, read_run, run_folder
 from effchal.evaluation.helm.watch import watched
+from effchal.evaluation.scenarios import ScenarioError
+from effchal.evaluation.scenarios.entries import KNOWN, parse_entry
+from effchal.evaluation.scenarios.needs import needed_files
 from effchal.model_source import ModelSource, check_model_source, check_same, identity
 from effchal.runs import git_commit, read_record, versions, write_atomic
 from effchal.serving.ready import free_port, is_ready
@@ -41,6 +44,7 @@ def resumed(cfg: Config, overrides: list[str], run_dir: Path) -> Config:
         raise ConfigError(f"{run_dir} is no run of effchal.helm: it has no scores.json")
     before = load_config(run_dir / "config.yaml")
     may_change = {"resume_from", "helm", "bundle", "base_model", "scenario.path"}
+    may_change |= {"scenario.skip_missing"}
     cfg = overlay(before, cfg, overrides, may_change, str(run_dir))
     for key in ("name", "max_sequence_length"):
         if getattr(cfg.helm, key) != getattr(before.helm, key):
@@ -84,7 +88,8 @@ def run(cfg: Config, run_dir: Path) -> list[HelmRun]:
         each.error = error_of(helm_log, each.name) if each.score is None else None
     status = "failed" if any(each.score is None for each in runs) else "finished"
     scores = {"status": status, "model": model, "runs": [each.to_dict() for each in runs]}
-    write_scores(run_dir, scores)
+    prepared = json.loads((run_dir / "prepared.json").read_text())["prepared"]
+    write_scores(run_dir, scores | left_out(prepared))
     log.info("scores: %s", run_dir / "scores.json")
     return runs
 
@@ -141,17 +146,55 @@ def begin(cfg: Config, run_dir: Path, model: dict[str, Any]) -> list[HelmRun]:
         check_same(read_record(scores)["model"], model, run_dir)
     else:
         prepare(cfg, run_dir, task, model["name"])
-    entries = json.loads(task.read_text())["prepared"]
-    wrong = [
-        f"scenario.entries has {each['entry']}: {each['error']}"
-        for each in entries
-        if "error" in each
-    ]
-    if wrong:
-        raise ConfigError("\n  ".join(wrong))
+    content = json.loads(task.read_text())
+    entries = content["prepared"]
+    mark_missing(cfg, entries)
+    write_atomic(task, json.dumps(content, indent=2) + "\n")
+    check_prepared(cfg, entries)
     save_config(cfg, run_dir / "config.yaml")
-    write_scores(run_dir, {"status": "running", "model": model})
-    return [HelmRun(each["entry"], name) for each in entries for name in each["runs"]]
+    write_scores(run_dir, {"status": "running", "model": model} | left_out(entries))
+    to_run = [each for each in entries if "error" not in each]
+    return [HelmRun(each["entry"], name) for each in to_run for name in each["runs"]]
+
+
+def mark_missing(cfg: Config, entries: list[dict[str, Any]]) -> None:
+    """Mark entries that lack a file which HELM passes over, such as the test questions of MMLU."""
+    for each in entries:
+        if cfg.scenario.path is None or "error" in each:
+            continue
+        with suppress(ScenarioError):  # an entry or an argument that HELM alone knows
+            name, args = parse_entry(each["entry"])
+            files = [] if name == "math" else needed_files(each["entry"], name, args)
+            absent = [file for file in files if not Path(cfg.scenario.path, file).is_file()]
+            if absent:
+                each |= {"error": f"scenario.path has no {', '.join(absent)}", "missing": True}
+
+
+def check_prepared(cfg: Config, entries: list[dict[str, Any]]) -> None:
+    """Raises ConfigError if HELM cannot run an entry, unless scenario.skip_missing allows it."""
+    wrong = [each for each in entries if "error" in each]
+    may_skip = cfg.scenario.skip_missing and len(wrong) < len(entries)
+    refused = [each for each in wrong if not (may_skip and can_skip(each))]
+    if refused:
+        lines = [f"scenario.entries has {each['entry']}: {each['error']}" for each in refused]
+        if not may_skip and len(entries) > 1 and all(map(can_skip, refused)):
+            lines.append("scenario.skip_missing=true goes on without them")
+        raise ConfigError("\n  ".join(lines))
+    for each in wrong:
+        log.warning("left out: %s: %s", each["entry"], each["error"])
+
+
+def can_skip(prepared: dict[str, Any]) -> bool:
+    """Whether HELM lacks data of an entry, or an entry that effchal evaluate has."""
+    name = prepared["entry"].partition(":")[0]
+    is_known = name in KNOWN or "knows no entry" not in prepared["error"]
+    return is_known and bool(prepared.get("missing"))
+
+
+def left_out(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """What scores.json says of entries that were left out."""
+    missing = {each["entry"]: each["error"] for each in entries if "error" in each}
+    return {"missing": missing} if missing else {}
 
 
 def prepare(cfg: Config, run_dir: Path, task: Path, name: str) -> None:
@@ -169,7 +212,11 @@ def prepare(cfg: Config, run_dir: Path, task: Path, name: str) -> None:
     }
     task.write_text(json.dumps(wanted))
     if cfg.scenario.path is not None:
-        place_data(Path(cfg.scenario.path), run_dir / "scenarios")
+        data = Path(cfg.scenario.path)
+        place_data(data, run_dir / "scenarios")
+        # HELM looks for its tables beside the data; a folder of effchal fetch has them inside.
+        for folder in (data.parent / "perturbations", data / "perturbations"):
+            place_data(folder, run_dir / "perturbations")
     with progress("HELM reads its data"), inside(cfg, run_dir, "prepare", str(task)) as process:
         if process.wait() != 0:
             end = tail(run_dir / HELM_LOG)

@@ -2,9 +2,12 @@
 
 from effchal.evaluation.scenarios.entries import load_scenario
 from effchal.evaluation.scenarios.metrics import aggregate_extra, score_choices, score_completion
+from effchal.evaluation.scenarios.perturbations import FAIRNESS, ROBUSTNESS
+from effchal.evaluation.scenarios.run_arguments import expanded
 from effchal.evaluation.scenarios.types import (
     BiasTags,
     Instance,
+    MissingDataError,
     Reference,
     Scenario,
     ScenarioError,
@@ -13,14 +16,18 @@ from effchal.evaluation.scenarios.types import (
 )
 
 __all__ = [
+    "FAIRNESS",
+    "ROBUSTNESS",
     "BiasTags",
     "Instance",
+    "MissingDataError",
     "Reference",
     "Scenario",
     "ScenarioError",
     "Settings",
     "TextWindow",
     "aggregate_extra",
+    "expanded",
     "load_scenario",
     "score_choices",
     "score_completion",

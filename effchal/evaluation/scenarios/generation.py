@@ -1,10 +1,8 @@
-"""HELM's free generation: GSM8K, BIG-bench tasks and summaries of CNN/DM articles."""
+"""HELM's free generation: GSM8K and BIG-bench tasks."""
 
 import logging
-import pickle
 import random
 from pathlib import Path
-from typing import Any
 
 from effchal.evaluation.scenarios.files import find_file
 from effchal.evaluation.scenarios.helm_adapter import Item, PromptFormat, Task
@@ -12,8 +10,6 @@ from effchal.evaluation.scenarios.multiple_choice import EXACT_MATCHES
 from effchal.evaluation.scenarios.types import Reference, ScenarioError, Settings
 from effchal.rows import Row, parse_json, read_jsonl
 
-_ARTICLE_WORDS = 512  # the rest of an article is cut
-SHOT_WORDS = range(50, 151)  # only articles of so many words become in-context examples
 log = logging.getLogger(__name__)
 
 
@@ -44,7 +40,7 @@ def big_bench_task(entry: str, task: str, subtask: str, path: Path) -> Task:
     file = find_file(path, entry, "big_bench", *parts, "task.json")
     value = parse_json(file.read_bytes(), str(file), ScenarioError)
     found = Row.of(value, str(file), ScenarioError)
-    examples = _rows(found, "examples", "example")
+    examples = rows_of(found, "examples", "example")
     if not examples:
         raise found.wrong("examples", "a list of examples")
     option_letters, other_metrics = _big_bench_metrics(found)
@@ -68,7 +64,7 @@ def big_bench_task(entry: str, task: str, subtask: str, path: Path) -> Task:
     )
 
 
-def _rows(found: Row, name: str, noun: str) -> list[Row]:
+def rows_of(found: Row, name: str, noun: str) -> list[Row]:
     """The objects of a list; messages call them <noun> 1, <noun> 2, ..."""
     values = found.fields.get(name)
     if not isinstance(values, list):
@@ -110,43 +106,3 @@ def _big_bench_item(example: Row, split: str) -> Item:
     best = max(scores.values())
     references = [Reference(answer, score == best) for answer, score in scores.items()]
     return Item(question, tuple(references), split)
-
-
-def cnndm_task(entry: str, temperature: float, path: Path) -> Task:
-    """Three-sentence summaries. HELM's BERTScore, SummaC and coverage are not computed here."""
-    file = find_file(path, entry, "summarization", "data", "cnndm.pk")
-    found = Row.of(_read_plain_pickle(file), str(file), ScenarioError)
-    items = []
-    for name, split in (("train", "train"), ("validation", "valid"), ("test", "test")):
-        for row in _rows(found, name, f"{name} row"):
-            article = " ".join(row.text("article", may_be_empty=True).split()[:_ARTICLE_WORDS])
-            summary = " ".join(row.text("highlights", may_be_empty=True).split())
-            if split != "train" or len(article.split()) in SHOT_WORDS:
-                items.append(Item(article, (Reference(summary, True),), split))
-    form = PromptFormat(
-        "###\nArticle: ",
-        "Summarize the above article in 3 sentences.\n",
-        option_letters=False,
-        input_suffix="\n\n",
-    )
-    settings = Settings(128, "rouge_2", ("rouge_1", "rouge_l"), ("###",), temperature)
-    return Task(items, form, settings)
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads dicts, lists, texts and numbers alone: a pickle that names a class could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it holds a {module}.{name}")
-
-
-def _read_plain_pickle(file: Path) -> Any:
-    try:
-        with file.open("rb") as stream:
-            return _PlainUnpickler(stream).load()
-    except Exception as error:  # a broken pickle can raise nearly anything
-        raise ScenarioError(
-            f"{file}: not a pickle of plain dicts, lists and texts ({error}); write it again as "
-            "{'train': [{'article': ..., 'highlights': ...}, ...], 'validation': [...], "
-            "'test': [...]}"
-        ) from error

@@ -8,16 +8,21 @@ with HELM itself.
 import itertools
 import random
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy
 
+from effchal.evaluation.scenarios.files import HELM_FOLDER
+from effchal.evaluation.scenarios.helm_tables import PerturbationTables
+from effchal.evaluation.scenarios.perturbations import perturbed
 from effchal.evaluation.scenarios.types import (
     BiasTags,
     Instance,
+    MissingDataError,
     Reference,
+    RunMetric,
     Scenario,
     Settings,
     TextWindow,
@@ -52,6 +57,7 @@ class PromptFormat:
     instructions: str = ""
     input_suffix: str = "\n"
     max_shots: int = 5
+    separator: str = "\n"  # between instructions, examples and question
 
 
 @dataclass(frozen=True)
@@ -61,27 +67,62 @@ class Task:
     items: list[Item]
     format: PromptFormat
     settings: Settings
+    run_metric: RunMetric | None = None
+    keeps_unchanged: bool = False  # also a question that a perturbation leaves as it is
 
 
-def build_scenario(entry: str, task: Task, max_instances: int, window: TextWindow) -> Scenario:
-    """What `helm-run --max-eval-instances <max_instances>` sends for this entry."""
+def build_scenario(
+    entry: str,
+    task: Task,
+    max_instances: int,
+    window: TextWindow,
+    tables: PerturbationTables | None = None,
+) -> Scenario:
+    """What `helm-run --max-eval-instances <max_instances>` sends for this entry.
+
+    Args:
+        tables: given, each question is followed by its perturbations.
+
+    Raises:
+        MissingDataError: there is no question.
+    """
     form = task.format
     # HELM numbers all items, those for examples included, before it draws.
     numbered = [(f"id{i}", item) for i, item in enumerate(task.items) if item.split != "train"]
+    if not numbered:
+        raise MissingDataError(entry, "its data hold no question", HELM_FOLDER)
     train = [item for item in task.items if item.split == "train"]
     shots = [example_text(form, shot, True) for shot in draw_shots(train, form.max_shots)]
     max_prompt_tokens = WINDOW_TOKENS - task.settings.max_new_tokens
     instances = []
-    for id_, item in draw_instances(numbered, max_instances):
-        question = example_text(form, item, answered=False)
-        prompt = fit_prompt(form.instructions, shots, question, max_prompt_tokens, window)
-        letters = tuple(map(letter, range(len(item.references) if form.option_letters else 0)))
-        instances.append(
-            Instance(
-                id_, prompt, item.references, letters=letters, split=item.split, tags=item.tags
+    for id_, original in draw_instances(numbered, max_instances):
+        for perturbation, item in _versions(id_, original, tables, task.keeps_unchanged):
+            question = example_text(form, item, answered=False)
+            prompt = fit_prompt(form, shots, question, max_prompt_tokens, window)
+            letters = tuple(map(letter, range(len(item.references) if form.option_letters else 0)))
+            instances.append(
+                Instance(
+                    id_,
+                    prompt,
+                    item.references,
+                    letters=letters,
+                    split=item.split,
+                    tags=item.tags,
+                    perturbation=perturbation,
+                )
             )
-        )
-    return Scenario(entry, tuple(instances), task.settings)
+    return Scenario(entry, tuple(instances), task.settings, task.run_metric)
+
+
+def _versions(
+    id_: str, item: Item, tables: PerturbationTables | None, keeps_unchanged: bool
+) -> Iterator[tuple[str, Item]]:
+    """The item as it is, and each perturbed one with the perturbation's name."""
+    yield "", item
+    if tables is not None:
+        for name, (text, references) in perturbed(id_, item.text, item.references, tables):
+            if text != item.text or keeps_unchanged:
+                yield name, replace(item, text=text, references=references)
 
 
 def draw_instances(evaluated: Sequence[T], max_instances: int) -> list[T]:
@@ -140,14 +181,15 @@ def example_text(form: PromptFormat, item: Item, answered: bool) -> str:
 
 
 def fit_prompt(
-    instructions: str, shots: Sequence[str], question: str, max_tokens: int, window: TextWindow
+    form: PromptFormat, shots: Sequence[str], question: str, max_tokens: int, window: TextWindow
 ) -> str:
     """The prompt with as many examples as fit into `max_tokens`.
 
     A question that is too long by itself loses its end, "Answer:" included.
     """
     for kept in range(len(shots), -1, -1):
-        text = "\n".join([*([instructions] if instructions else []), *shots[:kept], question])
+        head = [form.instructions] if form.instructions else []
+        text = form.separator.join([*head, *shots[:kept], question])
         ids = window.encode(text)
         if len(ids) <= max_tokens and kept:
             return text

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from effchal.evaluation.scenarios.bbq import bias_scores
+from effchal.evaluation.scenarios.math_equivalence import math_equiv_chain_of_thought
 from effchal.evaluation.scenarios.types import Instance, Scenario, ScenarioError
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -72,11 +73,13 @@ def score_choices(instance: Instance, logprobs: Sequence[float]) -> dict[str, fl
 
 
 def aggregate_extra(scenario: Scenario, records: list[tuple[Instance, str]]) -> dict[str, float]:
-    """Metrics that are not a mean over instances: BBQ's; empty for other entries.
+    """Metrics that are not a mean over instances: BBQ's and SAMSum's; empty for other entries.
 
     Args:
         records: instances with their completions.
     """
+    if scenario.run_metric is not None:
+        return scenario.run_metric([text for _, text in records])
     return bias_scores(records) if any(instance.tags for instance in scenario.instances) else {}
 
 
@@ -152,6 +155,7 @@ _METRICS: dict[str, Callable[[str, str], float]] = {
     "quasi_prefix_exact_match": _quasi_prefix_exact_match,
     "exact_match_indicator": _exact_match_indicator,
     "final_number_exact_match": _final_number_exact_match,
+    "math_equiv_chain_of_thought": math_equiv_chain_of_thought,
     "rouge_1": functools.partial(_rouge, "rouge1"),
     "rouge_2": functools.partial(_rouge, "rouge2"),
     "rouge_l": functools.partial(_rouge, "rougeL"),

@@ -12,6 +12,14 @@ class ScenarioError(ConfigError):
     """An entry or data that cannot be evaluated. Messages name file, line, field, value, remedy."""
 
 
+class MissingDataError(ScenarioError):
+    """Data of an entry are not there. An evaluation may go on without the entry."""
+
+    def __init__(self, entry: str, what: str, remedy: str) -> None:
+        super().__init__(f"{entry}: {what}: {remedy}")
+        self.what, self.remedy = what, remedy
+
+
 @dataclass(frozen=True)
 class Reference:
     text: str
@@ -34,7 +42,7 @@ class BiasTags:
 class Instance:
     """One question. Its `choices` are scored by log-likelihood; without them, it generates."""
 
-    id: str  # HELM's instance id ("id12") where HELM has the entry; unique within the scenario
+    id: str  # HELM's instance id ("id12") where HELM has the entry
     prompt: str  # the text that HELM would send
     references: tuple[Reference, ...]
     choices: tuple[str, ...] = ()  # one for each reference, its leading space included
@@ -43,6 +51,12 @@ class Instance:
     split: str = "test"  # HELM's: "test" or "valid"
     tags: BiasTags | None = None  # BBQ only
     own: "OwnQuestion | None" = None  # questions of a user's own file only
+    perturbation: str = ""  # HELM's name of how the question was changed; "": it was not
+
+    @property
+    def key(self) -> str:
+        """Unique within the scenario: a changed question has the id of the original one."""
+        return f"{self.id} {self.perturbation}".strip()
 
     @property
     def correct_choices(self) -> tuple[bool, ...]:
@@ -81,11 +95,18 @@ class OwnQuestion:
 CHOICE_SETTINGS = Settings(0, "mc1", other_metrics=("mc2", "mc3"))
 
 
+class RunMetric(Protocol):
+    """Scores of a whole run that are no mean over its instances."""
+
+    def __call__(self, texts: list[str]) -> dict[str, float]: ...  # by name; of completions
+
+
 @dataclass(frozen=True)
 class Scenario:
-    entry: str  # as typed in scenario.entries
+    entry: str  # as typed in scenario.entries, expanded (run_arguments)
     instances: tuple[Instance, ...]
     settings: Settings
+    run_metric: RunMetric | None = None
 
     @property
     def mixes_kinds(self) -> bool:

@@ -9,6 +9,8 @@ from support.text_window import Window
 
 from effchal.config import ConfigError
 from effchal.evaluation.scenarios import ScenarioError
+from effchal.evaluation.scenarios.entries import parse_entry
+from effchal.evaluation.scenarios.needs import needed_files
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,8 @@ def test_missing_data_names_the_file_and_the_key_to_set(tmp_path, entry, file):
     if entry.startswith("summarization"):
         pytest.importorskip("rouge_score")
     with pytest.raises(
-        ScenarioError, match=rf"no file {tmp_path}/{file} .*give scenario.path=.*scenario.path=null"
+        ScenarioError,
+        match=rf"no file {tmp_path}/{file}\b.*give scenario.path=.*scenario.path=null",
     ):
         load(entry, tmp_path)
 
@@ -195,6 +198,9 @@ BBQ_ROW = {
     ],
 )
 def test_malformed_data_names_file_place_field_and_value(tmp_path, entry, file, content, message):
+    name, args = parse_entry(entry)
+    for other in needed_files(entry, name, args):
+        write(tmp_path, other, "")
     write(tmp_path, file, content)
     with pytest.raises(ScenarioError, match=message) as caught:
         load(entry, tmp_path)

@@ -8,7 +8,13 @@ from support.scenario_files import TRUTHFUL_QA_HEADER, load, mmlu, write
 from support.text_window import Window
 
 from effchal.evaluation.scenarios import Reference
-from effchal.evaluation.scenarios.helm_adapter import Item, draw_instances, draw_shots, fit_prompt
+from effchal.evaluation.scenarios.helm_adapter import (
+    Item,
+    PromptFormat,
+    draw_instances,
+    draw_shots,
+    fit_prompt,
+)
 
 
 def test_mmlu_asks_as_helm_does(tmp_path):
@@ -51,11 +57,15 @@ def test_few_questions_keep_their_order_and_many_are_drawn():
     assert drawn != sorted(drawn)
 
 
+def form(instructions):
+    return PromptFormat("", "", option_letters=False, instructions=instructions)
+
+
 def test_a_prompt_loses_its_last_examples_first_and_then_its_own_end():
     shots = ["a" * 1000, "b" * 900, "c" * 200]
-    assert fit_prompt("", shots, "q", 2047, Window()) == "\n".join([*shots[:2], "q"])
-    assert fit_prompt("I", shots, "q" * 1500, 1648, Window()) == "I\n" + "q" * 1500
-    assert fit_prompt("I", shots, "q" * 3000, 1648, Window()) == "I\n" + "q" * 1646
+    assert fit_prompt(form(""), shots, "q", 2047, Window()) == "\n".join([*shots[:2], "q"])
+    assert fit_prompt(form("I"), shots, "q" * 1500, 1648, Window()) == "I\n" + "q" * 1500
+    assert fit_prompt(form("I"), shots, "q" * 3000, 1648, Window()) == "I\n" + "q" * 1646
 
 
 def test_truthful_qa_mc_splits_closes_and_orders_answers_as_published(tmp_path):

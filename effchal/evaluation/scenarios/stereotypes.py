@@ -1,0 +1,73 @@
+"""HELM's stereotype and representation scores of generated texts, by race and gender.
+
+0 means that all groups are named alike, or alike beside each profession; higher is worse.
+A score is missing where no text names a group (beside a profession).
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from effchal.evaluation.scenarios.helm_tables import BiasWords
+from effchal.evaluation.scenarios.types import ScenarioError
+
+
+@dataclass(frozen=True)
+class BiasMeasures:
+    """A RunMetric."""
+
+    words: BiasWords
+    nltk_data: Path  # a folder with tokenizers/punkt_tab
+
+    def __call__(self, texts: list[str]) -> dict[str, float]:
+        tokenize = tokenizer(self.nltk_data)
+        counts = [Counter[str](tokenize(text.lower())) for text in texts if text]
+        found: dict[str, float | None] = {}
+        for category, groups in self.words.groups.items():
+            lists = list(groups.values())
+            found[f"stereotypes ({category})"] = self._stereotypes(counts, lists)
+            found[f"representation ({category})"] = _representation(counts, lists)
+        return {name: score for name, score in found.items() if score is not None}
+
+    def _stereotypes(self, texts: Sequence[Counter[str]], lists: list[list[str]]) -> float | None:
+        """The mean over professions of how unevenly groups are named in texts that name them."""
+        scores = []
+        named = [(text, [sum(text[word] for word in words) for words in lists]) for text in texts]
+        for profession in self.words.professions:
+            beside = [
+                sum(text[profession] * counts[group] for text, counts in named)
+                for group in range(len(lists))
+            ]
+            scores.append(_unevenness(beside, lists))
+        known = [score for score in scores if score is not None]
+        return float(numpy.array(known).mean()) if known else None
+
+
+def _representation(texts: Sequence[Counter[str]], lists: list[list[str]]) -> float | None:
+    counts = [sum(text[word] for text in texts for word in set(words)) for words in lists]
+    return _unevenness(counts, lists)
+
+
+def _unevenness(counts: list[int], lists: list[list[str]]) -> float | None:
+    """Total variation distance of the groups' shares, by words of their lists, from equal ones."""
+    by_words = numpy.array(counts) / [len(words) for words in lists]
+    total = numpy.sum(by_words)
+    if total == 0:
+        return None
+    return float(sum(numpy.abs(1 / len(lists) - by_words / total)) / 2)
+
+
+@functools.cache
+def tokenizer(nltk_data: Path) -> Any:
+    """NLTK's word tokenizer, which HELM uses; its sentences need the data."""
+    try:
+        import nltk  # type: ignore[import-untyped]
+    except ModuleNotFoundError as error:
+        raise ScenarioError("sam_sum needs the package nltk: pip install nltk") from error
+    nltk.data.path.insert(0, str(nltk_data))
+    return nltk.word_tokenize
