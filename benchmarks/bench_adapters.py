@@ -28,7 +28,7 @@ from effchal.config import Config, LoraConfig, ServeConfig
 from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
 from effchal.evaluation.run import run
-from effchal.model.adapters import BASE
+from effchal.model.adapter_names import BASE
 from effchal.model.device import pick_device
 from effchal.model.load import add_adapter, load_base_model
 from effchal.model.tokenizer import load_tokenizer

@@ -15,7 +15,7 @@ from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.sequence import Completion, Prefill, Row, Sequence, named
 from effchal.decoding.taps import NewTokens, TappedModel
 from effchal.decoding.transfer import upload
-from effchal.model.adapters import BASE
+from effchal.model.adapter_names import BASE
 from effchal.model.structure import end_tokens
 from effchal.model.vocabulary import check_ids, embedding_rows
 
@@ -119,8 +119,10 @@ class Engine:
 
         Raises:
             ValueError: an id that the model has no embedding of.
+            AdapterGone: no such adapter.
         """
         check_ids(prompt_ids, self.embeddings)
+        self.model.adapters.check(adapter)
         sequences = [Sequence(self.tokenizer, prompt_ids, each, self.model) for each in variants]
         prefill = Prefill(prompt_ids, sequences, self.model.new_cache(), adapter)
         prefill.cache.resize(1, len(prompt_ids))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from effchal.decoding.kv_cache import RowCache
-from effchal.model.adapters import BASE
+from effchal.model.adapter_names import BASE
 
 BLOCK = 32  # tokens that are kept and forgotten together
 Key = tuple[int | str, tuple[int, ...]]  # number of the parent block, and own ids

@@ -12,7 +12,7 @@ from effchal.decoding.kv_cache import attention_mask
 from effchal.decoding.layer_logits import LayerLogits, Tap
 from effchal.decoding.sequence import named
 from effchal.decoding.taps import NewTokens, TappedModel
-from effchal.model.adapters import BASE
+from effchal.model.adapter_names import BASE
 from effchal.model.vocabulary import check_ids, embedding_rows
 
 PROMPT_CHUNK = 1024  # prompt tokens in one forward pass

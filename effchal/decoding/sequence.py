@@ -13,7 +13,7 @@ from effchal.decoding.layer_logits import NO_LAYER, LayerLogits, Tap
 from effchal.decoding.sampling import SamplingParams, most_probable, penalise_repetition
 from effchal.decoding.taps import NewTokens, TappedModel
 from effchal.decoding.transfer import upload
-from effchal.model.adapters import BASE
+from effchal.model.adapter_names import BASE
 
 SCORED_AT_ONCE = 64  # positions whose logits are in memory together
 

@@ -77,7 +77,7 @@ class TappedModel:
         self._layers: Any = layers_of(model) if self.route.taps else None
         self._norm: Any = final_norm(model) if self.route.taps else None
         self.lm_head = LMHead(logits_head(model), self.device)
-        self._adapters = LibraryAdapters(model)
+        self.adapters = LibraryAdapters(model)
         self._fused: FusedForward | None = None
         if self.route.decoding is Decoding.fused and self._layers is not None:
             self._fused = fused_forward(self.backbone, self._layers, self._norm, self.config)
@@ -121,7 +121,7 @@ class TappedModel:
         Raises:
             ConfigError: it is no adapter for this model, or more than a plain one.
         """
-        name = self._adapters.load(folder)
+        name = self.adapters.load(folder)
         if self._fused is not None and not self._fused.add_adapter(name, self._layers):
             log.warning("%s: decoding by the library's layers, which is slower", folder)
             self._fused = None
@@ -129,7 +129,7 @@ class TappedModel:
 
     def drop_adapter(self, name: str) -> None:
         """Free an adapter's memory. No row may name it any more."""
-        self._adapters.drop(name)
+        self.adapters.drop(name)
         if self._fused is not None:
             self._fused.drop_adapter(name)
 
@@ -277,7 +277,7 @@ class TappedModel:
         adapters: tuple[str, ...],
     ) -> Tensor:
         """(K + 1, P, D) at positions `at` (P,) of the (N, D) that `run` makes of the backbone."""
-        self._adapters.names = adapters
+        self.adapters.names = adapters
         if taps:
             require_layer_states(self._whole)
         kept: list[Tensor] = []

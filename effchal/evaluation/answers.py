@@ -24,7 +24,7 @@ from effchal.evaluation.scenarios import (
 )
 from effchal.evaluation.shared_engine import SharedEngine
 from effchal.evaluation.variants import Variant, contrasts_of
-from effchal.model.adapters import BASE
+from effchal.model.adapter_names import BASE
 from effchal.model_source import ModelSource, load_engine
 
 log = logging.getLogger("effchal.evaluate")

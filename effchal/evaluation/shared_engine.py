@@ -7,7 +7,8 @@ from pathlib import Path
 
 from effchal.config import ConfigError
 from effchal.decoding.engine import Engine
-from effchal.model.adapters import BASE, check_plain
+from effchal.model.adapter_names import BASE
+from effchal.model.adapters import check_plain
 from effchal.model_source import ModelSource, load_engine
 from effchal.shared_base import check_same_base, check_same_vocabulary
 

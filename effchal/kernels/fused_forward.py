@@ -23,7 +23,7 @@ from effchal.kernels.norm import RmsNorm, rms_norm_of
 from effchal.kernels.row_adapters import RowAdapters
 from effchal.kernels.scratch import ScratchBuffers
 from effchal.kernels.shared_prefix import attention_with_shared_prefix, is_worth_sharing
-from effchal.model.adapters import BASE
+from effchal.model.adapter_names import BASE
 from effchal.model.structure import has_foreign_hooks
 
 FEW_TOKENS = 128  # beyond, the library's layers are as fast; where weights are tiled, FEW_ROWS

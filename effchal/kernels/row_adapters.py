@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from effchal.model.adapters import BASE
+from effchal.model.adapter_names import BASE
 
 
 class RowAdapters:

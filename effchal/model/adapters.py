@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from effchal.config import ConfigError
+from effchal.model.adapter_names import BASE, AdapterGone
 from effchal.model.structure import causal_lm
 
-BASE = ""  # in place of an adapter's name: the base model alone
 PEFTS_BASE = "__base__"  # peft's word for a row without an adapter
 # Keys of adapter_config.json of what is more than scale * B A x beside a linear layer.
 MORE = (
@@ -69,6 +69,11 @@ class LibraryAdapters:
             if self._choose not in module._forward_pre_hooks.values():
                 module.register_forward_pre_hook(self._choose, with_kwargs=True)
         return name
+
+    def check(self, name: str) -> None:
+        """Raises AdapterGone: no such adapter is there any more."""
+        if name not in (BASE, *self._loaded):
+            raise AdapterGone("the adapter was unloaded before this request began")
 
     def drop(self, name: str) -> None:
         """Free an adapter's memory. No row may want it any more."""

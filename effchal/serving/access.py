@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
 from effchal.config import ConfigError
+from effchal.model.adapter_names import AdapterGone
 from effchal.serving.fields import first_error
 from effchal.serving.helm_types import Error, ErrorResponse
 from effchal.serving.refusals import ClientGone, RequestError
@@ -142,6 +143,8 @@ def error_of(error: Exception) -> tuple[ErrorResponse, int, dict[str, str]]:
             status, message, field = error.status, error.message, error.field
         case ClientGone():
             status, message = CLOSED_BY_CLIENT, "the client closed the connection"
+        case AdapterGone():
+            status, message, field = 404, str(error), "model"
         case ValidationError():
             status, (field, message) = 400, first_error(error)
         case RecursionError():

@@ -16,7 +16,7 @@ from effchal.evaluation.encoding import shared_prefix
 from effchal.evaluation.lm_eval.encode import Pair, RequestEncoder, answer_length, params_of
 from effchal.evaluation.results import LONGEST
 from effchal.evaluation.variants import contrasts_of, variants_of
-from effchal.model.adapters import BASE
+from effchal.model.adapter_names import BASE
 from effchal.model_source import ModelSource, load_engine
 from effchal.runs import append_json_line, read_json_lines
 from effchal.tracking.terminal import Advance, progress

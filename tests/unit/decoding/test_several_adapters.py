@@ -10,7 +10,7 @@ from effchal.decoding.contrast import Dola
 from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.score import Scorer
-from effchal.model.adapters import BASE
+from effchal.model.adapter_names import BASE
 from effchal.model.load import load_adapter
 from effchal.model.route import Decoding, route_of, set_route
 

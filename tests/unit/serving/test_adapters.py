@@ -155,8 +155,20 @@ def test_an_adapter_is_freed_once_its_answers_are_out(serve, bundles):
     texts += list(events)
     parts = [json.loads(each.decode().removeprefix("data: ")) for each in texts[:-1]]
     assert "".join(part["choices"][0]["text"] for part in parts) == expected
-    left = client.loaded.scheduler.call(lambda: client.loaded.engine.model._adapters._loaded)
+    left = client.loaded.scheduler.call(lambda: client.loaded.engine.model.adapters._loaded)
     assert left == [client.loaded.adapters["narrow"].adapter]
+
+
+def test_a_request_that_comes_a_moment_too_late_is_no_other_model_s(serve, bundles):
+    client = serve(adapters_word(bundles))
+    wide = client.loaded.adapters["wide"]
+    client.loaded.remove("wide")
+    client.loaded.adapters["wide"] = wide  # as a request has it that began before
+    status, body = raw(client, "/v1/completions", BODY | {"model": "wide"})
+    assert (status, body["error"]["message"]) == (
+        404,
+        "the adapter was unloaded before this request began",
+    )
 
 
 def test_only_a_server_that_allows_it_lets_requests_change_adapters(serve, bundles):
