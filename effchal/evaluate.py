@@ -58,6 +58,8 @@ def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     try:
         print(run(cfg, run_dir, others))
         mirror_evaluation(cfg, run_dir)
+        if cfg.scenario.contest:
+            print_places(run_dir)
     except FloatingPointError as error:
         sys.exit(f"error: {error}; what was scored before is kept in {run_dir}")
     except GraderError as error:
@@ -66,6 +68,18 @@ def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     except KeyboardInterrupt:
         print(f"interrupted; go on with: effchal evaluate resume_from={run_dir}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+def print_places(run_dir: Path) -> None:
+    """Print where the evaluation stands among the contest's finalists."""
+    from effchal.reporting.challenge import challenge_report
+
+    try:
+        places = challenge_report([run_dir]).places()
+    except ConfigError as error:
+        print(f"no place in the contest: {error}", file=sys.stderr)
+    else:
+        print(f"{places}\nbeside the finalists: effchal report --challenge {run_dir}")
 
 
 def config_of(cfg: Config, overrides: list[str]) -> Config:

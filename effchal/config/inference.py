@@ -92,6 +92,8 @@ class ScenarioConfig:
     # How an answer is compared where its row does not say. null = number where the right answer is
     # a number of JSON, else exact.
     match: Match | None = None
+    # The entries are the 2023 contest's: behind the results stands the place among its finalists.
+    contest: bool = False
     # Go on without the entries whose data are not there; the results name them.
     skip_missing: bool = False
 

@@ -57,8 +57,13 @@ class ChallengeReport:
 
     def text(self) -> str:
         """For the terminal."""
-        lines = self._page(as_text, "").splitlines()
-        return "\n".join(_wrapped(line) if line.startswith("- ") else line for line in lines) + "\n"
+        return _wrapped_notes(self._page(as_text, ""))
+
+    def places(self) -> str:
+        """The runs' own tables and notes alone."""
+        parts = [f"Track {self.finals.track} of 2023: {len(self.finals.entries)} finalists"]
+        parts += [part for each in self.standings for part in standing_parts(each, as_text, "")]
+        return _wrapped_notes("\n\n".join(parts))
 
     def markdown(self) -> str:
         return self._page(as_markdown, "## ")
@@ -81,8 +86,7 @@ class ChallengeReport:
         finals = self.finals
         parts = [f"{mark}Track {finals.track} of 2023: {len(finals.entries)} finalists"]
         for each in self.standings:
-            title = f"{mark}{each.scores.name} ({each.scores.decoding})"
-            parts += [title, write(table_of(each)), "\n".join(notes_of(each))]
+            parts += standing_parts(each, write, mark)
         if self.differences or self.unpaired:
             parts.append(f"{mark}Differences to {self.standings[0].scores.name}")
             parts += [write(differences_table(self.differences))] if self.differences else []
@@ -91,6 +95,16 @@ class ChallengeReport:
         parts += [f"{mark}The finalists, without these runs", write(published_table(finals))]
         parts.append("\n".join(field_notes(finals)))
         return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def standing_parts(standing: Standing, write: Any, mark: str) -> list[str]:
+    title = f"{mark}{standing.scores.name} ({standing.scores.decoding})"
+    return [title, write(table_of(standing)), "\n".join(notes_of(standing))]
+
+
+def _wrapped_notes(text: str) -> str:
+    lines = text.splitlines()
+    return "\n".join(_wrapped(line) if line.startswith("- ") else line for line in lines) + "\n"
 
 
 def _wrapped(note: str) -> str:
