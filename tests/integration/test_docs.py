@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -45,10 +46,7 @@ def folder(tmp_path_factory):
     arguments = [*shown("effchal train experiment=quickstart"), *TINY, *TWO_STEPS]
     effchal(folder, [*arguments, f"hydra.run.dir={RUN}"])
     assert json.loads((folder / RUN / "run.json").read_text())["status"] == "finished"
-    page = (ROOT / "docs" / "evaluation.md").read_text()
-    rows = [row for block in fenced(page, {"json"}) for row in block.splitlines()]
-    choices = [row for row in rows if "choices" in json.loads(row)]
-    (folder / "questions.jsonl").write_text("\n".join(choices) + "\n")
+    shutil.copy(ROOT / "examples" / "questions.jsonl", folder)
     return folder
 
 
@@ -74,7 +72,7 @@ def test_a_base_model_is_packaged(folder):
 
 
 def test_questions_of_ones_own_are_evaluated(folder):
-    arguments = shown("effchal evaluate outputs/train/<run> 'scenario.entries=[\"jsonl:")
+    arguments = shown("effchal evaluate outputs/train/<run> data=questions.jsonl")
     assert "greedy" in effchal(folder, [*arguments, "evaluate.resamples=100"])
 
 

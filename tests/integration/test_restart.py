@@ -83,8 +83,8 @@ def check_killed_and_resumed_equals_not_killed(arguments, kill_after, steps, tmp
 
 
 def test_killed_twice_and_resumed_gives_the_same_bits(tmp_path):
-    arguments = [*TINY, "train.max_steps=40", "train.epochs=100", "train.validate_every=20"]
-    check_killed_and_resumed_equals_not_killed(arguments, (2, 6), 40, tmp_path)
+    arguments = [*TINY, "train.max_steps=24", "train.epochs=100", "train.validate_every=12"]
+    check_killed_and_resumed_equals_not_killed(arguments, (2, 6), 24, tmp_path)
 
 
 @needs_smollm2
