@@ -277,7 +277,7 @@ class TappedModel:
         adapters: tuple[str, ...],
     ) -> Tensor:
         """(K + 1, P, D) at positions `at` (P,) of the (N, D) that `run` makes of the backbone."""
-        self.adapters.names = adapters
+        self.adapters.use(adapters)
         if taps:
             require_layer_states(self._whole)
         kept: list[Tensor] = []

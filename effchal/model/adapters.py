@@ -23,7 +23,7 @@ ENDS = {"lm_head", "embed_tokens", "wte", "embed_out"}
 class LibraryAdapters:
     """peft's adapters of a base model, one or none for each row of a batch.
 
-    The library's layers read `names` when they run: peft's mixed batches.
+    Rows of one adapter take peft's plain way, rows of several its mixed batches, which copy rows.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -31,7 +31,25 @@ class LibraryAdapters:
         self._peft: Any = None  # once there is an adapter
         self._loaded: list[str] = []
         self._count = 0
-        self.names: tuple[str, ...] = ()  # of the rows of the next forward pass; none: all BASE
+        self._names: tuple[str, ...] = ()  # of the rows of a mixed batch
+        self._active: str | None = None  # of all rows; None: each layer takes what it is told
+
+    def use(self, names: tuple[str, ...]) -> None:
+        """Say whose adapters the rows of the next forward pass go through; none: all BASE."""
+        if self._peft is None:
+            return
+        alike = len(set(names)) < 2
+        self._names = () if alike else names
+        self._activate((names[0] if names else BASE) if alike else None)
+
+    def _activate(self, name: str | None) -> None:
+        if name == self._active:
+            return
+        for layer in self._layers():
+            layer.enable_adapters(name is None or name in layer.lora_A)
+            if name in layer.lora_A:
+                layer.set_adapter([name])
+        self._active = name
 
     def load(self, folder: Path) -> str:
         """Put an adapter into the model; its name there, which no other one gets.
@@ -45,6 +63,7 @@ class LibraryAdapters:
         import peft
 
         check_plain(folder)
+        self._activate(None)
         self._count += 1
         name = f"adapter_{self._count}"
         try:
@@ -77,6 +96,7 @@ class LibraryAdapters:
 
     def drop(self, name: str) -> None:
         """Free an adapter's memory. No row may want it any more."""
+        self._activate(None)
         self._loaded.remove(name)
         self._discard(name)
 
@@ -97,8 +117,9 @@ class LibraryAdapters:
 
     def _choose(self, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """torch's hook before a layer with adapters runs."""
-        rows = self.names or (BASE,) * len(args[0])
-        names = [name if name != BASE else PEFTS_BASE for name in rows]
+        if not self._names:
+            return None
+        names = [name if name != BASE else PEFTS_BASE for name in self._names]
         return args, kwargs | {"adapter_names": names}
 
 
