@@ -1,4 +1,4 @@
-"""What adapters on one base model cost together: bench_adapters.py [--prompts 200] [--requests 48]
+"""What adapters on one base model cost together: bench_adapters.py [--prompts 200] [--requests 96]
 
 Two random adapters of SmolLM2 (r 16 on all linear layers), which change what it says. Prompts have
 GSM8K's 5-shot shape. One JSON line each:
@@ -37,7 +37,7 @@ from effchal.serving.metrics import Metrics
 from effchal.serving.queued import QueuedPrompt
 from effchal.serving.scheduler import Scheduler
 
-CLIENTS, NEW_TOKENS, REPEATS = 8, 32, 3
+CLIENTS, NEW_TOKENS = 8, 32
 GREEDY = SamplingParams(max_new_tokens=NEW_TOKENS)
 MODEL = ["model=smollm2_135m", "prompt=plain", "model.dtype=float32"]
 LAYER_SETS = "[[0],[5],[10],[15],[0,5],[10,15],[0,10,20],[0,5,10,15,20,25]]"
@@ -46,14 +46,15 @@ LAYER_SETS = "[[0],[5],[10],[15],[0,5],[10,15],[0,10,20],[0,5,10,15,20,25]]"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=200, help="of the evaluation")
-    parser.add_argument("--requests", type=int, default=48, help="to the schedulers, each time")
+    parser.add_argument("--requests", type=int, default=96, help="to the schedulers, each time")
+    parser.add_argument("--repeats", type=int, default=3, help="of the schedulers' work")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         bundles = [make_bundle(Path(home, name), seed) for seed, name in enumerate("ab")]
         if args.requests:
             print(
                 "RESULT",
-                json.dumps({"part": "serving"} | serving(bundles, args.requests)),
+                json.dumps({"part": "serving"} | serving(bundles, args.requests, args.repeats)),
                 flush=True,
             )
         if args.prompts:
@@ -82,13 +83,13 @@ def engine_of(bundle: Path | None) -> Engine:
     return load_engine(check_model_source(config_of(bundle)))
 
 
-def serving(bundles: list[Path], count: int) -> dict[str, object]:
+def serving(bundles: list[Path], count: int, repeats: int) -> dict[str, object]:
     alone, shared = engine_of(bundles[0]), engine_of(None)
     names = [shared.model.load_adapter(bundle / "adapter") for bundle in bundles]
     prompts = [alone.tokenizer(text).input_ids for text in make_prompts(count)]
     rows = [[*names, BASE][i % 3] for i in range(count)]
     seconds: dict[str, list[float]] = {"one": [], "three": []}
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         seconds["one"].append(ask(alone, prompts, [BASE] * count)[0])
         spent, found = ask(shared, prompts, rows)
         seconds["three"].append(spent)
@@ -98,6 +99,7 @@ def serving(bundles: list[Path], count: int) -> dict[str, object]:
     equal = sum(a == b for a, b in zip(found, expected, strict=True))
     return {
         "requests": count,
+        "repeats": repeats,
         "one_adapter_s": round(one, 2),
         "two_adapters_and_base_s": round(three, 2),
         "throughput_ratio": round(one / three, 3),
