@@ -97,15 +97,15 @@ def others_of_sweep(cfg: Config, overrides: list[str], folder: Path) -> list[tup
     if not (is_first_of_sweep() and cfg.evaluate.together):
         return []
     found = []
-    _, words = split_flags(sys.argv[1:])
-    for number, model in enumerate(swept_models(words)):
+    _, typed = split_flags(sys.argv[1:])
+    common = [word for word in overrides if not word.startswith("bundle=")]
+    for number, model in enumerate(swept_models(typed)[1:], start=1):
         run_dir = folder.parent / str(number)
-        if number == 0 or is_finished(run_dir / "results.json"):
+        if is_finished(run_dir / "results.json"):
             continue
-        words = [word for word in overrides if not word.startswith("bundle=")]
         with contextlib.suppress(ConfigError):
             own = replace(cfg, bundle=model, resume_from=None)
-            found.append((config_of(own, [*words, f"bundle={quote(model)}"]), run_dir))
+            found.append((config_of(own, [*common, f"bundle={quote(model)}"]), run_dir))
     return found
 
 

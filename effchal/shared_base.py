@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from effchal.config import Config, ConfigError
 from effchal.model_source import (
@@ -91,17 +92,22 @@ def check_adapter(
     if not (bundle / "adapter").is_dir():
         raise ConfigError(f"{bundle} has no adapter: it is a plain base model")
     check_same_base(source, base)
-    check_same_vocabulary(source, base)
-    return CheckedAdapter(bundle, own, PromptEncoder(load_source_tokenizer(source), own.prompt))
+    tokenizer = tokenizer_of_same_vocabulary(source, base)
+    return CheckedAdapter(bundle, own, PromptEncoder(tokenizer, own.prompt))
 
 
-def check_same_vocabulary(source: ModelSource, base: ModelSource) -> None:
-    """Raises ConfigError unless two sources spell texts with the same ids."""
-    one, other = (load_source_tokenizer(each).get_vocab() for each in (source, base))
-    if one != other:
+def tokenizer_of_same_vocabulary(source: ModelSource, base: ModelSource) -> Any:
+    """The tokenizer of `source`.
+
+    Raises:
+        ConfigError: it spells texts with other ids than that of `base`.
+    """
+    tokenizer = load_source_tokenizer(source)
+    if tokenizer.get_vocab() != load_source_tokenizer(base).get_vocab():
         raise ConfigError(
             f"{source.bundle} has another vocabulary than its base model; serve it alone"
         )
+    return tokenizer
 
 
 def check_same_base(source: ModelSource, base: ModelSource) -> None:

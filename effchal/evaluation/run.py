@@ -14,7 +14,8 @@ from typing import Any
 from effchal.config import Config, ConfigError, load_config, save_config
 from effchal.evaluation.answers import Asked, EvaluationTask
 from effchal.evaluation.batches import answers
-from effchal.evaluation.encoding import EncodedInstance, TokenizerWindow, encode
+from effchal.evaluation.encoding import EncodedInstance, encode
+from effchal.evaluation.load import load_scenarios
 from effchal.evaluation.names import POOLED, pooled_name
 from effchal.evaluation.plots import plot
 from effchal.evaluation.questions.files import OwnFiles, own_files
@@ -28,14 +29,8 @@ from effchal.evaluation.results import (
     summarise,
 )
 from effchal.evaluation.reuse import placeless, take_over
-from effchal.evaluation.scenarios import (
-    MissingDataError,
-    Scenario,
-    aggregate_extra,
-    expanded,
-    load_scenario,
-)
-from effchal.evaluation.shared_engine import SharedEngine, can_share
+from effchal.evaluation.scenarios import Scenario, aggregate_extra
+from effchal.evaluation.shared_engine import SharedEngine, base_of, can_share
 from effchal.evaluation.tables import results_table, write_tables
 from effchal.evaluation.variants import variants_of
 from effchal.model.device import peak_memory_gib
@@ -115,10 +110,13 @@ def prepare_others(
     this: Prepared, others: Sequence[tuple[Config, Path]], locks: contextlib.ExitStack
 ) -> list[Prepared]:
     """Those that one engine can ask together with this one. What is wrong is theirs to tell."""
-    found = []
+    found: list[Prepared] = []
+    base = base_of(this.task.source)
+    if not others or not can_share(this.task.source, base):
+        return found
     for cfg, run_dir in others:
         with contextlib.suppress(ConfigError):
-            if can_share(check_model_source(cfg), this.task.source):
+            if can_share(check_model_source(cfg), base):
                 found.append(prepare(cfg, run_dir, locks))
     if found:
         shared = SharedEngine(this.task.source, this.task.cfg.evaluate.memory_gib)
@@ -180,42 +178,6 @@ def check_plots() -> None:
         )
 
 
-def load_scenarios(cfg: Config, encoder: PromptEncoder) -> tuple[list[Scenario], dict[str, str]]:
-    """The scenarios of all entries, and by entry what is missing of the others' data.
-
-    Raises:
-        ConfigError: data are missing, unless scenario.skip_missing allows it; it names all that
-            are missing.
-    """
-    path = None if cfg.scenario.path is None else Path(cfg.scenario.path)
-    window, most = TokenizerWindow(encoder), cfg.scenario.max_instances
-    found: list[Scenario] = []
-    missing: dict[str, MissingDataError] = {}
-    for entry in cfg.scenario.entries:
-        try:
-            found += [load_scenario(each, path, most, window) for each in expanded(entry)]
-        except MissingDataError as error:
-            missing[entry] = error
-    if missing and ((not found and not cfg.scenario.data) or not cfg.scenario.skip_missing):
-        raise missing_data(missing, len(cfg.scenario.entries))
-    for entry, reason in missing.items():
-        log.warning("left out: %s: %s", entry, reason.what)
-    return found, {entry: reason.what for entry, reason in missing.items()}
-
-
-def missing_data(missing: dict[str, MissingDataError], entries: int) -> ConfigError:
-    """One error of several, each remedy once."""
-    if entries == 1:
-        (error,) = missing.values()
-        return error
-    lines = [f"{entry}: {error.what}" for entry, error in missing.items()]
-    remedies = dict.fromkeys(error.remedy for error in missing.values())
-    skip = "scenario.skip_missing=true goes on without them, and names them in the results"
-    return ConfigError(
-        "\n  ".join([f"no data for {len(missing)} of {entries} entries:", *lines, *remedies, skip])
-    )
-
-
 def begin(cfg: Config, source: ModelSource, run_dir: Path) -> dict[str, Any]:
     """results.json as it stands at the start.
 
@@ -243,8 +205,30 @@ def begin(cfg: Config, source: ModelSource, run_dir: Path) -> dict[str, Any]:
     return header
 
 
+def is_answered(evaluation: Prepared) -> bool:
+    records = evaluation.task.records
+    keys = [(each.entry, each.instance.key) for part in evaluation.encoded for each in part]
+    return all(records.get(*key) for key in keys)
+
+
+def with_adapters(evaluations: list[Prepared]) -> list[Prepared]:
+    """Those whose adapter can be loaded; the first one's must be. Loads nothing without need."""
+    if all(map(is_answered, evaluations)):
+        return evaluations
+    first, *others = evaluations
+    kept = [first]
+    for each in others:
+        try:
+            _ = each.task.adapter
+            kept.append(each)
+        except ConfigError as error:
+            log.warning("%s; left to its own evaluation", error)
+    return kept
+
+
 def answer_all(evaluations: list[Prepared]) -> None:
     """Answer every instance that has no record yet, of all models entry by entry."""
+    evaluations = with_adapters(evaluations)
     total = sum(len(scenario.instances) for each in evaluations for scenario in each.scenarios)
     done = 0
     with progress("answering instances", total, "instances") as advance:

@@ -10,7 +10,7 @@ from effchal.decoding.engine import Engine
 from effchal.model.adapter_names import BASE
 from effchal.model.adapters import check_plain
 from effchal.model_source import ModelSource, load_engine
-from effchal.shared_base import check_same_base, check_same_vocabulary
+from effchal.shared_base import check_same_base, tokenizer_of_same_vocabulary
 
 log = logging.getLogger("effchal.evaluate")
 
@@ -40,14 +40,13 @@ def base_of(source: ModelSource) -> ModelSource:
     return replace(source, bundle=None)
 
 
-def can_share(source: ModelSource, first: ModelSource) -> bool:
-    """Whether a model may be asked by the engine of another one; a line says why not."""
+def can_share(source: ModelSource, base: ModelSource) -> bool:
+    """Whether a model may be asked by an engine of this base model; a line says why not."""
     try:
-        check_same_base(source, base_of(first))
-        for each in (source, first):
-            if each.bundle is not None:
-                check_plain(each.bundle / "adapter")
-                check_same_vocabulary(each, base_of(each))
+        check_same_base(source, base)
+        if source.bundle is not None:
+            check_plain(source.bundle / "adapter")
+            tokenizer_of_same_vocabulary(source, base)
     except ConfigError as error:
         log.info("asked on its own, not with the others: %s", error)
         return False

@@ -1,14 +1,13 @@
 """Our scenarios against HELM itself, which runs with a stand-in for the model."""
 
 import json
-import pickle
 import random
-import shutil
 import subprocess
 import sys
 import zlib
 
 import pytest
+from support.contest_data import contest_folder
 from support.helm_stand_in import (
     HELM_BIN,
     MAX_INSTANCES,
@@ -16,13 +15,10 @@ from support.helm_stand_in import (
     StandIn,
     folder_of,
     helm_environment,
-    made_up_bbq,
-    made_up_big_bench,
-    made_up_cnndm,
     model_window,
     run_helm,
 )
-from support.paths import HELM_DATA, ROOT, SHARED_DATA, SMOLLM2
+from support.paths import ROOT, SHARED_DATA, SMOLLM2
 
 from effchal.evaluation.scenarios import (
     Instance,
@@ -33,7 +29,6 @@ from effchal.evaluation.scenarios import (
     load_scenario,
     score_completion,
 )
-from effchal.evaluation.scenarios.bbq import SUBJECTS
 
 pytestmark = [
     pytest.mark.skipif(
@@ -88,20 +83,7 @@ def completion(instance):
 def data(tmp_path_factory):
     """The shared data in a writable copy, and made-up files for what it lacks."""
     folder = tmp_path_factory.mktemp("data") / "scenarios"
-    shutil.copytree(HELM_DATA, folder, copy_function=shutil.copyfile)
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    for subject in SUBJECTS:
-        if not (folder / "bbq" / "data" / subject).is_file():
-            lines = [json.dumps(row) + "\n" for row in made_up_bbq(subject)]
-            (folder / "bbq" / "data" / subject).write_text("".join(lines))
-    for name, option_letters in (("letters", True), ("texts", False)):
-        (folder / "big_bench" / "made_up" / name).mkdir(parents=True)
-        (folder / "big_bench" / "made_up" / name / "task.json").write_text(
-            json.dumps(made_up_big_bench(option_letters))
-        )
-    (folder / "summarization" / "data").mkdir(parents=True)
-    (folder / "summarization" / "data" / "cnndm.pk").write_bytes(pickle.dumps(made_up_cnndm()))
+    contest_folder(folder)
     return folder
 
 
