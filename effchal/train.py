@@ -18,25 +18,39 @@ from effchal.tracking.shown import Shown
 from effchal.tracking.sweep import print_sweep
 from effchal.tracking.terminal import RunDisplay, progress, run_display
 from effchal.tracking.tracker import check_tracking
+from effchal.training.launch import go_on_after_restart, own_rank, ranks_of, remember
 from effchal.training.signals import StopSignals
 
 if TYPE_CHECKING:
     from effchal.planning.fit import Plan
     from effchal.training.budget import WallClock
     from effchal.training.loop import Trainer
+    from effchal.training.ranks import Ranks
 
 # What imports torch is imported inside the functions: --help and --cfg job do without.
 # Keys that a resumed run takes from its command. Model and data must be the same ones.
 MAY_CHANGE = {"budget", "track", "resume_from", "base_model", "data_mix.sources.*.path"}
+MAY_CHANGE |= {"train.gpus", "train.parallel"}
 log = logging.getLogger("effchal.train")
 
 
+def main() -> None:
+    """Train; in a process that shares a run with others, as the first one says."""
+    if own_rank() > 0:
+        from effchal.training.follow import follow
+
+        sys.exit(follow())
+    sys.argv[1:] = go_on_after_restart(sys.argv[1:])
+    train()
+
+
 @partial(entry_point, after_sweep=print_sweep)
-def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
+def train(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     cfg, run_dir = open_run(cfg, overrides, output_dir)
     done = nothing_to_do(cfg, run_dir)
     if done is not None:
         return log.info("%s", done)
+    remember(run_dir)
     with run_lock(run_dir), StopSignals() as signals:
         command = shlex.join(["effchal", "train", *overrides])
         code = run(cfg, run_dir, signals, job_age_s(), command)
@@ -131,15 +145,15 @@ def run(
     clock = WallClock.of(cfg.budget, spent_before_s)  # the imports to come count, too
     run_dir.mkdir(parents=True, exist_ok=True)
     shown = Shown(as_typed(run_dir), limit_s=clock.limit_s, spent_s=clock.spent_s())
-    with run_display(shown) as display:
-        plan, trainer = start(cfg, run_dir, clock, display, command)
+    with run_display(shown) as display, ranks_of(cfg) as ranks:
+        plan, trainer = start(cfg, run_dir, clock, display, command, ranks)
         from effchal.planning.outcome import keep_outcome, write_record
 
         try:
             status = trainer.fit(signals)
             trainer.save(status)
             keep_outcome(plan, trainer, status)
-            trainer.log_end(status)
+            trainer.recorder.end(status, trainer.saver.bundle)
             if status == "finished":  # else no second is left for it
                 from effchal.mixing.picture import draw
 
@@ -149,18 +163,28 @@ def run(
                 write_record(plan, trainer, "failed", f"{type(error).__name__}: {error}")
             raise
         finally:
-            trainer.tracker.close()
+            trainer.recorder.close()
     return {"failed": 1, "interrupted": 128 + (signals.received or 0)}.get(status, 0)
 
 
 def start(
-    cfg: Config, run_dir: Path, clock: "WallClock", display: RunDisplay, command: str
+    cfg: Config,
+    run_dir: Path,
+    clock: "WallClock",
+    display: RunDisplay,
+    command: str,
+    ranks: "Ranks",
 ) -> tuple["Plan", "Trainer"]:
     """All up to the first step, which is restored if there is a checkpoint.
 
+    Args:
+        ranks: the processes of the run, which wait for its config.
+
     Raises:
         ConfigError: data, model or plan are none to train with.
+        RankLost: another process failed to start; it says why.
     """
+    ranks.decide(lambda: (cfg, run_dir))
     with progress("reading the data"):  # what it can be wrong about is found before torch loads
         from effchal.mixing.prepare import prepare_data, select_data
 
@@ -179,8 +203,9 @@ def start(
         plan = plan_run(cfg, data, run_dir)  # refuses what cannot fit
     if plan.memory is not None:
         display.shown.memory_limit_gib = plan.memory_limit / 2**30
+    ranks.decide(lambda: cfg)  # the plan filled in what was left to it
     with progress("loading the model"):
-        trainer = Trainer.build(cfg, data, clock, run_dir, command, display)
+        trainer = Trainer.build(cfg, data, clock, run_dir, command, display, ranks)
     data.report.write(run_dir)  # now that the data is known to be the run's
     return plan, trainer
 

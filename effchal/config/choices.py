@@ -50,6 +50,12 @@ class Match(Enum):
     rouge_l = "rouge_l"  # F1 of the longest common subsequence
 
 
+class Parallel(Enum):
+    auto = "auto"  # data, or fsdp where only that fits the GPU
+    data = "data"  # each GPU holds the whole base model
+    fsdp = "fsdp"  # each GPU holds a share of the layers' weights, and gathers them at each use
+
+
 class OnFault(Enum):
     keep = "keep"  # not looked for
     report = "report"  # counted and shown, and the rows stay

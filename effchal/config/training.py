@@ -10,6 +10,7 @@ from effchal.config.choices import (
     BundleOf,
     LossOn,
     Optimizer,
+    Parallel,
     PlanDevice,
     Schedule,
     WandbMode,
@@ -104,6 +105,11 @@ class TrainConfig:
     # Rows of model.max_seq_len tokens in one forward pass. auto = as many as fit. Changes memory
     # and speed only.
     micro_batch_size: int | str = 1
+    # GPUs of this machine that share each step; without any, processes on the CPU. Changes speed
+    # only. torchrun sets it, for several machines.
+    gpus: int = 1
+    # What each of several GPUs holds of the base model.
+    parallel: Parallel = Parallel.auto
     # Put several examples into one row; attention does not cross between them.
     packing: bool = True
     # Which turns are learned. In `messages`, weight: 0 leaves out one more.
@@ -146,7 +152,7 @@ class TrainConfig:
         size = self.micro_batch_size
         fits = size == "auto" or (isinstance(size, int) and size >= 1)
         require(fits, "train.micro_batch_size", size, "at least 1, or auto")
-        counts = ("examples_per_step", "validate_every", "checkpoint_every")
+        counts = ("gpus", "examples_per_step", "validate_every", "checkpoint_every")
         require_keys(self, "train", AT_LEAST_1, *counts, "keep_checkpoints", "sample_tokens")
         empty = next((text for text in self.samples if not text.strip()), None)
         require(empty is None, "train.samples", empty, "a list of prompts, none of them empty")

@@ -22,14 +22,15 @@ class MicroBatch:
     targets: Tensor  # (n,) int64: the tokens to predict there; already shifted
     lengths: tuple[int, ...]  # tokens of each example
     example_ids: list[str]
+    is_idle: bool = False  # it counts for nothing: another process still computes one
 
     @property
     def tokens(self) -> int:
-        return sum(self.lengths)
+        return 0 if self.is_idle else sum(self.lengths)
 
     @property
     def target_tokens(self) -> int:
-        return len(self.targets)
+        return 0 if self.is_idle else len(self.targets)
 
     def to(self, device: torch.device) -> "MicroBatch":
         names = ("input_ids", "position_ids", "target_positions", "targets")
@@ -67,10 +68,23 @@ def pack_for(cfg: Config, examples: Sequence[EncodedExample], divisor: int = 1) 
     return pack(examples, cfg.model.max_seq_len, size, cfg.train.packing, divisor)
 
 
+def rows_for(cfg: Config, sizes: Sequence[int], divisor: int = 1) -> list[list[int]]:
+    """Which examples of these sizes `pack_for` puts into each micro-batch."""
+    size = int(cfg.train.micro_batch_size)
+    return best_fit(sizes, cfg.model.max_seq_len, size, cfg.train.packing, divisor)
+
+
 def capacity_of(cfg: Config, divisor: int = 1) -> int:
     """Most tokens of a micro-batch by the config; without packing, most examples."""
     size = int(cfg.train.micro_batch_size)
     return capacity_of_row(cfg.model.max_seq_len, size, cfg.train.packing, divisor)
+
+
+def idle_like(micro_batch: MicroBatch) -> MicroBatch:
+    """A micro-batch of one token, whose loss is to be multiplied by 0."""
+    first = micro_batch.input_ids[:, :1]
+    position = torch.zeros(1, dtype=torch.int64)
+    return MicroBatch(first, position[None], position, first[0], (1,), [], is_idle=True)
 
 
 def _micro_batch(examples: list[EncodedExample]) -> MicroBatch:

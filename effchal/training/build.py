@@ -1,6 +1,7 @@
 """What a training run computes with, and its state: built, or restored from a checkpoint."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from effchal.config import Config, ConfigError
 from effchal.config.choices import DecodingMethod
 from effchal.decoding.layers import contrast_of
 from effchal.mixing.order import TrainingOrder
-from effchal.mixing.packing import MicroBatch, pack_for
+from effchal.mixing.encode import EncodedExample
+from effchal.mixing.packing import MicroBatch
 from effchal.mixing.prepare import DIGEST, PreparedData
+from effchal.mixing.shares import micro_batches_of_rank
 from effchal.mixing.sources import DataError
 from effchal.model.device import multiplies_bfloat16, pick_dtype
 from effchal.model.load import add_adapter, base_model_fingerprint, load_base_model, model_shape
@@ -25,6 +28,7 @@ from effchal.tracking.terminal import progress
 from effchal.training.budget import WallClock
 from effchal.training.checkpoint import load_checkpoint, trainable_parameters
 from effchal.training.layers import prepare_training
+from effchal.training.ranks import ALONE, Ranks
 from effchal.training.step import make_optimizer
 
 log = logging.getLogger("effchal.train")
@@ -90,11 +94,23 @@ class TrainingSetup:
     order: TrainingOrder
     validation: list[MicroBatch]
     steps: int  # planned
+    ranks: Ranks = ALONE
 
     def micro_batches_of(self, cfg: Config, step: int, divisor: int = 1) -> list[MicroBatch]:
-        """Micro-batches of a step, their size divided by `divisor`."""
-        examples = self.order.examples_of_step(step)
-        return [micro_batch.to(self.device) for micro_batch in pack_for(cfg, examples, divisor)]
+        """This process's micro-batches of a step, their size divided by `divisor`."""
+        return share_on(self.device, cfg, self.order.examples_of_step(step), self.ranks, divisor)
+
+
+def share_on(
+    device: torch.device,
+    cfg: Config,
+    examples: Sequence[EncodedExample],
+    ranks: Ranks,
+    divisor: int = 1,
+) -> list[MicroBatch]:
+    """This process's micro-batches of some examples, on its device."""
+    own = micro_batches_of_rank(cfg, examples, ranks.rank, ranks.size, divisor)
+    return [micro_batch.to(device) for micro_batch in own]
 
 
 def check_decoding(cfg: Config) -> None:
@@ -107,8 +123,13 @@ def check_decoding(cfg: Config) -> None:
     contrast_of(cfg.decoding, shape.num_layers, shape.tied)
 
 
-def build(cfg: Config, data: PreparedData, device: torch.device) -> TrainingSetup:
+def build(
+    cfg: Config, data: PreparedData, device: torch.device, ranks: Ranks = ALONE
+) -> TrainingSetup:
     """Model, adapter and optimizer for data that is already prepared.
+
+    Args:
+        ranks: the processes that share each step.
 
     Raises:
         ConfigError: no adapter to train, or targets that the model lacks.
@@ -142,9 +163,9 @@ def build(cfg: Config, data: PreparedData, device: torch.device) -> TrainingSetu
     if cfg.train.max_steps is not None:
         epochs = data.order.examples / data.order.of_epoch
         log.info("train.max_steps=%d is %.3g epochs of the data", steps, epochs)
-    validation = [micro_batch.to(device) for micro_batch in pack_for(cfg, data.validation)]
+    validation = share_on(device, cfg, data.validation, ranks) if len(data.validation) else []
     optimizer = make_optimizer(model, cfg.train)
-    return TrainingSetup(device, tokenizer, model, optimizer, data.order, validation, steps)
+    return TrainingSetup(device, tokenizer, model, optimizer, data.order, validation, steps, ranks)
 
 
 def check_examples(tokenizer: Any, rows: int, data: PreparedData) -> None:
@@ -222,3 +243,22 @@ def check_same(cfg: Config, state: RunState, here: dict[str, Any], run_dir: Path
             f"than {run_dir} was trained on ({state.base_model}); bring its files back, or give "
             "base_model=<folder>"
         )
+
+
+def check_alike(setup: TrainingSetup, state: RunState) -> None:
+    """Raise DataError unless every process of the run has the same data, step and adapter."""
+    adapter = sum(float(each.double().sum()) for each in trainable_parameters(setup.model).values())
+    own = {
+        "data": state.data_sha256,
+        "base model": state.base_model,
+        "step of its checkpoint": state.step,
+        "adapter's weights": adapter,
+    }
+    found = setup.ranks.gather(own)
+    for rank, other in enumerate(found):
+        for what, value in other.items():
+            if value != found[0][what]:
+                raise DataError(
+                    f"process {rank} has another {what} than process 0 ({value} and "
+                    f"{found[0][what]}); all machines need the same data, base model and run folder"
+                )

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from effchal.config import TrainConfig
 from effchal.config.choices import Optimizer
@@ -16,6 +16,7 @@ from effchal.mixing.packing import MicroBatch
 from effchal.model.faults import is_out_of_memory, release
 from effchal.model.load import evaluation_mode
 from effchal.model.route import logits_head
+from effchal.training.ranks import ALONE, Ranks
 
 
 class NonFiniteError(FloatingPointError):
@@ -45,44 +46,83 @@ def train_step(
     max_grad_norm: float,
     must_cut: Callable[[], bool] | None = None,
     before_update: Callable[[bool], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> StepStats:
     """One optimizer step. Gradients equal those of one big batch of all micro-batches.
 
     Args:
+        micro_batches: of this process; each process has as many.
         must_cut: asked after each micro-batch but the last. True leaves out the rest, and
-            the update is that of a batch of those done.
+            the update is that of a batch of those done. It answers every process alike.
         before_update: called once, with whether the step was cut.
+        ranks: the processes that share the step.
 
     Raises:
         NonFiniteError: no update was made; the message names the examples.
         MicroBatchTooLarge: no update was made; gradients are those of the micro-batches done.
+        RankLost: no update was made.
     """
     # Divide by target tokens of the whole step, not per micro-batch: answers differ in
     # length, and a mean of means would weigh short answers more.
-    planned = target_tokens = sum(micro_batch.target_tokens for micro_batch in micro_batches)
-    loss_sums = []
+    planned = target_tokens = sum(ranks.gather(count_targets(micro_batches)))
+    loss_sums: list[Tensor] = []
     for micro_batch in micro_batches:
-        loss_sums.append(backward(model, micro_batch, planned))
+        loss_sums.append(fitting_backward(model, micro_batch, planned, ranks))
         if len(loss_sums) < len(micro_batches) and must_cut is not None and must_cut():
             break
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     was_cut = len(loss_sums) < len(micro_batches)
+    done = micro_batches[: len(loss_sums)]
+    losses_of_all = sum_over(ranks, trainable, loss_sums)
+    tokens = ranks.gather((count_targets(done), sum(each.tokens for each in done)))
+    target_tokens = sum(targets for targets, _ in tokens)
     if was_cut:
-        micro_batches = micro_batches[: len(loss_sums)]
-        target_tokens = sum(micro_batch.target_tokens for micro_batch in micro_batches)
         gradients = [parameter.grad for parameter in trainable if parameter.grad is not None]
         torch._foreach_mul_(gradients, planned / target_tokens)
     grad_norm = torch.nn.utils.clip_grad_norm_(trainable, max_grad_norm)
     if before_update is not None:
         before_update(was_cut)
-    *losses, norm = update(optimizer, torch.stack([*loss_sums, grad_norm]))
+    *losses, norm = update(optimizer, torch.cat([losses_of_all.flatten(), grad_norm[None]]))
     optimizer.zero_grad(set_to_none=True)
-    require_finite(losses, norm, micro_batches)
-    tokens = sum(micro_batch.tokens for micro_batch in micro_batches)
-    return StepStats(sum(losses) / target_tokens, norm, tokens, target_tokens)
+    require_finite(losses, norm, done, ranks)
+    return StepStats(sum(losses) / target_tokens, norm, sum(n for _, n in tokens), target_tokens)
 
 
-def backward(model: nn.Module, micro_batch: MicroBatch, planned: int) -> torch.Tensor:
+def count_targets(micro_batches: list[MicroBatch]) -> int:
+    return sum(micro_batch.target_tokens for micro_batch in micro_batches)
+
+
+def fitting_backward(
+    model: nn.Module, micro_batch: MicroBatch, planned: int, ranks: Ranks
+) -> Tensor:
+    """`backward`, which fails on every rank if it fails on one."""
+    failed, loss_sum = None, None
+    try:
+        loss_sum = backward(model, micro_batch, planned)
+    except MicroBatchTooLarge as error:
+        failed = error
+    if not ranks.any(failed is not None):
+        assert loss_sum is not None
+        return loss_sum
+    found = ranks.gather(failed and (failed.micro_batch.lengths, failed.micro_batch.example_ids))
+    lengths, ids = max((each for each in found if each), key=lambda each: sum(each[0]))
+    raise MicroBatchTooLarge(replace(micro_batch, lengths=lengths, example_ids=ids, is_idle=False))
+
+
+def sum_over(ranks: Ranks, trainable: list[nn.Parameter], loss_sums: list[Tensor]) -> Tensor:
+    """Add up the gradients of all ranks, in place; (ranks, micro-batches) their losses."""
+    losses = torch.zeros(ranks.size, len(loss_sums), device=loss_sums[0].device)
+    losses[ranks.rank] = torch.stack(loss_sums)
+    if ranks.are_several:
+        for parameter in trainable:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = (parameter.grad for parameter in trainable if parameter.grad is not None)
+        ranks.sum_([*gradients, losses])
+    return losses
+
+
+def backward(model: nn.Module, micro_batch: MicroBatch, planned: int) -> Tensor:
     """Add a micro-batch's gradients to those of its step; its loss_sum, detached.
 
     Args:
@@ -90,6 +130,8 @@ def backward(model: nn.Module, micro_batch: MicroBatch, planned: int) -> torch.T
     """
     try:
         loss_sum = target_loss(model, micro_batch)
+        if micro_batch.is_idle:
+            loss_sum = 0 * loss_sum
         (loss_sum / planned).backward()
         return loss_sum.detach()
     except RuntimeError as error:
@@ -99,20 +141,29 @@ def backward(model: nn.Module, micro_batch: MicroBatch, planned: int) -> torch.T
     raise MicroBatchTooLarge(micro_batch)  # not inside, where it would hold the other one
 
 
-def require_finite(losses: list[float], norm: float, micro_batches: list[MicroBatch]) -> None:
-    """Raise NonFiniteError, naming the examples, unless losses and gradient norm are finite."""
+def require_finite(
+    losses: list[float], norm: float, micro_batches: list[MicroBatch], ranks: Ranks = ALONE
+) -> None:
+    """Raise NonFiniteError, naming the examples, unless losses and gradient norm are finite.
+
+    Args:
+        losses: of the micro-batches of each rank, one rank after the other.
+        micro_batches: of this rank.
+    """
     if all(map(math.isfinite, [*losses, norm])):
         return
-    pairs = zip(micro_batches, losses, strict=True)
-    bad = [micro_batch for micro_batch, loss in pairs if not math.isfinite(loss)]
-    ids = [name for micro_batch in bad or micro_batches for name in micro_batch.example_ids]
+    examples = sum(ranks.gather([each.example_ids for each in micro_batches]), [])
+    bad = [
+        names for names, loss in zip(examples, losses, strict=True) if not math.isfinite(loss)
+    ]
+    ids = [name for names in bad or examples for name in names]
     raise NonFiniteError(
         f"non-finite {'loss' if bad else 'gradient'} in the step of examples {', '.join(ids)}; "
         "no update was made"
     )
 
 
-def update(optimizer: Any, outcome: torch.Tensor) -> list[float]:
+def update(optimizer: Any, outcome: Tensor) -> list[float]:
     """Update the weights unless a number of `outcome` (n,) is not finite; returns its numbers.
 
     torch's fused optimizers read on the device whether to leave the weights alone, as they
@@ -129,7 +180,7 @@ def update(optimizer: Any, outcome: torch.Tensor) -> list[float]:
     return numbers
 
 
-def target_loss(model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:
+def target_loss(model: nn.Module, micro_batch: MicroBatch) -> Tensor:
     """Sum of nats over the target tokens of a micro-batch: a float32 scalar.
 
     The head computes logits at those positions alone.
@@ -141,11 +192,19 @@ def target_loss(model: nn.Module, micro_batch: MicroBatch) -> torch.Tensor:
 
 
 @torch.no_grad()
-def validation_loss(model: nn.Module, micro_batches: list[MicroBatch]) -> float:
-    """Mean nats per target token, without dropout."""
+def validation_loss(
+    model: nn.Module, micro_batches: list[MicroBatch], ranks: Ranks = ALONE
+) -> float:
+    """Mean nats per target token, without dropout.
+
+    Args:
+        micro_batches: of this process; each process has as many.
+    """
     with evaluation_mode(model):
-        total = sum(float(target_loss(model, micro_batch)) for micro_batch in micro_batches)
-    return total / sum(micro_batch.target_tokens for micro_batch in micro_batches)
+        losses = [(each.is_idle, float(target_loss(model, each))) for each in micro_batches]
+    own = sum(loss for is_idle, loss in losses if not is_idle)
+    parts = ranks.gather((own, count_targets(micro_batches)))
+    return sum(loss for loss, _ in parts) / sum(targets for _, targets in parts)
 
 
 def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.Optimizer:

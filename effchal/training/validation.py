@@ -33,11 +33,11 @@ class Validator:
         self._every, self._share = cfg.train.validate_every, cfg.budget.periodic_work_share
         self._model, self._steps = setup.model, setup.steps
         self._state, self._clock, self._keep = state, clock, keep
-        self._sampler = Sampler(cfg, setup) if cfg.train.samples else None
-
-    @property
-    def tokens(self) -> int:
-        return sum(micro_batch.tokens for micro_batch in self.micro_batches)
+        self._ranks = setup.ranks
+        samples = cfg.train.samples and setup.ranks.is_first
+        self._sampler = Sampler(cfg, setup) if samples else None
+        own = sum(micro_batch.tokens for micro_batch in self.micro_batches)
+        self.tokens = sum(setup.ranks.gather(own))  # of one validation
 
     def is_due(self, step: int) -> bool:
         """Whether a validation is due after `step`, and its time can be afforded."""
@@ -50,16 +50,18 @@ class Validator:
         """
         loss = self._measure(periodic) if self.micro_batches else None
         clock = self._clock
-        fits = clock.affords("samples", self._share) if periodic else clock.fits_at_end("samples")
-        if self._sampler is not None and fits and not self.must_stop():
-            self._sample(self._sampler, periodic)
+        if self._sampler is not None and not self.must_stop():
+            share = self._share
+            fits = clock.affords("samples", share) if periodic else clock.fits_at_end("samples")
+            if fits:
+                self._sample(self._sampler, periodic)
         return loss
 
     def _measure(self, periodic: bool) -> float:
         state, clock = self._state, self._clock
         started_s = clock.spent_s()
         with progress("validating"):
-            loss = validation_loss(self._model, self.micro_batches)
+            loss = validation_loss(self._model, self.micro_batches, self._ranks)
         state.validation_loss, state.validation_step = loss, state.step
         clock.add_cost("validation", clock.spent_s() - started_s, periodic)
         log.info("step %d/%d | validation loss %.3f", state.step, self._steps, loss)

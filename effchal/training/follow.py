@@ -1,0 +1,70 @@
+"""A process of a run other than the first: it computes its share of each step."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from effchal.config import Config, ConfigError
+from effchal.mixing.prepare import prepare_data
+from effchal.runs import checkpoints, run_lock
+from effchal.tracking.lines import StderrHandler
+from effchal.training.budget import WallClock
+from effchal.training.checkpoint import checkpoint_file
+from effchal.training.loop import Trainer
+from effchal.training.ranks import RankLost, Ranks, joined
+from effchal.training.signals import StopSignals
+
+log = logging.getLogger("effchal.train")
+
+
+def follow() -> int:
+    """Do as rank 0 says until the run ends. Returns the exit code."""
+    handler = StderrHandler()
+    handler.setFormatter(logging.Formatter(f"[rank {os.environ['RANK']}] %(message)s"))
+    logging.basicConfig(level=logging.ERROR, handlers=[handler])
+    try:
+        with StopSignals() as signals, joined() as ranks:
+            return train_along(ranks, signals)
+    except RankLost as error:
+        log.error("%s before the first step", error)
+        return 1
+    except ConfigError as error:
+        print(f"error: rank {os.environ['RANK']}: {error}", file=sys.stderr)
+        return 2
+
+
+def train_along(ranks: Ranks, signals: StopSignals) -> int:
+    first: tuple[Config, Path] = ranks.decide(_of_rank_0)
+    cfg, run_dir = first
+    clock = WallClock.of(cfg.budget)  # of what this process does; rank 0's clock decides
+    data = prepare_data(cfg, None)
+    cfg = ranks.decide(_of_rank_0)
+    trainer = Trainer.build(cfg, data, clock, run_dir, ranks=ranks)
+    status = trainer.fit(signals)
+    if trainer.lost_peers:
+        save_if_first(trainer, run_dir)
+    else:
+        trainer.save(status)
+    return {"failed": 1, "interrupted": 128 + (signals.received or 0)}.get(status, 0)
+
+
+def _of_rank_0() -> tuple[Config, Path]:
+    raise AssertionError("rank 0 decides")
+
+
+def save_if_first(trainer: Trainer, run_dir: Path) -> None:
+    """Write the checkpoint in place of rank 0, if that process is gone and with it its lock."""
+    step = trainer.state.step
+    try:
+        with run_lock(run_dir):
+            if checkpoint_file(run_dir / "checkpoint", step) in checkpoints(run_dir / "checkpoint"):
+                return
+            if trainer.saver.try_checkpoint():
+                log.error(
+                    "rank 0 ended; this process saved step %d; go on with: effchal train %s",
+                    step,
+                    run_dir,
+                )
+    except ConfigError:  # rank 0 has the lock, and saves
+        return
