@@ -194,8 +194,10 @@ def start(
         from effchal.training.build import check_decoding
         from effchal.training.loop import Trainer
         from effchal.training.samples import check_samples
+        from effchal.training.sharding import check_sharding
 
         check_decoding(cfg)
+        check_sharding(cfg)
         check_samples(cfg)
     with progress("encoding the data"):
         data = prepare_data(cfg, None, selection)

@@ -97,14 +97,19 @@ class TrainingAdmission:
             log.warning("%s", note)
 
     @torch.no_grad()
-    def confirm(self) -> None:
+    def confirm(self, device: torch.device | None = None) -> None:
         """Call once adapter and training layers are in place.
+
+        Args:
+            device: where the model computes by now, if it was moved.
 
         Raises:
             ModelError: they do not give what the library's own layers gave.
         """
         if self._check is None:
             return
+        if device is not None:
+            self._check.follow(device)
         with evaluation_mode(self._model):
             if not self._check.trains_right():
                 raise ModelError(

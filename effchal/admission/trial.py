@@ -91,6 +91,11 @@ class Trial:
         targets = torch.tensor(self.texts[0], device=self.device)
         return F.cross_entropy(self.library[0][1].float(), targets, reduction="sum")[None, None]
 
+    def follow(self, device: torch.device) -> None:
+        """Go on where the model was moved to."""
+        self.device = device
+        self.library = [(states.to(device), logits.to(device)) for states, logits in self.library]
+
     def trains_right(self, limit: float | None = None) -> bool:
         """Whether rows of examples give what each text gives alone."""
         self._restore_attention()

@@ -59,14 +59,14 @@ class FusedLayer:
             FusedLinear(parts.gate_up, scratch),
         )
         self.out, self.down = FusedLinear([parts.out], scratch), FusedLinear([parts.down], scratch)
-        self._linears = (self.qkv, self.out, self.gate_up, self.down)
+        self.linears = (self.qkv, self.out, self.gate_up, self.down)
 
     def parameters(self) -> list[nn.Parameter]:
-        return [parameter for each in self._linears for parameter in each.parameters()]
+        return [parameter for each in self.linears for parameter in each.parameters()]
 
     def draw_seed(self, x: Tensor) -> int:
         """Of this pass's dropout masks; where nothing is dropped, nothing is drawn."""
-        return draw_seed(x) if any(each.drops for each in self._linears) else 0
+        return draw_seed(x) if any(each.drops for each in self.linears) else 0
 
     def forward(
         self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **options: Any

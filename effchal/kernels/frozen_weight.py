@@ -26,7 +26,26 @@ class FloatWeight:
 
     def __init__(self, linears: Sequence[nn.Linear], release: bool) -> None:
         """release: give the pages of a mapped weights file back at once."""
-        self.tensor = side_by_side([linear.weight for linear in linears], release)
+        self._linears = linears
+        self._own: nn.Module | None = None
+        self._tensor = side_by_side([linear.weight for linear in linears], release)
+
+    @property
+    def tensor(self) -> Tensor:
+        """(sum of outs, in)."""
+        return self._tensor if self._own is None else self._own.weight
+
+    def own(self) -> nn.Module:
+        """A module that holds the weight from now on, in place of the layers it was joined from.
+
+        FSDP2 shards the parameters of modules, and gathers them there.
+        """
+        self._own = nn.Module()
+        self._own.weight = nn.Parameter(self._tensor, requires_grad=False)
+        for linear in self._linears:
+            linear.weight = nn.Parameter(self._tensor.new_empty(0), requires_grad=False)
+        self._linears, self._tensor = [], self._tensor.new_empty(0)
+        return self._own
 
     @property
     def dtype(self) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from effchal.admission.admit import TrainingAdmission
 from effchal.config import Config, ConfigError
-from effchal.config.choices import DecodingMethod
+from effchal.config.choices import DecodingMethod, Dtype
 from effchal.decoding.layers import contrast_of
 from effchal.mixing.order import TrainingOrder
 from effchal.mixing.encode import EncodedExample
@@ -29,6 +29,12 @@ from effchal.training.budget import WallClock
 from effchal.training.checkpoint import load_checkpoint, trainable_parameters
 from effchal.training.layers import prepare_training
 from effchal.training.ranks import ALONE, Ranks
+from effchal.training.sharding import (
+    is_sharded,
+    place_unsharded,
+    require_equal_passes,
+    shard_layers,
+)
 from effchal.training.step import make_optimizer
 
 log = logging.getLogger("effchal.train")
@@ -136,16 +142,16 @@ def build(
     """
     if cfg.lora is None:
         raise ConfigError("lora=none leaves nothing to train")
-    base = load_base_model(cfg.model, device)
+    base = load_for_training(cfg, device)
     tokenizer = load_tokenizer(cfg.model)
     check_examples(tokenizer, embedding_rows(base), data)
     admission = TrainingAdmission(base, cfg.model.max_seq_len)
     if cfg.decoding.method in (DecodingMethod.dola, DecodingMethod.sled):
         require_layer_states(base)  # of the bundle that training leaves
     model = add_adapter(base, cfg.lora, cfg.train.seed)
-    fused = prepare_training(model, cfg.train.activation_checkpointing, cfg.train.compile)
+    fused = prepare_layers(cfg, model, device, ranks)
     with progress("checking that the model computes what it should"):
-        admission.confirm()
+        admission.confirm(device)
     dtype = pick_dtype(cfg.model.dtype, device)
     if not fused and dtype is torch.bfloat16 and not multiplies_bfloat16(device):
         log.warning(
@@ -166,6 +172,26 @@ def build(
     validation = share_on(device, cfg, data.validation, ranks) if len(data.validation) else []
     optimizer = make_optimizer(model, cfg.train)
     return TrainingSetup(device, tokenizer, model, optimizer, data.order, validation, steps, ranks)
+
+
+def load_for_training(cfg: Config, device: torch.device) -> torch.nn.Module:
+    """The base model; in the host's memory where each GPU is to hold a share of it."""
+    if not is_sharded(cfg):
+        return load_base_model(cfg.model, device)
+    dtype = Dtype(str(pick_dtype(cfg.model.dtype, device)).removeprefix("torch."))
+    return load_base_model(replace(cfg.model, dtype=dtype), torch.device("cpu"))
+
+
+def prepare_layers(cfg: Config, model: Any, device: torch.device, ranks: Ranks) -> bool:
+    """prepare_training, and the weights spread over the processes where they are to be."""
+    keep, compiled = cfg.train.activation_checkpointing, cfg.train.compile
+    if not is_sharded(cfg):
+        return prepare_training(model, keep, compiled)
+    require_equal_passes(model)
+    place_unsharded(model, device)
+    fused = prepare_training(model, keep, compiled, device)
+    shard_layers(model, ranks, device)
+    return fused
 
 
 def check_examples(tokenizer: Any, rows: int, data: PreparedData) -> None:

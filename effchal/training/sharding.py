@@ -1,0 +1,93 @@
+"""FSDP2 for the frozen base model: each process holds a share of its layers' weights.
+
+What is trained is the same in all processes, as in data parallel, so checkpoints do not depend on
+their number. Embedding, norms and head are held by each process as well.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from effchal.config import Config, ConfigError
+from effchal.config.choices import Parallel
+from effchal.kernels.decoder_layer import FusedLayer
+from effchal.model.route import route_of
+from effchal.model.structure import backbone, layers_of
+from effchal.training.ranks import Ranks
+
+
+def is_sharded(cfg: Config) -> bool:
+    return cfg.train.gpus > 1 and cfg.train.parallel is Parallel.fsdp
+
+
+def check_sharding(cfg: Config) -> None:
+    """Raises ConfigError for keys that need the whole base model in each process."""
+    if not is_sharded(cfg):
+        return
+    needs = {
+        f"model.quantization={cfg.model.quantization and cfg.model.quantization.value}": (
+            cfg.model.quantization is not None,
+            "4-bit weights have a state beside them that fully_shard does not carry",
+        ),
+        "train.samples": (bool(cfg.train.samples), "answers need the whole model in one process"),
+        "train.compile=true": (cfg.train.compile, "compiled layers were not tried under it"),
+    }
+    for key, (is_set, reason) in needs.items():
+        if is_set:
+            raise ConfigError(
+                f"train.parallel=fsdp does not go with {key}: {reason}; leave one of them out"
+            )
+
+
+def require_equal_passes(model: Any) -> None:
+    """Raises ConfigError for a model whose examples go through it one by one.
+
+    Processes would then gather weights in different order.
+    """
+    if not route_of(model).packed:
+        raise ConfigError(
+            "train.parallel=fsdp does not go with this model, whose examples pass one by one; take "
+            "train.parallel=data"
+        )
+
+
+def place_unsharded(model: Any, device: torch.device) -> None:
+    """Move all but the weights of the layers to the device, before layers are fused there."""
+    sharded = {id(weight) for layer in layers_of(model) for weight in large_weights(layer)}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None and id(parameter) not in sharded:
+                parameter.data = parameter.data.to(device)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.to(device)
+
+
+def shard_layers(model: Any, ranks: Ranks, device: torch.device) -> None:
+    """Give each process its share of every layer's frozen matrices.
+
+    Fused layers read joined weights, which lie outside the library's modules. They become
+    parameters of the layer here, and the library's own are emptied.
+    """
+    mesh = init_device_mesh(device.type, (ranks.size,))
+    for layer in layers_of(model):
+        own_joined_weights(layer)
+        sharded = {id(weight) for weight in large_weights(layer)}
+        others = {each for each in layer.parameters() if id(each) not in sharded}
+        fully_shard(layer, mesh=mesh, ignored_params=others)
+    fully_shard(backbone(model), mesh=mesh, ignored_params=set(model.parameters()))
+
+
+def large_weights(layer: nn.Module) -> list[nn.Parameter]:
+    """The frozen matrices of a layer; an adapter's are trained."""
+    return [each for each in layer.parameters() if not each.requires_grad and each.dim() > 1]
+
+
+def own_joined_weights(layer: Any) -> None:
+    fused = getattr(layer.forward, "__self__", None)
+    if not isinstance(fused, FusedLayer):
+        return
+    layer.joined_weights = nn.ModuleList([each.own_weight() for each in fused.linears])
