@@ -1,8 +1,10 @@
 """A process of a run other than the first: it computes its share of each step."""
 
+import contextlib
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 
 from effchal.config import Config, ConfigError
@@ -15,6 +17,7 @@ from effchal.training.loop import Trainer
 from effchal.training.ranks import RankLost, Ranks, joined
 from effchal.training.signals import StopSignals
 
+LOCK_S = 4.0  # how long a process that was killed may take to give its lock back
 log = logging.getLogger("effchal.train")
 
 
@@ -55,16 +58,16 @@ def _of_rank_0() -> tuple[Config, Path]:
 
 def save_if_first(trainer: Trainer, run_dir: Path) -> None:
     """Write the checkpoint in place of rank 0, if that process is gone and with it its lock."""
-    step = trainer.state.step
-    try:
-        with run_lock(run_dir):
-            if checkpoint_file(run_dir / "checkpoint", step) in checkpoints(run_dir / "checkpoint"):
-                return
-            if trainer.saver.try_checkpoint():
-                log.error(
-                    "rank 0 ended; this process saved step %d; go on with: effchal train %s",
-                    step,
-                    run_dir,
-                )
-    except ConfigError:  # rank 0 has the lock, and saves
-        return
+    until = time.monotonic() + LOCK_S
+    while time.monotonic() < until:
+        with contextlib.suppress(ConfigError), run_lock(run_dir):
+            return save(trainer, run_dir)
+        time.sleep(LOCK_S / 20)  # rank 0 saves, or is being removed
+
+
+def save(trainer: Trainer, run_dir: Path) -> None:
+    """Write the checkpoint unless another process did."""
+    folder, step = run_dir / "checkpoint", trainer.state.step
+    if checkpoint_file(folder, step) not in checkpoints(folder) and trainer.saver.try_checkpoint():
+        words = "rank 0 ended; this process saved step %d; go on with: effchal train %s"
+        log.error(words, step, run_dir)

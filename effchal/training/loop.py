@@ -2,6 +2,7 @@
 
 import logging
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 from effchal.config import Config, save_config
@@ -9,6 +10,7 @@ from effchal.config.choices import Schedule
 from effchal.mixing.packing import MicroBatch
 from effchal.mixing.prepare import PreparedData
 from effchal.model.device import limit_gpu_memory, pick_device
+from effchal.tracking.ending import as_typed
 from effchal.tracking.shown import Shown
 from effchal.tracking.terminal import RunDisplay, progress
 from effchal.tracking.tracker import rewind_metrics
@@ -16,7 +18,7 @@ from effchal.training.budget import Pace, WallClock, lr_factor
 from effchal.training.build import RunState, TrainingSetup, build, check_alike, restore
 from effchal.training.device_queue import DeviceQueue
 from effchal.training.fitting import ExampleTooLarge, step_that_fits
-from effchal.training.ranks import ALONE, RankLost, Ranks
+from effchal.training.ranks import ALONE, RankLost, Ranks, lost_peers
 from effchal.training.recorder import Recorder
 from effchal.training.saving import Saver
 from effchal.training.signals import StopSignals
@@ -96,12 +98,14 @@ class Trainer:
             The status: "finished", "stopped_by_budget", "interrupted" or "failed".
         """
         try:
-            return self.run_steps(signals)
+            with lost_peers() if self.ranks.are_several else nullcontext():
+                return self.run_steps(signals)
         except (NonFiniteError, ExampleTooLarge) as error:
             self.error = str(error)
         except RankLost as error:
-            self.error, self.lost_peers = str(error), True
-            self.optimizer.zero_grad(set_to_none=True)
+            again = f"effchal train {as_typed(self.run_dir)}"
+            self.error = f"{error}; go on with: {again}, which takes any train.gpus"
+            self.lost_peers = True
         return "failed"
 
     def run_steps(self, signals: StopSignals) -> str:

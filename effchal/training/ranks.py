@@ -116,9 +116,17 @@ def lost_peers() -> Iterator[None]:
     """Turn the backend's error about a connection into RankLost."""
     try:
         yield
-    except (RuntimeError, ConnectionError) as error:  # gloo raises plain RuntimeErrors
+    except (RuntimeError, ConnectionError) as error:
+        if not is_of_connection(error):
+            raise
         log.debug("%s: %s", type(error).__name__, error)
         raise RankLost from error
+
+
+def is_of_connection(error: Exception) -> bool:
+    """Whether a backend raised it because a peer is gone; gloo raises plain RuntimeErrors."""
+    known = isinstance(error, ConnectionError | dist.DistError)
+    return known or any(word in str(error) for word in ("gloo", "NCCL", "Connection"))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ What is trained is the same in all processes, as in data parallel, so checkpoint
 their number. Embedding, norms and head are held by each process as well.
 """
 
+import warnings
 from typing import Any
 
 import torch
@@ -72,6 +73,8 @@ def shard_layers(model: Any, ranks: Ranks, device: torch.device) -> None:
     Fused layers read joined weights, which lie outside the library's modules. They become
     parameters of the layer here, and the library's own are emptied.
     """
+    # No layer changes what the one before it returned.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (ranks.size,))
     for layer in layers_of(model):
         own_joined_weights(layer)
