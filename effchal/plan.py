@@ -25,14 +25,17 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from effchal.model.device import gpu_names
     from effchal.planning.candidates import alternatives, plan_with_options
-    from effchal.planning.fit import choose_micro_batch
+    from effchal.planning.fit import choose_micro_batch, choose_parallel
     from effchal.planning.machine import planned_machine
     from effchal.planning.probe import known_data, probe
     from effchal.planning.report import screen
     from effchal.rules import check_rules, summary
+    from effchal.training.sharding import check_sharding
 
     machine = planned_machine(cfg)
     data = known_data(cfg, output_dir)
+    choose_parallel(cfg, machine, data)
+    check_sharding(cfg)
     choose_micro_batch(cfg, machine, data)
     if cfg.plan.probe:
         probe(cfg, machine, data, output_dir, job_age_s())

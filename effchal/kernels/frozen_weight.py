@@ -33,7 +33,7 @@ class FloatWeight:
     @property
     def tensor(self) -> Tensor:
         """(sum of outs, in)."""
-        return self._tensor if self._own is None else self._own.weight
+        return self._tensor if self._own is None else self._own.get_parameter("weight")
 
     def own(self) -> nn.Module:
         """A module that holds the weight from now on, in place of the layers it was joined from.

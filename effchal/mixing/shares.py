@@ -24,7 +24,7 @@ def shares_of(sizes: Sequence[int], ranks: int) -> list[list[int]]:
 def micro_batches_of_rank(
     cfg: Config, examples: Sequence[EncodedExample], rank: int, ranks: int, divisor: int = 1
 ) -> list[MicroBatch]:
-    """What one of so many processes computes of these examples; as many micro-batches as the others.
+    """What one of so many processes computes of these examples; each has as many micro-batches.
 
     Sharded weights are gathered at each use, by all processes together. So the processes that have
     fewer micro-batches end with idle ones.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from effchal.config import Config, ConfigError
-from effchal.config.choices import ActivationCheckpointing, Optimizer, Quantization
+from effchal.config.choices import ActivationCheckpointing, Optimizer, Parallel, Quantization
 from effchal.config.training import ALL_LINEAR
 from effchal.mixing.prepare import PreparedData
 from effchal.planning.fit import Alternative, Option, Plan, make_plan
@@ -98,6 +98,8 @@ def less_memory(cfg: Config, plan: Plan, device: torch.device) -> Iterator[Overr
     if plan.memory_fits:
         return
     train, model = cfg.train, cfg.model
+    if train.gpus > 1 and train.parallel is not Parallel.fsdp and model.quantization is None:
+        yield Override("train", "parallel", Parallel.fsdp)
     size = int(train.micro_batch_size)
     while size > 1:
         size //= 2

@@ -4,13 +4,14 @@ import copy
 import json
 import logging
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from effchal.config import Config, ConfigError
+from effchal.config.choices import Parallel
 from effchal.mixing.prepare import PreparedData
 from effchal.planning.cards import find_card
 from effchal.planning.history import Record, kind_of, records_of
@@ -127,12 +128,33 @@ def make_plan(cfg: Config, machine: Machine, data: PreparedData | None) -> Plan:
         memory_beside=machine.memory_beside + allocator,
         memory_factor=memory_factor(records),
         memory_proven=min(proven, default=None),
-        memory_limit=machine.memory_limit,
+        memory_limit=limit_of_process(cfg, machine),
         memory_free_now=machine.memory_free,
         hours=hours_of_run(cfg, machine, workload, memory, records),
         hours_limit=cfg.budget.hours,
         route=route_of_config(cfg.model).report(),
     )
+
+
+def limit_of_process(cfg: Config, machine: Machine) -> int:
+    """Bytes that one process of a run may take: a GPU of its own, or a share of the host's."""
+    return machine.memory_limit // (cfg.train.gpus if machine.device.type == "cpu" else 1)
+
+
+def choose_parallel(cfg: Config, machine: Machine, data: PreparedData | None) -> None:
+    """Turn train.parallel=auto into data, or into fsdp where only that fits."""
+    if cfg.train.parallel is not Parallel.auto:
+        return
+    cfg.train.parallel = Parallel.data
+    if cfg.train.gpus == 1 or cfg.model.quantization is not None:
+        return
+    size = 1 if cfg.train.micro_batch_size == "auto" else cfg.train.micro_batch_size
+    smallest = replace(cfg, train=replace(cfg.train, micro_batch_size=size))
+    if make_plan(smallest, machine, data).memory_fits:
+        return
+    smallest.train.parallel = Parallel.fsdp
+    if make_plan(smallest, machine, data).memory_fits:
+        cfg.train.parallel = Parallel.fsdp
 
 
 def memory_of(cfg: Config, device: torch.device, workload: Workload) -> Memory | None:

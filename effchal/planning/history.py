@@ -45,7 +45,8 @@ def kind_of(cfg: Config, device_name: str, model: str) -> dict[str, Any]:
     if isinstance(targets, list):
         targets = sorted(targets)
     adapter = lora and [lora.r, lora.dropout, lora.use_dora, targets]
-    return {
+    several = {"gpus": train.gpus, "parallel": train.parallel.value} if train.gpus > 1 else {}
+    return several | {
         "device": device_name,
         "model": model,
         "torch": torch.__version__,

@@ -106,12 +106,15 @@ def public_hours(cfg: Config, workload: Workload, card: Card, cost: Cost) -> Hou
     def timing(reached: Reached, start_s: float) -> Timing:
         validation_s = token_s(reached, cost.forward, cost.forward_traffic, 0.0)
         training_s = token_s(reached, cost.training, cost.training_traffic, cost.launches)
-        return Timing(1 / training_s, start_s, workload.validation_tokens * validation_s, SAVE_S)
+        validation_s *= workload.validation_tokens / cfg.train.gpus
+        return Timing(cfg.train.gpus / training_s, start_s, validation_s, SAVE_S)
 
     expected = timing(USUAL, START_USUAL_S)
     fastest, slowest = timing(FASTEST, START_LOW_S), timing(SLOWEST, START_HIGH_S)
+    several = f"{cfg.train.gpus} times " if cfg.train.gpus > 1 else ""
     source = (
-        f"the data sheet of {card.name} ({rate:g} TFLOP/s, {card.bandwidth:,.0f} GB/s), "
+        f"{several}the data sheet of {card.name} ({rate:g} TFLOP/s, {card.bandwidth:,.0f} GB/s), "
         f"{expected.tokens_per_s:,.0f} tokens/s; estimated, not measured on this card"
     )
+    source += "; without what the GPUs tell each other" if cfg.train.gpus > 1 else ""
     return hours_of(cfg, workload, expected, fastest, slowest, source)

@@ -17,9 +17,11 @@ from effchal.planning.allocated import AllocatedBytes
 from effchal.planning.flops import RECOMPUTED, Cost, attention_flops, frozen_weights
 from effchal.planning.meta_model import build_meta_model, shape_config, to_fake
 from effchal.planning.optimizer import optimizer_bytes
+from effchal.planning.sharded import held_weights, layer_weights
 from effchal.planning.traffic import Traffic
 from effchal.planning.workload import MicroBatchSize
 from effchal.training.layers import prepare_training
+from effchal.training.sharding import is_sharded
 from effchal.training.step import target_loss
 
 # Of the peak, on a GPU: what the allocator holds beyond tensors. It assumes segments that grow
@@ -75,6 +77,7 @@ class Counts(StepBytes):
     """Bytes and operations of a run, each linear in the model's number of layers."""
 
     weights: int
+    layer_weights: int  # frozen matrices of the layers, a part of the weights
     mapped: int  # of the weights' file, while they are converted
     adapter: int
     optimizer: int
@@ -145,6 +148,7 @@ def count(
         **vars(step),
         mapped=mapped_bytes(cfg, device, weights),
         weights=weights,
+        layer_weights=layer_weights(model),
         adapter=adapter,
         optimizer=optimizer,
         paged=paged,
@@ -182,8 +186,9 @@ def combine(cfg: Config, largest: MicroBatchSize, c: Counts) -> Memory:
     workspace = peak - gradients - saved - logits
     if workspace < 0:  # the end of the backward pass: all gradients, activations freed
         saved, workspace = saved + workspace, 0
+    weights = held_weights(cfg, c.weights, c.layer_weights)
     parts = {
-        "weights": c.weights,
+        "weights": weights,
         "adapter": c.adapter,
         "optimizer": c.optimizer - c.paged,
         "gradients": gradients,
@@ -192,10 +197,10 @@ def combine(cfg: Config, largest: MicroBatchSize, c: Counts) -> Memory:
         "workspace": workspace,
     }
     # Weights are read and quantised one by one; the last one exists in both forms.
-    loading = c.weights + max(c.largest_weight, c.mapped)
+    loading = weights + (0 if is_sharded(cfg) else max(c.largest_weight, c.mapped))
     quantised = cfg.model.quantization is not None
-    phases = {"load": c.weights, "quantise": loading} if quantised else {"load": loading}
-    kept = c.weights + c.adapter + c.optimizer - c.paged
+    phases = {"load": weights, "quantise": loading} if quantised else {"load": loading}
+    kept = weights + c.adapter + c.optimizer - c.paged
     phases |= {
         "training step": kept + peak,
         "validation": kept + c.validation,

@@ -10,12 +10,13 @@ from effchal.mixing.prepare import PreparedData
 from effchal.model.device import peak_memory_gib, peak_reserved_gib, pick_device
 from effchal.model.route import route_of
 from effchal.planning.candidates import plan_with_options
-from effchal.planning.fit import Plan, choose_micro_batch, enforce_plan, make_plan
+from effchal.planning.fit import Plan, choose_micro_batch, choose_parallel, enforce_plan, make_plan
 from effchal.planning.history import Record, keep_record, kind_of
 from effchal.planning.machine import Machine, memory_used
 from effchal.runs import checkpoints, provenance, write_atomic
 from effchal.training.budget import Pace
 from effchal.training.loop import Trainer
+from effchal.training.sharding import check_sharding
 
 FEWEST_STEPS = 5  # timed ones; fewer say little
 
@@ -29,6 +30,8 @@ def plan_run(cfg: Config, data: PreparedData, run_dir: Path) -> Plan:
         ConfigError: the run cannot fit, and budget.enforce=true.
     """
     machine = Machine.here(cfg, pick_device())
+    choose_parallel(cfg, machine, data)
+    check_sharding(cfg)
     choose_micro_batch(cfg, machine, data)
     enforce = cfg.budget.enforce
     plan = (plan_with_options if enforce else make_plan)(cfg, machine, data)

@@ -76,6 +76,8 @@ def probe(
 
 def require_data(cfg: Config, machine: Machine, data: PreparedData | None) -> PreparedData:
     """The data; ConfigError if it, or the machine, is not here."""
+    if cfg.train.gpus > 1:
+        raise ConfigError("plan.probe=true measures one process; leave train.gpus out")
     if machine.device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "plan.probe=true measures this machine, which has no GPU; add plan.device=cpu"

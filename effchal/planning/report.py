@@ -3,6 +3,7 @@
 from effchal.config import Config
 from effchal.config.training import ALL_LINEAR
 from effchal.planning.fit import Option, Plan, gib
+from effchal.training.sharding import is_sharded
 
 TIGHT = 0.95  # share of the limit; what a plan assumes of CUDA and the allocator may be exceeded
 
@@ -36,9 +37,13 @@ def about(plan: Plan, cfg: Config) -> str:
         where = targets if targets == ALL_LINEAR else f"{len(targets)} modules"
         lora = f" r {cfg.lora.r} on {where}"
     rows = f"{train.micro_batch_size} x {model.max_seq_len} tokens"
+    gpus = ""
+    if train.gpus > 1:
+        holds = "a share of the layers" if is_sharded(cfg) else "the whole base model"
+        gpus = f"\n{train.gpus} processes, each with {holds}; memory is that of one"
     return (
         f"{model.name}: {plan.model}\n{kind}{lora}, {rows}, {train.optimizer.value}, "
-        f"activation checkpointing {train.activation_checkpointing.value}; on {plan.device}"
+        f"activation checkpointing {train.activation_checkpointing.value}; on {plan.device}{gpus}"
     )
 
 

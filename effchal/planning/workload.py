@@ -7,6 +7,7 @@ from effchal.mixing.best_fit import best_fit
 from effchal.mixing.encode import IGNORE_INDEX, EncodedExample
 from effchal.mixing.order import examples_of_run
 from effchal.mixing.prepare import PreparedData
+from effchal.mixing.shares import shares_of
 
 SAMPLED_STEPS = 5000  # of a longer run; its tokens are then scaled
 
@@ -57,10 +58,11 @@ def workload_of(cfg: Config, data: PreparedData) -> Workload:
             if index not in known:
                 known[index] = size_of(order.encoded[index], cfg.model.max_seq_len)
         sizes = [known[index] for index in indices]
-        packed = packed_rows(cfg, sizes)
         tokens += sum(size.tokens for size in sizes)
-        several = several or len(packed) > 1
-        rows += packed
+        for share in shares_of([size.tokens for size in sizes], cfg.train.gpus):
+            packed = packed_rows(cfg, [sizes[i] for i in share])
+            several = several or len(packed) > 1
+            rows += packed
     validating = [size_of(example, cfg.model.max_seq_len) for example in data.validation]
     return Workload(
         source="the data itself",

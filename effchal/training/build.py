@@ -12,8 +12,8 @@ from effchal.admission.admit import TrainingAdmission
 from effchal.config import Config, ConfigError
 from effchal.config.choices import DecodingMethod, Dtype
 from effchal.decoding.layers import contrast_of
-from effchal.mixing.order import TrainingOrder
 from effchal.mixing.encode import EncodedExample
+from effchal.mixing.order import TrainingOrder
 from effchal.mixing.packing import MicroBatch
 from effchal.mixing.prepare import DIGEST, PreparedData
 from effchal.mixing.shares import micro_batches_of_rank

@@ -6,8 +6,9 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from effchal.config import Config, ConfigError
+from effchal.config import ConfigError
 from effchal.mixing.prepare import prepare_data
 from effchal.runs import checkpoints, run_lock
 from effchal.tracking.lines import StderrHandler
@@ -38,11 +39,10 @@ def follow() -> int:
 
 
 def train_along(ranks: Ranks, signals: StopSignals) -> int:
-    first: tuple[Config, Path] = ranks.decide(_of_rank_0)
-    cfg, run_dir = first
+    asked, run_dir = ranks.decide(_of_rank_0)
+    data = prepare_data(asked, None)
+    cfg = ranks.decide(_of_rank_0)  # as the plan left it
     clock = WallClock.of(cfg.budget)  # of what this process does; rank 0's clock decides
-    data = prepare_data(cfg, None)
-    cfg = ranks.decide(_of_rank_0)
     trainer = Trainer.build(cfg, data, clock, run_dir, ranks=ranks)
     status = trainer.fit(signals)
     if trainer.lost_peers:
@@ -52,7 +52,7 @@ def train_along(ranks: Ranks, signals: StopSignals) -> int:
     return {"failed": 1, "interrupted": 128 + (signals.received or 0)}.get(status, 0)
 
 
-def _of_rank_0() -> tuple[Config, Path]:
+def _of_rank_0() -> Any:
     raise AssertionError("rank 0 decides")
 
 

@@ -66,8 +66,7 @@ def started(size: int) -> Iterator[None]:
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
     command = [sys.executable, "-m", "effchal.train"]
     others = [
-        subprocess.Popen(command, env=os.environ | shared | places(rank))
-        for rank in range(1, size)
+        subprocess.Popen(command, env=os.environ | shared | places(rank)) for rank in range(1, size)
     ]
     before = dict(os.environ)
     os.environ.update(shared | places(0))

@@ -152,10 +152,9 @@ def require_finite(
     """
     if all(map(math.isfinite, [*losses, norm])):
         return
-    examples = sum(ranks.gather([each.example_ids for each in micro_batches]), [])
-    bad = [
-        names for names, loss in zip(examples, losses, strict=True) if not math.isfinite(loss)
-    ]
+    of_ranks = ranks.gather([each.example_ids for each in micro_batches])
+    examples = [names for of_rank in of_ranks for names in of_rank]
+    bad = [names for names, loss in zip(examples, losses, strict=True) if not math.isfinite(loss)]
     ids = [name for names in bad or examples for name in names]
     raise NonFiniteError(
         f"non-finite {'loss' if bad else 'gradient'} in the step of examples {', '.join(ids)}; "
