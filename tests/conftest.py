@@ -1,5 +1,6 @@
 """Fixtures of several test modules: the real small model, a tiny config, engine and server."""
 
+import gc
 import logging
 import os
 
@@ -20,6 +21,18 @@ from effchal.config import TrainConfig as Train
 from effchal.config.choices import DataFormat, Dtype
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches a hub; set before the client is imported
+
+
+def pytest_collection(session):
+    """Imports make no garbage to speak of, and looking for it again and again takes seconds."""
+    gc.disable()
+
+
+def pytest_collection_finish(session):
+    """What lives from now on to the end need not be looked through again."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):

@@ -1,6 +1,7 @@
 """The only way in and out of the config: from OmegaConf trees and YAML files to Config and back."""
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def to_config(tree: Any) -> Config:
             plain |= {"data": None}
             mix = plain.setdefault("data_mix", {})
             mix["sources"] = with_named(OmegaConf.select(tree, "data"), mix.get("sources") or {})
-        checked = OmegaConf.merge(OmegaConf.structured(Config), plain)
+        checked = OmegaConf.merge(_schema(), plain)
         missing = OmegaConf.missing_keys(checked)
         if missing:
             raise ConfigError(f"no value for {', '.join(sorted(missing))}")
@@ -38,6 +39,12 @@ def to_config(tree: Any) -> Config:
         return config
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, Config, plain)) from error
+
+
+@cache
+def _schema() -> Any:
+    """The schema as OmegaConf sees it; merge copies it, and building it takes much longer."""
+    return OmegaConf.structured(Config)
 
 
 def with_named(data: Any, sources: dict[str, Any]) -> dict[str, Any]:

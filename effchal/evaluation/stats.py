@@ -89,7 +89,10 @@ def mcnemar(only_a: int, only_b: int) -> float:
         only_a: pairs where only A is right; only_b: where only B is.
     """
     pairs = only_a + only_b
-    tail = sum(math.comb(pairs, k) for k in range(min(only_a, only_b) + 1))
+    term = tail = 1  # pairs over k, and their sum so far; math.comb anew would take seconds
+    for k in range(min(only_a, only_b)):
+        term = term * (pairs - k) // (k + 1)
+        tail += term
     return min(1.0, 2 * tail / 2**pairs)
 
 

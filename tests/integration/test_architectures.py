@@ -5,7 +5,6 @@ Here stand those that take each of the ways through training and decoding.
 """
 
 import json
-import sys
 import urllib.request
 
 import pytest
@@ -54,7 +53,7 @@ def test_the_commands_train_bundle_and_serve_it(name, tmp_path):
     trained = forked.run(["train", *train, f"hydra.run.dir={run_dir}"])
     assert trained.returncode == 0, trained.stderr[-2000:]
     settings = [f"bundle={run_dir}", "serve.port=PORT", f"hydra.run.dir={tmp_path}/log"]
-    with Server([sys.executable, "-m", "effchal.serve", *settings], cwd=ROOT) as server:
+    with Server(["serve", *settings], cwd=ROOT) as server:
         body = json.dumps({"prompt": "Once", "max_tokens": 5}).encode()
         request = urllib.request.Request(
             f"{server.url}/v1/completions", body, {"Content-Type": "application/json"}

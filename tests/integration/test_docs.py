@@ -87,8 +87,7 @@ def test_a_run_is_served_and_answers_what_the_page_asks(folder):
         each for each in SHOWN if each.document == "docs/serving.md" and "curl" in each.text
     )
     body = curl.words[curl.words.index("-d") + 1]
-    program = [sys.executable, "-m", "effchal", *command]
-    with Server(program, cwd=folder, env=environment()) as server:
+    with Server(command, cwd=folder, env=environment()) as server:
         url = curl.words[1].replace("http://127.0.0.1:8080", server.url)
         answer = json.load(urllib.request.urlopen(url, body.encode(), timeout=60))
     assert answer["tokens"][0]["base_logprob"] <= 0

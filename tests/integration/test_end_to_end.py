@@ -18,7 +18,7 @@ from support.servers import Server, status
 
 from effchal.serving.ready import free_port
 
-SERVE = [sys.executable, "-m", "effchal.serve", "serve.port=PORT"]
+SERVE = ["serve", "serve.port=PORT"]
 TRAIN = ["train", "model=tiny", "data_mix=quickstart"]
 TRAIN += ["budget=smoke", "train.max_steps=3", "train.examples_per_step=4"]
 
@@ -41,7 +41,8 @@ def serve_command(bundle, *overrides):
 
 
 def test_train_serve_ask_and_drain(bundle):
-    with Server(serve_command(bundle, "decoding.max_new_tokens=3"), cwd=ROOT) as server:
+    serve = serve_command(bundle, "decoding.max_new_tokens=3")
+    with Server([sys.executable, "-m", "effchal", *serve], cwd=ROOT) as server:
         assert status(f"{server.url}/health") == 200
         answer = post(f"{server.url}/process", {"prompt": "The capital of France is "})
         assert 0 < len(answer["tokens"]) <= 3
@@ -84,7 +85,7 @@ def test_gunicorn_serves_the_bundle_of_the_environment(bundle):
 @pytest.mark.parametrize("override", ["lora.r=8", "prompt=chatml", "model=smollm2_135m"])
 def test_what_the_bundle_froze_cannot_be_overridden(bundle, override):
     command = [part.replace("PORT", "1") for part in serve_command(bundle, override)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = forked.run(command, timeout=60)
     assert result.returncode == 2
     assert f"{override.partition('=')[0]} is frozen in" in result.stderr
 
@@ -94,7 +95,7 @@ def test_a_damaged_bundle_ends_the_server_with_the_reason(bundle, tmp_path):
     shutil.copytree(bundle, damaged)
     (damaged / "tokenizer" / "tokenizer.json").write_text("{}")
     command = [part.replace("PORT", str(free_port())) for part in serve_command(damaged)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = forked.run(command, timeout=60)
     assert result.returncode != 0
     assert (
         "tokenizer.json has changed since the bundle was written" in result.stdout + result.stderr

@@ -85,7 +85,7 @@ class Forward(BaseHTTPRequestHandler):
 
 
 TINY = ["model=tiny", "prompt=plain", "lora=none"]
-SERVE_TINY = [sys.executable, "-m", "effchal.serve", *TINY, "serve.port=PORT"]
+SERVE_TINY = ["serve", *TINY, "serve.port=PORT"]
 
 
 def helm(*arguments, **environment):

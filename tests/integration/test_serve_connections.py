@@ -6,13 +6,13 @@ import json
 import os
 import select
 import socket
-import subprocess
 import sys
 import time
 import urllib.request
 
 import psutil
 import pytest
+from support import forked
 from support.paths import ROOT
 from support.servers import Server
 
@@ -21,7 +21,7 @@ from effchal.serve import SPARE_THREADS, check_address
 from effchal.serving.ready import free_port
 from effchal.serving.worker import HEAD_S
 
-TINY = [sys.executable, "-m", "effchal.serve", "model=tiny", "prompt=plain", "lora=none"]
+TINY = ["serve", "model=tiny", "prompt=plain", "lora=none"]
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
 BODY = b'{"prompt": "x", "max_tokens": 2}'
 WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
@@ -151,7 +151,7 @@ def test_a_server_that_stops_does_not_wait_for_half_a_request(tmp_path):
         assert (status, body["error"]["message"]) == (503, "the server is stopping")
         assert idle.recv(1) == b""
         assert live.process.wait(timeout=30) == 0
-        assert ": 503, the server is stopping\n" in live.process.stdout.read()
+        assert ": 503, the server is stopping\n" in live.process.communicate()[0]
 
 
 SMALL_LIMIT = """
@@ -163,7 +163,7 @@ main()
 
 
 def test_half_sent_large_bodies_keep_out_large_requests_alone(tmp_path):
-    command = [sys.executable, "-c", SMALL_LIMIT, *TINY[3:], "serve.port=PORT"]
+    command = [sys.executable, "-c", SMALL_LIMIT, *TINY[1:], "serve.port=PORT"]
     with Server([*command, f"hydra.run.dir={tmp_path}"], cwd=ROOT) as live:
         large = HEAD + b"Content-Length: 2000000\r\n\r\n" + b" " * 1_000_000
         with connect(live) as one, connect(live) as other:
@@ -194,7 +194,9 @@ def test_gunicorn_alone_has_the_settings_of_this_server(tmp_path):
 
 
 def test_more_connections_than_descriptors_do_not_end_the_server(tmp_path):
-    serve = " ".join([*TINY, "serve.port=PORT", f"hydra.run.dir={tmp_path}"])
+    serve = " ".join(
+        [sys.executable, "-m", "effchal", *TINY, "serve.port=PORT", f"hydra.run.dir={tmp_path}"]
+    )
     command = ["bash", "-c", f"ulimit -n 400; exec {serve}"]
     with Server(command, cwd=ROOT) as live:
         (worker,) = psutil.Process(live.process.pid).children()
@@ -211,8 +213,7 @@ def test_more_connections_than_descriptors_do_not_end_the_server(tmp_path):
 
 
 def test_a_port_in_use_is_one_line_that_names_the_key(live):
-    command = [*TINY, f"serve.port={live.port}"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = forked.run([*TINY, f"serve.port={live.port}"], timeout=60)
     assert result.returncode == 2
     (line,) = result.stderr.strip().splitlines()
     assert f"serve.host=127.0.0.1 serve.port={live.port}: Address already in use" in line
@@ -240,7 +241,7 @@ def test_a_server_listens_at_an_ipv6_address_and_takes_a_token_beyond_ascii(tmp_
     port = free_port()
     command = [*TINY, "serve.host=::1", f"serve.port={port}", f"hydra.run.dir={tmp_path}"]
     environment = os.environ | {"EFFCHAL_TOKEN": "sésame"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    process = forked.Command(command, env=environment)
     try:
         end = time.monotonic() + 60
         while True:
@@ -261,9 +262,6 @@ def test_a_server_listens_at_an_ipv6_address_and_takes_a_token_beyond_ascii(tmp_
 
 def test_a_token_with_a_line_break_ends_the_server_at_its_start(tmp_path):
     environment = os.environ | {"EFFCHAL_TOKEN": "sesame\n"}
-    result = subprocess.run(
-        [*TINY, f"serve.port={free_port()}"],
-        **{"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "timeout": 60},
-    )
+    result = forked.run([*TINY, f"serve.port={free_port()}"], timeout=60, env=environment)
     assert result.returncode == 2
     assert "EFFCHAL_TOKEN is not plain UTF-8 text" in result.stderr

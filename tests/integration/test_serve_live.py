@@ -3,7 +3,6 @@
 import json
 import re
 import socket
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -12,7 +11,7 @@ import pytest
 from support.paths import ROOT
 from support.servers import Server
 
-TINY = [sys.executable, "-m", "effchal.serve", "model=tiny", "prompt=plain", "lora=none"]
+TINY = ["serve", "model=tiny", "prompt=plain", "lora=none"]
 STEPS = "effchal_decode_step_seconds_count"
 # The greedy answer of the tiny model to this prompt repeats one token for ever.
 ENDLESS = {"prompt": "p", "max_tokens": 7000, "temperature": 0}

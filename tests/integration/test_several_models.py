@@ -1,21 +1,16 @@
 """effchal evaluate of several models: each scored once, compared at the end."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from support import forked
 from support.own_questions import write_questions
-from support.paths import ROOT
 
 from effchal.config import load_config
 
 
 def effchal(*arguments, folder):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "effchal", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return forked.run(arguments, cwd=folder)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 For tests of what a command does. Those of how a process starts need one of its own.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -62,6 +63,9 @@ class Command:
     def send_signal(self, number):
         os.kill(self.pid, number)
 
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
+
     def kill(self):
         self.send_signal(signal.SIGKILL)
 
@@ -78,6 +82,7 @@ def run(arguments, timeout=300, **options):
 
 
 def _run(arguments, cwd, environment, out, err):
+    gc.freeze()  # nothing that was imported is garbage
     for number, path in ((1, out), (2, err)):
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.dup2(handle, number)

@@ -15,11 +15,12 @@ NUMBERS = [key.name for key in describe() if re.search(r"\b(int|float)\b", key.t
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 10**30, -(10**30)])
 def test_no_number_is_endless_or_too_large_to_compute_with(value):
-    tree = OmegaConf.create(to_plain(compose_config(["rules=neurips_2023"])))  # of no types
+    whole = to_plain(compose_config(["rules=neurips_2023"]))
     names = [name.replace("<name>", "lima") for name in NUMBERS if "layers" not in name]
     assert len(names) > 50
     for name in names:
-        before = OmegaConf.select(tree, name)
+        group = name.partition(".")[0]  # without the others, reading it takes a third of the time
+        tree = OmegaConf.create({"model": whole["model"], group: whole[group]})  # of no types
         OmegaConf.update(tree, name, value)
         if name == "train.max_grad_norm" and value > 0:
             to_config(tree)  # it clips nothing
@@ -27,7 +28,6 @@ def test_no_number_is_endless_or_too_large_to_compute_with(value):
             with pytest.raises(ConfigError, match=re.escape(name)) as caught:
                 to_config(tree)
             assert "\n" not in str(caught.value)
-        OmegaConf.update(tree, name, before)
 
 
 def test_a_number_of_thousands_of_digits_is_one_line():

@@ -5,11 +5,11 @@ import random
 
 import pytest
 from support import forked
+from support.configs import compose_config
 from support.own_questions import SWEEP, evaluation_config, read_records
 from support.paths import HELM_DATA, needs_shared_data
 
 from effchal.bundle import write_bundle
-from effchal.cli import compose_config
 from effchal.config import ConfigError
 from effchal.evaluation.results import LONGEST
 from effchal.evaluation.run import run

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 import pytest
+from support.configs import compose_config
 
-from effchal.cli import compose_config
 from effchal.config import ConfigError
 from effchal.evaluation.questions.files import own_files
 from effchal.evaluation.questions.grader import GraderError, load_grader, scores_of

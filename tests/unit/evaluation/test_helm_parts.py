@@ -6,9 +6,9 @@ import json
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from support.configs import compose_config
 
 from effchal.bundle import write_bundle
-from effchal.cli import compose_config
 from effchal.config import (
     Config,
     ConfigError,

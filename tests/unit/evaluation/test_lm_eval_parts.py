@@ -5,9 +5,9 @@ import socket
 from types import SimpleNamespace
 
 import pytest
+from support.configs import compose_config
 from support.paths import ROOT
 
-from effchal.cli import compose_config
 from effchal.config import ConfigError, EvaluateConfig, save_config
 from effchal.decoding.sampling import SamplingParams
 from effchal.evaluation.lm_eval import inside

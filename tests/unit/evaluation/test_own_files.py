@@ -5,11 +5,11 @@ import shutil
 from statistics import fmean, stdev
 
 import pytest
+from support.configs import compose_config
 from support.own_questions import read_records
 from support.paths import ROOT
 
 from effchal import compare as command
-from effchal.cli import compose_config
 from effchal.evaluation import answers
 from effchal.evaluation.encoding import encode
 from effchal.evaluation.questions.files import own_files

@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from support.configs import compose_config
 from support.paths import ROOT
 
-from effchal.cli import compose_config
 from effchal.config import ConfigError
 from effchal.evaluation.questions.files import entry_names, own_files
 from effchal.evaluation.scenarios.metrics import score_completion

@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from support.configs import compose_config
 from support.evaluations import write_evaluation
 from support.own_questions import evaluation_config
 
 from effchal import compare as command
-from effchal.cli import compose_config
 from effchal.config import save_config
 from effchal.evaluation.results import LONGEST
 from effchal.evaluation.run import run

@@ -4,9 +4,9 @@ import json
 
 import data_mix_table
 import pytest
+from support.configs import compose_config
 from support.paths import ROOT
 
-from effchal.cli import compose_config
 from effchal.mixing.locate import locate
 from effchal.mixing.sources import SourceReader
 

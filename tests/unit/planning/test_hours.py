@@ -3,8 +3,8 @@
 import dataclasses
 
 import pytest
+from support.configs import compose_config
 
-from effchal.cli import compose_config
 from effchal.config import BudgetConfig, Config, TrainConfig
 from effchal.planning.cards import Card
 from effchal.planning.flops import Cost

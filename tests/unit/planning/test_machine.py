@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from support.configs import compose_config
 from support.pretended_card import GIB, pretend_card
 
-from effchal.cli import compose_config
 from effchal.config import ConfigError
 from effchal.config.choices import Dtype
 from effchal.model.device import CUDA_CONTEXT, pick_device

@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 from support import forked
+from support.configs import compose_config
 
-from effchal.cli import compose_config
 from effchal.planning.candidates import alternatives, plan_with_options
 from effchal.planning.fit import make_plan
 from effchal.planning.history import Record, keep_record, kind_of

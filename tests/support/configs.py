@@ -1,0 +1,16 @@
+"""Composed configs, for tests of what is done with one: the same words are composed once."""
+
+import copy
+from functools import cache
+
+from effchal import cli
+
+
+def compose_config(overrides):
+    """As that of `effchal.cli`, a copy of one's own."""
+    return copy.deepcopy(_composed(tuple(overrides)))
+
+
+@cache
+def _composed(overrides):
+    return cli.compose_config(list(overrides))
