@@ -51,12 +51,14 @@ def check_convertible(config: Any) -> None:
         "rope_type": rope.get("rope_type", "default") not in (None, "default"),
         "attention_bias": not own_bias and bool(getattr(config, "attention_bias", False)),
         "mlp_bias": bool(getattr(config, "mlp_bias", False)),
+        # transformers does not read it back, and takes 128.
+        "head_dim": config.model_type == "qwen3" and config.head_dim != 128,
         "hidden_act": config.hidden_act != "silu",
         "layer_types": not layers <= {"full_attention", "sliding_attention"} or len(layers) > 1,
     }
     if bad := [name for name, is_unknown in found.items() if is_unknown]:
         raise ConfigError(
-            f"to=gguf: this {config.model_type} has a {bad[0]} that is not converted here; give "
+            f"to=gguf: this {config.model_type} has another {bad[0]} than is converted here; give "
             "to=merged and convert that folder by llama.cpp's convert_hf_to_gguf.py"
         )
 

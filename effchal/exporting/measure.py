@@ -27,8 +27,7 @@ class Answer:
     """What the bundle's engine answers greedily."""
 
     prompt_ids: list[int]
-    ids: list[int]  # without the end token
-    ended: bool
+    ids: list[int]  # with the end token, where there is one
     logprobs: list[float]  # of `ids`
 
 
@@ -68,7 +67,7 @@ def reference(engine: Engine, encoder: PromptEncoder) -> Reference:
     params = SamplingParams(max_new_tokens=NEW_TOKENS)
     completions = engine.generate(prompts, [[params]] * len(prompts), len(prompts))
     answers = [
-        Answer(ids, each.ids, each.end is not None, [t.base_logprob for t in each.tokens])
+        Answer(ids, each.ids, [token.base_logprob for token in each.all_tokens])
         for ids, (each,) in zip(prompts, completions, strict=True)
     ]
     return Reference(answers, sorted(engine.ends))
@@ -90,7 +89,7 @@ def measure(model: Any, tokenizer: Any, expected: Reference, reader: str) -> Mea
             chat_ids(tokenizer, question) == each.prompt_ids
             for question, each in zip(QUESTIONS, expected.answers, strict=True)
         ),
-        tokens=sum(len(each.ids) + each.ended for each in expected.answers),
+        tokens=sum(len(each.ids) for each in expected.answers),
         same_tokens=same_tokens,
         nats_mean=float(apart.mean()) if len(apart) else 0.0,
         nats_max=float(apart.max()) if len(apart) else 0.0,
@@ -121,7 +120,7 @@ def chat_ids(tokenizer: Any, question: str) -> list[int]:
 
 
 def _same_tokens(model: Any, answer: Answer, ends: Sequence[int]) -> int:
-    """Tokens before the first one that the model chooses otherwise; an end is a token."""
+    """Tokens before the first one that the model chooses otherwise."""
     prompt = torch.tensor([answer.prompt_ids], device=model.device)
     found = model.generate(
         prompt,
@@ -131,9 +130,7 @@ def _same_tokens(model: Any, answer: Answer, ends: Sequence[int]) -> int:
         eos_token_id=list(ends),
         pad_token_id=ends[0],
     )[0, prompt.shape[1] :].tolist()
-    wanted: list[int | None] = [*answer.ids, *[None] * answer.ended]
-    given = [None if token in ends else token for token in found]
-    same = [a == b for a, b in zip(wanted, given, strict=False)]
+    same = [a == b for a, b in zip(answer.ids, found, strict=False)]
     return same.index(False) if False in same else len(same)
 
 

@@ -31,7 +31,7 @@ def merged_model(source: ModelSource, dtype: torch.dtype) -> Any:
     Args:
         dtype: of all its weights.
     """
-    is_bfloat16 = torch.bfloat16 in (dtype,) and stored_dtype(source) is torch.bfloat16
+    is_bfloat16 = dtype is stored_dtype(source) is torch.bfloat16
     loaded_as = Dtype.bfloat16 if is_bfloat16 else Dtype.float32  # half the memory, where exact
     model: Any = load_base_model(replace(source.base, dtype=loaded_as), CPU)
     if source.base.quantization is Quantization.nf4:

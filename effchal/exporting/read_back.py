@@ -1,5 +1,7 @@
 """Exports read again by the programs that they are for."""
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +36,15 @@ def read_gguf(file: Path, source: ModelSource, device: torch.device) -> tuple[An
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     quiet_libraries()
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent,
-        gguf_file=file.name,
-        dtype=pick_dtype(source.base.dtype, device),
-        device_map={"": device},
-        local_files_only=True,
-        quantization_config=GgufConfig(dequantize=True),
-    )
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that has no switch
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            dtype=pick_dtype(source.base.dtype, device),
+            device_map={"": device},
+            local_files_only=True,
+            quantization_config=GgufConfig(dequantize=True),
+        )
     tokenizer = AutoTokenizer.from_pretrained(
         file.parent, gguf_file=file.name, local_files_only=True
     )
