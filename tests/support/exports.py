@@ -7,12 +7,12 @@ import transformers
 
 from effchal.bundle import write_bundle
 from effchal.cli import compose_config
-from effchal.config import LoraConfig
+from effchal.config import ExportConfig, LoraConfig, load_config
 from effchal.config.choices import Dtype
 from effchal.model.load import add_adapter, load_base_model
 from effchal.model.tiny import tiny_folder
 from effchal.model.tokenizer import load_tokenizer
-from effchal.model_source import check_model_source, inference_config
+from effchal.model_source import check_model_source
 from effchal.runs import is_bundle
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -66,12 +66,12 @@ def save_bundle(folder, *words, base="builtin:tiny", **lora):
     return folder
 
 
-def typed_config(bundle, *words):
-    """What `effchal export <bundle> <words>` gets, keys with their group."""
-    overrides = [f"bundle={bundle}", *words]
-    return inference_config(compose_config(overrides), overrides, {"export", "name"})
+def export_config(bundle, **keys):
+    """What `effchal export <bundle>` gets; the test of the command types them."""
+    cfg = load_config(bundle / "config.yaml")
+    return replace(cfg, bundle=str(bundle), export=ExportConfig(**keys))
 
 
 def source_of(bundle, dtype=Dtype.float32):
-    found = check_model_source(typed_config(bundle))
+    found = check_model_source(export_config(bundle))
     return replace(found, base=replace(found.base, dtype=dtype))

@@ -5,14 +5,16 @@ import json
 import re
 import subprocess
 from collections import namedtuple
+from dataclasses import replace
 
 import peft
 import pytest
 import transformers
-from support.exports import CPU, save_base, save_bundle, source_of, typed_config
+from support.exports import CPU, export_config, save_base, save_bundle, source_of
 
 from effchal.bundle import replace_card
 from effchal.config import ConfigError
+from effchal.config.choices import ExportTo, GgufType, WeightType
 from effchal.decoding.sampling import SamplingParams
 from effchal.exporting import folder as export_folder
 from effchal.exporting import measure
@@ -70,14 +72,14 @@ def exported(bundle, tmp_path_factory):
 
     @functools.cache
     def make(form):
-        words = [f"export.to={form}", "export.gguf_type=f32", "export.base_repo=some/base"]
-        return run(bundle, tmp_path_factory.mktemp("exports") / "a b", *words)
+        keys = {"to": ExportTo(form), "gguf_type": GgufType.f32, "base_repo": "some/base"}
+        return run(bundle, tmp_path_factory.mktemp("exports") / "a b", **keys)
 
     return make
 
 
-def run(bundle, folder, *words):
-    return export(typed_config(bundle, f"export.folder='{folder}'", *words), folder.parent)
+def run(bundle, folder, **keys):
+    return export(export_config(bundle, folder=str(folder), **keys), folder.parent)
 
 
 def read(folder, bundle, form):
@@ -155,7 +157,7 @@ def test_vllm_gets_an_adapter_on_its_base(exported, bundle, tmp_path):
     for option in ("--tokenizer", "--chat-template", "--generation-config"):
         assert (folder / words[words.index(option) + 1]).exists()
     assert "not yet measured" in (folder / "README.md").read_text()
-    write_vllm_adapter(tmp_path / "local", typed_config(bundle), bundle, None, None)
+    write_vllm_adapter(tmp_path / "local", export_config(bundle), bundle, None, None)
     assert (
         "give the folder of the base model" in vllm_arguments(tmp_path / "local", tmp_path).stderr
     )
@@ -165,7 +167,7 @@ def test_vllm_gets_an_adapter_on_its_base(exported, bundle, tmp_path):
 
 def test_what_vllm_cannot_keep_apart_is_merged(tmp_path):
     bundle = save_bundle(tmp_path / "dora", "decoding=sample", use_dora=True)
-    folder = run(bundle, tmp_path / "out", "export.to=vllm")
+    folder = run(bundle, tmp_path / "out", to=ExportTo.vllm)
     words = vllm_arguments(folder, tmp_path).stdout.splitlines()
     assert words[:2] == ["serve", "."]
     assert not {"--enable-lora", "--override-generation-config"} & set(words)
@@ -175,13 +177,13 @@ def test_what_vllm_cannot_keep_apart_is_merged(tmp_path):
 
 def test_a_plain_base_model_and_nf4_weights_are_exported(tmp_path):
     plain = save_bundle(tmp_path / "plain", "model.quantization=nf4")
-    folder = run(plain, tmp_path / "out", "export.weights=bfloat16")
+    folder = run(plain, tmp_path / "out", weights=WeightType.bfloat16)
     record = json.loads((folder / "export.json").read_text())
     assert record["made"] == "The base model's de-quantised NF4 weights, as bfloat16."
     assert 0 < record["measured"]["nats_mean"] < 0.1
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
     with pytest.raises(ConfigError, match="is a plain base model without an adapter; give to=mer"):
-        run(plain, tmp_path / "adapter", "export.to=adapter")
+        run(plain, tmp_path / "adapter", to=ExportTo.adapter)
 
 
 def test_refusals_come_before_weights_are_read(bundle, tmp_path):
@@ -194,28 +196,28 @@ def test_refusals_come_before_weights_are_read(bundle, tmp_path):
     with pytest.raises(ConfigError, match=r"lies in the bundle .*, which must not change"):
         run(bundle, bundle / "out")
     with pytest.raises(ConfigError, match="export takes a run folder or a bundle"):
-        checked(typed_config(f"base:{bundle}"))
+        checked(replace(export_config(bundle), bundle=None))  # base:<run>
     with pytest.raises(ConfigError, match=r"export\.push_to_hub must be <owner>/<name> of the hub"):
-        typed_config(bundle, "export.push_to_hub=name")
+        export_config(bundle, push_to_hub="name")
     gemma = save_base(tmp_path / "gemma", "Gemma")
     gemma = save_bundle(tmp_path / "of_gemma", base=gemma, r=4)
     with pytest.raises(ConfigError, match="and this model is a gemma; give to=merged"):
-        run(gemma, tmp_path / "out", "export.to=gguf")
+        run(gemma, tmp_path / "out", to=ExportTo.gguf)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_this_machine_is_no_base_model_for_the_hub(bundle, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    words = ["export.to=adapter", "export.push_to_hub=me/x"]
+    keys = {"to": ExportTo.adapter, "push_to_hub": "me/x"}
     with pytest.raises(ConfigError, match=r"builtin:tiny is a folder of this machine.*base_repo="):
-        checked(typed_config(bundle, *words))
-    checked(typed_config(bundle, *words, "export.base_repo=some/base"))
+        checked(export_config(bundle, **keys))
+    checked(export_config(bundle, **keys, base_repo="some/base"))
 
 
 def test_a_failed_upload_leaves_the_folder(bundle, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # the client itself was imported offline
     with pytest.raises(UploadError, match=f"hf upload me/x {tmp_path / 'out'}"):
-        run(bundle, tmp_path / "out", "export.push_to_hub=me/x")
+        run(bundle, tmp_path / "out", push_to_hub="me/x")
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
