@@ -126,7 +126,7 @@ COMMANDS = {
         (
             "outputs/train/<run> to=merged",
             "outputs/train/<run> to=gguf gguf_type=q8_0 folder=<folder>",
-            "outputs/train/<run> to=adapter push_to_hub=<owner>/<name>",
+            "outputs/train/<run> to=adapter push_to_hub=me/my-model",
         ),
     ),
     "report": Command(
