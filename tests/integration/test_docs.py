@@ -72,7 +72,7 @@ def test_a_base_model_is_packaged(folder):
 
 
 def test_a_run_is_exported(folder):
-    arguments = shown("effchal export outputs/train/<run> to=gguf")
+    arguments = shown("effchal export outputs/train/<run> to=merged")
     told = effchal(folder, [*arguments, "folder=an export"])
     assert "greedy tokens the same: 128 of 128" in told
     assert (folder / "an export" / "export.json").is_file()
