@@ -8,6 +8,7 @@ from pathlib import Path
 from hydra.errors import HydraException
 
 from effchal.config import Config, ConfigError, load_config
+from effchal.config.export import option_override as export_override
 from effchal.config.io import split_weight
 from effchal.config.lm_eval import option_override
 from effchal.config.nearest import hint, known_keys
@@ -37,7 +38,7 @@ NEW_KEY = re.compile(  # of a user's own, which no group has
 RUN_DIRS = ("hydra.run.dir", "hydra.sweep.dir")
 PATHS = (
     *(*RUN_DIRS, "base_model", "bundle", "resume_from", "model.name"),
-    *("scenario.path", "lm_eval.include_path"),
+    *("scenario.path", "lm_eval.include_path", "export.folder"),
 )
 
 
@@ -72,6 +73,8 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     words = question_words(words) if command == "evaluate" else words
     if command == "lm_eval":
         words = list(map(option_override, words))
+    if command == "export":
+        words = list(map(export_override, words))
     words = model_overrides(data_overrides(words))
     is_sweep = not SWEEP_FLAGS.isdisjoint(flags)
     for word in words:
@@ -146,7 +149,7 @@ def folder_override(command: str, word: str) -> str:
         raise ConfigError(f"{word} is a file; for a data source give data={word}")
     if command == "evaluate" and Path(word).expanduser().is_file():
         raise ConfigError(f"{word} is a file; for questions of your own give data={word}")
-    if command not in (*RUN_FILES, "serve"):
+    if command not in (*RUN_FILES, "serve", "export"):
         words = f"{', '.join(DATA_WORDS)} and " if command == "data" else ""
         raise ConfigError(f"{word}: effchal {command} takes no folder, only {words}key=value")
     path = Path(word).expanduser()

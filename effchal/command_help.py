@@ -121,6 +121,14 @@ COMMANDS = {
             "outputs/lm_eval/<run>   # go on with a run",
         ),
     ),
+    "export": Command(
+        "name bundle base_model export",
+        (
+            "outputs/train/<run> to=merged",
+            "outputs/train/<run> to=gguf gguf_type=q8_0 folder=<folder>",
+            "outputs/train/<run> to=adapter push_to_hub=me/my-model",
+        ),
+    ),
     "report": Command(
         "",
         (

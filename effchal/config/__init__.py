@@ -4,6 +4,7 @@ from effchal.config.data_mix import CleanConfig, DataMixConfig, DecontaminateCon
 from effchal.config.data_source import DataSourceConfig
 from effchal.config.decoding import DecodingConfig
 from effchal.config.errors import ConfigError
+from effchal.config.export import ExportConfig
 from effchal.config.inference import (
     EvaluateConfig,
     HelmConfig,
@@ -34,6 +35,7 @@ __all__ = [
     "DecodingConfig",
     "DecontaminateConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "HelmConfig",
     "LmEvalConfig",
     "LoraConfig",

@@ -137,6 +137,25 @@ class Selector(Enum):
     static = "static"  # one layer, no choice
 
 
+class ExportTo(Enum):
+    merged = "merged"  # a model of its own: the adapter is in the weights
+    adapter = "adapter"  # the adapter, as peft loads it
+    gguf = "gguf"  # one file for llama.cpp and what is built on it
+    vllm = "vllm"  # what vLLM needs, with the command that serves it
+
+
+class WeightType(Enum):
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+class GgufType(Enum):
+    f32 = "f32"
+    f16 = "f16"
+    q8_0 = "q8_0"  # 8 bits, a scale for each 32 weights
+
+
 class Origin(Enum):
     """Who wrote the examples of a source, questions and answers alike."""
 

@@ -19,6 +19,7 @@ from effchal.config import (
     data_mix,
     data_source,
     decoding,
+    export,
     inference,
     inputs,
     lm_eval,
@@ -27,7 +28,18 @@ from effchal.config import (
 )
 from effchal.config.nearest import nested
 
-MODULES = (schema, inputs, data_mix, data_source, training, decoding, inference, lm_eval, choices)
+MODULES = (
+    schema,
+    inputs,
+    data_mix,
+    data_source,
+    training,
+    decoding,
+    inference,
+    lm_eval,
+    export,
+    choices,
+)
 UNIT = re.compile(r"\[([^\]]+)\] ")
 NAMED_TYPES = {
     "Layers": "low, high or list[int]",

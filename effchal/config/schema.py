@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 
 from effchal.config.data_mix import DataMixConfig
 from effchal.config.decoding import DecodingConfig
+from effchal.config.export import ExportConfig
 from effchal.config.inference import (
     EvaluateConfig,
     HelmConfig,
@@ -59,13 +60,14 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     helm: HelmConfig = field(default_factory=HelmConfig)
     lm_eval: LmEvalConfig = field(default_factory=LmEvalConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     rules: RulesConfig | None = None
     # Folder of a run to go on with (train, evaluate, helm, lm_eval).
     resume_from: str | None = None
-    # Folder of a bundle (serve, evaluate, helm, lm_eval). null = the base model of this config.
-    # base:<folder> = the base model of that bundle, with its prompt template; base_plain:<folder> =
-    # the same with prompt=plain.
+    # Folder of a bundle (serve, evaluate, helm, lm_eval, export). null = the base model of this
+    # config. base:<folder> = the base model of that bundle, with its prompt template;
+    # base_plain:<folder> = the same with prompt=plain.
     bundle: str | None = None
     # Where the base model lies on this machine, if not where the config of the bundle or of the run
     # to go on with says.

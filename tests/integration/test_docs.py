@@ -71,6 +71,13 @@ def test_a_base_model_is_packaged(folder):
     assert (folder / "packaged" / "bundle" / "manifest.json").is_file()
 
 
+def test_a_run_is_exported(folder):
+    arguments = shown("effchal export outputs/train/<run> to=merged")
+    told = effchal(folder, [*arguments, "folder=an export"])
+    assert "greedy tokens the same: 128 of 128" in told
+    assert (folder / "an export" / "export.json").is_file()
+
+
 def test_questions_of_ones_own_are_evaluated(folder):
     arguments = shown("effchal evaluate outputs/train/<run> data=questions.jsonl")
     assert "greedy" in effchal(folder, [*arguments, "evaluate.resamples=100"])
