@@ -16,6 +16,7 @@ import yaml
 
 from effchal.config import (
     choices,
+    conformance,
     data_mix,
     data_source,
     decoding,
@@ -27,7 +28,10 @@ from effchal.config import (
 )
 from effchal.config.nearest import nested
 
-MODULES = (schema, inputs, data_mix, data_source, training, decoding, inference, lm_eval, choices)
+MODULES = (
+    *(schema, inputs, data_mix, data_source, training, decoding, inference, lm_eval),
+    *(conformance, choices),
+)
 UNIT = re.compile(r"\[([^\]]+)\] ")
 NAMED_TYPES = {
     "Layers": "low, high or list[int]",
