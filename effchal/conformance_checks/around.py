@@ -6,7 +6,7 @@ from typing import Any
 
 from effchal.conformance_checks.client import Exchange, Server
 from effchal.conformance_checks.helm_requests import PROMPT, helm_body, process
-from effchal.conformance_checks.process_answers import process_helm_keys
+from effchal.conformance_checks.process_answers import process_answer_keys, process_helm_keys
 from effchal.conformance_checks.tokenizer import tokenize_answers
 from effchal.conformance_checks.verdict import CannotTell, Check, require
 
@@ -150,12 +150,12 @@ def sigterm(server: Server) -> None:
 
 CHECKS = [
     Check(health),
-    Check(ready, (process_helm_keys,)),
-    Check(metrics, (process_helm_keys,)),
+    Check(ready, (process_answer_keys,)),
+    Check(metrics, (process_answer_keys,)),
     Check(error_status_400, (process_helm_keys, tokenize_answers)),
     Check(error_form, (process_helm_keys,)),
     Check(error_status_413, (process_helm_keys,)),
-    Check(never_500, (process_helm_keys,)),
+    Check(never_500, (process_answer_keys,)),
 ]
 OUTSIDE = [
     Check(ready_while_loading),

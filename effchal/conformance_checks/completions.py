@@ -14,7 +14,7 @@ from effchal.conformance_checks.completion_requests import (
     text_of,
 )
 from effchal.conformance_checks.helm_requests import NO_CHARACTER, is_number, json_object, tokenize
-from effchal.conformance_checks.tokenizer import TEXTS, tokenize_answers
+from effchal.conformance_checks.tokenizer import TEXTS, tokenize_answers, tokenize_no_bos
 from effchal.conformance_checks.verdict import Broken, CannotTell, Check, require
 
 CLOSE = 1e-3
@@ -201,5 +201,5 @@ CHECKS = [
     Check(completions_stream, (completions_greedy,)),
     Check(models),
     Check(tokenizer_info),
-    Check(detokenize, (tokenize_answers,)),
+    Check(detokenize, (tokenize_answers, tokenize_no_bos)),
 ]

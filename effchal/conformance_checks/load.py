@@ -121,6 +121,6 @@ def long_generation(server: Server) -> int:
 CHECKS = [
     Check(process_2048_tokens, (process_answer_keys, tokenize_answers)),
     Check(process_contest_requests, (process_answer_keys,)),
-    Check(nothing_waits_behind_generations, (process_answer_keys, tokenize_answers)),
+    Check(nothing_waits_behind_generations, (process_contest_requests, tokenize_answers)),
     Check(refused_past_the_bound, (process_answer_keys,)),
 ]

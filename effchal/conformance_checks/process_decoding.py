@@ -90,13 +90,16 @@ def process_stops_across_tokens(server: Server) -> None:
 
 
 def token_in(answer: Answer) -> str:
-    """The text of a token, from the middle of an answer if that is not its beginning as well."""
-    middle = len(answer.tokens) // 2
-    found = [text for text in (*answer.tokens[middle:], *answer.tokens[:middle]) if is_stop(text)]
-    later = [text for text in found if answer.text.find(text) > 0]
+    """The text of a token that is nowhere before it, from the later part of an answer if it can
+    be."""
+    found, offset = [], 0
+    for text in answer.tokens:
+        if is_stop(text) and answer.text.find(text) == offset:
+            found.append(text)
+        offset += len(text)
     if not found:
-        raise CannotTell(f"no token of {answer.text!r} has a text")
-    return (later or found)[0]
+        raise CannotTell(f"no token of {answer.text!r} can be a stop sequence")
+    return found[len(found) // 2]
 
 
 def is_stop(text: str) -> bool:

@@ -65,9 +65,9 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     counts = [
         f"{sum(each.status is status for each in verdicts)} {words}"
         for status, words in (
-            (Status.kept, "rules are kept"),
+            (Status.kept, "kept"),
             (Status.broken, "broken"),
             (Status.untold, "cannot be told"),
         )
     ]
-    return ", ".join(counts)
+    return f"rules: {', '.join(counts)}"
