@@ -5,11 +5,15 @@ import threading
 import pytest
 from devtools import Browser
 from support.browser import CHROMIUM, needs_chromium
+from support.saved_adapters import save_bundle
 from support.scripted import scripted
 from werkzeug.serving import make_server
 
+from effchal.cli import compose_config
+from effchal.model_source import check_model_source, load_engine
 from effchal.serving.app import make_app
 from effchal.serving.service import Service
+from effchal.shared_base import base_config, check_adapters
 
 HOSTILE = (
     "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>&amp;"
@@ -17,8 +21,10 @@ HOSTILE = (
 TEXTS = "[...document.querySelectorAll('article .text')].map((each) => each.textContent)"
 STATUS = "document.getElementById('status').textContent"
 ERROR = "document.getElementById('error').textContent"
-CELLS = "[...document.querySelectorAll('tbody tr')].map((row) => [...row.cells].map((c) => c.textContent))"
+CELLS = "[...row.cells].map((cell) => cell.textContent)"
+ROWS = f"[...document.querySelectorAll('tbody tr')].map((row) => {CELLS})"
 TOKEN = "sésame ∞"
+NO_LAYER = "\u2013"
 pytestmark = needs_chromium
 
 
@@ -33,9 +39,9 @@ def serve(serving_cfg, tiny_engine):
     """Serve an engine; the address of its page."""
     stops = []
 
-    def start(engine=tiny_engine):
+    def start(engine=tiny_engine, adapters=None):
         service = Service(serving_cfg, "tiny")
-        service.set_ready(engine)
+        service.set_ready(engine, adapters=adapters)
         server = make_server("127.0.0.1", 0, make_app(service), threaded=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         stops.extend((server.shutdown, service.loaded().scheduler.stop))
@@ -69,7 +75,6 @@ def ask(browser, text):
 def test_an_answer_streams_as_text_with_its_tokens(browser, serve, tiny_engine):
     url = serve(scripted(tiny_engine, HOSTILE))
     opened(browser, url)
-    set_value(browser, "max_tokens", "200")
     set_value(browser, "max_tokens", "50")
     ask(browser, f"say {HOSTILE}")
     assert browser.evaluate(TEXTS) == [f"say {HOSTILE}", HOSTILE[:50]]
@@ -78,12 +83,12 @@ def test_an_answer_streams_as_text_with_its_tokens(browser, serve, tiny_engine):
     assert browser.evaluate("document.scripts.length") == 1
     assert browser.evaluate(STATUS).startswith("50 tokens in ")
     assert browser.evaluate(STATUS).endswith(", ended at the limit")
-    rows = browser.evaluate(CELLS)
-    assert [row[0] for row in rows] == list(HOSTILE[:50])
+    rows = browser.evaluate(ROWS)
+    assert [row[0] for row in rows] == list(HOSTILE[:50].replace(" ", "·"))
     share, logprob, base, layer, others = rows[0][1:]
     assert share.endswith(" %")
     assert float(logprob) == float(base) < 0
-    assert layer == "–"
+    assert layer == NO_LAYER
     assert others.count("%") == 3
     assert browser.evaluate("document.getElementById('method_label').hidden") is True
     assert browser.evaluate("document.getElementById('model_label').hidden") is True
@@ -101,7 +106,7 @@ def test_a_conversation_goes_on_and_dola_shows_its_layers(browser, serve, servin
     browser.type("two")
     browser.press("Enter", shift=True)
     ask(browser, "lines")
-    layers = {row[4] for row in browser.evaluate(CELLS)}
+    layers = {row[4] for row in browser.evaluate(ROWS)}
     assert layers & {"0", "1"}
     ask(browser, "again")
     texts = browser.evaluate(TEXTS)
@@ -126,6 +131,26 @@ def test_escape_stops_an_answer_and_the_server_hears_of_it(browser, serve, servi
     browser.wait_for("!running")
     assert browser.evaluate(STATUS) == "Stopped"
     assert len(browser.evaluate("talk")) == 2
+
+
+def test_a_model_is_chosen_where_there_are_several(browser, serve, serving_cfg, tmp_path):
+    save_bundle(tmp_path / "mine", 1)
+    words = ["model=tiny", "model.dtype=float32", f"serve.adapters={{mine: {tmp_path / 'mine'}}}"]
+    cfg = base_config(compose_config(words), words)
+    source = check_model_source(cfg)
+    serving_cfg.serve.adapters = cfg.serve.adapters
+    url = serve(load_engine(source), check_adapters(cfg, source, words))
+    opened(browser, url)
+    options = "[...document.getElementById('model').options].map((each) => each.value)"
+    assert browser.evaluate(options) == ["tiny", "mine"]
+    answers = []
+    for name in ("tiny", "mine"):
+        set_value(browser, "model", name)
+        ask(browser, "hello")
+        answers.append(browser.evaluate(TEXTS)[1])
+        browser.evaluate("document.getElementById('new').click()")
+    assert browser.evaluate(ERROR) == ""
+    assert answers[0] != answers[1]
 
 
 def test_an_error_of_the_server_is_text_and_the_question_stays(browser, serve):

@@ -14,10 +14,10 @@ from effchal.conformance_checks import (
     process_decoding,
     tokenizer,
 )
-from effchal.conformance_checks.client import Server
+from effchal.conformance_checks.client import Exchange, Server
 from effchal.conformance_checks.run import CHECKS, chosen, connect, run_checks
-from effchal.conformance_checks.table import line_of
-from effchal.conformance_checks.verdict import Status
+from effchal.conformance_checks.table import line_of, print_table, summary
+from effchal.conformance_checks.verdict import Status, Verdict
 from effchal.serving.ready import free_port
 
 OUTSIDE = {check.name for check in around.OUTSIDE}
@@ -205,3 +205,17 @@ def test_no_server_is_told():
 def test_a_folder_is_no_address():
     with pytest.raises(ConfigError, match="outputs: effchal conformance takes no folder"):
         hydra_arguments("conformance", ["outputs"])
+
+
+def test_a_table_shows_what_a_server_says_as_plain_text(capsys):
+    sent = Exchange("POST", "/process", "{}", 200, {}, "[red]\x1b[2Jall[/red]")
+    verdicts = [
+        Verdict("health", "a rule", Status.kept, "", 0.1, [sent]),
+        Verdict("models", "a rule", Status.broken, "it says [b]\x07no", 0.1, [sent]),
+    ]
+    print_table(verdicts)
+    text = capsys.readouterr().out
+    assert "it says [b]\ufffdno" in text
+    assert "received: 200 [red]\ufffd[2Jall[/red]" in text
+    assert "\x07" not in text
+    assert summary(verdicts) == "rules: 1 kept, 1 broken, 0 cannot be told"
