@@ -36,7 +36,6 @@ def test_our_own_server_keeps_every_rule_that_can_be_told(tmp_path):
     command = [*TINY, "serve.port=PORT", f"hydra.run.dir={tmp_path / 'serve'}"]
     environment = os.environ | {"EFFCHAL_TOKEN": TOKEN}
     with Server(command, cwd=ROOT, env=environment) as live:
-        without = conformance(tmp_path / "without", live.url)
         done = conformance(tmp_path / "run", live.url, EFFCHAL_TOKEN=TOKEN)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr.splitlines()[-1] == "False"  # no torch
@@ -48,9 +47,6 @@ def test_our_own_server_keeps_every_rule_that_can_be_told(tmp_path):
     assert all(check["exchanges"] for check in record["checks"] if check["name"] not in OUTSIDE)
     assert not any(word in text for word in ("Bearer", TOKEN, json.dumps(TOKEN)[1:-1]))
     assert done.stdout.count("\npass ") > 50
-    assert without.returncode == 2
-    assert without.stderr.splitlines()[-2].endswith("wants one: set EFFCHAL_TOKEN")
-    assert not (tmp_path / "without").exists()
 
 
 def test_a_broken_rule_is_shown_with_what_was_sent_and_ends_with_1(tmp_path):
