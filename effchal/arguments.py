@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 
 from effchal.config import Config, ConfigError, load_config
 from effchal.config.export import option_override as export_override
+from effchal.config.conformance import conformance_override
 from effchal.config.io import split_weight
 from effchal.config.lm_eval import option_override
 from effchal.config.nearest import hint, known_keys
@@ -62,6 +63,8 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     if command == "fetch" and words and words[0] in FETCH_WORDS:
         words = words[1:]
     check_flags(flags)
+    if command == "conformance":
+        words = list(map(conformance_override, words))
     words = models_as_words(words) if command == "evaluate" else words
     folders = [word for word in words if is_folder(word)]
     if command == "evaluate" and are_several(folders):

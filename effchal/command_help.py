@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from effchal.arguments import DATA_WORDS, FETCH_WORDS, hydra_arguments, parse_override, split_flags
 from effchal.cli import CONF_DIR, PACKAGE, compose_config, fail, one_line_errors
+from effchal.config.conformance import LIST
 from effchal.config.describe import Key, describe, groups
 from effchal.several_models import BASE, BASE_PLAIN
 
@@ -128,6 +129,15 @@ COMMANDS = {
             "outputs/train/<run> to=gguf gguf_type=q8_0 folder=<folder>",
             "outputs/train/<run> to=adapter push_to_hub=me/my-model",
         ),
+    ),
+    "conformance": Command(
+        "name conformance",
+        (
+            "http://127.0.0.1:8080",
+            "http://127.0.0.1:8080 'only=process_*,decode_*' timeout_s=60",
+            "list   # the rules that are checked, by name",
+        ),
+        (LIST,),
     ),
     "report": Command(
         "",

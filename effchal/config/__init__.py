@@ -1,5 +1,6 @@
 """The configuration: a typed schema of everything under conf/, and how to read and write it."""
 
+from effchal.config.conformance import ConformanceConfig
 from effchal.config.data_mix import CleanConfig, DataMixConfig, DecontaminateConfig
 from effchal.config.data_source import DataSourceConfig
 from effchal.config.decoding import DecodingConfig
@@ -30,6 +31,7 @@ __all__ = [
     "CleanConfig",
     "Config",
     "ConfigError",
+    "ConformanceConfig",
     "DataMixConfig",
     "DataSourceConfig",
     "DecodingConfig",

@@ -16,6 +16,7 @@ import yaml
 
 from effchal.config import (
     choices,
+    conformance,
     data_mix,
     data_source,
     decoding,
@@ -29,16 +30,8 @@ from effchal.config import (
 from effchal.config.nearest import nested
 
 MODULES = (
-    schema,
-    inputs,
-    data_mix,
-    data_source,
-    training,
-    decoding,
-    inference,
-    lm_eval,
-    export,
-    choices,
+    *(schema, inputs, data_mix, data_source, training, decoding, inference, lm_eval, export),
+    *(conformance, choices),
 )
 UNIT = re.compile(r"\[([^\]]+)\] ")
 NAMED_TYPES = {

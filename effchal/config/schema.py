@@ -11,6 +11,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from effchal.config.conformance import ConformanceConfig
 from effchal.config.data_mix import DataMixConfig
 from effchal.config.decoding import DecodingConfig
 from effchal.config.export import ExportConfig
@@ -61,6 +62,7 @@ class Config:
     helm: HelmConfig = field(default_factory=HelmConfig)
     lm_eval: LmEvalConfig = field(default_factory=LmEvalConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    conformance: ConformanceConfig = field(default_factory=ConformanceConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     rules: RulesConfig | None = None
     # Folder of a run to go on with (train, evaluate, helm, lm_eval).

@@ -48,6 +48,14 @@ def bearer_token() -> bytes:
     return token.encode()
 
 
+def wants_page() -> bool:
+    """Whether this request is a browser's that opens the page. No header is set by hand there, so
+    the page itself needs no token."""
+    kinds = request.accept_mimetypes
+    is_named = any(kind == "text/html" and quality > 0 for kind, quality in kinds)
+    return request.path == "/" and request.method in ("GET", "HEAD") and is_named
+
+
 def given_token(header: str) -> bytes:
     """The token of an Authorization header; empty: none. WSGI gives its bytes as latin-1."""
     scheme, _, token = header.partition(" ")
@@ -67,6 +75,8 @@ def guard(app: Flask, service: Service) -> None:
         g.start = time.perf_counter()
         # A browser asks what it may send, before it sends the token.
         if not token or request.path in NO_TOKEN_NEEDED or request.method == "OPTIONS":
+            return
+        if wants_page():
             return
         given = given_token(request.headers.get("Authorization", ""))
         if not hmac.compare_digest(given, token):

@@ -4,7 +4,7 @@ EFFCHAL_BUNDLE=outputs/train/<run> gunicorn -k effchal.serving.worker.Worker --t
     'effchal.serve:create_app()'
 
 HELM's routes are in helm.py, OpenAI's in openai.py; here are the app and the routes for
-whoever runs it: GET /health, /ready, /metrics, /openapi.json.
+whoever runs it: GET /health, /ready, /metrics, /openapi.json. The page at GET / is in page.py.
 """
 
 import gc
@@ -28,6 +28,7 @@ from effchal.serving.helm import HELM_ROUTES
 from effchal.serving.incoming import BODY_LIMIT_BYTES
 from effchal.serving.openai import OPENAI_ROUTES
 from effchal.serving.openapi import openapi_document
+from effchal.serving.page import page
 from effchal.serving.routes import Route, add_routes
 from effchal.serving.service import Service
 from effchal.shared_base import base_config, check_adapters, check_name
@@ -60,6 +61,7 @@ ROUTES = [
     *HELM_ROUTES,
     *OPENAI_ROUTES,
     *ADAPTER_ROUTES,
+    Route("/", page),
     Route("/health", health),
     Route("/ready", ready),
     Route("/metrics", metrics),

@@ -182,6 +182,8 @@ class TopLogprob(ApiModel):
 
 
 class ChatLogprob(TopLogprob, BaseLogprob):
+    # That DoLa contrasted with; None where there was no choice of tokens, and without DoLa.
+    layer: int | None = None
     top_logprobs: list[TopLogprob]
 
 

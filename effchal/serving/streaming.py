@@ -218,6 +218,7 @@ def chat_logprobs(tokens: "list[TokenScore]") -> types.ChatLogprobs:
                 logprob=token.logprob,
                 bytes=list(token.text.encode()),
                 base_logprob=token.base_logprob,
+                layer=token.layer,
                 top_logprobs=top,
             )
         )

@@ -132,6 +132,7 @@ def test_an_installed_wheel_finds_its_config_from_any_folder(tmp_path):
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     assert (site / "effchal" / "mixing" / "quickstart" / "conversations.jsonl").is_file()
+    assert (site / "effchal" / "serving" / "page.html").is_file()
     away = tmp_path / "away"
     away.mkdir()
     environment = os.environ | {"PYTHONPATH": str(site)}
