@@ -23,11 +23,15 @@ from effchal.config import (
     inputs,
     lm_eval,
     schema,
+    sweep,
     training,
 )
 from effchal.config.nearest import nested
 
-MODULES = (schema, inputs, data_mix, data_source, training, decoding, inference, lm_eval, choices)
+MODULES = (
+    *(schema, inputs, data_mix, data_source, training, decoding),
+    *(inference, sweep, lm_eval, choices),
+)
 UNIT = re.compile(r"\[([^\]]+)\] ")
 NAMED_TYPES = {
     "Layers": "low, high or list[int]",

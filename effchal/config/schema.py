@@ -13,15 +13,10 @@ from hydra.core.config_store import ConfigStore
 
 from effchal.config.data_mix import DataMixConfig
 from effchal.config.decoding import DecodingConfig
-from effchal.config.inference import (
-    EvaluateConfig,
-    HelmConfig,
-    ScenarioConfig,
-    ServeConfig,
-    SweepConfig,
-)
+from effchal.config.inference import EvaluateConfig, HelmConfig, ScenarioConfig, ServeConfig
 from effchal.config.inputs import ModelConfig, PromptConfig
 from effchal.config.lm_eval import LmEvalConfig
+from effchal.config.sweep import SweepConfig
 from effchal.config.training import (
     BudgetConfig,
     LoraConfig,
