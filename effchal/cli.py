@@ -66,7 +66,7 @@ def entry_point(run: Run, after_sweep: AfterSweep | None = None) -> Callable[[],
     """
     command = Path(run.__code__.co_filename).stem
     outputs = Outputs(command)
-    jobs: dict[Path, SweepJob] = {}  # of this process, or at the end of all
+    jobs: dict[Path, SweepJob] = {}
 
     @functools.wraps(run)  # Hydra takes the job's name from the wrapped function's module
     def task(tree: DictConfig) -> None:
@@ -99,10 +99,10 @@ def entry_point(run: Run, after_sweep: AfterSweep | None = None) -> Callable[[],
                 outputs.register(sys.argv[1:])
                 hydra.main(str(CONF_DIR), "config", version_base="1.3")(task)()
         finally:
-            jobs.update(jobs_of_sweep())
-            if jobs and after_sweep:
-                after_sweep(jobs)
-        if failures := failures_of(jobs):
+            ended = jobs_of_sweep() or jobs
+            if ended and after_sweep:
+                after_sweep(ended)
+        if failures := failures_of(ended):
             sys.exit(f"error: {failures}")
 
     return main
