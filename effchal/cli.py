@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -47,6 +48,8 @@ PACKAGE = Path(__file__).resolve().parent
 CONF_DIR = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 PLUGINS = PACKAGE / "sweeping" / "plugins"  # Hydra takes plugins from below `hydra_plugins` alone
 sys.path.append(str(PLUGINS))
+# conf/hydra/launcher has files of the names that a plugin has, on purpose.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore")
 # Flags of Hydra that show something and run nothing.
 SHOWING_FLAGS = {"--cfg", "-c", "--info", "-i", "--hydra-help"}
 # A launcher's process resolves the folder's name as well, from what this one keeps of it.

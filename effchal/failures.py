@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import logging
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 from hydra.errors import HydraException
 
@@ -65,16 +67,26 @@ def failure_kept(job: SweepJob) -> Iterator[None]:
             traceback.print_exc()
         fail(failure.reason)
         job.error = failure.reason
+        forget_lost_logs()
+
+
+def forget_lost_logs() -> None:
+    """Write no more into the log of a job whose folder its refusal removed."""
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if isinstance(each, logging.FileHandler)]:
+        if not Path(handler.baseFilename).parent.is_dir():
+            root.removeHandler(handler)
 
 
 def failure_of(error: BaseException) -> Failure | None:
     """Why a job ended; None for an exit that says that all is well."""
     if isinstance(error, SystemExit):
         code = error.code
-        if isinstance(code, int) and (code > 128 or code < 0):  # below 0: put back into its queue
-            return Failure(
-                State.interrupted, f"ended by signal {code - 128}; the same command goes on with it"
-            )
+        if isinstance(code, int) and code < 0:  # submitit's
+            return Failure(State.interrupted, "put back into the queue")
+        if isinstance(code, int) and code > 128:
+            again = "the same command goes on with it"
+            return Failure(State.interrupted, f"ended by signal {code - 128}; {again}")
         if isinstance(code, str):
             return Failure(State.failed, code.removeprefix("error: "))
         return Failure(State.failed, f"exit code {code}") if code else None

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from effchal.sweeping.job import run_job
 from effchal.sweeping.processes import POLL_S, number_in, tell_end
-from effchal.tracking.manifest import Manifest
+from effchal.tracking.manifest import NODE, Manifest
 from effchal.training.signals import StopSignals
 
 KEPT = ("PYTHONPATH", "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "XDG_CACHE_HOME")
@@ -72,14 +72,14 @@ def launch(
             max_retries=options.get("max_retries", 3),
             max_calls=1,
             runtime_env={"env_vars": environment},
-        )(run_job)
+        )(run_there)
         pending = {}
         for words in job_overrides:
             number, overrides = number_in(words), list(filter_overrides(words))
             log.info("%d waits for a place: %s", number, manifest.differs(number))
             folder, output = manifest.folder_of(number), manifest.log_of(number)
-            place = {"cwd": os.getcwd()}
-            pending[task.remote(manifest.command, overrides, folder, output, {}, **place)] = number
+            job = (manifest.command, overrides, folder, output, os.getcwd())
+            pending[task.remote(*job)] = number
         while pending and not signals.received:
             done, _ = ray.wait(list(pending), timeout=POLL_S)
             for each in done:
@@ -90,6 +90,14 @@ def launch(
             ray.wait(list(pending), num_returns=len(pending), timeout=60)
             sys.exit(128 + signals.received)
     return []
+
+
+def run_there(command: str, overrides: list[str], folder: Path, log: Path, cwd: str) -> int:
+    """Do a job on a node of the cluster. Returns its exit code."""
+    import ray
+
+    environment = {NODE: ray.get_runtime_context().get_node_id()}
+    return run_job(command, overrides, folder, log, environment, cwd=cwd)
 
 
 def end(ray: Any, manifest: Manifest, number: int, result: Any) -> None:

@@ -1,7 +1,6 @@
 """What a sweep does: keep a manifest of its jobs, and launch those that are not done."""
 
 import logging
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -91,9 +90,10 @@ class ManagedSweep:
         at_once = self._config.sweep.at_once
         gpus = visible_gpus() if self._command == "train" else []  # others share what they load
         self.launcher: Any = self._sweeper.launcher
-        self.places = 1
+        self.places, self._in_waves = 1, False
         if not isinstance(self.launcher, BasicLauncher):
             self.places = at_once or places_of(self.launcher, len(self.numbers))
+            self._in_waves = at_once is not None or not has_queue(self.launcher)
         elif (at_once or len(gpus)) > 1:
             self.places = at_once or len(gpus)
             self.launcher = ProcessLauncher(found, self.places, gpus)
@@ -146,10 +146,10 @@ class ManagedSweep:
             [*self.manifest.jobs[n], *(extra or {}).get(n, []), place, f"hydra.sweep.subdir={n}"]
             for n in numbers
         ]
-        limits = [n for n in (self._sweeper.max_batch_size, self._config.sweep.at_once) if n]
-        in_queue = not isinstance(self.launcher, (BasicLauncher, ProcessLauncher))
-        size = min(limits) if limits and in_queue else self._sweeper.max_batch_size or len(jobs)
-        for first in range(0, len(jobs), max(1, size)):
+        size = self._sweeper.max_batch_size or max(1, len(jobs))
+        if self._in_waves:
+            size = min(size, self.places)
+        for first in range(0, len(jobs), size):
             batch = jobs[first : first + size]
             try:
                 results = self.launcher.launch(batch, initial_job_idx=self._launched)
@@ -175,6 +175,9 @@ def places_of(launcher: Any, jobs: int) -> int:
     """How many jobs a launcher of other machines does at a time."""
     if hasattr(launcher, "places"):
         return min(jobs, launcher.places())
-    params = getattr(launcher, "params", {})
-    most = params.get("array_parallelism") or math.inf
-    return int(min(jobs, most))
+    return min(jobs, launcher.params["array_parallelism"]) if has_queue(launcher) else 1
+
+
+def has_queue(launcher: Any) -> bool:
+    """Whether a launcher takes all jobs and lets those wait that have no place."""
+    return hasattr(launcher, "places") or "array_parallelism" in getattr(launcher, "params", {})

@@ -23,6 +23,7 @@ from effchal.tracking.sweep import SweepJob, changes_of
 
 SWEEP_FILE, TRIES = "sweep.json", ".jobs"
 LEFT_BY_A_SWEEP = {"multirun.yaml", SWEEP_FILE, TRIES, ".lock"}  # beside the folders of its jobs
+NODE = "EFFCHAL_NODE"  # Ray's name of the node that a try runs on
 MOST_TRIES = 2  # of a job that fails
 begun: "list[Manifest]" = []  # by this process, for the table at the end
 
@@ -184,6 +185,8 @@ def recorded_try(folder: Path, failure_of: Callable[[BaseException], Failure | N
     path.parent.mkdir(exist_ok=True)
     device = os.environ.get("CUDA_VISIBLE_DEVICES")
     where = {"host": platform.node(), "process": os.getpid(), "device": device}
+    if NODE in os.environ:
+        where["node"] = os.environ[NODE]
     append_json_line(path, {"began": time.time(), **where})
     failure = None
     try:
