@@ -4,11 +4,15 @@ pip install 'effchal[ray]'; python scripts/check_ray.py <new folder>
 Prints every job's tries by node, and fails unless all jobs are done and nothing was done twice.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from effchal.runs import checkpoints, read_json_lines
 from effchal.tracking.manifest import Manifest, State
@@ -31,7 +35,7 @@ def main(folder: Path) -> None:
     try:
         process = subprocess.Popen([*command, f"hydra.sweep.dir={folder}"])
         lost = wait_for_half(folder, process, other.node_id)
-        cluster.remove_node(other, allow_graceful=False)
+        kill(cluster, other)
         print(f"killed node {other.node_id[:8]}, on which job {lost} trained", flush=True)
         code = process.wait(timeout=540)
     finally:
@@ -39,6 +43,16 @@ def main(folder: Path) -> None:
     print(f"the sweep ended with code {code} after {time.monotonic() - began:.0f} s")
     check(folder, lost)
     sys.exit(code)
+
+
+def kill(cluster: Any, node: Any) -> None:
+    """Kill a node as a power cut does: with every process on it."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    processes = raylet.children(recursive=True)
+    cluster.remove_node(node, allow_graceful=False)
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def wait_for_half(folder: Path, process: subprocess.Popen, node: str) -> int:
@@ -65,14 +79,16 @@ def check(folder: Path, lost: int) -> None:
         tries = manifest.tries(number)
         metrics = read_json_lines(manifest.folder_of(number) / "metrics.jsonl")
         steps = [each["step"] for each in metrics if "loss" in each]
+        starts = [each["step"] for each in metrics if set(each) == {"step", "spent_s"}]
         record = json.loads((manifest.folder_of(number) / "run.json").read_text())
         nodes = [f"{t['node'][:8]} {'ended' if 'ended' in t else 'killed'}" for t in tries]
-        told = f"{len(steps)} steps, validation loss {record['validation_loss']:.3f}"
+        told = f"{len(steps)} steps, begun after {starts}"
         print(f"{number} {manifest.differs(number)}: {record['status']}, {told}; {nodes}")
         assert record["status"] == "finished"
         assert steps == list(range(1, record["step"] + 1))  # each once
         assert sum("ended" in each for each in tries) == 1
-        assert len(tries) == (2 if number == lost else 1)
+        assert len(tries) == len(starts) == (2 if number == lost else 1)
+        assert number != lost or 0 < starts[-1] < len(steps)  # it went on from a checkpoint
 
 
 if __name__ == "__main__":

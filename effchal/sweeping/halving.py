@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effchal.cli import job_age_s
 from effchal.config import ConfigError
 from effchal.runs import write_atomic
 from effchal.tracking.ending import read_run
@@ -90,6 +91,8 @@ class Halving:
         sizes = rung_sizes(len(numbers), self._eta)
         alive = numbers
         with self._clock.kept():
+            if self._sweep.in_process:
+                load_libraries()
             for index, size in enumerate(sizes):
                 if self._clock.left_s() <= 0:
                     log.warning("sweep.hours are over before rung %d of %d", index + 1, len(sizes))
@@ -121,7 +124,7 @@ class Halving:
         hours = {n: min(rung["hours"][str(n)], self._most_hours(n)) for n in rung["jobs"]}
         longest = max((hours[n] for n in todo), default=0.0)
         log.info(
-            "rung %d of %d: %d trainings, %d of them to do, up to %s each, %d at a time; %s left",
+            "rung %d of %d: %d trainings, %d to do, up to %s each in all, %d at a time; %s left",
             *(index + 1, rungs, len(rung["jobs"]), len(todo), duration(longest * 3600)),
             *(self._sweep.places, duration(self._clock.left_s())),
         )
@@ -155,6 +158,14 @@ class Halving:
 
     def _record(self, number: int) -> dict[str, Any]:
         return read_run(self._manifest.folder_of(number)) or {}
+
+
+def load_libraries() -> None:
+    """Load what every training needs, at the cost of the sweep and not of its first training."""
+    import effchal.planning.outcome
+    import effchal.training.loop  # noqa: F401
+
+    job_age_s()  # what it took counts for no training
 
 
 def spent_s(record: dict[str, Any]) -> float:

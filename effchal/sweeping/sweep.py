@@ -97,6 +97,7 @@ class ManagedSweep:
         elif (at_once or len(gpus)) > 1:
             self.places = at_once or len(gpus)
             self.launcher = ProcessLauncher(found, self.places, gpus)
+        self.in_process = isinstance(self.launcher, BasicLauncher)
 
     def _name_of(self, words: list[str]) -> list[str]:
         """The overrides that name a job."""

@@ -17,7 +17,7 @@ class Trainings:
     def __init__(self, folder, places=2):
         self.manifest = Manifest(folder, "train", {n: [f"lora.r={n}"] for n in LOSSES})
         self.places, self.launched = places, []
-        self.killed = False
+        self.killed = self.in_process = False
 
     def hours_of(self, number):
         return 24.0
