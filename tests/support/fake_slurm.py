@@ -1,6 +1,7 @@
 """sbatch, srun, sacct and scontrol for tests: a queue of this machine, in files of one folder.
 
-A job is warned by SIGUSR2 if the file `warn` is there, as Slurm does ahead of a job's end.
+The folder has pid_<task> of each task's process, for a signal such as Slurm's warning, and the
+calls of scontrol. A task that was put back into the queue begins again when its process ends.
 """
 
 import os
