@@ -24,10 +24,10 @@ def run() -> None:
     if command == "--version":
         print(f"effchal {__version__}")
         return
-    from effchal import arguments, cli, command_help, completion
+    from effchal import arguments, command_help, completion, failures
 
     if command == "--completion":
-        with cli.one_line_errors():
+        with failures.one_line_errors():
             print(completion.script(*rest[:1]))
     elif command == "--complete":
         print("\n".join(completion.complete(*rest[:1])))
@@ -36,7 +36,7 @@ def run() -> None:
     elif command not in command_help.COMMANDS:
         near = difflib.get_close_matches(command, command_help.COMMANDS, n=1)
         meant = f"did you mean {near[0]}?" if near else "effchal --help lists the commands"
-        sys.exit(cli.fail(f"no command {command!r}; {meant}"))
+        sys.exit(failures.fail(f"no command {command!r}; {meant}"))
     else:
         sys.argv = [f"effchal {command}", *rest]
         reads_config = bool(command_help.COMMANDS[command].reads)

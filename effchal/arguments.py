@@ -8,8 +8,8 @@ from pathlib import Path
 from hydra.errors import HydraException
 
 from effchal.config import Config, ConfigError, load_config
-from effchal.config.export import option_override as export_override
 from effchal.config.conformance import conformance_override
+from effchal.config.export import option_override as export_override
 from effchal.config.io import split_weight
 from effchal.config.lm_eval import option_override
 from effchal.config.nearest import hint, known_keys

@@ -3,12 +3,14 @@
 import contextlib
 import errno
 import functools
+import math
 import os
+import shutil
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -35,18 +37,24 @@ from effchal.arguments import (
     wants_help,
 )
 from effchal.config import Config, ConfigError, to_config
-from effchal.config.nearest import explain
+from effchal.failures import failure_kept, failure_of, one_line, one_line_errors
 from effchal.runs import bundle_around, new_folder, nothing_left_if_refused
 from effchal.tracking.lines import log_warnings
+from effchal.tracking.manifest import LEFT_BY_A_SWEEP, jobs_of_sweep, recorded_try
 from effchal.tracking.sweep import SweepJob, failures_of
 
 # An installed package carries the tree inside itself; a checkout has it beside the package.
 PACKAGE = Path(__file__).resolve().parent
 CONF_DIR = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+PLUGINS = PACKAGE / "sweeping" / "plugins"  # Hydra takes plugins from below `hydra_plugins` alone
+sys.path.append(str(PLUGINS))
+# conf/hydra/launcher has files of the names that a plugin has, on purpose.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore")
 # Flags of Hydra that show something and run nothing.
 SHOWING_FLAGS = {"--cfg", "-c", "--info", "-i", "--hydra-help"}
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-PATH_ERRORS = {errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+# A launcher's process resolves the folder's name as well, from what this one keeps of it.
+OmegaConf.register_new_resolver("new_folder", str, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("minutes", lambda hours: math.ceil(60 * hours), replace=True)
 
 Run = Callable[[Config, list[str], Path], None]
 AfterSweep = Callable[[dict[Path, SweepJob]], None]
@@ -72,6 +80,7 @@ def entry_point(run: Run, after_sweep: AfterSweep | None = None) -> Callable[[],
             jobs[folder] = SweepJob(list(job.overrides.task))
         with (
             failure_kept(jobs[folder]) if is_sweep else one_line_errors(),
+            recorded_try(folder, failure_of),
             nothing_left_if_refused(folder, folder in outputs.of_user),
         ):
             cfg, typed = to_config(tree), list(job.overrides.task)
@@ -93,9 +102,10 @@ def entry_point(run: Run, after_sweep: AfterSweep | None = None) -> Callable[[],
                 outputs.register(sys.argv[1:])
                 hydra.main(str(CONF_DIR), "config", version_base="1.3")(task)()
         finally:
-            if jobs and after_sweep:
-                after_sweep(jobs)
-        if failures := failures_of(jobs):
+            ended = jobs_of_sweep() or jobs
+            if ended and after_sweep:
+                after_sweep(ended)
+        if failures := failures_of(ended):
             sys.exit(f"error: {failures}")
 
     return main
@@ -139,79 +149,27 @@ class Outputs:
     def __exit__(self, *_: object) -> None:
         """Remove what has nothing in it: a sweep whose jobs were all refused, empty parents."""
         for folder in self._made:
-            if {path.name for path in folder.glob("*")} == {"multirun.yaml"}:
-                (folder / "multirun.yaml").unlink()
+            if {path.name for path in folder.glob("*")} <= LEFT_BY_A_SWEEP:
+                for path in folder.glob("*"):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
             with contextlib.suppress(OSError):
                 for each in (folder, *folder.parents[:2]):
                     if each.is_dir():
                         each.rmdir()
 
 
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn an error of the user's into one line on stderr and exit code 2, or 1 for a full disk."""
-    try:
-        yield
-    except (HydraException, ConfigError, OSError, AssertionError) as error:
-        message = one_line(error)
-        if message is None:
-            raise
-        fail(message)
-        sys.exit(1 if getattr(error, "errno", None) in DISK_ERRORS else 2)
-
-
-def one_line(error: BaseException) -> str | None:
-    """What to tell a user of an error; None for one that is ours."""
-    # OmegaConf asserts that a key is not below a group that is none: lora=none lora.r=8.
-    if isinstance(error, HydraException) or str(error).endswith("root: NoneType"):
-        return explain(error, Config)
-    if isinstance(error, ConfigError):
-        return str(error)
-    if not isinstance(error, OSError):
-        return None
-    remedy = "another output folder: hydra.run.dir=<folder>"
-    if isinstance(error, PermissionError):
-        return f"may not write or read {error.filename}; {remedy}"
-    if error.errno in DISK_ERRORS | PATH_ERRORS:
-        where = f" {error.filename}" if error.filename else ""
-        room = "make room and go on with resume_from=<run>, or take "
-        room = room if error.errno in DISK_ERRORS else ""
-        return f"cannot write{where}: {error.strerror}; {room}{remedy}"
-    return None
-
-
-@contextlib.contextmanager
-def failure_kept(job: SweepJob) -> Iterator[None]:
-    """Let a sweep go on after a job that failed, and keep what to say of it at the end."""
-    try:
-        return (yield)
-    except SystemExit as end:
-        if isinstance(end.code, int) and end.code > 128:  # a signal ends the whole sweep
-            raise
-        if not end.code:
-            return
-        message = f"exit code {end.code}"
-        if isinstance(end.code, str):
-            message = end.code.removeprefix("error: ")
-    except Exception as error:
-        found = one_line(error)
-        if found is None:
-            traceback.print_exc()
-        message = found or f"{type(error).__name__}: {error}"
-    fail(message)
-    job.error = message
-
-
-def fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 2
+@functools.cache
+def _begun_processes() -> set[int]:
+    return set()
 
 
 def job_age_s() -> float:
     """Seconds since this process started; 0 for later jobs of a sweep, which share one start."""
-    job: Any = HydraConfig.get()  # a DictConfig, whatever Hydra's annotation says
-    number = OmegaConf.select(job, "job.num", default=0)
-    return time.time() - psutil.Process().create_time() if number == 0 else 0.0
+    process = psutil.Process()
+    if process.pid in _begun_processes():
+        return 0.0
+    _begun_processes().add(process.pid)
+    return time.time() - process.create_time()
 
 
 def compose_config(overrides: list[str]) -> Config:

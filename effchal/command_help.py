@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from effchal.arguments import DATA_WORDS, FETCH_WORDS, hydra_arguments, parse_override, split_flags
-from effchal.cli import CONF_DIR, PACKAGE, compose_config, fail, one_line_errors
+from effchal.cli import CONF_DIR, PACKAGE, compose_config
 from effchal.config.conformance import LIST
 from effchal.config.describe import Key, describe, groups
+from effchal.failures import fail, one_line_errors
 from effchal.several_models import BASE, BASE_PLAIN
 
 
@@ -32,7 +33,7 @@ TRAINING = "data model prompt data_mix lora budget train rules"
 INFERENCE = "bundle base_model model prompt lora decoding"
 COMMANDS = {
     "train": Command(
-        f"name resume_from {TRAINING} decoding track",
+        f"name resume_from {TRAINING} decoding sweep track",
         (
             "data_mix=lima_platypus lora.r=64",
             "experiment=quickstart train.epochs=4 budget.hours=0.5",

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effchal.cli import one_line_errors
 from effchal.command_help import own_parser
 from effchal.config import ConfigError
+from effchal.failures import one_line_errors
 
 if TYPE_CHECKING:  # --help does without
     from effchal.evaluation.compare import Comparison

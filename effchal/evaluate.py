@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from effchal.arguments import split_flags
-from effchal.cli import entry_point, fail, overlay
+from effchal.cli import entry_point, overlay
 from effchal.config import Config, ConfigError, load_config
 from effchal.evaluate_arguments import swept_models
+from effchal.failures import fail
 from effchal.model_source import bundle_folder, inference_config
 from effchal.overrides import is_first_of_sweep, quote
 from effchal.runs import read_record

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from effchal.cli import one_line_errors
 from effchal.command_help import own_parser
 from effchal.config import ConfigError
+from effchal.failures import one_line_errors
 from effchal.reporting.challenge import challenge_report
 from effchal.reporting.collect import collect
 from effchal.reporting.export import write_csv, write_json, write_pngs

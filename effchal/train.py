@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effchal.arguments import SWEEP_FLAGS, run_of
+from effchal.arguments import run_of
 from effchal.cli import entry_point, job_age_s, overlay
 from effchal.config import Config, ConfigError, load_config
+from effchal.overrides import key_of
 from effchal.runs import checkpoints, is_bundle, run_lock
 from effchal.tracking.ending import as_typed, ending, read_run
+from effchal.tracking.manifest import sweep_of
 from effchal.tracking.shown import Shown
 from effchal.tracking.sweep import print_sweep
 from effchal.tracking.terminal import RunDisplay, progress, run_display
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 
 # What imports torch is imported inside the functions: --help and --cfg job do without.
 # Keys that a resumed run takes from its command. Model and data must be the same ones.
-MAY_CHANGE = {"budget", "track", "resume_from", "base_model", "data_mix.sources.*.path"}
-MAY_CHANGE |= {"train.gpus", "train.parallel"}
+MAY_CHANGE = {"budget", "track", "sweep", "resume_from", "base_model"}
+MAY_CHANGE |= {"data_mix.sources.*.path", "train.gpus", "train.parallel"}
 log = logging.getLogger("effchal.train")
 
 
@@ -46,6 +48,9 @@ def main() -> None:
 
 @partial(entry_point, after_sweep=print_sweep)
 def train(cfg: Config, overrides: list[str], output_dir: Path) -> None:
+    is_alone = sweep_of(output_dir) is None
+    if is_alone and any(key_of(word) == "sweep.hours" for word in overrides):
+        raise ConfigError("sweep.hours is for a sweep, effchal train -m; a run has budget.hours")
     cfg, run_dir = open_run(cfg, overrides, output_dir)
     done = nothing_to_do(cfg, run_dir)
     if done is not None:
@@ -56,7 +61,7 @@ def train(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         code = run(cfg, run_dir, signals, job_age_s(), command)
     record = read_run(run_dir)
     if record is not None:
-        print(ending(run_dir, record, in_sweep=not SWEEP_FLAGS.isdisjoint(sys.argv)))
+        print(ending(run_dir, record, in_sweep=not is_alone))
     if code:  # an exit after success would end a sweep with its first run
         sys.exit(code)
 

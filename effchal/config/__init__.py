@@ -6,17 +6,12 @@ from effchal.config.data_source import DataSourceConfig
 from effchal.config.decoding import DecodingConfig
 from effchal.config.errors import ConfigError
 from effchal.config.export import ExportConfig
-from effchal.config.inference import (
-    EvaluateConfig,
-    HelmConfig,
-    ScenarioConfig,
-    ServeConfig,
-    SweepConfig,
-)
+from effchal.config.inference import EvaluateConfig, HelmConfig, ScenarioConfig, ServeConfig
 from effchal.config.inputs import ModelConfig, PromptConfig
 from effchal.config.io import load_config, save_config, to_config, to_plain
 from effchal.config.lm_eval import LmEvalConfig
 from effchal.config.schema import Config
+from effchal.config.sweep import SweepConfig
 from effchal.config.training import (
     BudgetConfig,
     LoraConfig,

@@ -25,13 +25,14 @@ from effchal.config import (
     inputs,
     lm_eval,
     schema,
+    sweep,
     training,
 )
 from effchal.config.nearest import nested
 
 MODULES = (
-    *(schema, inputs, data_mix, data_source, training, decoding, inference, lm_eval, export),
-    *(conformance, choices),
+    *(schema, inputs, data_mix, data_source, training, decoding, inference, sweep, lm_eval),
+    *(export, conformance, choices),
 )
 UNIT = re.compile(r"\[([^\]]+)\] ")
 NAMED_TYPES = {

@@ -1,4 +1,4 @@
-"""The schema of what a trained model is used for: serve, scenario, sweep, evaluate and helm."""
+"""The schema of what a trained model is used for: serve, scenario, evaluate and helm."""
 
 import re
 from collections import Counter
@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from os.path import expanduser
 
 from effchal.config.choices import Match
-from effchal.config.decoding import Layers, require_layers
 from effchal.config.errors import (
     ABOVE_0,
     AT_LEAST_1,
@@ -104,21 +103,6 @@ class ScenarioConfig:
         twice = [entry for entry, count in Counter(self.entries).items() if count > 1]
         if twice:
             raise ConfigError(f"scenario.entries has {twice[0]} more than once")
-
-
-@dataclass
-class SweepConfig:
-    """Several layer sets in one evaluation, from one forward pass per prompt."""
-
-    # Layer sets, each low, high or a list. They replace decoding.premature_layers.
-    premature_layers: list[Layers] = field(default_factory=list)
-    # With dola and sled, also score greedy, greedy with the same penalty, no penalty, and the
-    # longest answer.
-    controls: bool = True
-
-    def __post_init__(self) -> None:
-        for i, layers in enumerate(self.premature_layers):
-            require_layers(f"sweep.premature_layers[{i}]", layers)
 
 
 @dataclass

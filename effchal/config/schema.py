@@ -15,15 +15,10 @@ from effchal.config.conformance import ConformanceConfig
 from effchal.config.data_mix import DataMixConfig
 from effchal.config.decoding import DecodingConfig
 from effchal.config.export import ExportConfig
-from effchal.config.inference import (
-    EvaluateConfig,
-    HelmConfig,
-    ScenarioConfig,
-    ServeConfig,
-    SweepConfig,
-)
+from effchal.config.inference import EvaluateConfig, HelmConfig, ScenarioConfig, ServeConfig
 from effchal.config.inputs import ModelConfig, PromptConfig
 from effchal.config.lm_eval import LmEvalConfig
+from effchal.config.sweep import SweepConfig
 from effchal.config.training import (
     BudgetConfig,
     LoraConfig,

@@ -55,8 +55,8 @@ def asked_the_same(folder: Path, cfg: Config, model: dict[str, Any]) -> bool:
 def what_is_asked(cfg: Config) -> list[Any]:
     """The parts of a config that answers depend on, but for the bits that batches change."""
     same = placeless(cfg)
-    seeds = same.evaluate.seeds
-    return [same.model, same.prompt, same.decoding, same.scenario, same.sweep, seeds]
+    variants = (same.sweep.premature_layers, same.sweep.controls, same.evaluate.seeds)
+    return [same.model, same.prompt, same.decoding, same.scenario, *variants]
 
 
 def prompts_of(folder: Path) -> dict[tuple[str, str], str]:

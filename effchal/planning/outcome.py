@@ -36,7 +36,8 @@ def plan_run(cfg: Config, data: PreparedData, run_dir: Path) -> Plan:
     enforce = cfg.budget.enforce
     plan = (plan_with_options if enforce else make_plan)(cfg, machine, data)
     plan.save(run_dir)
-    enforce_plan(plan, enforce, resumed=bool(checkpoints(run_dir / "checkpoint")))
+    is_short = cfg.sweep.hours is not None  # a rung of a sweep need not do all steps
+    enforce_plan(plan, enforce, is_short or bool(checkpoints(run_dir / "checkpoint")))
     return plan
 
 

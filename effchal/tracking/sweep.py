@@ -5,10 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-
-from effchal.arguments import parse_override
 from effchal.tracking.ending import (
     NOT_MEASURED,
     as_typed,
@@ -107,16 +103,3 @@ def print_sweep(jobs: dict[Path, SweepJob]) -> None:
     assert record is not None
     print(f"* lowest validation loss, in {as_typed(best)}; next")
     print("\n".join(f"  {command}" for command in next_commands(best, record)))
-
-
-def own_overrides() -> list[str]:
-    """What this job of a sweep has and its other jobs do not; [] outside of a sweep."""
-    if not HydraConfig.initialized():
-        return []
-    job: Any = HydraConfig.get()  # a DictConfig, whatever Hydra's annotation says
-    if job.mode != RunMode.MULTIRUN:
-        return []
-    typed = [parse_override(word) for word in sys.argv[1:] if "=" in word and word[0] != "-"]
-    shared = {each.key_or_group for each in typed if not each.is_sweep_override()}
-    own = [parse_override(word) for word in job.overrides.task]
-    return [each.input_line for each in own if each.key_or_group not in shared]

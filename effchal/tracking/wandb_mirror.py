@@ -19,7 +19,7 @@ from pathlib import Path
 from effchal.config import Config, TrackConfig
 from effchal.config.choices import WandbMode
 from effchal.runs import write_atomic
-from effchal.tracking.sweep import own_overrides
+from effchal.tracking.manifest import own_overrides
 
 IDENTITY = "wandb.json"  # in the run's folder: the id that it keeps after a resume
 WAIT_S = 4.5  # at most, at the end of a run
@@ -51,7 +51,7 @@ class Identity:
         is_job = (run_dir.parent / "multirun.yaml").is_file()
         group = run_dir.absolute().parent.name if is_job else None
         if is_job:
-            name = " ".join(own_overrides()) or f"{name} {run_dir.name}"
+            name = own_overrides(run_dir) or f"{name} {run_dir.name}"
         identity = cls(secrets.token_hex(4), name[:128], group, job_type)
         write_atomic(path, json.dumps(asdict(identity), indent=2) + "\n")
         return identity

@@ -19,8 +19,8 @@ from support.shown_commands import (
 from effchal.arguments import parse_override
 from effchal.cli import compose_config
 from effchal.command_help import COMMANDS
-from effchal.config.export import option_override as export_override
 from effchal.config.conformance import conformance_override
+from effchal.config.export import option_override as export_override
 from effchal.config.lm_eval import option_override
 from effchal.evaluate_arguments import models_as_words, question_words
 from effchal.several_models import are_several

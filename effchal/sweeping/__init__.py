@@ -1,0 +1,1 @@
+"""Sweeps of `effchal train -m`: what is to do, where it runs, and one budget for all of it."""

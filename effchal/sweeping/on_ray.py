@@ -1,0 +1,108 @@
+"""Jobs of a sweep on a Ray cluster: a task each, begun again elsewhere if its node is lost.
+
+All nodes see the sweep's folder under one path. A job goes on from its last checkpoint.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import filter_overrides
+from omegaconf import DictConfig
+
+from effchal.sweeping.job import run_job
+from effchal.sweeping.processes import POLL_S, number_in, tell_end
+from effchal.tracking.manifest import NODE, Manifest
+from effchal.training.signals import StopSignals
+
+KEPT = ("PYTHONPATH", "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "XDG_CACHE_HOME")
+log = logging.getLogger("effchal.sweep")
+
+
+def places(options: dict[str, Any]) -> int:
+    """How many jobs the cluster runs at a time."""
+    with cluster(options) as ray:
+        total = ray.cluster_resources()
+        needed = resources(ray, options)
+    fits = [int(total.get(name.upper()[4:], 0) / each) for name, each in needed.items() if each]
+    return max(1, min(fits, default=1))
+
+
+def resources(ray: Any, options: dict[str, Any]) -> dict[str, float]:
+    """What a job takes: one GPU where the cluster has any, unless the config says otherwise."""
+    gpus = options.get("num_gpus")
+    if gpus is None:
+        gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+    return {"num_cpus": options.get("num_cpus", 1), "num_gpus": gpus}
+
+
+@contextlib.contextmanager
+def cluster(options: dict[str, Any]) -> Iterator[Any]:
+    """Ray, connected to the cluster at `address`, or to one that it starts here."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(
+            address=options.get("address"),
+            log_to_driver=False,
+            logging_level="ERROR",
+            configure_logging=False,
+            include_dashboard=False if options.get("address") is None else None,
+        )
+    yield ray
+
+
+def launch(
+    config: DictConfig, options: dict[str, Any], job_overrides: Sequence[Sequence[str]]
+) -> list:
+    """Do all jobs. Their results lie in their folders.
+
+    Raises:
+        SystemExit: 128 + a signal; jobs that ran have saved and ended.
+    """
+    manifest = Manifest.load(Path(config.hydra.sweep.dir).absolute())
+    environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+    with cluster(options) as ray, StopSignals() as signals:
+        task = ray.remote(
+            **resources(ray, options),
+            max_retries=options.get("max_retries", 3),
+            max_calls=1,
+            runtime_env={"env_vars": environment},
+        )(run_there)
+        pending = {}
+        for words in job_overrides:
+            number, overrides = number_in(words), list(filter_overrides(words))
+            log.info("%d waits for a place: %s", number, manifest.differs(number))
+            folder, output = manifest.folder_of(number), manifest.log_of(number)
+            job = (manifest.command, overrides, folder, output, os.getcwd())
+            pending[task.remote(*job)] = number
+        while pending and not signals.received:
+            done, _ = ray.wait(list(pending), timeout=POLL_S)
+            for each in done:
+                end(ray, manifest, pending.pop(each), each)
+        if signals.received:
+            for each in pending:
+                ray.cancel(each)
+            ray.wait(list(pending), num_returns=len(pending), timeout=60)
+            sys.exit(128 + signals.received)
+    return []
+
+
+def run_there(command: str, overrides: list[str], folder: Path, log: Path, cwd: str) -> int:
+    """Do a job on a node of the cluster. Returns its exit code."""
+    import ray
+
+    environment = {NODE: ray.get_runtime_context().get_node_id()}
+    return run_job(command, overrides, folder, log, environment, cwd=cwd)
+
+
+def end(ray: Any, manifest: Manifest, number: int, result: Any) -> None:
+    """Tell how a job ended."""
+    try:
+        tell_end(manifest, number, ray.get(result))
+    except ray.exceptions.RayError as error:
+        log.error("%d was lost: %s", number, str(error).strip().splitlines()[0])
