@@ -19,7 +19,7 @@ class SweepConfig:
     # null = each has its budget.hours.
     hours: float | None = None
     # Successive halving: one of so many trainings goes on after each rung, by validation loss.
-    eta: int = 3
+    reduction_factor: int = 3
     # Trainings at a time. null = one for each visible GPU, and one where there is none; as many as
     # the launcher has places for with hydra/launcher=ray or submitit_slurm.
     at_once: int | None = None
@@ -28,5 +28,5 @@ class SweepConfig:
         for i, layers in enumerate(self.premature_layers):
             require_layers(f"sweep.premature_layers[{i}]", layers)
         require_keys(self, "sweep", ABOVE_0, "hours")
-        require_keys(self, "sweep", Bound("at least 2", lambda n: n >= 2), "eta")
+        require_keys(self, "sweep", Bound("at least 2", lambda n: n >= 2), "reduction_factor")
         require_keys(self, "sweep", AT_LEAST_1, "at_once")

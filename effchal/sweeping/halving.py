@@ -72,8 +72,12 @@ class SweepClock:
 class Halving:
     """The rungs of a sweep. A rung that a killed call left half done is taken up."""
 
-    def __init__(self, sweep: "ManagedSweep", hours: float, eta: int) -> None:
-        self._sweep, self._manifest, self._eta = sweep, sweep.manifest, eta
+    def __init__(self, sweep: "ManagedSweep", hours: float, reduction_factor: int) -> None:
+        self._sweep, self._manifest, self._reduction_factor = (
+            sweep,
+            sweep.manifest,
+            reduction_factor,
+        )
         self._clock = SweepClock(sweep.manifest.folder, hours * 3600)
 
     def run(self, numbers: list[int]) -> None:
@@ -88,7 +92,7 @@ class Halving:
                 f"{self._manifest.folder} began with other trainings; a sweep with sweep.hours "
                 "takes no new ones, so take another folder"
             )
-        sizes = rung_sizes(len(numbers), self._eta)
+        sizes = rung_sizes(len(numbers), self._reduction_factor)
         alive = numbers
         with self._clock.kept():
             if self._sweep.in_process:
@@ -172,9 +176,9 @@ def spent_s(record: dict[str, Any]) -> float:
     return float(record.get("spent_s") or 0.0)
 
 
-def rung_sizes(jobs: int, eta: int) -> list[int]:
-    """How many trainings each rung has: all, then one of `eta`, until one is left."""
+def rung_sizes(jobs: int, reduction_factor: int) -> list[int]:
+    """How many trainings each rung has: all, then one of `reduction_factor`, until one is left."""
     sizes = [jobs]
     while sizes[-1] > 1:
-        sizes.append(max(1, sizes[-1] // eta))
+        sizes.append(max(1, sizes[-1] // reduction_factor))
     return sizes

@@ -71,7 +71,7 @@ class ManagedSweep:
             self._open(batches[0])
             manifests.begun.append(self.manifest)
             if config.sweep.hours is not None:
-                Halving(self, config.sweep.hours, config.sweep.eta).run(self.numbers)
+                Halving(self, config.sweep.hours, config.sweep.reduction_factor).run(self.numbers)
                 return
             todo = self.numbers
             if self._command == "train":

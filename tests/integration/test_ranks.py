@@ -1,0 +1,80 @@
+"""Several processes train as one does: the same losses, one clock, a checkpoint for any number."""
+
+import json
+import time
+
+import pytest
+from support import forked, ranks
+
+SIX = ("train.max_steps=6", "train.validate_every=3", "train.examples_per_step=6")
+SIXTY = ("train.max_steps=60", "train.validate_every=100", "train.examples_per_step=6")
+SHARES = [(2, "data"), (2, "fsdp"), (4, "data"), (4, "fsdp")]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    return ranks.train(1, *SIX, folder=folder)
+
+
+@pytest.mark.parametrize(("size", "parallel"), SHARES)
+def test_losses_are_those_of_one_process(alone, tmp_path, size, parallel):
+    words = (*SIX, f"train.parallel={parallel}")
+    found = ranks.train(size, *words, folder=tmp_path / "run")
+    assert ranks.losses(found) == pytest.approx(ranks.losses(alone), abs=1e-5, rel=0)
+    counted = [(record.get("tokens"), record.get("target_tokens")) for record in found]
+    assert counted == [(record.get("tokens"), record.get("target_tokens")) for record in alone]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    return ranks.train(1, *SIXTY, folder=folder)
+
+
+def wait_for_steps(folder, count, process):
+    until = time.monotonic() + 100
+    while len(ranks.steps(folder)) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("victim", "parallel", "size"), [(1, "fsdp", 3), (0, "data", 1)], ids=["rank 1", "rank 0"]
+)
+def test_a_rank_that_dies_leaves_a_checkpoint_that_any_number_goes_on_from(
+    uninterrupted, tmp_path, victim, parallel, size
+):
+    folder = tmp_path / "run"
+    processes = ranks.start(2, *SIXTY, f"train.parallel={parallel}", folder=folder)
+    wait_for_steps(folder, 3, processes[0])
+    processes[victim].kill()
+    survivor = processes[1 - victim]
+    told = survivor.communicate(100)[1]
+    assert survivor.returncode == 1, told
+    assert "go on with: effchal train" in told
+    (checkpoint,) = (folder / "checkpoint").glob("step_*.pt")
+    assert 3 <= int(checkpoint.stem.removeprefix("step_")) < 60
+    if victim == 1:
+        record = json.loads((folder / "run.json").read_text())
+        assert record["status"] == "failed"
+        assert "another process of this run ended" in record["error"]
+    resumed = ranks.train(
+        size, f"resume_from={folder}", "budget.hours=0.3", "train.parallel=data", folder=folder
+    )
+    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+    steps = [record for record in uninterrupted if "loss" in record]
+    resumed = [record for record in resumed if "loss" in record]
+    assert [record["step"] for record in resumed] == list(range(1, 61))
+    assert ranks.losses(resumed) == pytest.approx(ranks.losses(steps), abs=1e-5, rel=1e-5)
+
+
+def test_train_gpus_starts_the_processes(alone, tmp_path):
+    folder = tmp_path / "run"
+    words = [*ranks.TINY, *SIX, "train.gpus=2", f"hydra.run.dir={folder}"]
+    ended = forked.run(["train", *words])
+    assert ended.returncode == 0, ended.stderr
+    found = ranks.losses(ranks.records(folder))
+    assert found == pytest.approx(ranks.losses(alone), abs=1e-5, rel=0)
+    assert ended.stderr.count("step 6/6 |") == 2  # rank 0 alone tells its step, and its validation
