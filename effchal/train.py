@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effchal.arguments import run_of
+from effchal.arguments import SWEEP_FLAGS, run_of
 from effchal.cli import entry_point, job_age_s, overlay
 from effchal.config import Config, ConfigError, load_config
+from effchal.failures import fail
 from effchal.overrides import key_of
 from effchal.runs import checkpoints, is_bundle, run_lock
 from effchal.tracking.ending import as_typed, ending, read_run
@@ -20,7 +21,7 @@ from effchal.tracking.shown import Shown
 from effchal.tracking.sweep import print_sweep
 from effchal.tracking.terminal import RunDisplay, progress, run_display
 from effchal.tracking.tracker import check_tracking
-from effchal.training.launch import go_on_after_restart, own_rank, ranks_of, remember
+from effchal.training.launch import go_on_after_restart, is_launched, own_rank, ranks_of, remember
 from effchal.training.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def main() -> None:
         from effchal.training.follow import follow
 
         sys.exit(follow())
+    if is_launched() and not SWEEP_FLAGS.isdisjoint(sys.argv):
+        sys.exit(fail("a sweep starts its own processes; take train.gpus in place of torchrun"))
     sys.argv[1:] = go_on_after_restart(sys.argv[1:])
     train()
 

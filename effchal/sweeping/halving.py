@@ -73,11 +73,8 @@ class Halving:
     """The rungs of a sweep. A rung that a killed call left half done is taken up."""
 
     def __init__(self, sweep: "ManagedSweep", hours: float, reduction_factor: int) -> None:
-        self._sweep, self._manifest, self._reduction_factor = (
-            sweep,
-            sweep.manifest,
-            reduction_factor,
-        )
+        self._sweep, self._manifest = sweep, sweep.manifest
+        self._reduction_factor = reduction_factor
         self._clock = SweepClock(sweep.manifest.folder, hours * 3600)
 
     def run(self, numbers: list[int]) -> None:
