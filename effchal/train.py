@@ -192,7 +192,6 @@ def start(
         ConfigError: data, model or plan are none to train with.
         RankLost: another process failed to start; it says why.
     """
-    ranks.decide(lambda: (cfg, run_dir))
     with progress("reading the data"):  # what it can be wrong about is found before torch loads
         from effchal.mixing.prepare import prepare_data, select_data
 
@@ -213,7 +212,7 @@ def start(
         plan = plan_run(cfg, data, run_dir)  # refuses what cannot fit
     if plan.memory is not None:
         display.shown.memory_limit_gib = plan.memory_limit / 2**30
-    ranks.decide(lambda: cfg)  # the plan filled in what was left to it
+    ranks.decide(lambda: (cfg, run_dir))  # the plan filled in what was left to it
     with progress("loading the model"):
         trainer = Trainer.build(cfg, data, clock, run_dir, command, display, ranks)
     data.report.write(run_dir)  # now that the data is known to be the run's

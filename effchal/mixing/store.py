@@ -53,10 +53,13 @@ def cached(
         meta = build(made)
         sizes = {path.name: path.stat().st_size for path in made.iterdir()}
         write_atomic(made / META, json.dumps({"meta": meta, "sizes": sizes}))
-        if _meta_of(folder) is None:
-            shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-            with contextlib.suppress(OSError):  # another builder was faster
-                made.rename(folder)
+        try:
+            made.rename(folder)  # fails where there is one
+        except OSError:
+            if _meta_of(folder) is None:  # a damaged one, not another builder's
+                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    made.rename(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return folder, meta

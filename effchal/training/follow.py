@@ -39,9 +39,8 @@ def follow() -> int:
 
 
 def train_along(ranks: Ranks, signals: StopSignals) -> int:
-    asked, run_dir = ranks.decide(_of_rank_0)
-    data = prepare_data(asked, None)
-    cfg = ranks.decide(_of_rank_0)  # as the plan left it
+    cfg, run_dir = ranks.decide(_of_rank_0)
+    data = prepare_data(cfg, None)  # rank 0 has encoded it by now, on this machine
     clock = WallClock.of(cfg.budget)  # of what this process does; rank 0's clock decides
     trainer = Trainer.build(cfg, data, clock, run_dir, ranks=ranks)
     status = trainer.fit(signals)

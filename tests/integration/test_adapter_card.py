@@ -52,7 +52,7 @@ def test_an_interrupted_run_has_a_card_too(tiny_cfg, tmp_path):
 
 def test_a_card_of_the_best_weights_has_their_loss(tiny_cfg, tmp_path, monkeypatch):
     losses = iter([4.0, 3.0, 1.0, 2.0])
-    monkeypatch.setattr(validation, "validation_loss", lambda model, micro_batches: next(losses))
+    monkeypatch.setattr(validation, "validation_loss", lambda *_: next(losses))
     tiny_cfg.train.validate_every, tiny_cfg.train.checkpoint_every = 2, 5
     tiny_cfg.budget.periodic_work_share = 1.0
     tiny_cfg.train.bundle = BundleOf.best

@@ -216,7 +216,7 @@ def test_a_disk_without_space_for_the_bundle_fails_the_run_and_keeps_its_checkpo
 def test_the_best_checkpoint_is_kept_and_can_be_packaged(tiny_cfg, tmp_path, monkeypatch, caplog):
     losses = {2: 3.0, 4: 1.0, 6: 2.0}
 
-    def validation_loss(model, micro_batches):
+    def validation_loss(model, micro_batches, ranks):
         return next(losses_left)
 
     tiny_cfg.train.validate_every, tiny_cfg.train.checkpoint_every = 2, 5

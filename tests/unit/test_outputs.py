@@ -164,7 +164,8 @@ def test_a_sweep_goes_on_after_failures_and_tells_them_all(call, tmp_path):
         assert f"(lora.r={number}): {message}" in line
     assert "Traceback" in result.stderr  # of the KeyError, which is ours
     sweep = next((tmp_path / "cwd" / "outputs" / "train").iterdir())
-    assert {path.name for path in sweep.iterdir()} == {"0", "2", "3", "4", "6", "multirun.yaml"}
+    jobs, kept = {"0", "2", "3", "4", "6"}, {"multirun.yaml", "sweep.json", ".jobs", ".lock"}
+    assert {path.name for path in sweep.iterdir()} == jobs | kept
 
 
 @pytest.mark.integration
@@ -173,7 +174,8 @@ def test_a_sweep_again_goes_on_with_the_jobs_that_were_begun(call, tmp_path):
     call("-m", "lora.r=1,2", f"hydra.sweep.dir={sweep}")
     result = call("-m", "lora.r=1,8", f"hydra.sweep.dir={sweep}")
     got = [line for line in result.stdout.splitlines() if line.startswith("got")]
-    assert got == [f"got 1 {sweep}/0 {sweep}/0", f"got 8 None {sweep}/1"]
+    # The job of lora.r=2 keeps its number.
+    assert got == [f"got 1 {sweep}/0 {sweep}/0", f"got 8 None {sweep}/2"]
 
 
 @pytest.mark.integration

@@ -196,3 +196,28 @@ def test_what_a_killed_builder_left_is_removed_once_it_is_old():
     os.utime(old, (1, 1))
     store.cached("k", "second", lambda _: {})
     assert leftovers() == [fresh]
+
+
+def test_a_builder_that_ends_last_leaves_the_folder_that_is_in_use(monkeypatch):
+    look, builders = store._meta_of, []
+
+    def other_ends_after_a_look(folder):
+        found = look(folder)
+        if len(builders) == 1:
+            builders.append("fast")
+            store.cached("k", "both", built_by("fast"))
+        return found
+
+    def built_by(name):
+        def build(folder):
+            builders.append(name)
+            (folder / "name").write_text(name)
+            return {}
+
+        return build
+
+    monkeypatch.setattr(store, "_meta_of", other_ends_after_a_look)
+    folder, _ = store.cached("k", "both", built_by("slow"))
+    assert builders[0] == "slow"
+    assert (folder / "name").read_text() == ("fast" if "fast" in builders else "slow")
+    assert leftovers() == []
