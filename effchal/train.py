@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from effchal.arguments import SWEEP_FLAGS, run_of
 from effchal.cli import entry_point, job_age_s, overlay
 from effchal.config import Config, ConfigError, load_config
+from effchal.config.choices import Parallel
 from effchal.failures import fail
 from effchal.overrides import key_of
 from effchal.runs import checkpoints, is_bundle, run_lock
@@ -21,7 +22,14 @@ from effchal.tracking.shown import Shown
 from effchal.tracking.sweep import print_sweep
 from effchal.tracking.terminal import RunDisplay, progress, run_display
 from effchal.tracking.tracker import check_tracking
-from effchal.training.launch import go_on_after_restart, is_launched, own_rank, ranks_of, remember
+from effchal.training.launch import (
+    RankLost,
+    go_on_after_restart,
+    is_launched,
+    own_rank,
+    ranks_of,
+    remember,
+)
 from effchal.training.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -45,8 +53,17 @@ def main() -> None:
         sys.exit(follow())
     if is_launched() and not SWEEP_FLAGS.isdisjoint(sys.argv):
         sys.exit(fail("a sweep starts its own processes; take train.gpus in place of torchrun"))
-    sys.argv[1:] = go_on_after_restart(sys.argv[1:])
+    sys.argv[1:] = go_on_after_restart(sys.argv[1:], MAY_CHANGE)
     train()
+
+
+def dismiss() -> None:
+    """Tell the processes that torchrun started that there is nothing to do."""
+    if is_launched():
+        from effchal.training.ranks import joined
+
+        with joined(lambda: False) as ranks:
+            ranks.decide(lambda: None)
 
 
 @partial(entry_point, after_sweep=print_sweep)
@@ -57,7 +74,8 @@ def train(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     cfg, run_dir = open_run(cfg, overrides, output_dir)
     done = nothing_to_do(cfg, run_dir)
     if done is not None:
-        return log.info("%s", done)
+        log.info("%s", done)
+        return dismiss()
     remember(run_dir)
     with run_lock(run_dir), StopSignals() as signals:
         command = shlex.join(["effchal", "train", *overrides])
@@ -89,6 +107,9 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
         frozen = load_config(run_dir / "config.yaml")
         cfg = overlay(frozen, cfg, overrides, MAY_CHANGE, str(run_dir))
         cfg.resume_from = None
+        keys = set(map(key_of, overrides))
+        if "train.gpus" in keys and "train.parallel" not in keys:
+            cfg.train.parallel = Parallel.auto
         if cfg.base_model is not None:
             cfg.model.name, cfg.base_model = cfg.base_model, None
         try:
@@ -153,25 +174,33 @@ def run(
     clock = WallClock.of(cfg.budget, spent_before_s)  # the imports to come count, too
     run_dir.mkdir(parents=True, exist_ok=True)
     shown = Shown(as_typed(run_dir), limit_s=clock.limit_s, spent_s=clock.spent_s())
-    with run_display(shown) as display, ranks_of(cfg) as ranks:
-        plan, trainer = start(cfg, run_dir, clock, display, command, ranks)
-        from effchal.planning.outcome import keep_outcome, write_record
+    try:
+        with (
+            run_display(shown) as display,
+            ranks_of(cfg, lambda: signals.received is not None) as ranks,
+        ):
+            plan, trainer = start(cfg, run_dir, clock, display, command, ranks)
+            from effchal.planning.outcome import keep_outcome, write_record
 
-        try:
-            status = trainer.fit(signals)
-            trainer.save(status)
-            keep_outcome(plan, trainer, status)
-            trainer.recorder.end(status, trainer.saver.bundle)
-            if status == "finished":  # else no second is left for it
-                from effchal.mixing.picture import draw
+            try:
+                status = trainer.fit(signals)
+                trainer.save(status)
+                keep_outcome(plan, trainer, status)
+                trainer.recorder.end(status, trainer.saver.bundle)
+                if status == "finished":  # else no second is left for it
+                    from effchal.mixing.picture import draw
 
-                draw(run_dir)
-        except BaseException as error:  # weights may be half updated, so none are saved
-            with contextlib.suppress(OSError):
-                write_record(plan, trainer, "failed", f"{type(error).__name__}: {error}")
-            raise
-        finally:
-            trainer.recorder.close()
+                    draw(run_dir)
+            except BaseException as error:  # weights may be half updated, so none are saved
+                with contextlib.suppress(OSError):
+                    write_record(plan, trainer, "failed", f"{type(error).__name__}: {error}")
+                raise
+            finally:
+                trainer.recorder.close()
+    except RankLost as error:
+        if not signals.received:
+            log.error("%s before the first step; what it said is above", error)
+        status = "interrupted" if signals.received else "failed"
     return {"failed": 1, "interrupted": 128 + (signals.received or 0)}.get(status, 0)
 
 

@@ -116,7 +116,9 @@ HERE = {
 NONE = {
     "deepspeed ddp fsdp fsdp_config accelerate strategy num_nodes num_gpus n_gpu devices"
     " num_devices num_processes nproc_per_node world_size tensor_parallel_size"
-    " data_parallel_size local_rank": "a run takes one GPU",
+    " data_parallel_size local_rank": (
+        "train.gpus is the number of GPUs, train.parallel what each holds; torchrun sets it as well"
+    ),
     "per_device_eval_batch_size eval_batch_size val_batch_size": (
         "a validation takes train.micro_batch_size rows at a time"
     ),

@@ -95,6 +95,11 @@ class ManagedSweep:
             self.places = at_once or places_of(self.launcher, len(self.numbers))
             self._in_waves = at_once is not None or not has_queue(self.launcher)
         elif (at_once or len(gpus)) > 1:
+            if gpus and any(key_of(word) == "train.gpus" for words in jobs for word in words):
+                raise ConfigError(
+                    "train.gpus in a sweep: jobs that run at once have one GPU each; add "
+                    "sweep.at_once=1, and each job has all of them"
+                )
             self.places = at_once or len(gpus)
             self.launcher = ProcessLauncher(found, self.places, gpus)
         self.in_process = isinstance(self.launcher, BasicLauncher)

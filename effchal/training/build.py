@@ -171,6 +171,7 @@ def build(
         log.info("train.max_steps=%d is %.3g epochs of the data", steps, epochs)
     validation = share_on(device, cfg, data.validation, ranks) if len(data.validation) else []
     optimizer = make_optimizer(model, cfg.train)
+    ranks = replace(ranks, are_sharded=is_sharded(cfg))
     return TrainingSetup(device, tokenizer, model, optimizer, data.order, validation, steps, ranks)
 
 

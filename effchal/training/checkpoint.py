@@ -1,5 +1,6 @@
 """Training state of a run in one file: written atomically, read back exactly."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -96,7 +97,8 @@ def load_checkpoint(
         content = _read(path)
         if content is None:
             log.warning("%s cannot be read; trying the one before", path)
-            path.rename(path.with_suffix(".unreadable"))  # or it would count as one of those kept
+            with contextlib.suppress(FileNotFoundError):  # another process of the run did it
+                path.rename(path.with_suffix(".unreadable"))  # or it would count among those kept
             continue
         found = content.get("format", 0)
         if found > FORMAT:

@@ -40,6 +40,12 @@ def step_that_fits(
             return run(micro_batches), micro_batches
         except MicroBatchTooLarge as error:
             failed = error.micro_batch
+        if setup.ranks.are_sharded:
+            raise ExampleTooLarge(
+                f"out of memory in a micro-batch of {failed.tokens} tokens; train.parallel=fsdp "
+                "cannot try a step again, so start anew with a smaller train.micro_batch_size or "
+                "train.activation_checkpointing=full"
+            )
         setup.optimizer.zero_grad(set_to_none=True)
         give_memory_back()
         set_random_states(random, setup.device)
@@ -72,8 +78,9 @@ def _tell(cfg: Config, state: RunState, failed: MicroBatch) -> None:
 
 
 def _remedy(cfg: Config, failed: MicroBatch) -> str:
+    name = " ".join(failed.example_ids)
     return (
-        f"out of memory: example {failed.example_ids[0]} with {failed.tokens} tokens does not fit "
+        f"out of memory: example {name} with {failed.tokens} tokens does not fit "
         "alone; go on with this run on a larger card, or start anew with less "
         f"model.max_seq_len (now {cfg.model.max_seq_len}), "
         "train.activation_checkpointing=full or model.quantization=nf4"

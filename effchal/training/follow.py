@@ -14,8 +14,9 @@ from effchal.runs import checkpoints, run_lock
 from effchal.tracking.lines import StderrHandler
 from effchal.training.budget import WallClock
 from effchal.training.checkpoint import checkpoint_file
+from effchal.training.launch import RankLost
 from effchal.training.loop import Trainer
-from effchal.training.ranks import RankLost, Ranks, joined
+from effchal.training.ranks import Ranks, joined
 from effchal.training.signals import StopSignals
 
 LOCK_S = 4.0  # how long a process that was killed may take to give its lock back
@@ -28,7 +29,11 @@ def follow() -> int:
     handler.setFormatter(logging.Formatter(f"[rank {os.environ['RANK']}] %(message)s"))
     logging.basicConfig(level=logging.ERROR, handlers=[handler])
     try:
-        with StopSignals() as signals, joined() as ranks:
+        parent = os.getppid()
+        with (
+            StopSignals() as signals,
+            joined(lambda: signals.received is not None or os.getppid() != parent) as ranks,
+        ):
             return train_along(ranks, signals)
     except RankLost as error:
         log.error("%s before the first step", error)
@@ -39,7 +44,10 @@ def follow() -> int:
 
 
 def train_along(ranks: Ranks, signals: StopSignals) -> int:
-    cfg, run_dir = ranks.decide(_of_rank_0)
+    told = ranks.decide(_of_rank_0)
+    if told is None:
+        return 0
+    cfg, run_dir = told
     data = prepare_data(cfg, None)  # rank 0 has encoded it by now, on this machine
     clock = WallClock.of(cfg.budget)  # of what this process does; rank 0's clock decides
     trainer = Trainer.build(cfg, data, clock, run_dir, ranks=ranks)

@@ -18,7 +18,8 @@ from effchal.training.budget import Pace, WallClock, lr_factor
 from effchal.training.build import RunState, TrainingSetup, build, check_alike, restore
 from effchal.training.device_queue import DeviceQueue
 from effchal.training.fitting import ExampleTooLarge, step_that_fits
-from effchal.training.ranks import ALONE, RankLost, Ranks, lost_peers
+from effchal.training.launch import RankLost
+from effchal.training.ranks import ALONE, Ranks, abort_exchanges, lost_peers
 from effchal.training.recorder import Recorder
 from effchal.training.saving import Saver
 from effchal.training.signals import StopSignals
@@ -106,6 +107,7 @@ class Trainer:
             again = f"effchal train {as_typed(self.run_dir)}"
             self.error = f"{error}; go on with: {again}, which takes any train.gpus"
             self.lost_peers = True
+            abort_exchanges(self.setup.device)
         return "failed"
 
     def run_steps(self, signals: StopSignals) -> str:
@@ -126,7 +128,7 @@ class Trainer:
             while state.step < self.steps:
                 if ranks.any(signals.received is not None):
                     return "interrupted"
-                time_progress = ranks.decide(self.time_progress)
+                time_progress = self.agree()
                 if time_progress is None:
                     spent = self.recorder.spent()
                     log.warning("budget: %s, stopping at step %d", spent, state.step)
@@ -141,6 +143,16 @@ class Trainer:
                     self.periodic_work()
                 advance(state.step)
         return "finished"
+
+    def agree(self) -> float | None:
+        """What rank 0 knows; a rank that saves in its place needs it all. Its time_progress."""
+        state = self.state
+        names = ("best_loss", "best_step", "first_step_s", "command")
+        known = {name: getattr(state, name) for name in names}
+        time_progress, of_first = self.ranks.decide(lambda: (self.time_progress(), known))
+        for name, value in of_first.items():
+            setattr(state, name, value)
+        return time_progress
 
     def time_progress(self) -> float | None:
         """Share of the time for steps that is over; None if no step can start."""
@@ -242,7 +254,8 @@ class Trainer:
                 self.saver.write_bundle(status)
         if status in ("finished", "stopped_by_budget"):
             try:
-                self.measure_last(status)
+                with lost_peers() if self.ranks.are_several else nullcontext():
+                    self.measure_last(status)
             except RankLost as error:
                 log.warning("the last validation is missing: %s", error)
             if first:

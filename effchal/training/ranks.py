@@ -8,6 +8,7 @@ backend. Collectives are torch.distributed's.
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,18 +18,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from effchal.config import ConfigError
+from effchal.training.launch import POLL_S, RankLost, has_agent, store_of
+
 T = TypeVar("T")
 # How long one rank waits for another: as long as the slowest save or validation may take.
 PATIENCE = timedelta(hours=1)
 BUCKET = 2**25  # elements of a gradient's sum at once: 128 MiB in float32
 log = logging.getLogger("effchal.train")
-
-
-class RankLost(ConnectionError):
-    """Another process of this run ended, or cannot be reached."""
-
-    def __init__(self) -> None:
-        super().__init__("another process of this run ended, or cannot be reached")
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,7 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
+    are_sharded: bool = False  # each holds a share of the base model
 
     @property
     def is_first(self) -> bool:
@@ -119,7 +117,7 @@ def lost_peers() -> Iterator[None]:
     except (RuntimeError, ConnectionError) as error:
         if not is_of_connection(error):
             raise
-        log.debug("%s: %s", type(error).__name__, error)
+        log.warning("%s: %.200s", type(error).__name__, error)
         raise RankLost from error
 
 
@@ -130,15 +128,16 @@ def is_of_connection(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Ranks]:
+def joined(give_up: Callable[[], bool]) -> Iterator[Ranks]:
     """Meet the other processes that the environment names, as torchrun sets it; leave at the end.
+
+    Args:
+        give_up: asked while some are not there yet.
 
     Raises:
         RankLost: they cannot be reached.
         ConfigError: the machine has fewer GPUs than processes.
     """
-    from effchal.config import ConfigError
-
     place, cards = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if cards:
         if place >= cards:
@@ -147,10 +146,32 @@ def joined() -> Iterator[Ranks]:
                 "fewer processes"
             )
         torch.cuda.set_device(place)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     backend = "cpu:gloo,cuda:nccl" if cards else "gloo"
     with lost_peers():
-        dist.init_process_group(backend, timeout=PATIENCE)
+        store = meet(rank, size, give_up)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size())
+        yield Ranks(rank, size)
     finally:
         dist.destroy_process_group()
+
+
+def meet(rank: int, size: int, give_up: Callable[[], bool]) -> dist.Store:
+    """Wait until all processes are there, in a loop that a signal can end."""
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    whole = store_of(is_master=rank == 0 and not has_agent())
+    store = dist.PrefixStore(f"effchal/{attempt}", whole)
+    store.set(f"here/{rank}", "")
+    while not all(store.check([f"here/{other}"]) for other in range(size)):
+        if give_up():
+            raise RankLost
+        time.sleep(POLL_S)
+    return store
+
+
+def abort_exchanges(device: torch.device) -> None:
+    """End what waits on a GPU for a process that is gone, or nothing could be saved from it."""
+    if device.type == "cuda" and dist.group.WORLD is not None:
+        with contextlib.suppress(RuntimeError, AttributeError):
+            dist.group.WORLD._get_backend(device).abort()  # private; checked with torch 2.13

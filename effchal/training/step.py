@@ -96,6 +96,8 @@ def fitting_backward(
     model: nn.Module, micro_batch: MicroBatch, planned: int, ranks: Ranks
 ) -> Tensor:
     """`backward`, which fails on every rank if it fails on one."""
+    if ranks.are_sharded:  # the others wait inside the same pass, and cannot be told
+        return backward(model, micro_batch, planned)
     failed, loss_sum = None, None
     try:
         loss_sum = backward(model, micro_batch, planned)
