@@ -158,17 +158,15 @@ class Outputs:
                         each.rmdir()
 
 
-@functools.cache
-def _begun_processes() -> set[int]:
-    return set()
+_counted: set[int] = set()  # processes whose age a job has counted; a fork has one of its own
 
 
 def job_age_s() -> float:
     """Seconds since this process started; 0 for later jobs of a sweep, which share one start."""
     process = psutil.Process()
-    if process.pid in _begun_processes():
+    if process.pid in _counted:
         return 0.0
-    _begun_processes().add(process.pid)
+    _counted.add(process.pid)
     return time.time() - process.create_time()
 
 

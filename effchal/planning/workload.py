@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from effchal.config import Config
-from effchal.mixing.best_fit import best_fit
 from effchal.mixing.encode import IGNORE_INDEX, EncodedExample
 from effchal.mixing.order import examples_of_run
+from effchal.mixing.packing import rows_for
 from effchal.mixing.prepare import PreparedData
 from effchal.mixing.shares import shares_of
 
@@ -81,8 +81,7 @@ def size_of(example: EncodedExample, max_seq_len: int) -> ExampleSize:
 
 
 def packed_rows(cfg: Config, sizes: list[ExampleSize]) -> list[list[ExampleSize]]:
-    tokens, micro_batch_size = [size.tokens for size in sizes], int(cfg.train.micro_batch_size)
-    rows = best_fit(tokens, cfg.model.max_seq_len, micro_batch_size, cfg.train.packing)
+    rows = rows_for(cfg, [size.tokens for size in sizes])
     return [[sizes[i] for i in row] for row in rows]
 
 

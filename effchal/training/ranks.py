@@ -83,11 +83,13 @@ class Ranks:
         if not self.are_several:
             return
         bucket: list[Tensor] = []
+        elements = 0
         for tensor in tensors:
             bucket.append(tensor)
-            if sum(each.numel() for each in bucket) >= BUCKET:
+            elements += tensor.numel()
+            if elements >= BUCKET:
                 self._sum_together(bucket)
-                bucket = []
+                bucket, elements = [], 0
         self._sum_together(bucket)
 
     def _sum_together(self, tensors: list[Tensor]) -> None:

@@ -50,11 +50,9 @@ class Validator:
         """
         loss = self._measure(periodic) if self.micro_batches else None
         clock = self._clock
-        if self._sampler is not None and not self.must_stop():
-            share = self._share
-            fits = clock.affords("samples", share) if periodic else clock.fits_at_end("samples")
-            if fits:
-                self._sample(self._sampler, periodic)
+        fits = clock.affords("samples", self._share) if periodic else clock.fits_at_end("samples")
+        if self._sampler is not None and fits and not self.must_stop():
+            self._sample(self._sampler, periodic)
         return loss
 
     def _measure(self, periodic: bool) -> float:

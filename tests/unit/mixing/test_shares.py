@@ -14,9 +14,10 @@ SIZES = [7, 300, 12, 12, 250, 90, 5, 41, 180, 3, 66, 130]
 def test_each_example_is_in_one_share_and_the_shares_are_alike(ranks):
     shares = shares_of(SIZES, ranks)
     assert sorted(index for share in shares for index in share) == list(range(len(SIZES)))
-    loads = [sum(SIZES[index] for index in share) for share in shares]
-    # The longest first: no two shares differ by more than the last example that the larger one got.
-    assert max(loads) - min(loads) <= max(SIZES)
+    sizes = [[SIZES[index] for index in share] for share in shares]
+    least = min(map(sum, sizes))
+    # A share had the fewest tokens when it got its last example, which is its shortest.
+    assert all(sum(own) - min(own) <= least for own in sizes if own)
     assert all(share == sorted(share) for share in shares)
     assert shares_of([], ranks) == [[]] * ranks
 
