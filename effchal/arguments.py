@@ -8,11 +8,9 @@ from pathlib import Path
 from hydra.errors import HydraException
 
 from effchal.config import Config, ConfigError, load_config
-from effchal.config.conformance import conformance_override
-from effchal.config.export import option_override as export_override
 from effchal.config.io import split_weight
-from effchal.config.lm_eval import option_override
 from effchal.config.nearest import hint, known_keys
+from effchal.config.words import own_words
 from effchal.evaluate_arguments import models_as_words, question_words, refuse_questions
 from effchal.overrides import as_read, parse_override, quote
 from effchal.runs import bundle_around, is_bundle
@@ -39,7 +37,8 @@ NEW_KEY = re.compile(  # of a user's own, which no group has
 RUN_DIRS = ("hydra.run.dir", "hydra.sweep.dir")
 PATHS = (
     *(*RUN_DIRS, "base_model", "bundle", "resume_from", "model.name"),
-    *("scenario.path", "lm_eval.include_path", "export.folder"),
+    *("scenario.path", "lm_eval.include_path", "export.folder", "submit.folder"),
+    "reproduce.folder",
 )
 
 
@@ -63,8 +62,7 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     if command == "fetch" and words and words[0] in FETCH_WORDS:
         words = words[1:]
     check_flags(flags)
-    if command == "conformance":
-        words = list(map(conformance_override, words))
+    words = own_words(command, words)
     words = models_as_words(words) if command == "evaluate" else words
     folders = [word for word in words if is_folder(word)]
     if command == "evaluate" and are_several(folders):
@@ -73,11 +71,8 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     if len(folders) > 1:
         raise ConfigError(f"one folder at most, got {' and '.join(folders)}")
     words = [folder_override(command, word) if word in folders else word for word in words]
-    words = question_words(words) if command == "evaluate" else words
-    if command == "lm_eval":
-        words = list(map(option_override, words))
-    if command == "export":
-        words = list(map(export_override, words))
+    is_trained = command == "submit" and any(word.startswith("bundle=") for word in words)
+    words = question_words(words) if command == "evaluate" or is_trained else words
     words = model_overrides(data_overrides(words))
     is_sweep = not SWEEP_FLAGS.isdisjoint(flags)
     for word in words:
@@ -152,7 +147,7 @@ def folder_override(command: str, word: str) -> str:
         raise ConfigError(f"{word} is a file; for a data source give data={word}")
     if command == "evaluate" and Path(word).expanduser().is_file():
         raise ConfigError(f"{word} is a file; for questions of your own give data={word}")
-    if command not in (*RUN_FILES, "serve", "export"):
+    if command not in (*RUN_FILES, "serve", "export", "submit"):
         words = f"{', '.join(DATA_WORDS)} and " if command == "data" else ""
         raise ConfigError(f"{word}: effchal {command} takes no folder, only {words}key=value")
     path = Path(word).expanduser()

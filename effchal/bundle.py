@@ -54,7 +54,15 @@ def write_bundle(
 
 
 def replace_card(folder: Path, card: str) -> None:
-    """Give a bundle's adapter another model card. `folder` is replaced once all is on disk.
+    """Give a bundle's adapter another model card, as `replace_text` does."""
+    replace_text(folder, CARD, card)
+
+
+def replace_text(folder: Path, name: str, text: str) -> None:
+    """Give a bundle another text in one file. `folder` is replaced once all is on disk.
+
+    Args:
+        name: of the file, from the bundle's folder.
 
     Raises:
         OSError: the disk is full, for example; the bundle is as before.
@@ -64,8 +72,8 @@ def replace_card(folder: Path, card: str) -> None:
     try:
         shutil.copytree(folder, partial, copy_function=_link_or_copy)
         manifest = json.loads((folder / "manifest.json").read_text())
-        _replace_file(partial / CARD, card)
-        manifest["files"][CARD] = sha256(partial / CARD)
+        _replace_file(partial / name, text)
+        manifest["files"][name] = sha256(partial / name)
         manifest["files"] = dict(sorted(manifest["files"].items()))
         _replace_file(partial / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     except OSError:

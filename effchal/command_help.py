@@ -140,6 +140,22 @@ COMMANDS = {
         ),
         (LIST,),
     ),
+    "submit": Command(
+        f"name bundle base_model {TRAINING} decoding scenario sweep evaluate track submit",
+        (
+            "outputs/train/<run> scenario=challenge scenario.path=<folder>",
+            "experiment=lima_platypus scenario=challenge_open rules=neurips_2023",
+            "outputs/train/<run> decoding=dola_high scenario.data=[questions.jsonl]",
+        ),
+    ),
+    "reproduce": Command(
+        "name base_model budget reproduce",
+        (
+            "outputs/submit/<run>/submission",
+            "<folder> base_model=<folder> scenario.path=<folder>",
+            "<folder> retrain=false",
+        ),
+    ),
     "report": Command(
         "",
         (

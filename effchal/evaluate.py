@@ -59,7 +59,7 @@ def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     try:
         print(run(cfg, run_dir, others))
         mirror_evaluation(cfg, run_dir)
-        if cfg.scenario.contest:
+        if cfg.scenario.contest and cfg.scenario.entries:
             print_places(run_dir)
     except FloatingPointError as error:
         sys.exit(f"error: {error}; what was scored before is kept in {run_dir}")

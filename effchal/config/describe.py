@@ -25,6 +25,7 @@ from effchal.config import (
     inputs,
     lm_eval,
     schema,
+    submission,
     sweep,
     training,
 )
@@ -32,7 +33,7 @@ from effchal.config.nearest import nested
 
 MODULES = (
     *(schema, inputs, data_mix, data_source, training, decoding, inference, sweep, lm_eval),
-    *(export, conformance, choices),
+    *(export, conformance, submission, choices),
 )
 UNIT = re.compile(r"\[([^\]]+)\] ")
 NAMED_TYPES = {

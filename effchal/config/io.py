@@ -111,8 +111,12 @@ def source_name(path: str) -> str:
 def save_config(cfg: Config, path: Path) -> None:
     """Write it whole or not at all."""
     parts = path.with_name(f".{path.name}")
-    OmegaConf.save(OmegaConf.structured(cfg), parts)
+    parts.write_text(as_yaml(cfg), encoding="utf-8")
     parts.replace(path)
+
+
+def as_yaml(cfg: Config) -> str:
+    return OmegaConf.to_yaml(OmegaConf.structured(cfg))
 
 
 def to_plain(cfg: Config) -> dict[str, Any]:

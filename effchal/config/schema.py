@@ -18,6 +18,7 @@ from effchal.config.export import ExportConfig
 from effchal.config.inference import EvaluateConfig, HelmConfig, ScenarioConfig, ServeConfig
 from effchal.config.inputs import ModelConfig, PromptConfig
 from effchal.config.lm_eval import LmEvalConfig
+from effchal.config.submission import ReproduceConfig, SubmitConfig
 from effchal.config.sweep import SweepConfig
 from effchal.config.training import (
     BudgetConfig,
@@ -58,12 +59,14 @@ class Config:
     lm_eval: LmEvalConfig = field(default_factory=LmEvalConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     conformance: ConformanceConfig = field(default_factory=ConformanceConfig)
+    submit: SubmitConfig = field(default_factory=SubmitConfig)
+    reproduce: ReproduceConfig = field(default_factory=ReproduceConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     rules: RulesConfig | None = None
     # Folder of a run to go on with (train, evaluate, helm, lm_eval).
     resume_from: str | None = None
-    # Folder of a bundle (serve, evaluate, helm, lm_eval, export). null = the base model of this
-    # config. base:<folder> = the base model of that bundle, with its prompt template;
+    # Folder of a bundle (serve, evaluate, helm, lm_eval, export, submit). null = the base model of
+    # this config. base:<folder> = the base model of that bundle, with its prompt template;
     # base_plain:<folder> = the same with prompt=plain.
     bundle: str | None = None
     # Where the base model lies on this machine, if not where the config of the bundle or of the run

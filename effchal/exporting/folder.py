@@ -13,16 +13,20 @@ from effchal.runs import bundle_around, sync_folder, where_supported
 SPARE = 1.02  # of the weights, for tokenizer, card and headers
 
 
-def check_free(folder: Path) -> None:
-    """Raises ConfigError if an export cannot go there: it holds something, or lies in a bundle."""
+def check_free(folder: Path, key: str = "export.folder") -> None:
+    """Raises ConfigError if nothing can go there: it holds something, or lies in a bundle.
+
+    Args:
+        key: the key that names the folder, for the message.
+    """
     if folder.is_file():
-        raise ConfigError(f"export.folder={folder} is a file; give another folder")
+        raise ConfigError(f"{key}={folder} is a file; give another folder")
     if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"export.folder={folder} holds something already; give another folder")
+        raise ConfigError(f"{key}={folder} holds something already; give another folder")
     bundle = bundle_around(folder)
     if bundle is not None:
         raise ConfigError(
-            f"export.folder={folder} lies in the bundle {bundle}, which must not change; "
+            f"{key}={folder} lies in the bundle {bundle}, which must not change; "
             "give another folder"
         )
 

@@ -19,9 +19,7 @@ from support.shown_commands import (
 from effchal.arguments import parse_override
 from effchal.cli import compose_config
 from effchal.command_help import COMMANDS
-from effchal.config.conformance import conformance_override
-from effchal.config.export import option_override as export_override
-from effchal.config.lm_eval import option_override
+from effchal.config.words import own_words
 from effchal.evaluate_arguments import models_as_words, question_words
 from effchal.several_models import are_several
 
@@ -62,12 +60,7 @@ def test_a_shown_command_composes(text):
         models = [word for word in models_as_words(arguments) if "=" not in word and word[0] != "-"]
         is_sweep = is_sweep or are_several(models)
         overrides = question_words([w for w in models_as_words(overrides) if "=" in w])
-    if command == "conformance":
-        overrides = list(map(conformance_override, overrides))
-    if command == "lm_eval":
-        overrides = list(map(option_override, overrides))
-    if command == "export":
-        overrides = list(map(export_override, overrides))
+    overrides = own_words(command, overrides)
     compose_config([first_job(word) for word in overrides] if is_sweep else overrides)
 
 

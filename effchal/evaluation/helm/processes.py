@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from effchal.config import Config, ConfigError, save_config, to_plain
 from effchal.evaluation.helm.results import SUITE
@@ -30,25 +31,35 @@ class HelmError(Exception):
 
 @contextlib.contextmanager
 def child(
-    command: list[str], log: Path, stop: signal.Signals, **options
+    command: list[str],
+    log: Path | None,
+    stop: signal.Signals,
+    patience_s: float | None = 30,
+    **options: Any,
 ) -> Iterator[subprocess.Popen]:
-    """A process that writes to `log` and gets the signal `stop` when the block ends."""
+    """A process that gets the signal `stop` when the block ends.
+
+    Args:
+        log: the file that takes what it prints. None: the screen.
+        patience_s: how long to wait for its end before it is killed. None: without end.
+    """
 
     def follow_parent() -> None:
         # If SIGKILL ends this process, only the kernel can stop the child. Linux only.
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(1, stop)
 
-    with log.open("ab") as output:
+    with log.open("ab") if log is not None else contextlib.nullcontext() as output:
+        errors = None if output is None else subprocess.STDOUT
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=follow_parent, **options
+            command, stdout=output, stderr=errors, preexec_fn=follow_parent, **options
         )
     try:
         yield process
     finally:
         process.send_signal(stop)
         try:
-            process.wait(timeout=30)
+            process.wait(timeout=patience_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -86,7 +86,7 @@ def lm_eval_process(cfg: Config, run_dir: Path, job: Message) -> Iterator[LmEval
     command = [str(python_of(cfg)), "-P", program, str(number)]
     environment = dict(os.environ) | {"TOKENIZERS_PARALLELISM": "false"}
     log = run_dir / LOG
-    options = {"pass_fds": (number,), "env": environment, "start_new_session": True}
+    options: dict[str, Any] = {"pass_fds": (number,), "env": environment, "start_new_session": True}
     with ours, child(command, log, signal.SIGKILL, **options):
         theirs.close()
         process = LmEvalProcess(ours, log)

@@ -1,0 +1,39 @@
+"""Do a handed-in folder again from scratch, and compare hours, digests and scores.
+
+The folder's own code trains, serves, checks the rules and scores. retrain=false checks the adapter
+of the folder alone. Exit code 1: something is not as the folder states.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+from effchal.cli import entry_point
+from effchal.config import Config, ConfigError
+
+
+@entry_point
+def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
+    from effchal.submission.reproduction import RECORD, reproduce, table  # imports torch
+    from effchal.submission.stages import StageError
+
+    if (output_dir / RECORD).is_file():
+        raise ConfigError(f"{output_dir} holds another reproduction; give another hydra.run.dir")
+    # As an exception, so that the child processes are stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        findings = reproduce(cfg, overrides, output_dir)
+    except StageError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    print(table(findings))
+    failed = [each.what for each in findings if each.ok is False]
+    if failed:
+        sys.exit(f"error: not reproduced: {', '.join(failed)}")
+    print(f"reproduced; the record: {output_dir / RECORD}")
+
+
+if __name__ == "__main__":
+    main()

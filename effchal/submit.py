@@ -1,0 +1,35 @@
+"""Make a folder to hand in: a run with its code, server, scores, data report, checksums.
+
+effchal submit outputs/train/<run> serves the bundle, checks every rule of the protocol and scores
+it. With experiment=<name> it trains first. The folder holds the code and both Dockerfiles;
+effchal reproduce does it again from there.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+from effchal.cli import entry_point
+from effchal.config import Config
+from effchal.tracking.ending import as_typed
+
+
+@entry_point
+def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
+    from effchal.submission.hand_in import submit  # imports torch, as the next one does
+    from effchal.submission.stages import StageError
+
+    # As an exception, so that the child processes are stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        folder = submit(cfg, overrides, output_dir)
+    except StageError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted; no folder is left", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    print(f"{as_typed(folder)}\nnext: effchal reproduce {as_typed(folder)}")
+
+
+if __name__ == "__main__":
+    main()
