@@ -3,18 +3,27 @@
 It is checked first and loaded afterwards, so that mistakes show before weights are read.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effchal.cli import overlay
 from effchal.config import Config, ConfigError, ModelConfig, PromptConfig, load_config
-from effchal.prompts import PromptEncoder
+from effchal.prompts import PromptEncoder, Turn
 from effchal.several_models import BASE_PLAIN, split_base
 
 if TYPE_CHECKING:  # torch comes with them, and a server's master process must stay small
     from effchal.decoding.engine import Engine
     from effchal.model.load import ModelShape
+    from effchal.model.merge import Drift
+
+# On which a merged adapter is compared: prose, code and numbers.
+MERGE_TEXT = """Explain what this function returns for n = 10, and why it stops:
+def f(n):
+    return n if n < 2 else f(n - 1) + f(n - 2)
+Then say in plain words how a river becomes slower where its bed is wider."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -129,13 +138,17 @@ def load_source_tokenizer(source: ModelSource) -> Any:
     return load_bundle_tokenizer(source.bundle, source.base)
 
 
-def load_engine(source: ModelSource, memory_gib: float | None = None) -> "Engine":
+def load_engine(
+    source: ModelSource, memory_gib: float | None = None, merge_adapter: bool = False
+) -> "Engine":
     """Load the weights onto this machine's best device.
 
     Args:
         memory_gib: what the process may take of a GPU; None is the whole card.
+        merge_adapter: add the adapter to the weights; `check_mergeable` says whether it can be.
 
     Raises:
+        ConfigError: the merged model would answer as another one.
         TemplateError: the tokenizer's chat template is wanted, and is missing or of no use.
         ModelError: the tokenizer ends texts with a token that the model has no embedding of.
     """
@@ -153,8 +166,43 @@ def load_engine(source: ModelSource, memory_gib: float | None = None) -> "Engine
         model = load_base_model(source.base, device)
     else:
         model = load_bundle_model(source.bundle, source.base, device)
+    drift = None
+    if merge_adapter:
+        model, drift = merged(model, encoder)
     admit(model)
     engine = Engine(model, encoder.tokenizer)
+    engine.drift = drift
     check_vocabulary(encoder.tokenizer, engine.embeddings)
     engine.ends |= encoder.end_ids
     return engine
+
+
+def check_mergeable(source: ModelSource) -> None:
+    """Raises ConfigError unless the source has an adapter, and weights that can take it in."""
+    if source.bundle is None or not (source.bundle / "adapter").is_dir():
+        raise ConfigError(
+            "serve.merge_adapter=true needs one bundle with an adapter, and no serve.adapters; "
+            "leave it out"
+        )
+    if source.base.quantization is not None:
+        raise ConfigError(
+            f"serve.merge_adapter=true: weights in {source.base.quantization.value} cannot take an "
+            "adapter in; leave it out, or serve what effchal export to=merged makes"
+        )
+
+
+def merged(model: Any, encoder: PromptEncoder) -> tuple[Any, "Drift"]:
+    """The model with its adapter in the weights, and how far that moves its answers.
+
+    Raises:
+        ConfigError: too far.
+    """
+    from effchal.model.merge import MOST_NATS, merge_and_measure
+
+    plain, drift = merge_and_measure(model, encoder.prompt_ids([Turn("user", MERGE_TEXT)]))
+    if not drift.nats_mean <= MOST_NATS:  # also where it is no number
+        raise ConfigError(
+            f"serve.merge_adapter=true would serve another model: {drift}; leave it out"
+        )
+    log.info("adapter merged: %s", drift)
+    return plain, drift

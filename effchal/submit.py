@@ -11,7 +11,7 @@ from pathlib import Path
 
 from effchal.cli import entry_point
 from effchal.config import Config
-from effchal.tracking.ending import as_typed
+from effchal.tracking.ending import as_typed, read_run
 
 
 @entry_point
@@ -24,11 +24,21 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     try:
         folder = submit(cfg, overrides, output_dir)
     except StageError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {error}{what_stays(output_dir)}")
     except KeyboardInterrupt:
-        print("interrupted; no folder is left", file=sys.stderr)
+        print(f"interrupted{what_stays(output_dir)}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     print(f"{as_typed(folder)}\nnext: effchal reproduce {as_typed(folder)}")
+
+
+def what_stays(output_dir: Path) -> str:
+    """Of a training that came first, the command that goes on with it."""
+    run_dir = output_dir / "train"
+    record = read_run(run_dir)
+    if record is None:
+        return ""
+    command = "submit" if record["status"] in ("finished", "stopped_by_budget") else "train"
+    return f"\nthe training is kept; go on with: effchal {command} {as_typed(run_dir)}"
 
 
 if __name__ == "__main__":

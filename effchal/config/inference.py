@@ -54,6 +54,9 @@ class ServeConfig:
     # Bundles or runs that share one base model, each by the name that a request's `model` gives,
     # e.g. {a: outputs/train/one, b: outputs/train/two}.
     adapters: dict[str, str] = field(default_factory=dict)
+    # Add the bundle's adapter to the weights when the server starts: less work for each token.
+    # Answers may differ by rounding; the log and GET /v1/models say how far they are apart.
+    merge_adapter: bool = False
     # Let requests load and unload adapters: POST /v1/load_lora_adapter, /v1/unload_lora_adapter.
     allow_adapter_updates: bool = False
     # Write prompts and answers into the access log.

@@ -16,6 +16,7 @@ from effchal.decoding.sequence import Completion, Prefill, Row, Sequence, named
 from effchal.decoding.taps import NewTokens, TappedModel
 from effchal.decoding.transfer import upload
 from effchal.model.adapter_names import BASE
+from effchal.model.merge import Drift
 from effchal.model.structure import end_tokens
 from effchal.model.vocabulary import check_ids, embedding_rows
 
@@ -32,6 +33,7 @@ class Engine:
         self.max_positions = self.model.max_positions  # prompt and answer together
         self.own_ends = frozenset({tokenizer.eos_token_id, *end_tokens(model)})
         self.ends = set(self.own_ends)  # and those of a prompt's template
+        self.drift: Drift | None = None  # where an adapter was merged
         self.prefix_cache = PrefixCache(math.inf)
         # How often a contrast chose each layer, counted on the device that chose.
         self.layer_counts = torch.zeros(

@@ -10,6 +10,7 @@ import torch
 from effchal.config import ConfigError
 from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
+from effchal.model.merge import MOST_NATS
 from effchal.prompts import PromptEncoder, Turn
 
 QUESTIONS = (
@@ -19,7 +20,6 @@ QUESTIONS = (
     "Write a Python function that returns the n-th Fibonacci number.",
 )
 NEW_TOKENS = 32
-MOST_NATS = 0.1  # apart on average: beyond, it is another model, whatever was rounded
 
 
 @dataclass(frozen=True)

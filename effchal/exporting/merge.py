@@ -5,11 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from effchal.config.choices import Dtype, Quantization
 from effchal.model.load import base_model_config, load_adapter, load_base_model
-from effchal.model.structure import causal_lm, head
+from effchal.model.merge import merge_adapter
 from effchal.model_source import ModelSource
 
 log = logging.getLogger("effchal.export")
@@ -38,36 +37,8 @@ def merged_model(source: ModelSource, dtype: torch.dtype) -> Any:
         log.info("de-quantising the base model's NF4 weights")
         model = model.dequantize()
     if source.bundle is not None and (source.bundle / "adapter").is_dir():
-        model = _with_adapter(model, source)
+        model = merge_adapter(load_adapter(model, source.bundle / "adapter"))
     return model.to(dtype).eval()
-
-
-def _with_adapter(model: Any, source: ModelSource) -> Any:
-    assert source.bundle is not None
-    adapted: Any = load_adapter(model, source.bundle / "adapter")
-    untie_adapted_head(adapted)
-    for layer in adapted.modules():
-        if not hasattr(layer, "lora_A"):
-            continue
-        weight = layer.get_base_layer().weight
-        weight.data = weight.data.float()
-        layer.merge(safe_merge=True)
-        weight.data = weight.data.to(model.dtype)
-    return adapted.base_model.unload()
-
-
-def untie_adapted_head(model: Any) -> None:
-    """Give a head with an adapter a weight of its own, where it is the embedding matrix.
-
-    The adapter changes what the head makes of states, and not what ids mean.
-    """
-    whole, last = causal_lm(model), head(model)
-    if not hasattr(last, "lora_A"):
-        return
-    linear, embeddings = last.get_base_layer(), whole.get_input_embeddings()
-    if linear.weight is embeddings.weight:
-        linear.weight = nn.Parameter(linear.weight.detach().clone(), requires_grad=False)
-        whole.config.tie_word_embeddings = False
 
 
 def weight_bytes(model: Any, bytes_each: float) -> int:

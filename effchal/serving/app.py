@@ -21,7 +21,7 @@ from flask import Flask, Response, jsonify
 from effchal.arguments import quote
 from effchal.cli import compose_config
 from effchal.config import Config, ConfigError
-from effchal.model_source import check_model_source, inference_config, load_engine
+from effchal.model_source import check_mergeable, check_model_source, inference_config, load_engine
 from effchal.serving.access import guard, register_errors
 from effchal.serving.adapters import ADAPTER_ROUTES
 from effchal.serving.helm import HELM_ROUTES
@@ -106,10 +106,12 @@ def start_app(cfg: Config, typed: list[str], on_failure: Callable[[], None]) -> 
         try:
             start = time.perf_counter()
             source = check_model_source(cfg)
+            if cfg.serve.merge_adapter:
+                check_mergeable(source)
             checked = check_adapters(cfg, source, typed)
             # Fails on wrong layers before the weights are read.
             contrast = contrast_of(cfg.decoding, source.shape.num_layers, source.shape.tied)
-            engine = load_engine(source, cfg.serve.memory_gib)
+            engine = load_engine(source, cfg.serve.memory_gib, cfg.serve.merge_adapter)
             engine.model.check(contrast)
             service.base = source if source.bundle is None else None
             service.set_ready(engine, end_worker, checked)

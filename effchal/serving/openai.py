@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from flask import Response
@@ -159,6 +159,7 @@ def model(service: Service, id: str) -> types.Model:
         parent=service.name if id in loaded.adapters else None,
         max_model_len=engine.max_positions,
         route=engine.model.route.report(),
+        merged_adapter=None if engine.drift is None else asdict(engine.drift),
     )
 
 

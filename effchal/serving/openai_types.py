@@ -241,6 +241,7 @@ class Model(ApiModel):
     parent: str | None = None  # the base model's name, of an adapter
     max_model_len: int  # prompt and answer together
     route: dict[str, Any]  # how the model is computed with: the admission check's verdict
+    merged_adapter: dict[str, Any] | None = None  # how far serve.merge_adapter moved the answers
 
 
 class LoadAdapterRequest(ApiRequest):

@@ -6,13 +6,15 @@ from support.exports import CPU, save_base, save_bundle, source_of
 
 from effchal.bundle import load_bundle_model
 from effchal.exporting.merge import merged_model
+from effchal.model.load import evaluation_mode
 
 IDS = torch.arange(1, 41)[None]
 HEAD = ["q_proj", "lm_head"]
 
 
 def logits(model):
-    with torch.inference_mode():
+    # evaluation_mode: or bitsandbytes repacks NF4 weights, and some CPUs then compute in bfloat16.
+    with torch.inference_mode(), evaluation_mode(model):
         return model(input_ids=IDS).logits
 
 
