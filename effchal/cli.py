@@ -220,7 +220,7 @@ def overlay(
         there, here = OmegaConf.select(result, key), OmegaConf.select(values, key)
         names = (key, key.partition(".")[0])
         if any(fnmatchcase(name, pattern) for name in names for pattern in allowed):
-            OmegaConf.update(result, key, here)
+            OmegaConf.update(result, key, here, merge=there is not None)
         elif there != here:
             is_group = OmegaConf.is_config(there) or OmegaConf.is_config(here)
             was, now = (getattr(value, "value", value) for value in (there, here))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from effchal.bundle import sha256
-from effchal.config import Config, ConfigError
+from effchal.config import ConfigError
 from effchal.conformance_checks.verdict import Status, Verdict
 from effchal.runs import versions
 
@@ -30,13 +30,13 @@ def training_facts(run: dict[str, Any], bundle: Path) -> dict[str, Any]:
     return found | {"adapter_sha256": sha256(bundle / ADAPTER)}
 
 
-def model_facts(cfg: Config, bundle: Path) -> dict[str, Any]:
+def model_facts(bundle: Path) -> dict[str, Any]:
     """The base model: its name without the folders of this machine, and its digest."""
     found = dict(json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["base_model"])
     is_folder = found["fingerprint"] is not None and not found["name"].startswith("builtin:")
     if is_folder:
         found["name"] = Path(found["name"]).name
-    return found | {"is_folder": is_folder, "decoding": cfg.decoding.method.value}
+    return found | {"is_folder": is_folder}
 
 
 def conformance_facts(verdicts: list[Verdict]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from effchal.conformance_checks.verdict import Status, Verdict
 from effchal.evaluation.load import load_scenarios
 from effchal.evaluation.questions.files import own_files
 from effchal.evaluation.run import check_config
+from effchal.evaluation.variants import variants_of
 from effchal.exporting.folder import check_free, written_whole
 from effchal.model.device import gpu_names
 from effchal.model_source import bundle_folder, check_model_source, load_source_tokenizer
@@ -180,7 +181,8 @@ def fill(folder: Path, cfg: Config, run_dir: Path, output_dir: Path) -> None:
     facts: dict[str, Any] = {
         "name": cfg.name,
         "git_commit": code.git_commit,
-        "base_model": model_facts(cfg, bundle),
+        "base_model": model_facts(bundle),
+        "decoding": served_decoding(cfg),
         "training": training_facts(run, bundle),
         "rules": {"name": cfg.rules and cfg.rules.name, "findings": list(map(asdict, findings))},
         "included_data": data,
@@ -190,7 +192,7 @@ def fill(folder: Path, cfg: Config, run_dir: Path, output_dir: Path) -> None:
         **environment_facts(),
     }
     write_facts(folder, facts)
-    place = place_of(evaluated, cfg)
+    place = place_of(evaluated, cfg, facts["decoding"])
     mix = json.loads((folder / "training" / "mix.json").read_text(encoding="utf-8"))
     (folder / "README.md").write_text(readme(facts, mix, place), encoding="utf-8")
     write_checksums(folder)
@@ -229,7 +231,7 @@ def allowed_broken(verdicts: list[Verdict], patterns: list[str]) -> list[str]:
     broken = {each.name: each for each in verdicts if each.status is Status.broken}
     refused = [n for n in broken if not any(fnmatchcase(n, each) for each in patterns)]
     if refused:
-        lines = [f"{name}: {broken[name].rule} ({broken[name].reason})" for name in refused]
+        lines = [f"{name}: {broken[name].rule} ({broken[name].reason.strip()})" for name in refused]
         found = "\n  ".join(lines)
         raise StageError(
             f"the server breaks {len(refused)} of {len(verdicts)} rules; repair them, or hand in "
@@ -238,13 +240,19 @@ def allowed_broken(verdicts: list[Verdict], patterns: list[str]) -> list[str]:
     return list(broken)
 
 
-def place_of(evaluated: Path, cfg: Config) -> str | None:
+def served_decoding(cfg: Config) -> str:
+    """What an evaluation calls the decoding that the bundle is served with."""
+    alone = replace(cfg, sweep=replace(cfg.sweep, premature_layers=[]))
+    return variants_of(alone, check_model_source(cfg).shape)[-1].name
+
+
+def place_of(evaluated: Path, cfg: Config, decoding: str) -> str | None:
     """Where the scores stand among the contest's finalists; None for other questions."""
     from effchal.reporting.challenge import challenge_report
 
     if not (cfg.scenario.contest and cfg.scenario.entries):
         return None
     try:
-        return challenge_report([evaluated]).places()
+        return challenge_report([evaluated], decoding=decoding).places()
     except ConfigError:
         return None

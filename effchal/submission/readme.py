@@ -52,7 +52,7 @@ def _block(text: str) -> str:
 def _what_it_is(facts: Facts) -> str:
     base = facts["base_model"]
     revision = f" at commit {base['revision']}" if base["revision"] else ""
-    lines = [f"A LoRA adapter on {base['name']}{revision}, decoded with `{base['decoding']}`."]
+    lines = [f"A LoRA adapter on {base['name']}{revision}, served with `{facts['decoding']}`."]
     if base["is_folder"]:
         lines.append(
             f"The base model is a folder that this one does not hold; its fingerprint is "
@@ -64,7 +64,6 @@ def _what_it_is(facts: Facts) -> str:
 def _commands(facts: Facts, mix: dict[str, Any]) -> str:
     base = facts["base_model"]
     mount = ' -v "<base model>:/base_model:ro"' if base["is_folder"] else ""
-    argument = "" if base["is_folder"] else f" base_model={_named(base)}"
     own = " base_model=<base model>" if base["is_folder"] else ""
     again = own + "".join(
         f" data_mix.sources.{each['source']}.path=<its file>" for each in _absent(facts, mix)
@@ -76,7 +75,7 @@ In this folder:
 ```bash
 sha256sum --quiet -c SHA256SUMS
 docker build -f Dockerfile.serve -t submission-serve --build-arg BUNDLE=bundle .
-docker run --rm --gpus all -p 8080:80{mount} submission-serve{argument}
+docker run --rm --gpus all -p 8080:80{mount} submission-serve
 docker build -f Dockerfile.train -t submission-train .
 ```
 
@@ -102,10 +101,6 @@ To do all of it again and compare, beside this folder:
 ```bash
 effchal reproduce <this folder>{again}{data}
 ```"""
-
-
-def _named(base: Facts) -> str:
-    return base["name"] if base["name"].startswith("builtin:") else "null"
 
 
 def _absent(facts: Facts, mix: dict[str, Any]) -> list[dict[str, Any]]:
@@ -138,6 +133,7 @@ def _scores(facts: Facts) -> str:
         "Where all answers score alike, it is the exact one. "
         "`evaluation/results.md` has all metrics."
     )
+    lines.append(f"\nThe server decodes with `{facts['decoding']}`; other rows are its controls.")
     seconds = found["seconds"]
     spent = NOT_MEASURED if seconds is None else duration(seconds)
     lines.append(f"\nMeasured on {found['device']} in {spent}.")

@@ -36,7 +36,7 @@ from effchal.submission.verdicts import (
 
 # Keys that may be typed: where things lie on this machine, and what it may spend.
 OF_TRAINING = ("base_model", "budget.hours", "train.gpus", "train.parallel", "data_mix.sources.")
-OF_EVALUATION = ("base_model", "scenario.path", "evaluate.memory_gib")
+OF_EVALUATION = ("scenario.path", "evaluate.memory_gib")
 PATHS = ("base_model", "scenario.path")
 RECORD = "reproduction.json"
 
@@ -60,8 +60,8 @@ def reproduce(cfg: Config, overrides: list[str], output_dir: Path) -> list[Findi
     files = check_checksums(folder)
     facts = read_facts(folder)
     there = facts["training"]
-    words = questions_of(facts).overrides(words_of(typed, OF_EVALUATION))
-    base_of_bundle(folder / BUNDLE, cfg.base_model)
+    base = base_words(folder, cfg.base_model)
+    words = questions_of(facts).overrides([*words_of(typed, OF_EVALUATION), *base])
     if cfg.reproduce.retrain:
         check_data(folder, facts, cfg.base_model, typed)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -75,9 +75,8 @@ def reproduce(cfg: Config, overrides: list[str], output_dir: Path) -> list[Findi
         run = trained_again(code, facts, output_dir / "train", words_of(typed, OF_TRAINING))
         bundle = output_dir / "train" / "bundle"
         here = training_facts(run, bundle)
-        models = facts["base_model"], model_facts(load_config(bundle / "config.yaml"), bundle)
-        findings += [of_base_model(*models), *of_training(there, here, run["limit_s"])]
-    base = words_of(typed, ("base_model",))
+        findings.append(of_base_model(facts["base_model"], model_facts(bundle)))
+        findings += of_training(there, here, run["limit_s"])
     decoding = decoding_words(folder)
     record, log = output_dir / "conformance.json", output_dir / "server.log"
     verdicts = stages.conform(code, str(bundle), [*base, *decoding], record, log)
@@ -88,6 +87,16 @@ def reproduce(cfg: Config, overrides: list[str], output_dir: Path) -> list[Findi
     kept = {"folder": str(folder), "findings": list(map(asdict, findings)), **environment_facts()}
     write_atomic(output_dir / RECORD, json.dumps(kept, indent=1) + "\n")
     return findings
+
+
+def base_words(folder: Path, base_model: str | None) -> list[str]:
+    """Where the base model lies, for a command that runs in the hand-in's folder.
+
+    Raises:
+        ConfigError: it is not here, or is another one.
+    """
+    name = base_of_bundle(folder / BUNDLE, base_model).name
+    return [f"base_model={quote(os.path.abspath(name))}"] if Path(name).is_dir() else []
 
 
 def check_data(folder: Path, facts: dict[str, Any], base: str | None, typed: list[str]) -> None:

@@ -173,6 +173,13 @@ def test_the_model_of_a_bundle_or_a_run_stays_its_own(typed):
     )
 
 
+def test_a_group_can_take_the_place_of_none():
+    frozen, words = compose_config([]), ["rules=neurips_2023", "rules.hours=3"]
+    assert frozen.rules is None
+    found = overlay(frozen, compose_config(words), words, {"rules"}, "home").rules
+    assert (found.hours, found.gpus) == (3, ["RTX 4090", "A100"])
+
+
 def test_the_group_of_any_model_needs_a_name():
     with pytest.raises(ConfigError, match=r"^no value for model\.name$"):
         compose_config(["model=other"])

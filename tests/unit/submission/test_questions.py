@@ -7,6 +7,7 @@ import pytest
 
 from effchal.cli import compose_config
 from effchal.config import ConfigError, DataSourceConfig
+from effchal.submission.hand_in import served_decoding
 from effchal.submission.included import check_included, included_data
 from effchal.submission.questions import paths_of, take_questions
 
@@ -80,3 +81,11 @@ def test_training_data_is_copied_where_it_is_wanted(tmp_path, folder):
     cfg.data_mix.sources["pattern"] = DataSourceConfig(path=str(tmp_path / "shards" / "*.jsonl"))
     with pytest.raises(ConfigError, match=r"data_mix\.sources\.pattern\.path=.* neither a file"):
         check_included(cfg)
+
+
+def test_the_decoding_of_the_server_is_the_last_of_an_evaluation():
+    words = ["model=tiny", "lora=none", "decoding=dola_low", "decoding.repetition_penalty=1.2"]
+    assert served_decoding(compose_config(words)) == "dola low, penalty 1.2"
+    swept = compose_config([*words, "sweep.premature_layers=[[0],[1]]"])
+    assert served_decoding(swept) == "dola low, penalty 1.2"
+    assert served_decoding(compose_config(["model=tiny", "lora=none"])) == "greedy"
