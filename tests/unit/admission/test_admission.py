@@ -12,7 +12,7 @@ from effchal.admission.check import Check
 from effchal.admission.measure import COPY, ITSELF
 from effchal.admission.small_copy import SWITCH, WINDOW, small_copy
 from effchal.config import ConfigError, LoraConfig, ModelConfig
-from effchal.config.choices import ActivationCheckpointing
+from effchal.config.choices import ActivationCheckpointing, Dtype
 from effchal.decoding.taps import TappedModel
 from effchal.model.load import add_adapter, load_base_model
 from effchal.model.route import Decoding, Route, require_layer_states, route_of, set_route
@@ -21,7 +21,7 @@ from effchal.model.tokenizer import ModelError
 from effchal.training.layers import prepare_training
 
 CPU = torch.device("cpu")
-TINY = ModelConfig(name="builtin:tiny", max_seq_len=256)
+TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32, max_seq_len=256)
 
 
 @pytest.mark.parametrize(
