@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build both images from an empty cache with buildah, and run them. As root; about 15 minutes on 2 cores.
+# Build both images from an empty cache with buildah, and run them. As root; 10 to 20 minutes on 2 cores.
 #   bash scripts/check_images.sh                                 on a base image made by debootstrap
 #   BASE_IMAGE=python:3.11-slim bash scripts/check_images.sh     on one of a registry
 #   BUILDAH_ISOLATION=chroot bash scripts/check_images.sh        inside a container
@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
-export MODEL=${MODEL:-outputs/models/smollm2_135m} # the base model of the runs
+export MODEL=outputs/models/smollm2_135m # of experiment=quickstart
 for program in buildah hadolint ip python3 unshare; do
     command -v "$program" >/dev/null || { echo "error: no $program here" >&2; exit 2; }
 done
@@ -60,7 +60,7 @@ PYTHON
 build() { # image, context, Dockerfile, more options; leaves the log in $WORK/<image>.log
     local image=$1 context=$2 dockerfile=$3
     shift 3
-    $BUILDAH build --layers "${mounts[@]}" --build-arg BASE_IMAGE="$BASE_IMAGE" --tag "localhost/$image" \
+    $BUILDAH build --layers --format docker "${mounts[@]}" --build-arg BASE_IMAGE="$BASE_IMAGE" --tag "localhost/$image" \
         --file "$context/$dockerfile" "$@" "$context" >"$WORK/$image.log" 2>&1
 }
 
@@ -69,6 +69,8 @@ size() {
 }
 
 SECONDS=0
+echo "$(buildah --version), $(nproc --all) cores, OMP_NUM_THREADS=${OMP_NUM_THREADS:-}, $(date -I)"
+echo
 echo "| check | result | time |"
 echo "|---|---|---|"
 hadolint Dockerfile.serve Dockerfile.train

@@ -54,8 +54,8 @@ class Container:
         self.name = buildah("from", f"localhost/{image}")
         self.log = WORK / f"{self.name}.log"
         threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))
-        options = [f"--env=EFFCHAL_CHECK={self.name}", f"--env=OMP_NUM_THREADS={threads}"]
-        options += ["--network=host"]
+        self.variables = [f"EFFCHAL_CHECK={self.name}", f"OMP_NUM_THREADS={threads}"]
+        options = [f"--env={variable}" for variable in self.variables] + ["--network=host"]
         options += [f"--user={user}:{user}"] if user is not None else []
         options += [f"--volume={path}:{place}" for place, path in mounts.items()]
         command = [*configuration(image)["Entrypoint"], *arguments]
@@ -106,16 +106,13 @@ class ReadOnlyContainer(Container):
     def _run(self, command: list[str]) -> None:
         image, command = configuration("effchal-baked"), command[command.index("--") + 1 :]
         root = buildah("mount", self.name)
-        variables = [*image["Env"], f"EFFCHAL_CHECK={self.name}"]
-        inside = """
+        script = """
             mount --bind "$1" "$1" && mount -o remount,bind,ro "$1"
             mount -t proc proc "$1/proc"; mount --rbind /dev "$1/dev"; mount -t tmpfs tmpfs "$1/tmp"
-            root=$1; shift
-            exec env -i chroot --userspec="$USER_OF_IMAGE" "$root" /usr/bin/env "$@"
+            exec chroot --userspec="$2" "$1" /usr/bin/env -i "${@:3}"
         """
-        inside = inside.replace("$USER_OF_IMAGE", image["User"])
-        words = ["unshare", "--mount", "bash", "-c", inside, "inside", root, *variables, *command]
-        super()._run(words)
+        inside = ["unshare", "--mount", "bash", "-c", script, "inside", root, image["User"]]
+        super()._run([*inside, *image["Env"], *self.variables, *command])
 
 
 @contextlib.contextmanager
@@ -276,7 +273,9 @@ def check_baked() -> None:
             answers.append(process()["text"])
             number = len(process()["tokens"])
             server.signal(signal.SIGTERM)
-            server.wait()
+            assert server.wait() == 0, server.log.read_text()
+            is_read_only = "Read-only file system" in server.log.read_text()
+            assert is_read_only == (container is ReadOnlyContainer)
             said += [f"uid {options.get('user', IMAGE_USER)}", f"{number} tokens"]
     assert len(set(answers[:3])) == 1
     assert answers[0].startswith(answers[3])

@@ -59,7 +59,9 @@ def test_the_compose_file_fits_its_specification(tmp_path):
 
 @pytest.mark.parametrize("resource", [DEPLOYMENT, SERVICE], ids=lambda each: each["kind"])
 def test_kubernetes_knows_the_resource(resource):
-    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="extra dev")
+    kubernetes_validate = pytest.importorskip(
+        "kubernetes_validate", reason="no kubernetes-validate; it comes with the extra dev"
+    )
     newest = kubernetes_validate.latest_version()
     kubernetes_validate.validate(resource, newest, strict=True)
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -145,71 +147,81 @@ def test_sbatch_knows_the_options_of_the_slurm_job():
     assert int(options["signal"].removeprefix("B:USR1@")) > patience_s
 
 
+STAND_INS = {
+    # srun: its options, then a command. Like the real one it turns SIGTERM into SIGKILL.
+    "srun": """while [[ $1 == --* ]]; do shift; done
+        "$@" & child=$!
+        trap "kill -KILL $child" TERM
+        wait $child""",
+    "scontrol": 'echo "scontrol $*" >>calls; [ "$1" != show ] || printf "one\\ntwo\\n"',
+    "scancel": '[ "$*" = "--signal=TERM 7" ] && kill -TERM "$(cat pid)"',
+    "torchrun": """echo "torchrun $*" >>calls
+        trap 'echo "{\\"status\\": \\"interrupted\\"}" >outputs/train/slurm_7/run.json; exit 1' TERM
+        mkdir -p outputs/train/slurm_7/checkpoint
+        echo $$ >pid
+        for i in {1..200}; do [ ! -e ended ] || exit "$(cat ended)"; sleep 0.05; done""",
+}
+
+
 class SlurmJob:
-    """The job in a folder, with stand-ins of srun, scontrol and torchrun that tell their words."""
+    """The job in a folder, with stand-ins of Slurm's programs and torchrun."""
 
     def __init__(self, folder):
         self.folder, programs = folder, folder / "programs"
         programs.mkdir()
-        stand_ins = {
-            # srun: its options, then a command, to which it forwards SIGTERM
-            "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
-            "scontrol": 'echo "scontrol $*" >>calls; [ "$1" != show ] || printf "one\\ntwo\\n"',
-            "torchrun": 'echo "torchrun $*" >>calls; trap "exit 143" TERM; touch began; '
-            'for i in {1..100}; do [ ! -e ended ] || exit "$(cat ended)"; sleep 0.05; done',
-        }
-        for name, text in stand_ins.items():
+        for name, text in STAND_INS.items():
             (programs / name).write_text(f"#!/bin/bash\n{text}\n")
             (programs / name).chmod(0o755)
         self.environment = {
             "PATH": f"{programs}:{os.environ['PATH']}",
-            "SLURM_JOB_ID": "7",
-            "SLURM_JOB_NUM_NODES": "2",
-            "SLURM_JOB_NODELIST": "node[1-2]",
+            "SLURM_CPUS_PER_TASK": "16",
             "SLURM_GPUS_PER_NODE": "a100:4",
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NODELIST": "node[1-2]",
+            "SLURM_JOB_NUM_NODES": "2",
         }
 
-    def run(self, *words, end=None, number=None):
-        """Exit code and calls of one try, which ends with a code, or gets a signal."""
-        for name in ("calls", "began", "ended"):
+    def run(self, end=None, to_job=None, to_run=None):
+        """Calls of one try, which ends with an exit code, or gets signals."""
+        for name in ("calls", "pid", "ended"):
             (self.folder / name).unlink(missing_ok=True)
         if end is not None:
             (self.folder / "ended").write_text(str(end))
-        command = ["bash", str(SLURM), *words]
-        process = subprocess.Popen(command, cwd=self.folder, env=self.environment)
-        if number is not None:
-            while not (self.folder / "began").exists():
-                time.sleep(0.01)
-            process.send_signal(number)
-        if number == signal.SIGTERM:  # Slurm signals the run, too
-            time.sleep(0.2)
-            assert process.poll() is None
-            (self.folder / "ended").write_text("143")
-        return process.wait(timeout=10), (self.folder / "calls").read_text().splitlines()
+        command = ["bash", str(SLURM), "lora.r=64", "name=a b"]
+        job = subprocess.Popen(command, cwd=self.folder, env=self.environment)
+        pid = self.folder / "pid"
+        while not (pid.exists() and pid.read_text().endswith("\n")):
+            assert job.poll() is None
+            time.sleep(0.01)
+        if to_job is not None:
+            job.send_signal(to_job)
+        if to_run is not None:
+            os.kill(int(pid.read_text()), to_run)
+        code = job.wait(timeout=20)
+        assert code == (1 if end is None else end)
+        return (self.folder / "calls").read_text().splitlines()
+
+
+REQUEUE = "scontrol requeue 7"
 
 
 def test_a_slurm_job_starts_its_run_on_every_node(tmp_path):
-    code, (_, torchrun) = SlurmJob(tmp_path).run("lora.r=64", "name=a b", end=0)
-    assert code == 0
+    _, torchrun = SlurmJob(tmp_path).run(end=0)
     assert "--nnodes=2 --nproc-per-node=4 " in torchrun
     assert "--rdzv-endpoint=one:29500 -m effchal.train" in torchrun
     assert torchrun.endswith("lora.r=64 name=a b hydra.run.dir=outputs/train/slurm_7")
 
 
-def test_a_slurm_job_that_is_warned_saves_and_goes_back_into_the_queue(tmp_path):
+def test_a_slurm_job_that_must_end_saves_and_goes_back_into_the_queue(tmp_path):
     job = SlurmJob(tmp_path)
-    code, calls = job.run("lora.r=64", number=signal.SIGUSR1)
-    assert (code, calls[-1]) == (143, "scontrol requeue 7")
-    checkpoint = tmp_path / "outputs" / "train" / "slurm_7" / "checkpoint"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "step_0000009.pt").touch()
-    _, (_, torchrun) = job.run("lora.r=64", end=0)
+    assert job.run(to_job=signal.SIGUSR1)[-1] == REQUEUE  # its time
+    (tmp_path / "outputs/train/slurm_7/checkpoint/step_0000009.pt").touch()
+    _, torchrun, last = job.run(to_run=signal.SIGTERM)  # preempted: Slurm signals the run
     assert torchrun.endswith("-m effchal.train resume_from=outputs/train/slurm_7")
+    assert last == REQUEUE
+    assert REQUEUE not in job.run(end=1)  # failed, though run.json is of the try before
 
 
-def test_a_slurm_job_that_is_cancelled_or_fails_is_not_put_back(tmp_path):
-    job = SlurmJob(tmp_path)
-    for words in ({"number": signal.SIGTERM}, {"end": 1}):
-        code, calls = job.run("lora.r=64", **words)
-        assert code == words.get("end", 143)
-        assert not any("requeue" in call for call in calls)
+def test_a_slurm_job_that_is_cancelled_is_not_put_back(tmp_path):
+    calls = SlurmJob(tmp_path).run(to_job=signal.SIGTERM, to_run=signal.SIGTERM)
+    assert REQUEUE not in calls
