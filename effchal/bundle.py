@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,13 @@ def sha256(path: Path) -> str:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+if __name__ == "__main__":  # Dockerfile.serve: python -m effchal.bundle BUNDLE [BASE_MODEL]
+    try:
+        if len(sys.argv) > 2:
+            base_of_bundle(Path(sys.argv[1]), sys.argv[2])
+        else:
+            check_bundle(Path(sys.argv[1]))
+    except ConfigError as wrong:
+        sys.exit(f"error: {wrong}")
