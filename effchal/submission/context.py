@@ -13,8 +13,8 @@ FILES = (
     *("pyproject.toml", "LICENSE-APACHE", "LICENSE-MIT"),
 )
 FOLDERS = ("effchal", "conf")
-# What installing the folder and training again in it leave there.
-LEFT = ("build", "again", "effchal.egg-info")
+# What README.md has one put there, and what installing the folder leaves there.
+LEFT = ("again", "base_model", "build", "effchal.egg-info")
 NOT_CODE = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 

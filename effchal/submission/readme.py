@@ -45,6 +45,13 @@ FILES = """\
 | `conformance.json` | what the server was asked, and what it answered |"""
 
 
+BAKE = """\
+An image without a mount: copy the base model to `base_model` in this folder, and build with
+`--build-arg BUNDLE=bundle --build-arg BASE_MODEL=base_model`.
+
+"""
+
+
 def _block(text: str) -> str:
     return f"```text\n{text.strip()}\n```"
 
@@ -65,6 +72,7 @@ def _commands(facts: Facts, mix: dict[str, Any]) -> str:
     base = facts["base_model"]
     mount = ' -v "<base model>:/base_model:ro"' if base["is_folder"] else ""
     own = " base_model=<base model>" if base["is_folder"] else ""
+    bake = BAKE if base["is_folder"] else ""
     again = own + "".join(
         f" data_mix.sources.{each['source']}.path=<its file>" for each in _absent(facts, mix)
     )
@@ -79,7 +87,7 @@ docker run --rm --gpus all -p 8080:80{mount} submission-serve
 docker build -f Dockerfile.train -t submission-train .
 ```
 
-Train again in the image:
+{bake}Train again in the image:
 
 ```bash
 mkdir -p again/train && cp training/config.yaml again/train
