@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -44,6 +45,8 @@ def connect(address: str | None = None) -> bool:
     Raises:
         ConfigError: there is no such cluster, or it runs another version.
     """
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # no thread of Ray starts another Ray
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     if ray.is_initialized():
@@ -52,7 +55,6 @@ def connect(address: str | None = None) -> bool:
     if address:
         _check_address(address)
     logging.getLogger("ray").setLevel(logging.ERROR)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         with _own_signals():
             ray.init(
@@ -87,13 +89,29 @@ def _check_address(address: str) -> None:
         ) from error
 
 
+def disconnect() -> None:
+    """Undo connect, and end the Ray that it started, if it did."""
+    import ray
+
+    ray.shutdown()
+    if signal.getsignal(signal.SIGTERM) is _end:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
-def _own_signals() -> Iterator[Any]:
-    """Keep who listens to SIGTERM, in whose place Ray puts itself."""
+def _own_signals() -> Iterator[None]:
+    """Keep who listens to SIGTERM, in whose place Ray puts itself.
+
+    Where nobody does, this process ends by an exception, so that it can end Ray's processes.
+    """
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
         if is_main and before is not None:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, _end if before is signal.SIG_DFL else before)
+
+
+def _end(number: int, frame: Any) -> None:
+    sys.exit(128 + number)

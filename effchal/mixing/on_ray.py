@@ -5,10 +5,13 @@ work is a result as well, and raised here once all results before it are taken. 
 in the order of the rows is the one that is told, as on one machine.
 """
 
+import contextlib
 import logging
 import os
 import pickle
-from collections.abc import Iterator
+import platform
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,11 @@ import pyarrow as pa
 from effchal import __version__
 from effchal.config import ConfigError
 from effchal.mixing.parallel import Job, Work
-from effchal.ray_cluster import connect, environment
+from effchal.ray_cluster import connect, disconnect, environment
 
 MOST_PER_TASK = 8  # batches; a task that a lost node had is done again
 TASKS_PER_CORE = 4  # at least, so that no core waits long for the last one
+RETRIES = 3  # of a task whose process or node is lost; without it, a batch too large never ends
 BLOCK_BYTES = 2**24  # of results; the driver holds a few blocks at a time
 REMEDY = "all nodes must see the sources and the cache under the same paths"
 _works: dict[str, Work] = {}  # of this process, by their jobs
@@ -37,9 +41,11 @@ def run_on_ray(job: Job, batches: list[Any]) -> Iterator[Any]:
     _connected_here = connect() or _connected_here
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells how it executes
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it tells how it executes
     try:
-        yield from _in_order(_results(ray, job, batches), len(batches))
+        # Closed here, for an executor that outlives the connection would make another one.
+        with contextlib.closing(_results(ray, job, batches)) as rows:
+            yield from _in_order(rows, len(batches))
     except ray.exceptions.RayError as error:
         raise ConfigError(f"Ray could not do the work: {_reason(error)}") from error
 
@@ -48,13 +54,11 @@ def release() -> None:
     """End the connection that run_on_ray made, and the Ray that it started, if it did."""
     global _connected_here
     if _connected_here:
-        import ray
-
-        ray.shutdown()
+        disconnect()
     _connected_here = False
 
 
-def _results(ray: Any, job: Job, batches: list[Any]) -> Iterator[dict[str, Any]]:
+def _results(ray: Any, job: Job, batches: list[Any]) -> Generator[dict[str, Any], None, None]:
     """Rows of Stage's tables."""
     cores = ray.cluster_resources().get("CPU", 0)
     if cores < 1:
@@ -64,18 +68,28 @@ def _results(ray: Any, job: Job, batches: list[Any]) -> Iterator[dict[str, Any]]
         {"number": number, "batch": pickle.dumps(batch, pickle.HIGHEST_PROTOCOL)}
         for number, batch in enumerate(batches)
     ]
-    stage = Stage(ray.put(pickle.dumps(job, pickle.HIGHEST_PROTOCOL)), os.getcwd())
+    packed = ray.put(pickle.dumps(job, pickle.HIGHEST_PROTOCOL))  # once, not with each task
+    stage = Stage(packed.hex(), partial(ray.get, packed), os.getcwd())
     with ray.data.DataContext.current(_context(ray)):
         rows = ray.data.from_items(items, override_num_blocks=-(-len(items) // per_task))
-    told = environment() | {"TOKENIZERS_PARALLELISM": "false"}
-    root = str(Path(__file__).parents[2])
-    told["PYTHONPATH"] = os.pathsep.join(filter(None, [root, told.get("PYTHONPATH")]))
     rows = rows.map_batches(
-        stage, batch_size=None, batch_format="pyarrow", num_cpus=1, runtime_env={"env_vars": told}
+        stage,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=1,
+        ray_remote_args_fn=lambda: {"max_retries": RETRIES},
+        runtime_env={"env_vars": _environment()},
     )
     for table in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
         for start in range(table.num_rows):  # not all at once, for that is a copy of the block
             yield table.slice(start, 1).to_pylist()[0]
+
+
+def _environment() -> dict[str, str]:
+    """As for a process of this machine: this code is found, also where it is not installed."""
+    told = environment() | {"TOKENIZERS_PARALLELISM": "false"}
+    root = str(Path(__file__).parents[2])
+    return told | {"PYTHONPATH": os.pathsep.join(filter(None, [root, told.get("PYTHONPATH")]))}
 
 
 def _context(ray: Any) -> Any:
@@ -110,9 +124,9 @@ def _in_order(rows: Iterator[dict[str, Any]], count: int) -> Iterator[Any]:
 class Stage:
     """What Ray Data does with each block of batches: a task, so any node can do it again."""
 
-    def __init__(self, job: Any, folder: str) -> None:
-        self._job = job  # a reference to its pickle
-        self._folder = folder  # that relative paths start from
+    def __init__(self, key: str, job: Callable[[], bytes], folder: str) -> None:
+        """`key` is the job's own, `job` gets its pickle, relative paths start from `folder`."""
+        self._key, self._job, self._folder = key, job, folder
         self._version = __version__
 
     def __call__(self, batches: pa.Table) -> Iterator[pa.Table]:
@@ -130,10 +144,8 @@ class Stage:
     def _results(self, batch: Any) -> Iterator[Any]:
         work = self._work()
         if not batch.path.is_file():
-            from ray.util import get_node_ip_address
-
             place = Path(self._folder, batch.path)
-            raise ConfigError(f"no file {place} on the Ray node {get_node_ip_address()}; {REMEDY}")
+            raise ConfigError(f"no file {place} on the Ray node {platform.node()}; {REMEDY}")
         results = work(batch)
         if isinstance(results, Iterator):
             yield from results
@@ -142,24 +154,20 @@ class Stage:
 
     def _work(self) -> Work:
         """The work of this process, which starts with its first batch."""
-        key = self._job.hex()
-        if key not in _works:
-            import ray
-
-            from effchal.model.tokenizer import hide_torch
-
+        if self._key not in _works:
             if self._version != __version__:
-                node = ray.util.get_node_ip_address()
                 raise ConfigError(
-                    f"the Ray node {node} has effchal {__version__}, and this is "
+                    f"the Ray node {platform.node()} has effchal {__version__}, and this is "
                     f"{self._version}: install the same one"
                 )
+            from effchal.model.tokenizer import hide_torch
+
             hide_torch()
             if Path(self._folder).is_dir():  # else all paths must be absolute
                 os.chdir(self._folder)
             _works.clear()
-            _works[key] = pickle.loads(ray.get(self._job)).start()
-        return _works[key]
+            _works[self._key] = pickle.loads(self._job()).start()
+        return _works[self._key]
 
 
 def _table(number: int, part: int, result: Any, last: bool) -> pa.Table:
@@ -179,5 +187,7 @@ def _reason(error: BaseException) -> str:
     text = str(error)
     if "No module named 'effchal'" in text:
         return "a node lacks effchal; install the same version on all of them"
+    if type(error).__name__ in ("WorkerCrashedError", "OutOfMemoryError"):
+        return f"a process ended {RETRIES + 1} times at one task; was it killed for memory?"
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
