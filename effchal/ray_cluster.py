@@ -16,7 +16,7 @@ from effchal.config import ConfigError
 
 # What processes on other nodes take over from this one.
 KEPT = ("PYTHONPATH", "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "XDG_CACHE_HOME")
-OLDEST, BELOW = (2, 60), (3,)  # as pyproject.toml's extra `ray` has them
+OLDEST, BELOW = (2, 60), (2, 64)  # as pyproject.toml's extra `ray` has them
 ANSWER_S = 5.0  # how long a cluster's address may take to answer
 ADDRESS = re.compile(r"(?P<host>.+):(?P<port>\d+)")
 

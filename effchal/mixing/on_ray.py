@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import platform
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
@@ -72,14 +73,16 @@ def _results(ray: Any, job: Job, batches: list[Any]) -> Generator[dict[str, Any]
     stage = Stage(packed.hex(), partial(ray.get, packed), os.getcwd())
     with ray.data.DataContext.current(_context(ray)):
         rows = ray.data.from_items(items, override_num_blocks=-(-len(items) // per_task))
-    rows = rows.map_batches(
-        stage,
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=1,
-        ray_remote_args_fn=lambda: {"max_retries": RETRIES},
-        runtime_env={"env_vars": _environment()},
-    )
+    with warnings.catch_warnings():  # Ray 2.64 takes max_retries away, so pyproject.toml ends there
+        warnings.simplefilter("ignore", DeprecationWarning)
+        rows = rows.map_batches(
+            stage,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=1,
+            max_retries=RETRIES,
+            runtime_env={"env_vars": _environment()},
+        )
     for table in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
         for start in range(table.num_rows):  # not all at once, for that is a copy of the block
             yield table.slice(start, 1).to_pylist()[0]
