@@ -21,9 +21,14 @@ ANSWER_S = 5.0  # how long a cluster's address may take to answer
 ADDRESS = re.compile(r"(?P<host>.+):(?P<port>\d+)")
 
 
-def check_ray(key: str) -> None:
-    """Raise ConfigError if Ray is not installed, or in a version of no use; `key` asks for it."""
-    install = "pip install 'effchal[ray]'"
+def check_ray(key: str, instead: str) -> None:
+    """Raise ConfigError if Ray is not installed, or in a version of no use.
+
+    Args:
+        key: asks for it.
+        instead: does without it.
+    """
+    install = f"pip install 'effchal[ray]', or take {instead}"
     try:
         version = importlib.metadata.version("ray")
     except importlib.metadata.PackageNotFoundError:
@@ -52,17 +57,18 @@ def connect(address: str | None = None) -> bool:
     if ray.is_initialized():
         return False
     address = address or os.environ.get("RAY_ADDRESS")
+    is_own = address in (None, "", "local")  # or of this machine, if there is one
     if address:
         _check_address(address)
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         with _own_signals():
             ray.init(
-                address=address,
+                address=address or None,
                 log_to_driver=False,
                 logging_level="ERROR",
                 configure_logging=False,
-                include_dashboard=None if address else False,
+                include_dashboard=False if is_own else None,
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())

@@ -28,7 +28,7 @@ import pyarrow.parquet
 from check_ray import kill
 
 SHARDS, BAD = 24, 17
-WORDS = [f"{a}{b}" for a in "bdfgklmnprstvz" for b in ("ack", "ell", "ind", "ost", "um", "ane")]
+WORDS = [f"{a}{b}" for a in "bdfgklmnprstvz" for b in ("ack", "ell", "ind", "ost", "um", "ave")]
 ASKED = "which of the seven lanterns in the harbour burns longest when all winds rest at dawn"
 MIX = ["data_mix=quickstart", "data=[shards,packed.jsonl.gz,table.parquet]", "scenario.path=none"]
 MIX += ["data_mix.sources.shards.where={lang: [en, xx]}", "data_mix.sources.table.max_rows=9000"]

@@ -22,6 +22,7 @@ from effchal import __version__
 from effchal.config import ConfigError
 from effchal.mixing.parallel import Job, Work
 from effchal.ray_cluster import connect, disconnect, environment
+from effchal.tracking.terminal import progress
 
 MOST_PER_TASK = 8  # batches; a task that a lost node had is done again
 TASKS_PER_CORE = 4  # at least, so that no core waits long for the last one
@@ -39,8 +40,9 @@ def run_on_ray(job: Job, batches: list[Any]) -> Iterator[Any]:
         ConfigError: as the work raises it, a file that a node lacks, or Ray cannot be used.
     """
     global _connected_here
-    _connected_here = connect() or _connected_here
-    import ray.data
+    with progress("connecting to Ray"):
+        _connected_here = connect() or _connected_here
+        import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it tells how it executes
     try:

@@ -18,6 +18,7 @@ import pytest
 from support.configs import compose_config
 
 from effchal import ray_cluster
+from effchal.cli import overlay
 from effchal.config import ConfigError, DataSourceConfig
 from effchal.config.choices import DataEngine, OnFault
 from effchal.mixing import encoded_source, on_ray, read, select
@@ -25,6 +26,7 @@ from effchal.mixing.parallel import Workers
 from effchal.mixing.prepare import prepare_data, select_data
 from effchal.mixing.readers import DataError
 from effchal.mixing.stored_source import RowBatch
+from effchal.train import MAY_CHANGE
 
 ASKED = "which of the seven lanterns burns longest when all of the winds are at rest"
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -73,7 +75,7 @@ def without_ray(monkeypatch, on_ray_all):
 
     monkeypatch.setattr(on_ray, "run_on_ray", run)
     monkeypatch.setattr("effchal.model.tokenizer.hide_torch", lambda: None)
-    monkeypatch.setattr("effchal.mixing.prepare.check_ray", lambda key: None)
+    monkeypatch.setattr("effchal.mixing.prepare.check_ray", lambda *_: None)
     return calls
 
 
@@ -172,7 +174,9 @@ def test_both_engines_tell_the_first_fault_by_file_and_row(mix, engine, without_
     with pytest.raises(DataError, match=r"^shards/1.jsonl, line 141, .*written to the end\?"):
         select_data(mix)
     write(second, [{"text": "another format", "n": 1}])
-    with pytest.raises(DataError, match=r"shards/0.jsonl is prompt_completion and .*1.jsonl is te"):
+    with pytest.raises(
+        DataError, match=r"shards/0.jsonl is prompt_completion and .*1.jsonl is text;"
+    ):
         select_data(mix)
 
 
@@ -233,11 +237,17 @@ def test_data_engine_is_typed_either_way():
     assert (list(cfg.data_mix.sources), cfg.data) == (["builtin_conversations"], None)
 
 
+def test_a_run_goes_on_where_there_is_no_ray():
+    begun, typed = (compose_config([f"data_mix.engine={name}"]) for name in ("ray", "local"))
+    cfg = overlay(begun, typed, ["data_mix.engine=local"], MAY_CHANGE, "run")
+    assert cfg.data_mix.engine is DataEngine.local
+
+
 @pytest.mark.skipif(HAS_RAY, reason="ray is installed here")
 def test_without_ray_the_engine_is_refused_before_any_row(tiny_cfg):
     tiny_cfg.data_mix.engine = DataEngine.ray
     tiny_cfg.data_mix.sources = {}
-    with pytest.raises(ConfigError, match=r"engine=ray needs the package ray.*effchal\[ray\]"):
+    with pytest.raises(ConfigError, match=r"needs the package ray.*effchal\[ray\].*engine=local"):
         prepare_data(tiny_cfg, None)
 
 
@@ -245,7 +255,7 @@ def test_without_ray_the_engine_is_refused_before_any_row(tiny_cfg):
 def test_another_version_of_ray_is_refused(version, monkeypatch):
     monkeypatch.setattr(ray_cluster.importlib.metadata, "version", lambda name: version)
     with pytest.raises(ConfigError, match=f"another version of ray than {version}"):
-        ray_cluster.check_ray("data_mix.engine=ray")
+        ray_cluster.check_ray("data_mix.engine=ray", "another")
 
 
 def test_an_address_without_a_cluster_is_told_at_once():
