@@ -38,6 +38,7 @@ def check_ray(key: str, instead: str) -> None:
 
 
 def environment() -> dict[str, str]:
+    """The variables of this process that processes on other nodes need, for Ray's runtime_env."""
     return {name: os.environ[name] for name in KEPT if name in os.environ}
 
 

@@ -14,6 +14,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -44,6 +45,7 @@ def main() -> None:
     args = parser.parse_args()
     args.folder.mkdir(parents=True)
     os.chdir(args.folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     write_sources(args.rows)
     local = build("local", "cache_local", MIX)
     tell("local", local)
@@ -54,6 +56,8 @@ def main() -> None:
     assert ours == theirs, set(ours.items()) ^ set(theirs.items())
     print(f"{len(ours)} files of both caches are equal, and so are mix.json and mix.md")
     each_finds_the_others(ours)
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        leaves_nothing(stop)
     same_error()
 
 
@@ -66,7 +70,7 @@ def on_cluster() -> None:
         lost = [cluster.add_node(num_cpus=1)]
         cluster.wait_for_nodes()
 
-        def lose_nodes(log: Path) -> None:
+        def lose_nodes(_: subprocess.Popen, log: Path) -> None:
             for stage in ("reading source shards", "encoding source shards"):
                 wait_for_work(lost[-1], log, stage)
                 kill(cluster, lost[-1])
@@ -97,7 +101,7 @@ def build(
     cache: str,
     words: list[str],
     address: str = "local",
-    meanwhile: Callable[[Path], None] | None = None,
+    meanwhile: Callable[[subprocess.Popen, Path], None] | None = None,
 ) -> dict[str, Any]:
     """Build a mix in a process of its own. What it said, and what it took."""
     folder, log = Path(engine), Path(f"{engine}.log")
@@ -112,7 +116,7 @@ def build(
     watcher = threading.Thread(target=watch, args=(process, most))
     watcher.start()
     if meanwhile:
-        meanwhile(log)
+        meanwhile(process, log)
     code = process.wait(timeout=1800)
     watcher.join()
     return {
@@ -158,6 +162,29 @@ def each_finds_the_others(built: dict[str, str]) -> None:
         result = build(engine, cache, MIX, "127.0.0.1:1")
         assert (result["code"], digests(Path(cache))) == (0, built), result["said"]
         print(f"{engine} finds all of {cache}, without Ray, in {result['seconds']} s")
+
+
+def leaves_nothing(stop: signal.Signals) -> None:
+    """A signal while Ray works ends it and the Ray that was started, and leaves no half folder."""
+    found: list[psutil.Process] = []
+    ended: list[float] = []
+
+    def interrupt(process: subprocess.Popen, log: Path) -> None:
+        while "reading source shards: 0 rows, 10 s" not in log.read_text():
+            time.sleep(0.1)
+        found.extend(psutil.Process(process.pid).children(recursive=True))
+        process.send_signal(stop)
+        begun = time.monotonic()
+        process.wait(60)
+        ended.append(time.monotonic() - begun)
+
+    code = build("ray", "cache_stopped", MIX, meanwhile=interrupt)["code"]
+    _, alive = psutil.wait_procs(found, timeout=5)
+    assert len(found) > 3
+    assert code != 0
+    assert not alive, alive
+    assert not list(Path("cache_stopped").rglob(".*_*"))
+    print(f"{stop.name}: code {code} after {ended[0]:.1f} s; nothing is left", flush=True)
 
 
 def same_error() -> None:
