@@ -100,7 +100,8 @@ def disconnect() -> None:
     """Undo connect, and end the Ray that it started, if it did."""
     import ray
 
-    ray.shutdown()
+    with _own_signals():  # Ray's C++ side takes Python's handler out, unseen by getsignal
+        ray.shutdown()
     if signal.getsignal(signal.SIGTERM) is _end:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

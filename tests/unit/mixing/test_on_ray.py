@@ -9,7 +9,9 @@ import itertools
 import json
 import os
 import pickle
+import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -269,9 +271,16 @@ def test_an_address_without_a_cluster_is_told_at_once():
 
 
 @pytest.mark.integration
-def test_a_ray_of_this_machine_leaves_the_same_bytes(mix, tmp_path, monkeypatch, on_ray_all):
+def test_a_ray_of_this_machine_leaves_the_same_bytes_and_signals(
+    mix, tmp_path, monkeypatch, on_ray_all, request
+):
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ADDRESS", "local")
+    received = []
+    request.addfinalizer(partial(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM)))
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     ours = built(mix, DataEngine.local, tmp_path / "a", monkeypatch)
     assert ours == built(mix, DataEngine.ray, tmp_path / "b", monkeypatch)
     assert not ray.is_initialized()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert received == [signal.SIGTERM]
