@@ -3,14 +3,18 @@
 Makes files of instruction rows of about 1.4 kB out of the sentences of the texts given by --texts
 (the shipped examples by default), and prepares each in a process of its own: built, and again from
 the cache. One JSON line each. `resident_mib` is the most that the process and its workers held at a
-time, shared pages counted once for each. --against measures the package of another checkout, too.
+time, shared pages counted once for each; `own_mib` what the process alone held, and nobody else.
+--against measures the package of another checkout, too. --engine ray builds over Ray Data, a file
+for each 20,000 rows.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SMOLLM2 = ROOT / "outputs" / "models" / "smollm2_135m"
 SHIPPED = sorted((ROOT / "effchal" / "mixing" / "quickstart").glob("*.jsonl"))
 CHARACTERS = 1400  # of a row
+SHARD = 20_000  # rows of a file for Ray
 PREPARE = """
 import sys, tempfile, time
 from pathlib import Path
@@ -49,13 +54,19 @@ def main() -> None:
     parser.add_argument("--model", default=str(SMOLLM2))
     parser.add_argument("--near-duplicates", action="store_true")
     parser.add_argument("--against", type=Path, help="another checkout of this project")
+    parser.add_argument("--engine", choices=["local", "ray"], default="local")
     args = parser.parse_args()
     sentences = sorted(set(sentences_of(args.texts)))
     with tempfile.TemporaryDirectory() as folder:
         for count in args.rows:
-            path = Path(folder) / f"rows_{count}.jsonl"
-            write_rows(path, count, sentences)
-            size = {"rows": count, "file_mb": round(path.stat().st_size / 1e6)}
+            path = Path(folder) / f"rows_{count}"
+            path.mkdir()
+            shard = SHARD if args.engine == "ray" else count
+            for first in range(0, count, shard):
+                file = path / f"{first:010}.jsonl"
+                write_rows(file, first, min(first + shard, count), sentences)
+            mb = sum(file.stat().st_size for file in path.iterdir()) / 1e6
+            size = {"rows": count, "file_mb": round(mb)}
             keys = [
                 f"model.name={args.model}",
                 "prompt=instruction",
@@ -66,12 +77,12 @@ def main() -> None:
                 other = [*keys, "data_mix=quickstart", "~data_mix.sources.quickstart_conversations"]
                 other.append("~data_mix.sources.quickstart_instructions")
                 tell(size | {"code": "other"}, args.against, other, folder)
-            keys.append("data_mix=own")
+            keys += ["data_mix=own", f"data_mix.engine={args.engine}"]
             if args.near_duplicates:
                 keys.append("data_mix.clean.near_duplicates=drop")
             for code in ("built", "from the cache"):
                 tell(size | {"code": code}, ROOT, keys, folder)
-            path.unlink()
+            shutil.rmtree(path)
 
 
 def sentences_of(paths: Iterable[Path]) -> Iterable[str]:
@@ -83,11 +94,11 @@ def sentences_of(paths: Iterable[Path]) -> Iterable[str]:
                     yield from re.findall(r"[^.!?\n]{20,}[.!?]", text)
 
 
-def write_rows(path: Path, count: int, sentences: list[str]) -> None:
+def write_rows(path: Path, first: int, end: int, sentences: list[str]) -> None:
     """Rows of random sentences, none equal to another; a third of each is the question."""
-    draw = random.Random(0)
+    draw = random.Random(first)
     with path.open("w", encoding="utf-8") as file:
-        for number in range(count):
+        for number in range(first, end):
             parts: list[str] = []
             while sum(map(len, parts)) < CHARACTERS:
                 parts.append(draw.choice(sentences).strip())
@@ -104,12 +115,14 @@ def tell(result: dict, code: Path, keys: list[str], folder: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", PREPARE, *keys], env=environment, cwd=code, stdout=subprocess.PIPE
     )
-    resident = 0
+    resident = own = 0
 
     def watch() -> None:
-        nonlocal resident
+        nonlocal resident, own
         while process.poll() is None:
             resident = max(resident, resident_bytes(process.pid))
+            with contextlib.suppress(psutil.Error):
+                own = max(own, psutil.Process(process.pid).memory_full_info().uss)
             time.sleep(0.2)
 
     watcher = threading.Thread(target=watch)
@@ -124,6 +137,7 @@ def tell(result: dict, code: Path, keys: list[str], folder: str) -> None:
         "prepare_s": round(prepared_s, 1),
         "rows_per_s": round(result["rows"] / prepared_s),
         "resident_mib": round(resident / 2**20),
+        "own_mib": round(own / 2**20),
     }
     print("RESULT", json.dumps(result), flush=True)
 

@@ -12,7 +12,7 @@ from effchal.config.io import split_weight
 from effchal.config.nearest import hint, known_keys
 from effchal.config.words import own_words
 from effchal.evaluate_arguments import models_as_words, question_words, refuse_questions
-from effchal.overrides import as_read, parse_override, quote
+from effchal.overrides import as_read, full_key, parse_override, quote
 from effchal.runs import bundle_around, is_bundle
 from effchal.several_models import are_several, bundles_of, split_base
 
@@ -174,7 +174,7 @@ def data_overrides(words: list[str]) -> list[str]:
 
     `data` alone is the whole mix, so it takes the empty one of conf/data_mix/own.yaml.
     """
-    words = [new_key_override(data_override(path_override(word))) for word in words]
+    words = [new_key_override(data_override(path_override(full_key(w)))) for w in words]
     keys = [word.partition("=")[0].lstrip("+") for word in words]
     if "data" in keys and "data_mix" not in keys:
         return [*words, "data_mix=own"]

@@ -29,6 +29,12 @@ def quote(value: str) -> str:
     return "'" + escaped.replace("${", "\\${") + "'"
 
 
+def full_key(word: str) -> str:
+    """The override with data_mix.engine for data.engine: `data` is a value, and has no keys."""
+    key, equals, value = word.partition("=")
+    return f"data_mix.engine={value}" if equals and key == "data.engine" else word
+
+
 def key_of(word: str) -> str:
     """`bundle` of `bundle=<folder>`; the whole word where there is no `=`."""
     return word.partition("=")[0].lstrip("+")

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 # What imports torch is imported inside the functions: --help and --cfg job do without.
 # Keys that a resumed run takes from its command. Model and data must be the same ones.
 MAY_CHANGE = {"budget", "track", "sweep", "resume_from", "base_model"}
-MAY_CHANGE |= {"data_mix.sources.*.path", "train.gpus", "train.parallel"}
+MAY_CHANGE |= {"data_mix.sources.*.path", "data_mix.engine", "train.gpus", "train.parallel"}
 log = logging.getLogger("effchal.train")
 
 

@@ -56,6 +56,11 @@ class Parallel(Enum):
     fsdp = "fsdp"  # each GPU holds a share of the layers' weights, and gathers them at each use
 
 
+class DataEngine(Enum):
+    local = "local"  # a process for each core of this machine
+    ray = "ray"  # Ray Data, over the machines of a Ray cluster; needs the extra `ray`
+
+
 class OnFault(Enum):
     keep = "keep"  # not looked for
     report = "report"  # counted and shown, and the rows stay

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from os.path import expanduser
 
-from effchal.config.choices import OnFault, TooLong, WeighBy
+from effchal.config.choices import DataEngine, OnFault, TooLong, WeighBy
 from effchal.config.data_source import DataSourceConfig
 from effchal.config.errors import AT_LEAST_1, SHARE_BELOW_1, Bound, require, require_keys
 
@@ -79,6 +79,8 @@ class DataMixConfig:
     validation_max: int = 1000
     # Seed of the choice for validation and of the order of examples.
     seed: int = 0
+    # Where large sources are read, compared and encoded. The mix and its digest are the same.
+    engine: DataEngine = DataEngine.local
 
     def __post_init__(self) -> None:
         require_keys(self, "data_mix", SHARE_BELOW_1, "validation_fraction")

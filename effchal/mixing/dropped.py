@@ -1,7 +1,7 @@
 """Rows that a rule leaves out, counted and shown."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from effchal.mixing.example import Example
@@ -48,6 +48,12 @@ class Dropped:
         if len(self.examples) < SHOWN:
             self.examples.append(DroppedExample(example_id, "", short(detail)))
         self.count += 1
+
+    def shifted(self, rows: int) -> "Dropped":
+        """The same, of a file before which the source has so many rows."""
+        split = [(each, *each.id.rpartition(":")) for each in self.examples]
+        shifted = [replace(e, id=f"{name}:{int(number) + rows}") for e, name, _, number in split]
+        return Dropped(self.count, shifted)
 
     def join(self, other: "Dropped") -> None:
         self.count += other.count

@@ -74,7 +74,7 @@ class Encoder:
     def __init__(self, job: EncodeJob, prompts: PromptEncoder) -> None:
         self.job, self.prompts = job, prompts
 
-    def __call__(self, batch: Sequence[bytes]) -> EncodedBatch:
+    def __call__(self, batch: Iterable[bytes]) -> EncodedBatch:
         """Encode conversations as stored: see turns_of."""
         return self.encode([turns_of(stored) for stored in batch])
 

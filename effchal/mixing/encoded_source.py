@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from effchal.chat_template import TemplateError
+from effchal.config.choices import DataEngine
 from effchal.mixing.encode import (
     EncodedBatch,
     EncodedExample,
@@ -18,11 +19,11 @@ from effchal.mixing.encode import (
     Ints,
     write_encoded,
 )
-from effchal.mixing.parallel import run_counted
-from effchal.mixing.read import StoredSource, batched
+from effchal.mixing.parallel import run_counted, workers_for
 from effchal.mixing.readers import DataError
 from effchal.mixing.select import SelectedSource
 from effchal.mixing.store import cached, key_of
+from effchal.mixing.stored_source import StoredSource
 from effchal.model.tokenizer import tokenizer_fingerprint
 from effchal.tracking.terminal import progress
 
@@ -79,7 +80,9 @@ class Examples(Sequence[EncodedExample]):
         return self._files[self.source[index]].id_at(self._indices[index])
 
 
-def encode_source(selected: SelectedSource, job: EncodeJob) -> EncodedSource:
+def encode_source(
+    selected: SelectedSource, job: EncodeJob, engine: DataEngine = DataEngine.local
+) -> EncodedSource:
     """The chosen rows of a source as ids, encoded or found in the cache."""
     source, indices = selected.source, selected.indices
     rows = hashlib.sha256(np.packbits(selected.kept).tobytes()).hexdigest()
@@ -87,7 +90,6 @@ def encode_source(selected: SelectedSource, job: EncodeJob) -> EncodedSource:
 
     def build(folder: Path) -> dict[str, Any]:
         digest, dropped = hashlib.sha256(), dict[str, list[int]]()
-        batches = batched(source.stored(indices.tolist()), BATCH)
 
         def counted(results: Iterator[EncodedBatch]) -> Iterator[tuple[int, EncodedBatch]]:
             for number, batch in enumerate(_with_rows(results, source, indices)):
@@ -98,7 +100,8 @@ def encode_source(selected: SelectedSource, job: EncodeJob) -> EncodedSource:
                 yield number * BATCH, batch
 
         with progress(f"encoding source {source.name}", len(indices), "rows") as advance:
-            results = run_counted(job, batches, len(indices) >= LARGE, advance)
+            workers = workers_for(engine, len(indices) >= LARGE)
+            results = run_counted(job, source.batches(indices, BATCH), workers, advance)
             write_encoded(folder / "ids.arrow", counted(results))
         return {"sha256": digest.hexdigest(), "dropped": dropped}
 

@@ -1,4 +1,7 @@
-"""Work on batches over all cores, in processes of their own that never load torch."""
+"""Work on batches: here, over all cores, or over the machines of a Ray cluster.
+
+The processes that do it never load torch.
+"""
 
 import collections
 import contextlib
@@ -9,10 +12,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
 from effchal.config import ConfigError
+from effchal.config.choices import DataEngine
 
 Work = Callable[[Any], Any]  # of one batch
 AHEAD = 2  # batches for each process that wait or are done, so that memory stays bounded
@@ -26,18 +31,41 @@ class Job(Protocol):
         ...
 
 
-def run_batches(job: Job, batches: Iterable[Any], in_processes: bool) -> Iterator[Any]:
+class Workers(Enum):
+    """Who does the work."""
+
+    none = "none"  # this process, as starting another one takes a second or two
+    cores = "cores"  # a process for each core
+    ray = "ray"  # processes of a Ray cluster, whose machines see the files under the same paths
+
+
+def workers_for(engine: DataEngine, is_large: bool) -> Workers:
+    if not is_large:
+        return Workers.none
+    return Workers.ray if engine is DataEngine.ray else Workers.cores
+
+
+def run_batches(job: Job, batches: Iterable[Any], workers: Workers) -> Iterator[Any]:
     """The result of each batch, in order.
 
     Args:
-        in_processes: False does the work here, as starting a process takes a second or two.
+        batches: for Ray, each a small object that names its file as `path`.
 
     Raises:
-        ConfigError: as the work raises it, or a process was killed.
+        ConfigError: as the work raises it, a process was killed, or Ray cannot be used.
     """
-    if not in_processes:
-        yield from map(job.start(), batches)
-        return
+    match workers:
+        case Workers.none:
+            yield from map(job.start(), batches)
+        case Workers.cores:
+            yield from _over_cores(job, batches)
+        case Workers.ray:
+            from effchal.mixing.on_ray import run_on_ray
+
+            yield from run_on_ray(job, list(batches))
+
+
+def _over_cores(job: Job, batches: Iterable[Any]) -> Iterator[Any]:
     count = len(os.sched_getaffinity(0))
     local = threading.local()
     workers: list[Worker] = []
@@ -63,8 +91,18 @@ def run_batches(job: Job, batches: Iterable[Any], in_processes: bool) -> Iterato
             worker.stop()
 
 
+@contextlib.contextmanager
+def released() -> Iterator[None]:
+    """Give back what run_batches keeps for the next call: a cluster's processes."""
+    try:
+        yield
+    finally:
+        if on_ray := sys.modules.get("effchal.mixing.on_ray"):
+            on_ray.release()
+
+
 def run_counted(
-    job: Job, batches: Iterable[Any], in_processes: bool, advance: Callable[[float], None]
+    job: Job, batches: Iterable[Any], workers: Workers, advance: Callable[[float], None]
 ) -> Iterator[Any]:
     """run_batches, which tells after each batch how many items are done."""
     sizes: collections.deque[int] = collections.deque()
@@ -75,7 +113,7 @@ def run_counted(
             yield batch
 
     done = 0
-    for result in run_batches(job, sized(), in_processes):
+    for result in run_batches(job, sized(), workers):
         yield result
         done += sizes.popleft()
         advance(done)

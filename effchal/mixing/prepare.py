@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from effchal.config import Config
-from effchal.config.choices import Template
+from effchal.config.choices import DataEngine, Template
 from effchal.mixing.encode import EncodeJob
 from effchal.mixing.encoded_source import Examples, encode_source
 from effchal.mixing.locate import pin_revisions
 from effchal.mixing.mix import Mix
 from effchal.mixing.order import TrainingOrder
+from effchal.mixing.parallel import released
 from effchal.mixing.readers import DataError
 from effchal.mixing.report import MixReport, report
 from effchal.mixing.select import Selection, select
 from effchal.model.tokenizer import load_tokenizer, pin_revision
 from effchal.prompts import PromptEncoder
+from effchal.ray_cluster import check_ray
 
 log = logging.getLogger(__name__)
 DIGEST = "2:"  # begins the digest of data; earlier versions had another one
@@ -36,6 +38,7 @@ class PreparedData:
     report: MixReport
 
 
+@released()
 def prepare_data(
     cfg: Config, output_dir: Path | None, selection: Selection | None = None
 ) -> PreparedData:
@@ -53,7 +56,7 @@ def prepare_data(
     job = EncodeJob(
         cfg.model, cfg.prompt, cfg.model.max_seq_len, cfg.train.loss_on, cfg.data_mix.clean.too_long
     )
-    sources = [encode_source(each, job) for each in selection.sources]
+    sources = [encode_source(each, job, cfg.data_mix.engine) for each in selection.sources]
     train = Examples(sources, [np.flatnonzero(~each.is_validation) for each in sources])
     validation = Examples(sources, [np.flatnonzero(each.is_validation) for each in sources])
     if not len(train):
@@ -94,6 +97,8 @@ def select_data(cfg: Config) -> Selection:
 
     Commits of model and data sets that the config does not name are written into it.
     """
+    if cfg.data_mix.engine is DataEngine.ray:
+        check_ray("data_mix.engine=ray", "data_mix.engine=local, which builds the same mix")
     pin_revision(cfg.model)
     pin_revisions(cfg.data_mix)
     folder = cfg.scenario.path

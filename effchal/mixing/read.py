@@ -3,89 +3,38 @@
 import hashlib
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import xxhash
 
 from effchal.config import CleanConfig, DataSourceConfig
-from effchal.config.choices import OnFault
+from effchal.config.choices import DataEngine, DataFormat, OnFault
 from effchal.mixing.clean import Fault, faults_of, text_key
 from effchal.mixing.dropped import Dropped
 from effchal.mixing.encode import ROWS, stored_turns, turns_of
 from effchal.mixing.example import Example
-from effchal.mixing.locate import Located, locate
-from effchal.mixing.parallel import Work, run_counted
+from effchal.mixing.locate import locate
+from effchal.mixing.parallel import Work, Workers, run_batches, run_counted, workers_for
 from effchal.mixing.readers import DataError
-from effchal.mixing.sources import SourceReader
-from effchal.mixing.store import cached, key_of, open_arrow, write_arrow
+from effchal.mixing.sources import FileReader, FileSummary, SourceReader
+from effchal.mixing.store import cached, key_of, write_arrow
+from effchal.mixing.stored_source import SCHEMA, StoredRow, StoredSource, record_batch
 from effchal.tracking.terminal import Advance, progress
 
 log = logging.getLogger(__name__)
-Ints = npt.NDArray[Any]
 CHECKED = 512  # rows that are looked at together
 LARGE_BYTES = 8_000_000  # of files, from which processes pay
-StoredRow = tuple[int, int, bytes, bytes, bytes]  # as SCHEMA has them
-SCHEMA = pa.schema(
-    {
-        "number": pa.int64(),  # of the row in the source, from 0
-        "questions": pa.int32(),
-        "prompt_key": pa.binary(32),
-        "text_key": pa.binary(16),
-        "turns": pa.binary(),
-    }
-)
+MANY_BYTES = 10_000_000_000  # of files, from which other machines pay to digest them
+Checked = tuple[Fault | None, StoredRow]
 
 
-@dataclass
-class StoredSource:
-    """One source in the cache, after `where` and the rules for single rows."""
-
-    name: str
-    cfg: DataSourceConfig
-    located: Located
-    key: str  # of its content
-    path: Path
-    meta: dict[str, Any]  # rows_read, rows_kept, format, dropped by rule
-    numbers: Ints  # (n,)
-    questions: Ints  # (n,)
-    prompt_keys: Ints  # (n,) bytes
-    text_keys: Ints  # (n,) bytes
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def id_of(self, index: int) -> str:
-        return f"{self.name}:{self.numbers[index]}"
-
-    def example(self, index: int) -> Example:
-        number, place = divmod(int(index), ROWS)
-        stored = self._mapped.get_batch(number).column("turns")[place].as_py()
-        return Example(self.id_of(index), turns_of(stored))
-
-    @cached_property
-    def _mapped(self) -> pa.ipc.RecordBatchFileReader:
-        return open_arrow(self.path)
-
-    def stored(self, indices: Sequence[int]) -> Iterator[bytes]:
-        """The turns of some rows, in rising order, as the cache keeps them."""
-        with pa.OSFile(str(self.path)) as file:  # mapped, it would count as memory
-            reader, number = pa.ipc.open_file(file), -1
-            turns: Any = None
-            for index in indices:
-                wanted, place = divmod(int(index), ROWS)
-                if wanted != number:
-                    number, turns = wanted, reader.get_batch(wanted).column("turns")
-                yield turns[place].as_py()
-
-
-def read_source(name: str, cfg: DataSourceConfig, clean: CleanConfig) -> StoredSource:
+def read_source(
+    name: str, cfg: DataSourceConfig, clean: CleanConfig, engine: DataEngine = DataEngine.local
+) -> StoredSource:
     """Read a source, or find it in the cache by the content of its files.
 
     Raises:
@@ -93,7 +42,7 @@ def read_source(name: str, cfg: DataSourceConfig, clean: CleanConfig) -> StoredS
             changed while it was read.
     """
     located = locate(name, cfg)
-    digests = [digest_of(path, name) for path in located.files]
+    digests = _digests(name, located.files, engine)
     rules = [clean.empty_answers.value, clean.loops.value]
     asked = [cfg.format.value, cfg.columns, cfg.split, cfg.where, rules]
     kinds = ["".join(path.suffixes[-2:]).lower() for path in located.files]
@@ -101,12 +50,13 @@ def read_source(name: str, cfg: DataSourceConfig, clean: CleanConfig) -> StoredS
 
     def build(folder: Path) -> dict[str, Any]:
         reader = SourceReader(name, cfg, located, clean.empty_answers is OnFault.drop)
+        workers = workers_for(engine, _bytes_of(located.files) >= LARGE_BYTES)
+        read = _read_on_ray if workers is Workers.ray else partial(_read_here, workers=workers)
         dropped: dict[str, Dropped] = {}
         with progress(f"reading source {name}", unit="rows") as advance:
-            rows = _checked(reader, clean, dropped, advance)
-            write_arrow(folder / "rows.arrow", SCHEMA, map(_record_batch, batched(rows, ROWS)))
-        if [digest_of(path, name) for path in located.files] != digests:
-            raise DataError(f"source {name}: {located.described} changed while it was read")
+            checked = read(reader, clean, digests, advance)
+            rows = _without_faults(checked, reader, clean, dropped)
+            write_arrow(folder / "rows.arrow", SCHEMA, map(record_batch, batched(rows, ROWS)))
         return {
             "rows_read": reader.rows_read,
             "rows_kept": reader.rows_kept,
@@ -119,11 +69,11 @@ def read_source(name: str, cfg: DataSourceConfig, clean: CleanConfig) -> StoredS
     log.info("source %s: %s, %s rows", name, meta["format"], f"{meta['rows_read']:,}")
     for line in meta["absent"]:
         log.warning("source %s has %s", name, line)
-    path = folder / "rows.arrow"
-    reader = open_arrow(path)
-    batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-    columns = [_column(batches, each) for each in ("number", "questions", "prompt_key", "text_key")]
-    return StoredSource(name, cfg, located, key, path, meta, *columns)
+    return StoredSource.of(name, cfg, located, key, folder / "rows.arrow", meta)
+
+
+def _bytes_of(files: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in files)
 
 
 def digest_of(path: Path, owner: str) -> str:
@@ -136,13 +86,37 @@ def digest_of(path: Path, owner: str) -> str:
 
 
 @dataclass(frozen=True)
+class FileBatch:
+    """One file of a source, for a process that reads it."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class DigestJob:
+    owner: str
+
+    def start(self) -> Work:
+        def work(batch: FileBatch) -> str:
+            return digest_of(batch.path, self.owner)
+
+        return work
+
+
+def _digests(name: str, files: Sequence[Path], engine: DataEngine) -> list[str]:
+    is_large = engine is DataEngine.ray and _bytes_of(files) >= MANY_BYTES
+    workers = Workers.ray if is_large else Workers.none
+    return list(run_batches(DigestJob(name), map(FileBatch, files), workers))
+
+
+@dataclass(frozen=True)
 class CheckJob:
     """What the rules for single rows say of each row, and the keys that it is known by."""
 
     clean: CleanConfig
 
-    def start(self) -> Work:
-        def work(batch: list[tuple[int, bytes]]) -> list[tuple[Fault | None, StoredRow]]:
+    def start(self) -> Callable[[list[tuple[int, bytes]]], list[Checked]]:
+        def work(batch: list[tuple[int, bytes]]) -> list[Checked]:
             examples = [Example(str(number), turns_of(stored)) for number, stored in batch]
             faults = faults_of(examples, self.clean)
             keys = [(bytes.fromhex(each.prompt_key), text_key(each)) for each in examples]
@@ -156,16 +130,80 @@ class CheckJob:
         return work
 
 
-def _checked(
-    reader: SourceReader, clean: CleanConfig, dropped: dict[str, Dropped], advance: Advance
-) -> Iterator[StoredRow]:
-    """The rows of a source that its faults leave."""
+@dataclass(frozen=True)
+class ReadJob:
+    """Reads a file and checks its rows, all where the work is done.
+
+    Gives batches of rows, numbered in the file, each with the format; then the summary of the
+    file and the digest of what was read.
+    """
+
+    files: FileReader
+    clean: CleanConfig
+
+    def start(self) -> Work:
+        check = CheckJob(self.clean).start()
+
+        def work(
+            batch: FileBatch,
+        ) -> Iterator[tuple[DataFormat | None, list[Checked]] | tuple[FileSummary, str]]:
+            summary = FileSummary()
+            rows = self.files.read(batch.path, summary)
+            numbered = ((number, stored_turns(turns)) for number, turns in rows)
+            for some in batched(numbered, CHECKED):
+                yield summary.format, check(some)
+            yield summary, digest_of(batch.path, self.files.name)
+
+        return work
+
+
+def _read_here(
+    reader: SourceReader, clean: CleanConfig, digests: list[str], advance: Advance, workers: Workers
+) -> Iterator[Checked]:
+    """The rows of a source, read in this process and checked by `workers`."""
     numbered = (
         (int(each.id.rpartition(":")[2]), stored_turns(each.turns)) for each in iter(reader)
     )
-    is_large = sum(path.stat().st_size for path in reader.located.files) >= LARGE_BYTES
-    results = run_counted(CheckJob(clean), batched(numbered, CHECKED), is_large, advance)
-    for fault, row in itertools.chain.from_iterable(results):
+    results = run_counted(CheckJob(clean), batched(numbered, CHECKED), workers, advance)
+    yield from itertools.chain.from_iterable(results)
+    if [digest_of(path, reader.name) for path in reader.located.files] != digests:
+        raise _changed(reader)
+
+
+def _read_on_ray(
+    reader: SourceReader, clean: CleanConfig, digests: list[str], advance: Advance
+) -> Iterator[Checked]:
+    """The rows of a source, each file read and checked where Ray has room."""
+    files = iter(zip(reader.located.files, digests, strict=True))
+    path, digest = next(files)
+    batches = map(FileBatch, reader.located.files)
+    for what, rows in run_batches(ReadJob(reader.files, clean), batches, Workers.ray):
+        if isinstance(what, FileSummary):
+            reader.join(what, path)
+            advance(reader.rows_read)
+            if rows != digest:
+                raise _changed(reader)
+            path, digest = next(files, (path, digest))
+            continue
+        reader.take_format(what, path)
+        for fault, (number, *others) in rows:
+            yield fault, (reader.rows_read + number, *others)
+        advance(reader.rows_read + rows[-1][1][0] + 1)
+    reader.finish()
+
+
+def _changed(reader: SourceReader) -> DataError:
+    return DataError(f"source {reader.name}: {reader.located.described} changed while it was read")
+
+
+def _without_faults(
+    checked: Iterable[Checked],
+    reader: SourceReader,
+    clean: CleanConfig,
+    dropped: dict[str, Dropped],
+) -> Iterator[StoredRow]:
+    """The rows of a source that its faults leave; what they drop is counted in `dropped`."""
+    for fault, row in checked:
         action = OnFault.keep if fault is None else getattr(clean, fault.rule)
         if fault is not None:
             name = f"{reader.name}:{row[0]}"
@@ -184,22 +222,3 @@ def batched(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
     left = iter(values)
     while batch := list(itertools.islice(left, size)):
         yield batch
-
-
-def _record_batch(rows: list[StoredRow]) -> pa.RecordBatch:
-    columns = zip(*rows, strict=True)
-    arrays = [pa.array(c, SCHEMA.field(i).type) for i, c in enumerate(columns)]
-    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
-
-
-def _column(batches: list[pa.RecordBatch], name: str) -> Ints:
-    kind = SCHEMA.field(name).type
-    if not pa.types.is_fixed_size_binary(kind):
-        parts = [batch.column(name).to_numpy() for batch in batches]
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
-    size = kind.byte_width
-    raw = b"".join(
-        bytes(column.buffers()[1])[column.offset * size : (column.offset + len(column)) * size]
-        for column in (batch.column(name) for batch in batches)
-    )
-    return np.frombuffer(raw, f"V{size}")

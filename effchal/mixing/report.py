@@ -119,7 +119,7 @@ def report(
     }
     decides = [sha256, mix.by.value, mix.weights, mix.seed]
     plain = to_plain(cfg)
-    del plain["data_mix"]["sources"]
+    del plain["data_mix"]["sources"], plain["data_mix"]["engine"]  # which decides nothing
     keys = ("model.name", "model.revision", "model.max_seq_len", "train.loss_on")
     return MixReport(
         sha256=hashlib.sha256(json.dumps(decides).encode()).hexdigest(),

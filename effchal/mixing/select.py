@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,16 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from effchal.config import CleanConfig, DataMixConfig
-from effchal.config.choices import OnFault
+from effchal.config.choices import DataEngine, OnFault
 from effchal.mixing.decontaminate import Decontaminator
 from effchal.mixing.dropped import Dropped
 from effchal.mixing.encode import turns_of
 from effchal.mixing.example import Example
 from effchal.mixing.near_duplicates import answer_length, near_duplicates, shared_text, signatures
-from effchal.mixing.parallel import Work, run_counted
-from effchal.mixing.read import StoredSource, batched, read_source
+from effchal.mixing.parallel import Work, run_counted, workers_for
+from effchal.mixing.read import read_source
 from effchal.mixing.readers import DataError
 from effchal.mixing.store import cached, key_of
+from effchal.mixing.stored_source import StoredSource
 from effchal.tracking.terminal import progress
 
 Ints = npt.NDArray[Any]
@@ -76,7 +77,8 @@ def select(cfg: DataMixConfig, scenarios: Path | None = None) -> Selection:
     """
     if not cfg.sources:
         raise DataError("data_mix.sources is empty; choose a data_mix, e.g. data_mix=quickstart")
-    stored = [read_source(name, source, cfg.clean) for name, source in cfg.sources.items()]
+    engine = cfg.engine
+    stored = [read_source(name, each, cfg.clean, engine) for name, each in cfg.sources.items()]
     chosen = [SelectedSource.of(source, cfg.clean) for source in stored]
     clean, kept = cfg.clean, [each.kept for each in chosen]
     if clean.duplicates is not OnFault.keep:
@@ -84,14 +86,15 @@ def select(cfg: DataMixConfig, scenarios: Path | None = None) -> Selection:
     for each in chosen:
         _sample(each.source, each.kept, cfg.seed)
     if clean.near_duplicates is not OnFault.keep:
-        found = _near_duplicates(stored, kept, clean.near_threshold)
+        found = _near_duplicates(stored, kept, clean.near_threshold, engine)
         _apply("near_duplicates", clean.near_duplicates, found, chosen)
     selection = Selection(chosen)
     if cfg.decontaminate.action is not OnFault.keep:
         decontaminator = Decontaminator.of(cfg.decontaminate, scenarios)
         selection.checked = dict(decontaminator.checked)
         selection.not_checked = decontaminator.not_checked
-        found = _contaminated(stored, kept, decontaminator) if decontaminator.checked else {}
+        asked = bool(decontaminator.checked)
+        found = _contaminated(stored, kept, decontaminator, engine) if asked else {}
         _apply("decontaminate", cfg.decontaminate.action, found, chosen)
     _split(cfg, chosen)
     return selection
@@ -116,16 +119,10 @@ def _duplicates(stored: list[StoredSource]) -> dict[Place, str]:
     """Every row but the first with the same turns, over all sources."""
     keys = np.concatenate([source.text_keys for source in stored])
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
-    starts = np.cumsum([0, *(len(source) for source in stored)])
-
-    def place(i: int) -> Place:
-        number = int(np.searchsorted(starts, i, "right")) - 1
-        return number, int(i - starts[number])
-
-    found = {}
+    places, found = Places([np.ones(len(source), bool) for source in stored]), {}
     for i in np.flatnonzero(first[group] != np.arange(len(keys))):
-        number, index = place(int(first[group[i]]))
-        found[place(int(i))] = f"the same as {stored[number].id_of(index)}"
+        number, index = places[int(first[group[i]])]
+        found[places[int(i)]] = f"the same as {stored[number].id_of(index)}"
     return found
 
 
@@ -141,12 +138,12 @@ def _sample(source: StoredSource, mask: Ints, seed: int) -> None:
 
 
 def _near_duplicates(
-    stored: list[StoredSource], kept: list[Ints], threshold: float
+    stored: list[StoredSource], kept: list[Ints], threshold: float, engine: DataEngine
 ) -> dict[Place, str]:
-    places = _places(kept)
+    places = Places(kept)
 
     def build(_: Path) -> dict[str, Any]:
-        parts = list(_over_rows(NEAR, SignatureJob(threshold), stored, kept))
+        parts = list(_over_rows(NEAR, SignatureJob(threshold), stored, kept, engine))
         signed = np.concatenate([part[0] for part in parts])
         lengths = np.concatenate([part[1] for part in parts])
 
@@ -166,12 +163,12 @@ def _near_duplicates(
 
 
 def _contaminated(
-    stored: list[StoredSource], kept: list[Ints], decontaminator: Decontaminator
+    stored: list[StoredSource], kept: list[Ints], decontaminator: Decontaminator, engine: DataEngine
 ) -> dict[Place, str]:
-    places = _places(kept)
+    places = Places(kept)
 
     def build(_: Path) -> dict[str, Any]:
-        found = _over_rows(QUESTIONS, MatchJob(decontaminator), stored, kept)
+        found = _over_rows(QUESTIONS, MatchJob(decontaminator), stored, kept, engine)
         details = enumerate(itertools.chain.from_iterable(found))
         return {"found": [[i, detail] for i, detail in details if detail]}
 
@@ -180,24 +177,34 @@ def _contaminated(
     return {places[i]: detail for i, detail in found}
 
 
-def _places(kept: list[Ints]) -> list[Place]:
-    return [(n, int(i)) for n, mask in enumerate(kept) for i in np.flatnonzero(mask)]
+class Places:
+    """Where each kept row stands, by its number among all of them."""
+
+    def __init__(self, kept: list[Ints]) -> None:
+        self._indices = [np.flatnonzero(mask) for mask in kept]
+        self._starts = np.cumsum([0, *map(len, self._indices)])
+
+    def __getitem__(self, number: int) -> Place:
+        source = int(np.searchsorted(self._starts, number, "right")) - 1
+        return source, int(self._indices[source][number - self._starts[source]])
 
 
 def _digest(kept: list[Ints]) -> str:
     return hashlib.sha256(b"".join(np.packbits(mask).tobytes() for mask in kept)).hexdigest()
 
 
-def _over_rows(what: str, job: Any, stored: list[StoredSource], kept: list[Ints]) -> Iterator[Any]:
+def _over_rows(
+    what: str, job: Any, stored: list[StoredSource], kept: list[Ints], engine: DataEngine
+) -> Iterator[Any]:
     """The results of a job over all kept rows, batch by batch. `what` tells a person of it."""
     batches = (
         batch
         for source, mask in zip(stored, kept, strict=True)
-        for batch in batched(source.stored(np.flatnonzero(mask).tolist()), BATCH)
+        for batch in source.batches(np.flatnonzero(mask), BATCH)
     )
     total = sum(int(mask.sum()) for mask in kept)
     with progress(what, total, "rows") as advance:
-        yield from run_counted(job, batches, total >= LARGE, advance)
+        yield from run_counted(job, batches, workers_for(engine, total >= LARGE), advance)
 
 
 @dataclass(frozen=True)
@@ -207,7 +214,7 @@ class SignatureJob:
     threshold: float
 
     def start(self) -> Work:
-        def work(batch: Sequence[bytes]) -> tuple[Ints, Ints]:
+        def work(batch: Iterable[bytes]) -> tuple[Ints, Ints]:
             examples = [Example("", turns_of(stored)) for stored in batch]
             lengths = np.array([answer_length(example) for example in examples])
             texts = [shared_text(example) for example in examples]
@@ -223,7 +230,7 @@ class MatchJob:
     decontaminator: Decontaminator
 
     def start(self) -> Work:
-        def work(batch: Sequence[bytes]) -> list[str | None]:
+        def work(batch: Iterable[bytes]) -> list[str | None]:
             matches = self.decontaminator.matches([Example("", turns_of(row)) for row in batch])
             return [match.detail if match else None for match in matches]
 

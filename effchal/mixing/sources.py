@@ -1,6 +1,7 @@
 """The examples of one source, one after another: its rows, filtered, checked, and as turns."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from effchal.config import DataSourceConfig
@@ -10,7 +11,65 @@ from effchal.mixing.example import Example
 from effchal.mixing.formats import format_of_rows, renamed, turns_of
 from effchal.mixing.locate import Located, locate
 from effchal.mixing.readers import DataError, read_rows
-from effchal.mixing.where import compile_where
+from effchal.mixing.where import Seen, compile_where
+from effchal.prompts import Turn
+
+
+@dataclass
+class FileSummary:
+    """What is known of a file, beside its examples, once all of them are read."""
+
+    format: DataFormat | None = None  # None: no row so far
+    rows_read: int = 0
+    rows_kept: int = 0  # by `where`
+    roles: set[str] = field(default_factory=set)
+    empty: Dropped = field(default_factory=Dropped)
+    seen: Seen = field(default_factory=Seen)  # by `where`
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Reads files of a source, each by itself. It can be pickled."""
+
+    name: str  # of the source
+    cfg: DataSourceConfig
+    drop_empty: bool  # leave out rows with a turn without text, which else are an error
+
+    @property
+    def key(self) -> str:
+        return f"data_mix.sources.{self.name}"
+
+    def read(self, path: Path, summary: FileSummary) -> Iterator[tuple[int, tuple[Turn, ...]]]:
+        """The examples that `where` keeps, each with the number of its row in the file, from 0.
+
+        Args:
+            summary: filled in on the way.
+
+        Raises:
+            DataError: a file or a row that cannot be used.
+        """
+        where = compile_where(self.cfg.where, f"{self.key}.where")
+        summary.seen = where.seen
+        named = (renamed(row, self.cfg.columns) for row in read_rows(path))
+        found, rows = format_of_rows(named, self.cfg.format, self.cfg.columns, self.key)
+        if found is None:  # no row
+            return
+        summary.format = found
+        for row in rows:
+            number = summary.rows_read
+            summary.rows_read += 1
+            if not where.keeps(row):
+                continue
+            summary.rows_kept += 1
+            try:
+                turns = tuple(turns_of(row, found, self.key))
+            except DataError as error:
+                if not (self.drop_empty and error.is_empty_text):
+                    raise
+                summary.empty.add_unread(f"{self.name}:{number}", str(error))
+                continue
+            summary.roles.update(turn.role for turn in turns)
+            yield number, turns
 
 
 class SourceReader:
@@ -24,13 +83,14 @@ class SourceReader:
         self, name: str, cfg: DataSourceConfig, located: Located, drop_empty: bool = False
     ) -> None:
         """`drop_empty` leaves out rows with a turn without text, which else are an error."""
-        self.name, self.cfg, self.located, self._drop_empty = name, cfg, located, drop_empty
-        self.key = f"data_mix.sources.{name}"
-        self.where = compile_where(cfg.where, f"{self.key}.where")
+        self.name, self.cfg, self.located = name, cfg, located
+        self.files = FileReader(name, cfg, drop_empty)
         self._start()
 
     def _start(self) -> None:
         self.format = self.cfg.format  # `auto` until the first row is read
+        self.where = compile_where(self.cfg.where, f"{self.files.key}.where")
+        self._first: Path | None = None  # the first file that has rows
         self.roles: set[str] = set()
         self.rows_read = 0
         self.rows_kept = 0  # by `where`
@@ -44,38 +104,44 @@ class SourceReader:
                 source without examples.
         """
         self._start()
-        formats: dict[DataFormat, Path] = {}
         for path in self.located.files:
-            named = (renamed(row, self.cfg.columns) for row in read_rows(path))
-            found, rows = format_of_rows(named, self.cfg.format, self.cfg.columns, self.key)
-            if found is None:  # no row
-                continue
-            formats.setdefault(found, path)
-            if len(formats) > 1:
-                (one, first), (other, then) = formats.items()
-                raise DataError(
-                    f"source {self.name}: {first} is {one.value} and {then} is {other.value}; "
-                    "one source has one format"
-                )
-            self.format = found
-            for row in rows:
-                number = self.rows_read
-                self.rows_read += 1
-                if not self.where.keeps(row):
-                    continue
-                self.rows_kept += 1
-                try:
-                    turns = tuple(turns_of(row, found, self.key))
-                except DataError as error:
-                    if not (self._drop_empty and error.is_empty_text):
-                        raise
-                    self.empty.add_unread(f"{self.name}:{number}", str(error))
-                    continue
-                self.roles.update(turn.role for turn in turns)
-                yield Example(f"{self.name}:{number}", turns)
-        self._finish()
+            summary = FileSummary()
+            for number, turns in self.files.read(path, summary):
+                self.take_format(summary.format, path)
+                yield Example(f"{self.name}:{self.rows_read + number}", turns)
+            self.join(summary, path)
+        self.finish()
 
-    def _finish(self) -> None:
+    def take_format(self, found: DataFormat | None, path: Path) -> None:
+        """Take the format of a file that is not joined yet; None of one without rows.
+
+        Raises:
+            DataError: an earlier file has another one.
+        """
+        if found is None or (found is self.format and self._first is not None):
+            return
+        if self._first is not None:
+            raise DataError(
+                f"source {self.name}: {self._first} is {self.format.value} and {path} is "
+                f"{found.value}; one source has one format"
+            )
+        self.format, self._first = found, path
+
+    def join(self, summary: FileSummary, path: Path) -> None:
+        """Add what is known of a file once it is read; the files come in their order.
+
+        Raises:
+            DataError: as take_format.
+        """
+        self.take_format(summary.format, path)
+        self.empty.join(summary.empty.shifted(self.rows_read))
+        self.rows_read += summary.rows_read
+        self.rows_kept += summary.rows_kept
+        self.roles |= summary.roles
+        self.where.seen.join(summary.seen)
+
+    def finish(self) -> None:
+        """Raise DataError if no file had an example."""
         if not self.rows_kept:
             found = self.where.found()
             reason = f"no example that passes `where`: {found}" if found else "no example"

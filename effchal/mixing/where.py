@@ -16,12 +16,38 @@ Test = Callable[[Any], bool]  # TypeError: of a value that it cannot judge
 
 
 @dataclass
+class Seen:
+    """What rows had in the columns of the conditions, for messages."""
+
+    unseen: dict[str, list[Any]] = field(default_factory=dict)  # listed values that no row had
+    first: dict[str, dict[str, None]] = field(default_factory=dict)  # the first values, in order
+
+    def add(self, column: str, value: Any) -> None:
+        first = self.first.setdefault(column, {})
+        if len(first) < SHOWN_VALUES:
+            first[str(value)[:50]] = None
+        if unseen := self.unseen.get(column):
+            found = spellings(value)
+            self.unseen[column] = [each for each in unseen if found.isdisjoint(spellings(each))]
+
+    def join(self, later: "Seen") -> None:
+        """Add what later rows had."""
+        for column, values in later.first.items():
+            first = self.first.setdefault(column, {})
+            for value in values:
+                if len(first) < SHOWN_VALUES:
+                    first[value] = None
+        for column, left in self.unseen.items():
+            both = set(map(repr, later.unseen[column]))  # repr, for 1 is True
+            self.unseen[column] = [each for each in left if repr(each) in both]
+
+
+@dataclass
 class Where:
     """The conditions of one source, by column; a row is kept if all of them hold."""
 
     tests: dict[str, Test]
-    unseen: dict[str, list[Any]]  # by column, the listed values that no row had so far
-    seen: dict[str, dict[str, None]] = field(default_factory=dict)  # the first values, in order
+    seen: Seen
 
     def keeps(self, row: Row) -> bool:
         """Whether all conditions hold.
@@ -32,12 +58,7 @@ class Where:
         kept = True
         for column, test in self.tests.items():
             value = value_at(row, column, "which `where` filters by")
-            seen = self.seen.setdefault(column, {})
-            if len(seen) < SHOWN_VALUES:
-                seen[str(value)[:50]] = None
-            if unseen := self.unseen.get(column):
-                found = spellings(value)
-                self.unseen[column] = [each for each in unseen if found.isdisjoint(spellings(each))]
+            self.seen.add(column, value)
             try:
                 kept &= test(value)
             except TypeError as error:
@@ -46,13 +67,14 @@ class Where:
 
     def found(self) -> str:
         """What the columns hold, for the message of a filter that keeps nothing."""
-        return "; ".join(f"{name} has {', '.join(values)}" for name, values in self.seen.items())
+        first = self.seen.first.items()
+        return "; ".join(f"{name} has {', '.join(values)}" for name, values in first)
 
     def absent(self) -> list[str]:
         """A line for each column with listed values that no row has."""
         return [
             f"no row where {column} is {', '.join(map(str, values))}"
-            for column, values in self.unseen.items()
+            for column, values in self.seen.unseen.items()
             if values
         ]
 
@@ -90,7 +112,7 @@ def compile_where(where: dict[str, Any], key: str) -> Where:
         for column, listed in where.items()
         if not isinstance(listed, dict)
     }
-    return Where(tests, unseen)
+    return Where(tests, Seen(unseen))
 
 
 def _test(condition: Any, key: str) -> Test:

@@ -3,31 +3,29 @@
 All nodes see the sweep's folder under one path. A job goes on from its last checkpoint.
 """
 
-import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import filter_overrides
 from omegaconf import DictConfig
 
+from effchal.ray_cluster import connect, environment
 from effchal.sweeping.job import run_job
 from effchal.sweeping.processes import POLL_S, number_in, tell_end
 from effchal.tracking.manifest import NODE, Manifest
 from effchal.training.signals import StopSignals
 
-KEPT = ("PYTHONPATH", "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "XDG_CACHE_HOME")
 log = logging.getLogger("effchal.sweep")
 
 
 def places(options: dict[str, Any]) -> int:
     """How many jobs the cluster runs at a time."""
-    with cluster(options) as ray:
-        total = ray.cluster_resources()
-        needed = resources(ray, options)
+    ray = cluster(options)
+    total, needed = ray.cluster_resources(), resources(ray, options)
     fits = [int(total.get(name.upper()[4:], 0) / each) for name, each in needed.items() if each]
     return max(1, min(fits, default=1))
 
@@ -40,20 +38,12 @@ def resources(ray: Any, options: dict[str, Any]) -> dict[str, float]:
     return {"num_cpus": options.get("num_cpus", 1), "num_gpus": gpus}
 
 
-@contextlib.contextmanager
-def cluster(options: dict[str, Any]) -> Iterator[Any]:
-    """Ray, connected to the cluster at `address`, or to one that it starts here."""
+def cluster(options: dict[str, Any]) -> Any:
+    """Ray, connected to the cluster at `address`, or as connect chooses one."""
+    connect(options.get("address"))
     import ray
 
-    if not ray.is_initialized():
-        ray.init(
-            address=options.get("address"),
-            log_to_driver=False,
-            logging_level="ERROR",
-            configure_logging=False,
-            include_dashboard=False if options.get("address") is None else None,
-        )
-    yield ray
+    return ray
 
 
 def launch(
@@ -65,13 +55,13 @@ def launch(
         SystemExit: 128 + a signal; jobs that ran have saved and ended.
     """
     manifest = Manifest.load(Path(config.hydra.sweep.dir).absolute())
-    environment = {name: os.environ[name] for name in KEPT if name in os.environ}
-    with cluster(options) as ray, StopSignals() as signals:
+    ray = cluster(options)
+    with StopSignals() as signals:
         task = ray.remote(
             **resources(ray, options),
             max_retries=options.get("max_retries", 3),
             max_calls=1,
-            runtime_env={"env_vars": environment},
+            runtime_env={"env_vars": environment()},
         )(run_there)
         pending = {}
         for words in job_overrides:

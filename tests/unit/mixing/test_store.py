@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 
+import numpy as np
 import pytest
 from support.jobs import Faulty, Killed
 from support.paths import ROOT
@@ -16,7 +17,7 @@ from effchal.mixing import read, store
 from effchal.mixing.encode import EncodeJob
 from effchal.mixing.encoded_source import encode_source
 from effchal.mixing.locate import locate
-from effchal.mixing.parallel import run_batches
+from effchal.mixing.parallel import Workers, run_batches
 from effchal.mixing.read import read_source
 from effchal.mixing.readers import DataError
 from effchal.mixing.select import SelectedSource
@@ -153,8 +154,10 @@ def test_workers_give_what_one_process_gives(tmp_path):
         "s", write(tmp_path / "a.jsonl", [f"text {i}" for i in range(40)]), CleanConfig()
     )
     job = EncodeJob(TINY, PromptConfig(user="{content}"), 64)
-    batches = [list(source.stored(range(start, start + 10))) for start in range(0, 40, 10)]
-    alone, together = (list(run_batches(job, batches, apart)) for apart in (False, True))
+    batches = list(source.batches(np.arange(40), 10))
+    alone, together = (
+        list(run_batches(job, batches, who)) for who in (Workers.none, Workers.cores)
+    )
     for one, other in zip(alone, together, strict=True):
         assert [ids.tolist() for ids in one.ids] == [ids.tolist() for ids in other.ids]
         assert (one.rows, one.lengths) == (other.rows, other.lengths)
@@ -164,14 +167,14 @@ def test_workers_give_what_one_process_gives(tmp_path):
 def test_a_worker_that_dies_is_told(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
     with pytest.raises(ConfigError, match=r"ended with code -9; was it killed for memory"):
-        list(run_batches(Killed(), [1, 2, 3], True))
+        list(run_batches(Killed(), [1, 2, 3], Workers.cores))
 
 
 @pytest.mark.integration
 def test_an_error_of_a_worker_comes_out(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
     with pytest.raises(ZeroDivisionError):
-        list(run_batches(Faulty(), [1], True))
+        list(run_batches(Faulty(), [1], Workers.cores))
 
 
 def test_ids_are_kept_by_tokenizer_template_and_rows(tmp_path):

@@ -1,0 +1,132 @@
+"""One source in the cache, and batches of its rows that a process reads for itself."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from effchal.config import DataSourceConfig
+from effchal.mixing.encode import ROWS, turns_of
+from effchal.mixing.example import Example
+from effchal.mixing.locate import Located
+from effchal.mixing.store import open_arrow
+
+Ints = npt.NDArray[Any]
+StoredRow = tuple[int, int, bytes, bytes, bytes]  # as SCHEMA has them
+SCHEMA = pa.schema(
+    {
+        "number": pa.int64(),  # of the row in the source, from 0
+        "questions": pa.int32(),
+        "prompt_key": pa.binary(32),
+        "text_key": pa.binary(16),
+        "turns": pa.binary(),
+    }
+)
+
+
+@dataclass
+class StoredSource:
+    """One source in the cache, after `where` and the rules for single rows."""
+
+    name: str
+    cfg: DataSourceConfig
+    located: Located
+    key: str  # of its content
+    path: Path
+    meta: dict[str, Any]  # rows_read, rows_kept, format, dropped by rule
+    numbers: Ints  # (n,)
+    questions: Ints  # (n,)
+    prompt_keys: Ints  # (n,) bytes
+    text_keys: Ints  # (n,) bytes
+
+    @classmethod
+    def of(
+        cls, name: str, cfg: DataSourceConfig, located: Located, key: str, path: Path, meta: Any
+    ) -> "StoredSource":
+        """Read all columns but the turns."""
+        reader = open_arrow(path)
+        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        names = ("number", "questions", "prompt_key", "text_key")
+        columns = [_column(batches, each) for each in names]
+        return cls(name, cfg, located, key, path, meta, *columns)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def id_of(self, index: int) -> str:
+        return f"{self.name}:{self.numbers[index]}"
+
+    def example(self, index: int) -> Example:
+        number, place = divmod(int(index), ROWS)
+        stored = self._mapped.get_batch(number).column("turns")[place].as_py()
+        return Example(self.id_of(index), turns_of(stored))
+
+    @cached_property
+    def _mapped(self) -> pa.ipc.RecordBatchFileReader:
+        return open_arrow(self.path)
+
+    def batches(self, indices: Ints, size: int) -> Iterator["RowBatch"]:
+        """Some rows, in rising order; the last batch may be smaller."""
+        for start in range(0, len(indices), size):
+            yield RowBatch.of(self.path, indices[start : start + size])
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Turns of some rows, in rising order, as the cache keeps them. Its pickle is small."""
+
+    path: Path
+    first: int
+    used: bytes  # a bit for each row from the first one to the last one
+    count: int
+
+    @classmethod
+    def of(cls, path: Path, indices: Ints) -> "RowBatch":
+        first = int(indices[0])
+        used = np.zeros(int(indices[-1]) - first + 1, bool)
+        used[indices - first] = True
+        return cls(path, first, np.packbits(used).tobytes(), len(indices))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[bytes]:
+        status = self.path.stat()
+        reader = _opened(self.path, (status.st_ino, status.st_mtime_ns, status.st_size))
+        used = np.unpackbits(np.frombuffer(self.used, np.uint8))
+        number, turns = -1, pa.array([])
+        for index in (np.flatnonzero(used) + self.first).tolist():
+            wanted, place = divmod(index, ROWS)
+            if wanted != number:
+                number, turns = wanted, reader.get_batch(wanted).column("turns")
+            yield turns[place].as_py()
+
+
+@lru_cache(maxsize=2)  # opening reads where each batch of the file stands
+def _opened(path: Path, version: tuple[int, int, int]) -> pa.ipc.RecordBatchFileReader:
+    """`version` changes with the file. Not mapped, for it would count as memory."""
+    return pa.ipc.open_file(pa.OSFile(str(path)))
+
+
+def record_batch(rows: list[StoredRow]) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(c, SCHEMA.field(i).type) for i, c in enumerate(columns)]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+
+
+def _column(batches: list[pa.RecordBatch], name: str) -> Ints:
+    kind = SCHEMA.field(name).type
+    if not pa.types.is_fixed_size_binary(kind):
+        parts = [batch.column(name).to_numpy() for batch in batches]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+    size = kind.byte_width
+    raw = b"".join(
+        bytes(column.buffers()[1])[column.offset * size : (column.offset + len(column)) * size]
+        for column in (batch.column(name) for batch in batches)
+    )
+    return np.frombuffer(raw, f"V{size}")
