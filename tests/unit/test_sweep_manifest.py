@@ -1,14 +1,14 @@
 """The manifest of a sweep: where each job stands, and what a second call does with it."""
 
+import contextlib
 import json
 import types
 
 import pytest
 
 from effchal.config import ConfigError
-from effchal.sweeping import processes
+from effchal.sweeping import on_ray, processes
 from effchal.sweeping.halving import SweepClock, rung_sizes
-from effchal.sweeping.on_ray import resources
 from effchal.sweeping.processes import ProcessLauncher, visible_gpus
 from effchal.tracking.manifest import Failure, Manifest, State, own_overrides, recorded_try
 
@@ -132,13 +132,16 @@ def test_a_job_sees_as_many_gpus_as_it_asks_for(manifest, monkeypatch, gpus, at_
 
 
 @pytest.mark.parametrize(("gpus", "on_node", "taken"), [(1, 0, 0), (1, 8, 1), (4, 8, 4)])
-def test_a_task_of_ray_takes_the_gpus_of_its_job(gpus, on_node, taken):
+def test_a_task_of_ray_takes_the_gpus_of_its_job(monkeypatch, gpus, on_node, taken):
     nodes = [{"Alive": True, "Resources": {"GPU": on_node}}, {"Alive": True, "Resources": {}}]
     ray = types.SimpleNamespace(nodes=lambda: nodes)
     config = types.SimpleNamespace(train=types.SimpleNamespace(gpus=gpus))
-    assert resources(ray, config, {})["num_gpus"] == taken
-    assert resources(ray, config, {"num_gpus": 0.5})["num_gpus"] == 0.5
+    assert on_ray.resources(ray, config, {})["num_gpus"] == taken
+    assert on_ray.resources(ray, config, {"num_gpus": 0.5})["num_gpus"] == 0.5
+    ray.cluster_resources = lambda: {"CPU": 16.0, "GPU": 2.0 * on_node}
+    monkeypatch.setattr(on_ray, "cluster", lambda options: contextlib.nullcontext(ray))
+    assert on_ray.places(config, {}) == (2 * on_node // gpus if on_node else 16)
     config.train.gpus = 9
     if on_node:
         with pytest.raises(ConfigError, match=r"train.gpus=9, but no node .* more than 8"):
-            resources(ray, config, {})
+            on_ray.resources(ray, config, {})
