@@ -2,7 +2,8 @@
 
     python scripts/check_ranks.py
 
-builtin:tiny trains in float32 on the CPU with 1, 2 and 4 processes, by data parallel and by FSDP2.
+builtin:tiny trains in float32 on the CPU with 1, 2 and 4 processes, by data parallel and by FSDP2,
+and by FSDP2 with NF4 weights, which are compared with NF4 weights in one process.
 Then one of two processes is killed, and other numbers of processes go on. torchrun starts a run
 again after one of its processes was killed. Prints a table of the largest differences from the run
 of one process; the exit status is 1 if one is above 1e-5, or a run did not end as it should.
@@ -101,6 +102,13 @@ def main():
                 folder = Path(top, f"{parallel}_{size}")
                 start([*TRAIN, f"train.gpus={size}", f"train.parallel={parallel}"], folder).wait()
                 good.append(show(f"{size}, {parallel}", folder, wanted))
+        four_bit = "model.quantization=nf4"
+        start([*TRAIN, four_bit], Path(top, "nf4")).wait()
+        for size in (2, 4):
+            folder = Path(top, f"nf4_{size}")
+            words = [four_bit, f"train.gpus={size}", "train.parallel=fsdp"]
+            start([*TRAIN, *words], folder).wait()
+            good.append(show(f"{size}, fsdp, NF4", folder, numbers(Path(top, "nf4"))))
         for rank, size, parallel in ((1, 3, "fsdp"), (1, 1, "data"), (0, 3, "data")):
             good.append(killed(top, rank, size, parallel, wanted))
         folder = Path(top, "elastic")

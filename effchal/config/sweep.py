@@ -20,8 +20,8 @@ class SweepConfig:
     hours: float | None = None
     # Successive halving: one of so many trainings goes on after each rung, by validation loss.
     reduction_factor: int = 3
-    # Trainings at a time. null = one for each visible GPU, and one where there is none; as many as
-    # the launcher has places for with hydra/launcher=ray or submitit_slurm.
+    # Trainings at a time. null = as many as the visible GPUs suffice for, and one without any; as
+    # many as the launcher has places for with hydra/launcher=ray or submitit_slurm.
     at_once: int | None = None
 
     def __post_init__(self) -> None:

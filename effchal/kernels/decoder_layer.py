@@ -54,10 +54,8 @@ class FusedLayer:
     ) -> None:
         """scratch: shared by all layers, for weights that are unpacked."""
         self.keep, self.parts, self.attention = keep, parts, parts.attention
-        self.qkv, self.gate_up = (
-            FusedLinear(parts.qkv, scratch),
-            FusedLinear(parts.gate_up, scratch),
-        )
+        self.qkv = FusedLinear(parts.qkv, scratch)
+        self.gate_up = FusedLinear(parts.gate_up, scratch)
         self.out, self.down = FusedLinear([parts.out], scratch), FusedLinear([parts.down], scratch)
         self.linears = (self.qkv, self.out, self.gate_up, self.down)
 
@@ -86,10 +84,13 @@ class FusedLayer:
             angles.flatten(0, 1)[:, None, :half] for angles in position_embeddings
         )  # (T, 1, half)
         if torch.is_grad_enabled():
-            y = LayerFunction.apply(self, options, x, cos, sin, *self.parameters())
+            y = self.differentiable(options, x, cos, sin, *self.parameters())
         else:
             y = self.output(self.activations(x, cos, sin, options, False, self.draw_seed(x)))
         return y.view_as(hidden_states)
+
+    def differentiable(self, *inputs: Any) -> Tensor:
+        return LayerFunction.apply(self, *inputs)
 
     def activations(
         self,

@@ -98,13 +98,18 @@ def unpack(linear: Any, out: Tensor) -> None:
         return linear.unpack_into(out)
     from bitsandbytes.functional import dequantize_4bit
 
-    packed, state = linear.weight.data, linear.weight.quant_state
+    packed, state = linear.weight.data, four_bit_state(linear)
     if getattr(state, "packing_format_for_cpu", False):
         raise RuntimeError("a 4-bit weight ran in evaluation mode on this CPU; load it again")
     if out.is_cuda and state.dtype == out.dtype:
         dequantize_4bit(packed, state, out=out)
     else:
         out.copy_(dequantize_4bit(packed, state))
+
+
+def four_bit_state(linear: Any) -> Any:
+    """bitsandbytes' state of a 4-bit layer; FSDP2 puts plain weights in place of its own."""
+    return getattr(linear.weight, "quant_state", None) or linear.quant_state
 
 
 def side_by_side(weights: Sequence[Tensor], release: bool = True) -> Tensor:

@@ -118,10 +118,9 @@ class FusedLinear:
         self.dropout = dropout_of(modules)
         self.adapters = adapters_of(modules, [name for _, name in parts])
 
-    def own_weight(self) -> nn.Module:
-        """A module that owns the joined weight, see FloatWeight.own."""
-        assert isinstance(self.weight, FloatWeight)
-        return self.weight.own()
+    def own_weight(self) -> nn.Module | None:
+        """A module that owns the joined weight, see FloatWeight.own; None where none is joined."""
+        return self.weight.own() if isinstance(self.weight, FloatWeight) else None
 
     def parameters(self) -> list[nn.Parameter]:
         """A and B of each adapter, in the order of the gradients that `backward` gives."""

@@ -98,7 +98,7 @@ def less_memory(cfg: Config, plan: Plan, device: torch.device) -> Iterator[Overr
     if plan.memory_fits:
         return
     train, model = cfg.train, cfg.model
-    if train.gpus > 1 and train.parallel is not Parallel.fsdp and model.quantization is None:
+    if train.gpus > 1 and train.parallel is not Parallel.fsdp:
         yield Override("train", "parallel", Parallel.fsdp)
     size = int(train.micro_batch_size)
     while size > 1:

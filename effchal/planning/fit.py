@@ -146,7 +146,7 @@ def choose_parallel(cfg: Config, machine: Machine, data: PreparedData | None) ->
     if cfg.train.parallel is not Parallel.auto:
         return
     cfg.train.parallel = Parallel.data
-    if cfg.train.gpus == 1 or cfg.model.quantization is not None:
+    if cfg.train.gpus == 1:
         return
     size = 1 if cfg.train.micro_batch_size == "auto" else cfg.train.micro_batch_size
     smallest = replace(cfg, train=replace(cfg.train, micro_batch_size=size))

@@ -138,8 +138,10 @@ def packed_linear(linear: nn.Linear, double_quant: bool) -> nn.Module:
         def __init__(self) -> None:
             nn.Module.__init__(self)
             self.in_features, self.out_features = linear.in_features, linear.out_features
-            size = nf4_bytes(linear.weight.numel(), double_quant)
-            weight: Any = nn.Parameter(torch.empty(size, dtype=torch.uint8), requires_grad=False)
+            packed = torch.empty(linear.weight.numel() // 2, 1, dtype=torch.uint8)
+            constants = nf4_bytes(linear.weight.numel(), double_quant) - packed.nbytes
+            self.register_buffer("constants", torch.empty(constants, dtype=torch.uint8))
+            weight: Any = nn.Parameter(packed, requires_grad=False)
             weight.compress_statistics, weight.quant_type = double_quant, "nf4"  # peft reads them
             self.weight = weight
             self.bias, self.compute_dtype = linear.bias, linear.weight.dtype

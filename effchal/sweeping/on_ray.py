@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.utils import filter_overrides
 from omegaconf import DictConfig
 
+from effchal.config import ConfigError
 from effchal.ray_cluster import connect, environment
 from effchal.sweeping.job import run_job
 from effchal.sweeping.processes import POLL_S, number_in, tell_end
@@ -22,19 +23,27 @@ from effchal.training.signals import StopSignals
 log = logging.getLogger("effchal.sweep")
 
 
-def places(options: dict[str, Any]) -> int:
+def places(config: DictConfig, options: dict[str, Any]) -> int:
     """How many jobs the cluster runs at a time."""
     ray = cluster(options)
-    total, needed = ray.cluster_resources(), resources(ray, options)
-    fits = [int(total.get(name.upper()[4:], 0) / each) for name, each in needed.items() if each]
+    total, needed = ray.cluster_resources(), resources(ray, config, options)
+    known = {"num_cpus": "CPU", "num_gpus": "GPU"}
+    fits = [int(total.get(known[name], 0) / each) for name, each in needed.items() if each]
     return max(1, min(fits, default=1))
 
 
-def resources(ray: Any, options: dict[str, Any]) -> dict[str, float]:
-    """What a job takes: one GPU where the cluster has any, unless the config says otherwise."""
+def resources(ray: Any, config: DictConfig, options: dict[str, Any]) -> dict[str, float]:
+    """What a job takes: train.gpus where the cluster has any, unless the config says otherwise.
+
+    Raises:
+        ConfigError: no node has as many, so the job would wait for ever.
+    """
     gpus = options.get("num_gpus")
     if gpus is None:
-        gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+        most = int(max(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]))
+        gpus = config.train.gpus if most else 0
+        if gpus > most:
+            raise ConfigError(f"train.gpus={gpus}, but no node of the cluster has more than {most}")
     return {"num_cpus": options.get("num_cpus", 1), "num_gpus": gpus}
 
 
@@ -58,7 +67,7 @@ def launch(
     ray = cluster(options)
     with StopSignals() as signals:
         task = ray.remote(
-            **resources(ray, options),
+            **resources(ray, config, options),
             max_retries=options.get("max_retries", 3),
             max_calls=1,
             runtime_env={"env_vars": environment()},

@@ -1,4 +1,4 @@
-"""Jobs of a sweep on this machine, several at a time, each in a process and on a GPU of its own."""
+"""Jobs of a sweep on this machine, several at a time, each in a process and on GPUs of its own."""
 
 import contextlib
 import logging
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hydra.core.utils import filter_overrides
 
+from effchal.config import ConfigError
 from effchal.sweeping.job import run_job
 from effchal.tracking.manifest import Manifest
 from effchal.training.signals import StopSignals
@@ -33,14 +34,34 @@ def visible_gpus() -> list[str]:
     return list(map(str, range(len(gpus))))
 
 
-class ProcessLauncher:
-    """Runs jobs as processes, `at_once` at a time; a job that ends frees its GPU for the next."""
+def gpus_in_groups(gpus: list[str], size: int) -> list[list[str]]:
+    """GPUs for jobs that take up to `size` each; one empty group where there is no GPU at all.
 
-    def __init__(self, manifest: Manifest, at_once: int, gpus: list[str]) -> None:
-        self._manifest, self._at_once = manifest, at_once
-        self._places: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    Raises:
+        ConfigError: fewer GPUs than a job takes.
+    """
+    if not gpus:
+        return [[]]
+    if size > len(gpus):
+        raise ConfigError(
+            f"train.gpus={size}, but this sweep sees {len(gpus)} GPUs ({', '.join(gpus)}); "
+            f"take train.gpus={len(gpus)} at most"
+        )
+    return [gpus[first : first + size] for first in range(0, len(gpus) - size + 1, size)]
+
+
+class ProcessLauncher:
+    """Runs jobs as processes, `at_once` at a time; a job that ends frees its GPUs for the next."""
+
+    def __init__(
+        self, manifest: Manifest, at_once: int, gpus: list[str], gpus_each: dict[int, int]
+    ) -> None:
+        """gpus_each: how many GPUs a job takes, by its number; the largest makes the groups."""
+        self._manifest, self._at_once, self._gpus_each = manifest, at_once, gpus_each
+        groups = gpus_in_groups(gpus, max(gpus_each.values()))
+        self._places: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
         for number in range(at_once):
-            self._places.put(gpus[number % len(gpus)] if gpus else None)
+            self._places.put(groups[number % len(groups)])
         self._running: set[subprocess.Popen] = set()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list:
@@ -66,19 +87,21 @@ class ProcessLauncher:
         return []
 
     def _do(self, number: int, overrides: list[str]) -> None:
-        manifest, gpu = self._manifest, self._places.get()
-        where = "" if gpu is None else f" on GPU {gpu}"
+        manifest, place = self._manifest, self._places.get()
+        each = self._gpus_each[number]
+        gpus = ",".join(place[:each])
+        where = f" on GPU {gpus}" if gpus else ""
         log.info("%d begins%s: %s", number, where, manifest.differs(number))
-        environment = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
-        if "OMP_NUM_THREADS" not in os.environ:
-            threads = len(os.sched_getaffinity(0)) // self._at_once
+        environment = {"CUDA_VISIBLE_DEVICES": gpus} if gpus else {}
+        if "OMP_NUM_THREADS" not in os.environ:  # which holds for each process of the job
+            threads = len(os.sched_getaffinity(0)) // (self._at_once * each)
             environment["OMP_NUM_THREADS"] = str(max(1, threads))
         folder, output = manifest.folder_of(number), manifest.log_of(number)
         try:
             with self._counted() as started:
                 code = run_job(manifest.command, overrides, folder, output, environment, started)
         finally:
-            self._places.put(gpu)
+            self._places.put(place)
         tell_end(manifest, number, code)
 
     @contextlib.contextmanager

@@ -15,7 +15,7 @@ from effchal.config import ConfigError
 from effchal.overrides import key_of, quote
 from effchal.runs import run_lock
 from effchal.sweeping.halving import Halving
-from effchal.sweeping.processes import ProcessLauncher, visible_gpus
+from effchal.sweeping.processes import ProcessLauncher, gpus_in_groups, visible_gpus
 from effchal.tracking import manifest as manifests
 from effchal.tracking.ending import as_typed
 from effchal.tracking.manifest import MOST_TRIES, Manifest, State
@@ -95,13 +95,10 @@ class ManagedSweep:
             self.places = at_once or places_of(self.launcher, len(self.numbers))
             self._in_waves = at_once is not None or not has_queue(self.launcher)
         elif (at_once or len(gpus)) > 1:
-            if gpus and any(key_of(word) == "train.gpus" for words in jobs for word in words):
-                raise ConfigError(
-                    "train.gpus in a sweep: jobs that run at once have one GPU each; add "
-                    "sweep.at_once=1, and each job has all of them"
-                )
-            self.places = at_once or len(gpus)
-            self.launcher = ProcessLauncher(found, self.places, gpus)
+            each = {number: self._gpus_of(number) for number in self.numbers}
+            self.places = at_once or len(gpus_in_groups(gpus, max(each.values())))
+            if self.places > 1:
+                self.launcher = ProcessLauncher(found, self.places, gpus, each)
         self.in_process = isinstance(self.launcher, BasicLauncher)
 
     def _name_of(self, words: list[str]) -> list[str]:
@@ -137,9 +134,15 @@ class ManagedSweep:
 
     def hours_of(self, number: int) -> float:
         """budget.hours of a job, as it is typed now."""
+        return float(self._config_of(number).budget.hours)
+
+    def _gpus_of(self, number: int) -> int:
+        return max(1, self._config_of(number).train.gpus)  # the job itself refuses less
+
+    def _config_of(self, number: int) -> Any:
         context: Any = self._sweeper.hydra_context
         words = self.manifest.jobs[number]
-        return float(context.config_loader.load_sweep_config(self._config, words).budget.hours)
+        return context.config_loader.load_sweep_config(self._config, words)
 
     def launch(self, numbers: list[int], extra: dict[int, list[str]] | None = None) -> None:
         """Do these jobs.

@@ -29,12 +29,7 @@ from effchal.training.budget import WallClock
 from effchal.training.checkpoint import load_checkpoint, trainable_parameters
 from effchal.training.layers import prepare_training
 from effchal.training.ranks import ALONE, Ranks
-from effchal.training.sharding import (
-    is_sharded,
-    place_unsharded,
-    require_equal_passes,
-    shard_layers,
-)
+from effchal.training.sharding import is_sharded, prepare_sharded, require_equal_passes
 from effchal.training.step import make_optimizer
 
 log = logging.getLogger("effchal.train")
@@ -149,7 +144,7 @@ def build(
     if cfg.decoding.method in (DecodingMethod.dola, DecodingMethod.sled):
         require_layer_states(base)  # of the bundle that training leaves
     model = add_adapter(base, cfg.lora, cfg.train.seed)
-    fused = prepare_layers(cfg, model, device, ranks)
+    fused, ranks = prepare_layers(cfg, model, device, ranks)
     with progress("checking that the model computes what it should"):
         admission.confirm(device)
     dtype = pick_dtype(cfg.model.dtype, device)
@@ -171,7 +166,6 @@ def build(
         log.info("train.max_steps=%d is %.3g epochs of the data", steps, epochs)
     validation = share_on(device, cfg, data.validation, ranks) if len(data.validation) else []
     optimizer = make_optimizer(model, cfg.train)
-    ranks = replace(ranks, are_sharded=is_sharded(cfg))
     return TrainingSetup(device, tokenizer, model, optimizer, data.order, validation, steps, ranks)
 
 
@@ -183,16 +177,15 @@ def load_for_training(cfg: Config, device: torch.device) -> torch.nn.Module:
     return load_base_model(replace(cfg.model, dtype=dtype), torch.device("cpu"))
 
 
-def prepare_layers(cfg: Config, model: Any, device: torch.device, ranks: Ranks) -> bool:
+def prepare_layers(
+    cfg: Config, model: Any, device: torch.device, ranks: Ranks
+) -> tuple[bool, Ranks]:
     """prepare_training, and the weights spread over the processes where they are to be."""
-    keep, compiled = cfg.train.activation_checkpointing, cfg.train.compile
+    keep = cfg.train.activation_checkpointing
     if not is_sharded(cfg):
-        return prepare_training(model, keep, compiled)
+        return prepare_training(model, keep, cfg.train.compile), ranks
     require_equal_passes(model)
-    place_unsharded(model, device)
-    fused = prepare_training(model, keep, compiled, device)
-    shard_layers(model, ranks, device)
-    return fused
+    return prepare_sharded(model, ranks, device, keep)
 
 
 def check_examples(tokenizer: Any, rows: int, data: PreparedData) -> None:

@@ -40,12 +40,6 @@ def step_that_fits(
             return run(micro_batches), micro_batches
         except MicroBatchTooLarge as error:
             failed = error.micro_batch
-        if setup.ranks.are_sharded:
-            raise ExampleTooLarge(
-                f"out of memory in a micro-batch of {failed.tokens} tokens; train.parallel=fsdp "
-                "cannot try a step again, so start anew with a smaller train.micro_batch_size or "
-                "train.activation_checkpointing=full"
-            )
         setup.optimizer.zero_grad(set_to_none=True)
         give_memory_back()
         set_random_states(random, setup.device)

@@ -2,10 +2,11 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from effchal.config import ConfigError
@@ -30,6 +31,7 @@ def prepare_training(
     keep: ActivationCheckpointing,
     compiled: bool = False,
     device: torch.device | None = None,
+    then: Callable[[nn.Module], None] = lambda layer: None,
 ) -> bool:
     """Change how the layers of a peft model compute, but not what.
 
@@ -39,6 +41,7 @@ def prepare_training(
 
     Args:
         device: where the model will compute, if not where it lies.
+        then: called with each layer once it is prepared.
 
     Returns:
         Whether the layers are fused.
@@ -50,7 +53,7 @@ def prepare_training(
     layers: Any = layers_of(model)
     parts = [] if compiled else fused_parts(model)
     if parts:
-        fuse(model, parts, keep, device)
+        fuse(model, parts, keep, device, then)
         return True
     if keep is ActivationCheckpointing.full:
         checkpoint_layers(model)
@@ -67,6 +70,8 @@ def prepare_training(
     if compiled:
         for layer in layers:
             layer.compile(dynamic=True)
+    for layer in layers:
+        then(layer)
     return False
 
 
@@ -77,7 +82,11 @@ def fused_parts(model: Any) -> list[LayerParts]:
 
 
 def fuse(
-    model: Any, parts: list[LayerParts], keep: ActivationCheckpointing, device: torch.device | None
+    model: Any,
+    parts: list[LayerParts],
+    keep: ActivationCheckpointing,
+    device: torch.device | None,
+    then: Callable[[nn.Module], None],
 ) -> None:
     """Replace the forward pass of each layer by the fused one."""
     # The last layer's backward pass follows the loss at once. Keeping its activations costs
@@ -87,6 +96,7 @@ def fuse(
     keeps, scratch = [keep] * (len(parts) - 1) + [last], ScratchBuffers()
     for layer, of_layer, kept in zip(layers_of(model), parts, keeps, strict=True):
         layer.forward = FusedLayer(of_layer, kept, scratch).forward
+        then(layer)
     inner: Any = backbone(model)
     embeddings = inner.get_input_embeddings()
     if not multiplies_bfloat16(device or embeddings.weight.device):

@@ -23,7 +23,7 @@ from effchal.training.ranks import ALONE, Ranks, abort_exchanges, lost_peers
 from effchal.training.recorder import Recorder
 from effchal.training.saving import Saver
 from effchal.training.signals import StopSignals
-from effchal.training.step import NonFiniteError, StepStats, count_targets, train_step
+from effchal.training.step import NonFiniteError, PassLeft, StepStats, count_targets, train_step
 from effchal.training.validation import Validator
 
 log = logging.getLogger("effchal.train")
@@ -101,7 +101,7 @@ class Trainer:
         try:
             with lost_peers() if self.ranks.are_several else nullcontext():
                 return self.run_steps(signals)
-        except (NonFiniteError, ExampleTooLarge) as error:
+        except (NonFiniteError, ExampleTooLarge, PassLeft) as error:
             self.error = str(error)
         except RankLost as error:
             again = f"effchal train {as_typed(self.run_dir)}"

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from effchal.config import ConfigError
 from effchal.training.launch import POLL_S, RankLost, has_agent, store_of
+from effchal.training.lockstep import Lockstep
 
 T = TypeVar("T")
 # How long one rank waits for another: as long as the slowest save or validation may take.
@@ -35,6 +36,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
     are_sharded: bool = False  # each holds a share of the base model
+    lockstep: Lockstep | None = None  # of their layers, where sharded ones know it
 
     @property
     def is_first(self) -> bool:

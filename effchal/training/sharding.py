@@ -1,22 +1,27 @@
 """FSDP2 for the frozen base model: each process holds a share of its layers' weights.
 
 What is trained is the same in all processes, as in data parallel, so checkpoints do not depend on
-their number. Embedding, norms and head are held by each process as well.
+their number. Embedding, norms, head and the constants of 4-bit weights are held by each process as
+well.
 """
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from effchal.config import Config, ConfigError
-from effchal.config.choices import Parallel
+from effchal.config.choices import ActivationCheckpointing, Parallel
 from effchal.kernels.decoder_layer import FusedLayer
+from effchal.kernels.frozen_weight import four_bit_state, is_four_bit
 from effchal.model.route import route_of
 from effchal.model.structure import backbone, layers_of
+from effchal.training.layers import prepare_training
+from effchal.training.lockstep import Lockstep, LockstepLayer
 from effchal.training.ranks import Ranks
 
 
@@ -29,10 +34,6 @@ def check_sharding(cfg: Config) -> None:
     if not is_sharded(cfg):
         return
     needs = {
-        f"model.quantization={cfg.model.quantization and cfg.model.quantization.value}": (
-            cfg.model.quantization is not None,
-            "4-bit weights have a state beside them that fully_shard does not carry",
-        ),
         "train.samples": (bool(cfg.train.samples), "answers need the whole model in one process"),
         "train.compile=true": (cfg.train.compile, "compiled layers were not tried under it"),
     }
@@ -65,32 +66,49 @@ def place_unsharded(model: Any, device: torch.device) -> None:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = buffer.to(device)
+        if is_four_bit(module):
+            four_bit_state(module).to(device)
 
 
-def shard_layers(model: Any, ranks: Ranks, device: torch.device) -> None:
-    """Give each process its share of every layer's frozen matrices.
+def prepare_sharded(
+    model: Any, ranks: Ranks, device: torch.device, keep: ActivationCheckpointing
+) -> tuple[bool, Ranks]:
+    """prepare_training, with each process given its share of every layer's frozen matrices.
 
-    Fused layers read joined weights, which lie outside the library's modules. They become
-    parameters of the layer here, and the library's own are emptied.
+    A layer is sharded as soon as it is fused, so that joined weights of one layer at a time lie in
+    the host's memory.
+
+    Returns:
+        Whether the layers are fused, and `ranks` of a sharded model.
     """
     # No layer changes what the one before it returned.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (ranks.size,))
-    for layer in layers_of(model):
-        own_joined_weights(layer)
-        sharded = {id(weight) for weight in large_weights(layer)}
-        others = {each for each in layer.parameters() if id(each) not in sharded}
-        fully_shard(layer, mesh=mesh, ignored_params=others)
+    lockstep = Lockstep()
+    place_unsharded(model, device)
+    fused = prepare_training(
+        model, keep, device=device, then=lambda layer: shard_layer(layer, mesh, lockstep)
+    )
     fully_shard(backbone(model), mesh=mesh, ignored_params=set(model.parameters()))
+    return fused, replace(ranks, are_sharded=True, lockstep=lockstep if fused else None)
+
+
+def shard_layer(layer: Any, mesh: DeviceMesh, lockstep: Lockstep) -> None:
+    """Leave each process its share of a layer's frozen matrices.
+
+    A fused layer reads joined weights, which lie outside the library's modules. They become
+    parameters of the layer here, and the library's own are emptied.
+    """
+    fused = getattr(layer.forward, "__self__", None)
+    if isinstance(fused, FusedLayer):
+        owned = [each.own_weight() for each in fused.linears]
+        layer.joined_weights = nn.ModuleList([each for each in owned if each is not None])
+        layer.forward = LockstepLayer(fused, lockstep).forward
+    sharded = {id(weight) for weight in large_weights(layer)}
+    others = {each for each in layer.parameters() if id(each) not in sharded}
+    fully_shard(layer, mesh=mesh, ignored_params=others)
 
 
 def large_weights(layer: nn.Module) -> list[nn.Parameter]:
     """The frozen matrices of a layer; an adapter's are trained."""
     return [each for each in layer.parameters() if not each.requires_grad and each.dim() > 1]
-
-
-def own_joined_weights(layer: Any) -> None:
-    fused = getattr(layer.forward, "__self__", None)
-    if not isinstance(fused, FusedLayer):
-        return
-    layer.joined_weights = nn.ModuleList([each.own_weight() for each in fused.linears])

@@ -16,6 +16,7 @@ from effchal.mixing.packing import MicroBatch
 from effchal.model.faults import is_out_of_memory, release
 from effchal.model.load import evaluation_mode
 from effchal.model.route import logits_head
+from effchal.training.lockstep import Lockstep
 from effchal.training.ranks import ALONE, Ranks
 
 
@@ -29,6 +30,17 @@ class MicroBatchTooLarge(MemoryError):
     def __init__(self, micro_batch: MicroBatch) -> None:
         super().__init__(f"out of memory in a micro-batch of {micro_batch.tokens} tokens")
         self.micro_batch = micro_batch
+
+
+class PassLeft(MemoryError):
+    """A process of a sharded model left a pass, where the others wait for it and cannot be told."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(
+            f"out of memory in a micro-batch of {tokens} tokens, where train.parallel=fsdp cannot "
+            "try the step again; start anew with a smaller train.micro_batch_size or "
+            "train.activation_checkpointing=full"
+        )
 
 
 @dataclass
@@ -96,13 +108,13 @@ def fitting_backward(
     model: nn.Module, micro_batch: MicroBatch, planned: int, ranks: Ranks
 ) -> Tensor:
     """`backward`, which fails on every rank if it fails on one."""
-    if ranks.are_sharded:  # the others wait inside the same pass, and cannot be told
-        return backward(model, micro_batch, planned)
     failed, loss_sum = None, None
     try:
-        loss_sum = backward(model, micro_batch, planned)
+        loss_sum = backward(model, micro_batch, planned, ranks.lockstep)
     except MicroBatchTooLarge as error:
         failed = error
+    if failed and ranks.are_sharded and not (ranks.lockstep and ranks.lockstep.is_over):
+        raise PassLeft(micro_batch.tokens) from failed
     if not ranks.any(failed is not None):
         assert loss_sum is not None
         return loss_sum
@@ -124,18 +136,33 @@ def sum_over(ranks: Ranks, trainable: list[nn.Parameter], loss_sums: list[Tensor
     return losses
 
 
-def backward(model: nn.Module, micro_batch: MicroBatch, planned: int) -> Tensor:
+def backward(
+    model: nn.Module, micro_batch: MicroBatch, planned: int, lockstep: Lockstep | None = None
+) -> Tensor:
     """Add a micro-batch's gradients to those of its step; its loss_sum, detached.
 
     Args:
         planned: target tokens of the step.
+        lockstep: of layers at which other processes wait.
+
+    Raises:
+        MicroBatchTooLarge: gradients are no use.
     """
-    try:
-        loss_sum = target_loss(model, micro_batch)
+
+    def finish(loss_sum: Tensor) -> Tensor:
         if micro_batch.is_idle:
             loss_sum = 0 * loss_sum
         (loss_sum / planned).backward()
         return loss_sum.detach()
+
+    try:
+        if lockstep is None:
+            return finish(target_loss(model, micro_batch))
+        lockstep.start()
+        hidden = hidden_states(model, micro_batch)
+        done = lockstep.backward(hidden, lambda: finish(loss_of(model, hidden, micro_batch)))
+        if done is not None:
+            return done
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -186,8 +213,16 @@ def target_loss(model: nn.Module, micro_batch: MicroBatch) -> Tensor:
 
     The head computes logits at those positions alone.
     """
+    return loss_of(model, hidden_states(model, micro_batch), micro_batch)
+
+
+def hidden_states(model: nn.Module, micro_batch: MicroBatch) -> Tensor:
+    """(1, T, D)."""
     ids, positions = micro_batch.input_ids, micro_batch.position_ids
-    hidden = packed_hidden_states(model, ids, positions, micro_batch.lengths)  # (1, T, D)
+    return packed_hidden_states(model, ids, positions, micro_batch.lengths)
+
+
+def loss_of(model: nn.Module, hidden: Tensor, micro_batch: MicroBatch) -> Tensor:
     at_targets = hidden[0].index_select(0, micro_batch.target_positions)
     return chunked_loss(logits_head(model), at_targets, micro_batch.targets)
 

@@ -2,11 +2,12 @@
 
 import json
 import time
+from functools import partial
 
 import pytest
 from support import forked, ranks
 
-SIX = ("train.max_steps=6", "train.validate_every=3", "train.examples_per_step=6")
+SIX = ("train.max_steps=6", "train.validate_every=3", "train.examples_per_step=12")
 SIXTY = ("train.max_steps=60", "train.validate_every=100", "train.examples_per_step=6")
 SHARES = [(2, "data"), (2, "fsdp"), (4, "data"), (4, "fsdp")]
 
@@ -24,6 +25,26 @@ def test_losses_are_those_of_one_process(alone, tmp_path, size, parallel):
     assert ranks.losses(found) == pytest.approx(ranks.losses(alone), abs=1e-5, rel=0)
     counted = [(record.get("tokens"), record.get("target_tokens")) for record in found]
     assert counted == [(record.get("tokens"), record.get("target_tokens")) for record in alone]
+
+
+def test_four_bit_weights_are_sharded_too(tmp_path):
+    words = (*SIX, "model.quantization=nf4")
+    alone = ranks.train(1, *words, folder=tmp_path / "alone")
+    found = ranks.train(2, *words, "train.parallel=fsdp", folder=tmp_path / "run")
+    assert ranks.losses(found) == pytest.approx(ranks.losses(alone), abs=1e-5, rel=0)
+
+
+def test_sharded_ranks_without_memory_do_the_step_again_in_smaller_micro_batches(alone, tmp_path):
+    words = (*SIX, "train.parallel=fsdp", "train.micro_batch_size=8")
+    found = ranks.train(
+        4, *words, folder=tmp_path / "run", before=partial(ranks.lack_memory_once, tmp_path)
+    )
+    planted = ("activations", "chunked_loss", "mlp_backward")
+    assert all((tmp_path / name).exists() for name in planted)
+    assert ranks.losses(found) == pytest.approx(ranks.losses(alone), abs=1e-5, rel=0)
+    steps = [record for record in found if "loss" in record]
+    assert all(record["micro_batch_divisor"] > 1 for record in steps)
+    assert len(steps) == 6
 
 
 @pytest.fixture(scope="module")

@@ -30,22 +30,32 @@ def sweep(folder, *words, env=None):
 
 
 def test_gpus_are_shared_out_and_a_second_call_does_what_is_left(tmp_path):
-    words = ["train.max_steps=2", "lora.r=4,0,-1"]
-    two = os.environ | {"CUDA_VISIBLE_DEVICES": "5,7"}
-    out, err = (first := sweep(tmp_path, *words, env=two)).communicate(timeout=200)
+    words = ["train.max_steps=2", "train.gpus=2", "lora.r=4,0,-1"]
+    five = os.environ | {"CUDA_VISIBLE_DEVICES": "1,5,6,7,8"}
+    out, err = (first := sweep(tmp_path, *words, env=five)).communicate(timeout=200)
     assert first.returncode == 1, err
-    assert "0 begins on GPU 5: lora.r=4" in err
+    assert "0 begins on GPU 1,5: lora.r=4" in err
     manifest = Manifest.load(tmp_path)
     states = [manifest.state(number) for number in manifest.jobs]
     assert states == [State.done, State.refused, State.refused]
     devices = [manifest.tries(number)[0]["device"] for number in manifest.jobs]
-    assert devices == ["5", "7", "7"]  # the refused one frees its place at once
+    assert devices == ["1,5", "6,7", "6,7"]  # the refused one frees its place at once
     assert "lora.r must be at least 1" in manifest.reason(1)
     assert "* lowest validation loss, in" in out
 
-    out, err = sweep(tmp_path, "train.max_steps=2", "lora.r=4").communicate(timeout=60)
+    out, err = sweep(tmp_path, *words[:2], "lora.r=4").communicate(timeout=60)
     assert "0 lora.r=4: done, left alone" in err
     assert len(manifest.tries(0)) == 1
+
+
+def test_jobs_that_want_more_gpus_than_there_are_are_refused_before_any_begins(tmp_path):
+    two = os.environ | {"CUDA_VISIBLE_DEVICES": "5,7"}
+    process = sweep(tmp_path, "train.gpus=1,4", env=two)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err == (
+        "error: train.gpus=4, but this sweep sees 2 GPUs (5, 7); take train.gpus=2 at most\n"
+    )
 
 
 def test_a_job_that_slurm_warns_saves_goes_back_and_goes_on(tmp_path):

@@ -33,12 +33,13 @@ FORKS.set_forkserver_preload(
 class Command:
     """`effchal <arguments>` that runs, with the part of subprocess.Popen that tests use."""
 
-    def __init__(self, arguments, cwd=ROOT, env=None, stderr=subprocess.PIPE):
+    def __init__(self, arguments, cwd=ROOT, env=None, stderr=subprocess.PIPE, before=None):
+        """before: called in the process, before the command begins."""
         self.args = ["effchal", *map(str, arguments)]
         self._folder = tempfile.TemporaryDirectory(prefix="effchal-output-")
         self._out, self._err = (Path(self._folder.name, name) for name in ("out", "err"))
         err = self._out if stderr == subprocess.STDOUT else self._err
-        given = (self.args, cwd, dict(os.environ if env is None else env), self._out, err)
+        given = (self.args, cwd, dict(os.environ if env is None else env), self._out, err, before)
         self._process = FORKS.Process(target=_run, args=given)
         self._process.start()
         self.pid = self._process.pid
@@ -81,7 +82,7 @@ def run(arguments, timeout=300, **options):
     return subprocess.CompletedProcess(command.args, command.returncode, out, err)
 
 
-def _run(arguments, cwd, environment, out, err):
+def _run(arguments, cwd, environment, out, err, before):
     gc.freeze()  # nothing that was imported is garbage
     for number, path in ((1, out), (2, err)):
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -91,6 +92,8 @@ def _run(arguments, cwd, environment, out, err):
     os.environ.update(environment)
     os.chdir(cwd)
     sys.argv = arguments
+    if before is not None:
+        before()
     from effchal.__main__ import main
 
     main()

@@ -4,13 +4,16 @@ import json
 import os
 import socket
 
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
 from support import forked
 
 TINY = ("model=tiny", "data_mix=quickstart", "budget.hours=0.2", "lora.dropout=0")
 
 
-def start(size, *words, folder):
-    """The processes of `effchal train <words>`, rank 0 first."""
+def start(size, *words, folder, before=None):
+    """The processes of `effchal train <words>`, rank 0 first; `before` as forked.Command has it."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -18,21 +21,62 @@ def start(size, *words, folder):
     words = ["train", *TINY, *words, f"hydra.run.dir={folder}"]
     return [
         forked.Command(
-            words, env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            words,
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            before=before,
         )
         for rank in range(size)
     ]
 
 
-def train(size, *words, folder):
+def train(size, *words, folder, before=None):
     """The records of a run that ends well, with those of its steps first."""
     if size == 1:
         ended = [forked.run(["train", *TINY, *words, f"hydra.run.dir={folder}"])]
     else:
-        ended = start(size, *words, folder=folder)
+        ended = start(size, *words, folder=folder, before=before)
         texts = [process.communicate(200) for process in ended]
         assert [process.returncode for process in ended] == [0] * size, texts
     return records(folder)
+
+
+def lack_memory_once(folder):
+    """Before a command: rank 1 lacks memory in a forward pass, rank 2 in a backward, 3 in a loss.
+
+    It is in the first micro-batch, and leaves a file of that name in the folder.
+    """
+    from effchal.kernels import decoder_layer
+    from effchal.training import step
+
+    layers = []
+
+    def plant(owner, name, is_due):
+        whole = getattr(owner, name)
+
+        def planted(*given):
+            if is_due(*given):
+                setattr(owner, name, whole)
+                (folder / name).touch()
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return whole(*given)
+
+        setattr(owner, name, planted)
+
+    def is_real(tensor):  # not the planner's
+        return not isinstance(tensor, FakeTensor)
+
+    def is_second(layer, x, *others):
+        if is_real(x) and others[-2]:  # with gradients
+            layers.append(layer)
+        return bool(layers) and layers[0] is not layer
+
+    match os.environ["RANK"]:
+        case "1":
+            plant(decoder_layer.FusedLayer, "activations", is_second)
+        case "2":
+            plant(decoder_layer, "mlp_backward", lambda _, dy, __: is_real(dy))
+        case "3":
+            plant(step, "chunked_loss", lambda _, x, __: is_real(x) and x.requires_grad)
 
 
 def records(folder):

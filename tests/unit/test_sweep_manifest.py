@@ -1,12 +1,15 @@
 """The manifest of a sweep: where each job stands, and what a second call does with it."""
 
+import contextlib
 import json
+import types
 
 import pytest
 
 from effchal.config import ConfigError
+from effchal.sweeping import on_ray, processes
 from effchal.sweeping.halving import SweepClock, rung_sizes
-from effchal.sweeping.processes import visible_gpus
+from effchal.sweeping.processes import ProcessLauncher, visible_gpus
 from effchal.tracking.manifest import Failure, Manifest, State, own_overrides, recorded_try
 
 
@@ -97,3 +100,48 @@ def test_the_clock_of_a_sweep_counts_earlier_calls(tmp_path):
 def test_visible_gpus_are_those_that_cuda_would_see(monkeypatch, named, gpus):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     assert visible_gpus() == gpus
+
+
+@pytest.mark.parametrize(
+    ("gpus", "at_once", "sizes", "seen"),
+    [
+        ("2 5 7", 3, {0: 1, 1: 1, 2: 1}, ["2", "5", "7"]),
+        ("2 5 7", 4, {0: 1, 1: 1, 2: 1, 3: 1}, ["2", "2", "5", "7"]),  # at_once as it was typed
+        ("0 1 2 3 4", 2, {0: 2, 1: 1}, ["0,1", "2"]),
+        ("", 2, {0: 2, 1: 2}, [None, None]),
+    ],
+)
+def test_a_job_sees_as_many_gpus_as_it_asks_for(manifest, monkeypatch, gpus, at_once, sizes, seen):
+    environments = {}
+
+    def run_job(command, overrides, folder, log, environment, started):
+        environments[folder.name] = environment
+        return 0
+
+    monkeypatch.setattr(processes, "run_job", run_job)
+    monkeypatch.setattr(processes.os, "sched_getaffinity", lambda _: range(12))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    manifest.jobs |= {number: ["lora.r=16"] for number in sizes if number > 1}
+    launcher = ProcessLauncher(manifest, at_once, gpus.split(), sizes)
+    for number in sizes:  # a place that is free again is the last to be taken again
+        launcher._do(number, [])
+    found = [environments[str(number)].get("CUDA_VISIBLE_DEVICES") for number in sizes]
+    assert sorted(found, key=str) == seen
+    threads = [int(environments[str(number)]["OMP_NUM_THREADS"]) for number in sizes]
+    assert threads == [12 // (at_once * size) for size in sizes.values()]
+
+
+@pytest.mark.parametrize(("gpus", "on_node", "taken"), [(1, 0, 0), (1, 8, 1), (4, 8, 4)])
+def test_a_task_of_ray_takes_the_gpus_of_its_job(monkeypatch, gpus, on_node, taken):
+    nodes = [{"Alive": True, "Resources": {"GPU": on_node}}, {"Alive": True, "Resources": {}}]
+    ray = types.SimpleNamespace(nodes=lambda: nodes)
+    config = types.SimpleNamespace(train=types.SimpleNamespace(gpus=gpus))
+    assert on_ray.resources(ray, config, {})["num_gpus"] == taken
+    assert on_ray.resources(ray, config, {"num_gpus": 0.5})["num_gpus"] == 0.5
+    ray.cluster_resources = lambda: {"CPU": 16.0, "GPU": 2.0 * on_node}
+    monkeypatch.setattr(on_ray, "cluster", lambda options: contextlib.nullcontext(ray))
+    assert on_ray.places(config, {}) == (2 * on_node // gpus if on_node else 16)
+    config.train.gpus = 9
+    if on_node:
+        with pytest.raises(ConfigError, match=r"train.gpus=9, but no node .* more than 8"):
+            on_ray.resources(ray, config, {})

@@ -2,17 +2,22 @@
 
 import dataclasses
 import json
+import types
 
 import pytest
 import torch
 from support import forked
 from support.configs import compose_config
 
+from effchal.config.choices import Parallel
+from effchal.planning import fit
 from effchal.planning.candidates import alternatives, plan_with_options
 from effchal.planning.fit import make_plan
 from effchal.planning.history import Record, keep_record, kind_of
 from effchal.planning.machine import Machine
+from effchal.planning.meta_model import build_meta_model
 from effchal.planning.report import screen
+from effchal.planning.sharded import held_weights, layer_weights
 
 GIB = 2**30
 CARD = Machine(torch.device("cuda"), "RTX 4090", 24 * GIB, round(0.6 * GIB))
@@ -52,6 +57,25 @@ def test_full_precision_weights_do_not_fit_and_quantization_is_named():
     plan = plan_of(cfg)
     assert not plan.memory_fits
     assert ["model.quantization=nf4"] in [option.overrides for option in plan.options]
+
+
+def test_cards_share_the_packed_bytes_of_four_bit_weights():
+    cfg = mistral("model.quantization=nf4", "train.gpus=4", "train.parallel=fsdp")
+    packed = (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336) // 2
+    assert layer_weights(build_meta_model(cfg, torch.device("cpu"), 2)) == 2 * packed
+    away = 4 * GIB - held_weights(cfg, 4 * GIB, 32 * packed)
+    assert away == pytest.approx(32 * packed * (1 - 1 / 4 - 2 / 32))
+
+
+@pytest.mark.parametrize("fits", [Parallel.data, Parallel.fsdp])
+def test_four_bit_weights_are_spread_over_cards_where_only_that_fits(monkeypatch, fits):
+    def planned(cfg, *_):
+        return types.SimpleNamespace(memory_fits=cfg.train.parallel is fits)
+
+    monkeypatch.setattr(fit, "make_plan", planned)
+    cfg = mistral("train.gpus=4", "model.quantization=nf4")
+    fit.choose_parallel(cfg, CARD, None)
+    assert cfg.train.parallel is fits
 
 
 def command(tmp_path, *overrides):

@@ -46,7 +46,7 @@ class RayLauncher(Launcher):
         """How many jobs the cluster runs at a time."""
         from effchal.sweeping.on_ray import places
 
-        return places(self.options)
+        return places(self.config, self.options)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
