@@ -163,6 +163,7 @@ def test_a_request_that_comes_a_moment_too_late_is_no_other_model_s(serve, bundl
     client = serve(adapters_word(bundles))
     wide = client.loaded.adapters["wide"]
     client.loaded.remove("wide")
+    client.loaded.scheduler.call(lambda: None)  # behind it in the queue: the adapter is gone
     client.loaded.adapters["wide"] = wide  # as a request has it that began before
     status, body = raw(client, "/v1/completions", BODY | {"model": "wide"})
     assert (status, body["error"]["message"]) == (
