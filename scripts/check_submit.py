@@ -26,7 +26,8 @@ from effchal.submission.context import write_checksums
 ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS = f"scenario.data=['{ROOT / 'examples' / 'questions.jsonl'}']"
 WORDS = [
-    *("experiment=quickstart", "budget.hours=0.5"),
+    # A model of this size goes on behind the letter of a multiple choice: its line ends the answer.
+    *("experiment=quickstart", "budget.hours=0.5", "decoding.end_at_first_line=true"),
     f"model.name={ROOT / 'outputs' / 'models' / 'smollm2_135m'}",
 ]
 

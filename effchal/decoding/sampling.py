@@ -99,6 +99,9 @@ def within_top(
     vocabulary = probs.shape[-1]
     count = min(top_k or (vocabulary if probs.is_cuda else looked_at), vocabulary)
     best, ids = probs.topk(count)  # (R, count)
+    # Of equal ones, common in bfloat16, topk puts any first. The one that greedy takes comes first.
+    greedy = probs.argmax(-1, keepdim=True)
+    ids = torch.cat([greedy, ids.where(ids != greedy, ids[:, :1])[:, 1:]], -1)
     total = (best if top_k else probs).sum(-1, keepdim=True)
     # Keep the token that crosses top_p: what comes before it is below top_p. The first stays in
     # any case, also where a tiny top_p is 0 in float32.

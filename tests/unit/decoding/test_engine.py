@@ -5,7 +5,7 @@ import torch
 from support.paths import needs_smollm2
 
 from effchal.decoding.engine import Engine
-from effchal.decoding.sampling import SamplingParams, sample
+from effchal.decoding.sampling import SamplingParams, sample, within_top
 
 
 def ids_of(engine, text):
@@ -109,6 +109,22 @@ def test_top_p_of_a_large_vocabulary_is_that_of_the_sorted_whole(spread, top_p):
         assert (drawn < at).float().mean() == pytest.approx(
             float(below[at - 1]) if at else 0.0, abs=0.04
         )
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 3])
+def test_of_equal_tokens_the_one_that_greedy_takes_comes_first(top_k):
+    """bfloat16 has many equal logits, and topk puts any of them first."""
+    generator = torch.Generator().manual_seed(0)
+    probs = (torch.randn(200, 3000, generator=generator) * 3).round().softmax(-1)
+    greedy = probs.argmax(-1)
+    is_tied = (probs == probs.amax(-1, keepdim=True)).sum(-1) > 1
+    assert is_tied.sum() > 20
+    kept = within_top(probs, top_k, torch.full((200, 1), 1e-5))
+    assert (kept > 0).sum(-1).tolist() == [1] * 200
+    assert torch.equal(kept.argmax(-1), greedy)
+    wide = within_top(probs, 2, torch.ones(200, 1))
+    assert (wide > 0).sum(-1).tolist() == [2] * 200
+    assert torch.equal(wide.sum(-1), probs.topk(2).values.sum(-1))
 
 
 @pytest.mark.integration
