@@ -146,6 +146,16 @@ def packed_linear(linear: nn.Linear, double_quant: bool) -> nn.Module:
             self.weight = weight
             self.bias, self.compute_dtype = linear.bias, linear.weight.dtype
 
+        @property
+        def W_q(self) -> Tensor:
+            """By this name peft knows a layer that unpacks itself, which DoRA asks for."""
+            return self.weight
+
+        def dequantize(self) -> Tensor:
+            """(out, in), written once."""
+            shape = (self.out_features, self.in_features)
+            return self.weight.new_zeros(shape, dtype=self.compute_dtype)
+
         def unpack_into(self, out: Tensor) -> None:
             """No numbers, but the traffic of writing them."""
             out.zero_()

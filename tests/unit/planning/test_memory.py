@@ -67,8 +67,9 @@ def measured_peak(cfg, size):
         ({"use_dora": True}, {"dtype": Dtype.float32}),
         ({}, {"dtype": Dtype.bfloat16}),
         ({}, {"dtype": Dtype.float32, "quantization": Quantization.nf4}),
+        ({"use_dora": True}, {"dtype": Dtype.float32, "quantization": Quantization.nf4}),
     ],
-    ids=["fused", "fused, dropout", "library", "fused, upcast", "fused, NF4"],
+    ids=["fused", "fused, dropout", "library", "fused, upcast", "fused, NF4", "library, NF4"],
 )
 def test_predicted_memory_is_that_of_the_real_step(keep, lora, model, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # none: bfloat16 is upcast
