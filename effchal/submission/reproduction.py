@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from effchal.bundle import base_of_bundle
+from effchal.bundle import base_of_bundle, sha256
 from effchal.config import Config, ConfigError, load_config
 from effchal.mixing.prepare import prepare_data
 from effchal.overrides import key_of, parse_override, quote
@@ -15,6 +15,7 @@ from effchal.runs import read_record, write_atomic
 from effchal.submission import stages
 from effchal.submission.context import check_checksums
 from effchal.submission.facts import (
+    ADAPTER,
     BUNDLE,
     conformance_facts,
     environment_facts,
@@ -27,6 +28,8 @@ from effchal.submission.questions import Questions
 from effchal.submission.stages import Code
 from effchal.submission.verdicts import (
     Finding,
+    of_adapter,
+    of_answers,
     of_base_model,
     of_conformance,
     of_scores,
@@ -39,6 +42,7 @@ OF_TRAINING = ("base_model", "budget.hours", "train.gpus", "train.parallel", "da
 OF_EVALUATION = ("scenario.path", "evaluate.memory_gib")
 PATHS = ("base_model", "scenario.path")
 RECORD = "reproduction.json"
+INSTANCES = "instances.jsonl"
 
 
 def reproduce(cfg: Config, overrides: list[str], output_dir: Path) -> list[Finding]:
@@ -68,6 +72,7 @@ def reproduce(cfg: Config, overrides: list[str], output_dir: Path) -> list[Findi
     code = Code(folder, facts["git_commit"])
     findings = [
         Finding("files", f"{files}", f"{files}", True),
+        of_adapter(there["adapter_sha256"], sha256(folder / BUNDLE / ADAPTER)),
         of_versions(facts["versions"], environment_facts()["versions"]),
     ]
     bundle = folder / BUNDLE
@@ -84,6 +89,7 @@ def reproduce(cfg: Config, overrides: list[str], output_dir: Path) -> list[Findi
     evaluated = output_dir / "evaluate"
     results = stages.evaluate(code, str(bundle), evaluated, [*words, *decoding])
     findings += of_scores(facts["evaluation"], evaluation_facts(results))
+    findings.append(of_answers(folder / "evaluation" / INSTANCES, evaluated / INSTANCES))
     kept = {"folder": str(folder), "findings": list(map(asdict, findings)), **environment_facts()}
     write_atomic(output_dir / RECORD, json.dumps(kept, indent=1) + "\n")
     return findings

@@ -1,8 +1,11 @@
 """A reproduction against what a hand-in states: one verdict for each thing that is compared."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from effchal.evaluation.results import Record
+from effchal.runs import read_json_lines
 from effchal.tracking.ending import NOT_MEASURED
 from effchal.tracking.words import duration
 
@@ -92,6 +95,32 @@ def of_scores(there: Facts, here: Facts) -> list[Finding]:
             )
             findings.append(Finding(what, text, _number(found), ok))
     return findings
+
+
+def of_adapter(stated: str, found: str) -> Finding:
+    """The adapter of the folder is the one that its training left."""
+    return _same("adapter of the folder", stated, found)
+
+
+def of_answers(there: Path, here: Path) -> Finding:
+    """How many answers are the same, to the letter: it tells more than scores of a few questions.
+
+    Args:
+        there, here: files of an evaluation's instances.
+    """
+    stated, found = _answers(there), _answers(here)
+    same = sum(found.get(key) == answer for key, answer in stated.items())
+    return _told("answers to the letter", str(len(stated)), f"{same} the same")
+
+
+def _answers(file: Path) -> dict[tuple[str, str, str], str | int]:
+    """By entry, instance and decoding."""
+    records = map(Record.from_json, read_json_lines(file))
+    return {
+        (each.entry, each.key, decoding): answer.answer
+        for each in records
+        for decoding, answer in each.decodings.items()
+    }
 
 
 def of_conformance(there: Facts, here: Facts) -> Finding:

@@ -67,10 +67,11 @@ def test_a_run_is_handed_in_and_reproduced(run_dir, tmp_path, monkeypatch):
     found = reproduction.reproduce(compose_config(words), words, tmp_path / "again")
     assert [each.what for each in found if each.ok is False] == []
     judged = [each.what for each in found if each.ok]
-    assert judged[:4] == ["files", "base model", "data", "time"]
+    assert judged[:5] == ["files", "adapter of the folder", "base model", "data", "time"]
     assert "asked.jsonl, score, dola low" in judged
     told = {each.what: (each.there, each.here) for each in found}
     assert told["adapter"][0] == told["adapter"][1]  # the same machine gives the same bytes
+    assert told["answers to the letter"] == ("20", "20 the same")  # nine, two decodings, controls
 
 
 def test_a_broken_rule_leaves_no_folder(run_dir, tmp_path, monkeypatch):

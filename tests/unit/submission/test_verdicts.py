@@ -1,9 +1,13 @@
 """What counts as reproduced."""
 
+import json
+
 import pytest
 
 from effchal.evaluation.stats import mean_interval
 from effchal.submission.verdicts import (
+    of_adapter,
+    of_answers,
     of_base_model,
     of_conformance,
     of_scores,
@@ -97,3 +101,29 @@ def test_other_versions_are_told():
     found = of_versions({"torch": "1", "peft": "2"}, {"torch": "2", "peft": "2", "liger": "1"})
     assert (found.there, found.here) == ("torch 1, liger none", "torch 2, liger 1")
     assert found.ok is None
+
+
+def test_answers_are_compared_to_the_letter(tmp_path):
+    def write(name, *texts):
+        lines = [
+            {
+                "entry": "mine",
+                "id": str(number),
+                "split": "test",
+                "prompt_sha256": "aa",
+                "decodings": {"greedy": {"text": text, "metrics": {"score": 1.0}}},
+            }
+            for number, text in enumerate(texts)
+        ]
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return tmp_path / name
+
+    there = write("there", "a", "b", "c")
+    found = of_answers(there, write("here", "a", "B"))
+    assert (found.there, found.here, found.ok) == ("3", "1 the same", None)
+    assert of_answers(there, there).here == "3 the same"
+
+
+def test_the_adapter_of_the_folder_is_judged():
+    assert of_adapter("aa", "aa").ok
+    assert not of_adapter("aa", "ab").ok
