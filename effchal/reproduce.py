@@ -4,7 +4,6 @@ The folder's own code trains, serves, checks the rules and scores. retrain=false
 of the folder alone. Exit code 1: something is not as the folder states.
 """
 
-import signal
 import sys
 from pathlib import Path
 
@@ -15,19 +14,12 @@ from effchal.config import Config, ConfigError
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     from effchal.submission.reproduction import RECORD, reproduce, table  # imports torch
-    from effchal.submission.stages import StageError
+    from effchal.submission.stages import one_line_ends
 
     if (output_dir / RECORD).is_file():
         raise ConfigError(f"{output_dir} holds another reproduction; give another hydra.run.dir")
-    # As an exception, so that the child processes are stopped on the way out.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    try:
+    with one_line_ends():
         findings = reproduce(cfg, overrides, output_dir)
-    except StageError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
     print(table(findings))
     failed = [each.what for each in findings if each.ok is False]
     if failed:

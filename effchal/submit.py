@@ -5,8 +5,6 @@ it. With experiment=<name> it trains first. The folder holds the code and both D
 effchal reproduce does it again from there.
 """
 
-import signal
-import sys
 from pathlib import Path
 
 from effchal.cli import entry_point
@@ -17,17 +15,10 @@ from effchal.tracking.ending import as_typed, read_run
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     from effchal.submission.hand_in import submit  # imports torch, as the next one does
-    from effchal.submission.stages import StageError
+    from effchal.submission.stages import one_line_ends
 
-    # As an exception, so that the child processes are stopped on the way out.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    try:
+    with one_line_ends(lambda: what_stays(output_dir)):
         folder = submit(cfg, overrides, output_dir)
-    except StageError as error:
-        sys.exit(f"error: {error}{what_stays(output_dir)}")
-    except KeyboardInterrupt:
-        print(f"interrupted{what_stays(output_dir)}", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
     print(f"{as_typed(folder)}\nnext: effchal reproduce {as_typed(folder)}")
 
 

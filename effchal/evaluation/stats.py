@@ -32,6 +32,15 @@ def mean_interval(values: Sequence[float], resamples: int, confidence: float) ->
     return Interval(float(np.mean(values)), float(low), float(high))
 
 
+def exact_interval(share: float, count: int) -> tuple[float, float] | None:
+    """The 95 % interval of a share where all or none of `count` answers are right; else None.
+
+    Resampling shows no noise there. Clopper and Pearson 1934.
+    """
+    bound = 0.025 ** (1 / count)
+    return {0.0: (0.0, 1 - bound), 1.0: (bound, 1.0)}.get(share)
+
+
 def sign_flip_p(differences: Sequence[float], resamples: int) -> float:
     """Two-sided p-value of a mean of zero, by flipping the signs of differences (Fisher 1935).
 

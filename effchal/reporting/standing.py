@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from effchal.evaluation.stats import exact_interval
 from effchal.reporting.contest_scores import ContestScores
 
 
@@ -52,8 +53,7 @@ class Measured:
     @property
     def unseen(self) -> tuple[float, float] | None:
         """The share that may be right where all or none are: exact, 95 %; None for others."""
-        value, bound = next(iter(self.metrics.values())).value, 0.025 ** (1 / self.instances)
-        return {0.0: (0.0, 1 - bound), 1.0: (bound, 1.0)}.get(value)
+        return exact_interval(next(iter(self.metrics.values())).value, self.instances)
 
 
 @dataclass

@@ -7,7 +7,6 @@ from typing import Any
 from effchal.bundle import sha256
 from effchal.config import ConfigError
 from effchal.conformance_checks.verdict import Status, Verdict
-from effchal.runs import versions
 
 FORMAT = 1
 RECORD = "submission.json"
@@ -67,10 +66,6 @@ def evaluation_facts(results: dict[str, Any]) -> dict[str, Any]:
         "device": results.get("device"),
         "seconds": results.get("seconds_of_last_process"),
     }
-
-
-def environment_facts() -> dict[str, Any]:
-    return {"versions": versions()}
 
 
 def write_facts(folder: Path, facts: dict[str, Any]) -> None:

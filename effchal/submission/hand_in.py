@@ -24,13 +24,12 @@ from effchal.model_source import bundle_folder, check_model_source, load_source_
 from effchal.overrides import key_of
 from effchal.prompts import PromptEncoder
 from effchal.rules import Finding, check_rules, summary
-from effchal.runs import git_commit, read_record
+from effchal.runs import git_commit, read_record, versions
 from effchal.submission import stages
 from effchal.submission.context import project_root, write_checksums, write_context
 from effchal.submission.facts import (
     BUNDLE,
     conformance_facts,
-    environment_facts,
     evaluation_facts,
     model_facts,
     training_facts,
@@ -172,7 +171,7 @@ def fill(folder: Path, cfg: Config, run_dir: Path, output_dir: Path) -> None:
     log.info("conformance: a server on the folder's own code")
     record, server_log = folder / "conformance.json", output_dir / "server.log"
     verdicts = stages.conform(code, BUNDLE, base, record, server_log)
-    broken = allowed_broken(verdicts, cfg.submit.allow_broken)
+    check_broken(verdicts, cfg.submit.allow_broken)
     log.info("scores: %d entries", len(cfg.scenario.entries) + len(cfg.scenario.data))
     questions = take_questions(cfg, folder)
     evaluated = output_dir / "evaluate"
@@ -186,10 +185,10 @@ def fill(folder: Path, cfg: Config, run_dir: Path, output_dir: Path) -> None:
         "training": training_facts(run, bundle),
         "rules": {"name": cfg.rules and cfg.rules.name, "findings": list(map(asdict, findings))},
         "included_data": data,
-        "conformance": conformance_facts(verdicts) | {"allowed": broken},
+        "conformance": conformance_facts(verdicts),
         "questions": asdict(questions),
         "evaluation": evaluation_facts(results),
-        **environment_facts(),
+        "versions": versions(),
     }
     write_facts(folder, facts)
     place = place_of(evaluated, cfg, facts["decoding"])
@@ -222,12 +221,8 @@ def take_files(source: Path, folder: Path, names: tuple[str, ...]) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
-def allowed_broken(verdicts: list[Verdict], patterns: list[str]) -> list[str]:
-    """Names of the rules that the server breaks.
-
-    Raises:
-        StageError: one that submit.allow_broken does not allow.
-    """
+def check_broken(verdicts: list[Verdict], patterns: list[str]) -> None:
+    """Raises StageError if the server breaks a rule that submit.allow_broken does not allow."""
     broken = {each.name: each for each in verdicts if each.status is Status.broken}
     refused = [n for n in broken if not any(fnmatchcase(n, each) for each in patterns)]
     if refused:
@@ -237,7 +232,6 @@ def allowed_broken(verdicts: list[Verdict], patterns: list[str]) -> list[str]:
             f"the server breaks {len(refused)} of {len(verdicts)} rules; repair them, or hand in "
             f"all the same with 'allow_broken=[{','.join(refused)}]'\n  {found}"
         )
-    return list(broken)
 
 
 def served_decoding(cfg: Config) -> str:

@@ -11,14 +11,13 @@ from effchal.bundle import base_of_bundle, sha256
 from effchal.config import Config, ConfigError, load_config
 from effchal.mixing.prepare import prepare_data
 from effchal.overrides import key_of, parse_override, quote
-from effchal.runs import read_record, write_atomic
+from effchal.runs import read_record, versions, write_atomic
 from effchal.submission import stages
 from effchal.submission.context import check_checksums
 from effchal.submission.facts import (
     ADAPTER,
     BUNDLE,
     conformance_facts,
-    environment_facts,
     evaluation_facts,
     model_facts,
     read_facts,
@@ -65,7 +64,7 @@ def reproduce(cfg: Config, overrides: list[str], output_dir: Path) -> list[Findi
     facts = read_facts(folder)
     there = facts["training"]
     base = base_words(folder, cfg.base_model)
-    words = questions_of(facts).overrides([*words_of(typed, OF_EVALUATION), *base])
+    words = Questions(**facts["questions"]).overrides([*words_of(typed, OF_EVALUATION), *base])
     if cfg.reproduce.retrain:
         check_data(folder, facts, cfg.base_model, typed)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -73,7 +72,7 @@ def reproduce(cfg: Config, overrides: list[str], output_dir: Path) -> list[Findi
     findings = [
         Finding("files", f"{files}", f"{files}", True),
         of_adapter(there["adapter_sha256"], sha256(folder / BUNDLE / ADAPTER)),
-        of_versions(facts["versions"], environment_facts()["versions"]),
+        of_versions(facts["versions"], versions()),
     ]
     bundle = folder / BUNDLE
     if cfg.reproduce.retrain:
@@ -90,7 +89,7 @@ def reproduce(cfg: Config, overrides: list[str], output_dir: Path) -> list[Findi
     results = stages.evaluate(code, str(bundle), evaluated, [*words, *decoding])
     findings += of_scores(facts["evaluation"], evaluation_facts(results))
     findings.append(of_answers(folder / "evaluation" / INSTANCES, evaluated / INSTANCES))
-    kept = {"folder": str(folder), "findings": list(map(asdict, findings)), **environment_facts()}
+    kept = {"folder": str(folder), "findings": list(map(asdict, findings)), "versions": versions()}
     write_atomic(output_dir / RECORD, json.dumps(kept, indent=1) + "\n")
     return findings
 
@@ -150,10 +149,6 @@ def decoding_words(folder: Path) -> list[str]:
     plain = asdict(load_config(folder / BUNDLE / "config.yaml").decoding)
     found = {key: getattr(value, "value", value) for key, value in plain.items()}
     return [f"decoding.{key}={json.dumps(value)}" for key, value in found.items()]
-
-
-def questions_of(facts: dict[str, Any]) -> Questions:
-    return Questions(**facts["questions"])
 
 
 def checked_words(overrides: list[str]) -> list[str]:

@@ -3,11 +3,13 @@
 So what is measured is what is handed in.
 """
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,24 @@ from effchal.tracking.terminal import progress
 
 class StageError(Exception):
     """A step has failed; what it says stands above, or is in the message."""
+
+
+@contextlib.contextmanager
+def one_line_ends(what_stays: Callable[[], str] = str) -> Iterator[None]:
+    """End a command with one line where a step fails or a signal comes; its processes end, too.
+
+    Args:
+        what_stays: more to say, of what was done before.
+    """
+    # As an exception, so that the child processes are stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    except StageError as error:
+        sys.exit(f"error: {error}{what_stays()}")
+    except KeyboardInterrupt:
+        print(f"interrupted{what_stays()}", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from effchal.evaluation.results import Record
+from effchal.evaluation.stats import Interval, exact_interval
 from effchal.runs import read_json_lines
 from effchal.tracking.ending import NOT_MEASURED
 from effchal.tracking.words import duration
 
 ROUNDING = 1e-6  # of scores: other kernels round in another order
-TAIL = 0.025  # of an interval of 95 %
 Facts = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Interval:
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -33,8 +27,7 @@ class Finding:
 def widened(summary: Facts, metric: str, instances: int) -> Interval | None:
     """The interval of a score; None for that of one question, which says nothing.
 
-    Resampling shows no noise where all answers are right or all are wrong. Then it is the exact
-    interval of a share (Clopper and Pearson 1934).
+    It is the exact interval where all answers are right or all are wrong.
 
     Args:
         summary: of one decoding, in submission.json.
@@ -43,12 +36,9 @@ def widened(summary: Facts, metric: str, instances: int) -> Interval | None:
     found, count = summary["metrics"][metric], summary["counts"].get(metric, instances)
     if count < 2:
         return None
-    low, high = found["low"], found["high"]
-    if low == high == 0.0:
-        high = 1 - TAIL ** (1 / count)
-    elif low == high == 1.0:
-        low = TAIL ** (1 / count)
-    return Interval(low, high)
+    is_flat = found["low"] == found["high"]
+    exact = exact_interval(found["mean"], count) if is_flat else None
+    return Interval(found["mean"], *(exact or (found["low"], found["high"])))
 
 
 def of_training(there: Facts, here: Facts, limit_s: float) -> list[Finding]:
