@@ -71,7 +71,7 @@ def main() -> None:
                 f"model.name={args.model}",
                 "prompt=instruction",
                 "data_mix.sources.bench.format=platypus",
-                f"data_mix.sources.bench.path={path}",
+                f"data_mix.sources.bench.path={path if shard < count else file}",
             ]
             if args.against:
                 other = [*keys, "data_mix=quickstart", "~data_mix.sources.quickstart_conversations"]
