@@ -58,8 +58,13 @@ def faults_of(examples: list[Example], cfg: CleanConfig) -> list[Fault | None]:
 
 
 def _may_loop(examples: list[Example]) -> set[int]:
-    """Rows of which some turn repeats itself near by; all that loop are among them."""
-    turns = [(row, turn.content) for row, each in enumerate(examples) for turn in each.turns]
+    """Rows of which some answer repeats itself near by; all that loop are among them."""
+    turns = [
+        (row, turn.content)
+        for row, each in enumerate(examples)
+        for turn in each.turns
+        if is_learned(turn)
+    ]
     hashes, begins = joined_hashes(tuple(content for _, content in turns))
     likely = set(np.flatnonzero(_repeated_phrases(hashes, begins) >= LOOP_AGAIN).tolist())
     content = np.frombuffer("".join(text for _, text in turns).encode(), np.uint8)

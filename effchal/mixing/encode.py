@@ -31,16 +31,34 @@ class EncodedExample:
     truncated: bool
 
 
-@dataclass
+@dataclass(frozen=True)
 class EncodedBatch:
-    """Some examples after each other."""
+    """Some examples after each other, in few arrays, so that they pass between processes fast."""
 
-    rows: list[int] = field(default_factory=list)  # which conversation each example is of
-    lengths: list[int] = field(default_factory=list)
+    rows: Ints  # (examples,) int64: which conversation each example is of
+    lengths: Ints  # (examples,) int32
+    ids: Ints  # (tokens,) uint32
+    learned: Ints  # (tokens,) bool: whether it is a target
+    truncated: Ints  # (examples,) bool
+    dropped: list[tuple[int, str]]  # conversation, reason
+
+    def examples(self) -> Iterator[tuple[Ints, Ints]]:
+        """Ids and learned of each example."""
+        start = 0
+        for end in np.cumsum(self.lengths).tolist():
+            yield self.ids[start:end], self.learned[start:end]
+            start = end
+
+
+@dataclass
+class _Collected:
+    """The examples of a batch that is being encoded."""
+
+    rows: list[int] = field(default_factory=list)
     ids: list[Ints] = field(default_factory=list)  # (T,) each
-    learned: list[Ints] = field(default_factory=list)  # (T,) bool each: whether it is a target
+    learned: list[Ints] = field(default_factory=list)  # (T,) bool each
     truncated: list[bool] = field(default_factory=list)
-    dropped: list[tuple[int, str]] = field(default_factory=list)  # conversation, reason
+    dropped: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, row: int, ids: Ints, learned: Ints, truncated: bool) -> None:
         # The first token is no target: nothing comes before it.
@@ -48,10 +66,19 @@ class EncodedBatch:
             self.dropped.append((row, NO_ANSWER))
             return
         self.rows.append(row)
-        self.lengths.append(len(ids))
         self.ids.append(ids)
         self.learned.append(learned)
         self.truncated.append(truncated)
+
+    def batch(self) -> EncodedBatch:
+        return EncodedBatch(
+            np.asarray(self.rows, np.int64),
+            np.asarray([len(ids) for ids in self.ids], np.int32),
+            np.concatenate([np.empty(0, np.uint32), *self.ids]),
+            np.concatenate([np.empty(0, bool), *self.learned]),
+            np.asarray(self.truncated, bool),
+            self.dropped,
+        )
 
 
 @dataclass(frozen=True)
@@ -79,7 +106,7 @@ class Encoder:
         return self.encode([turns_of(stored) for stored in batch])
 
     def encode(self, conversations: Sequence[Sequence[Turn]]) -> EncodedBatch:
-        result, limit = EncodedBatch(), self.job.max_seq_len
+        result, limit = _Collected(), self.job.max_seq_len
         conversations = [self._learned_turns(turns) for turns in conversations]
         encoded = self.prompts.conversations(conversations)
         for row, (turns, (ids, learned)) in enumerate(zip(conversations, encoded, strict=True)):
@@ -98,11 +125,9 @@ class Encoder:
                 for part in fit(turns, self.prompts, limit):
                     is_cut = self.job.too_long is TooLong.cut_prompt and part != turns
                     self._add(result, row, *self.prompts.conversation_ids(part), is_cut)
-        return result
+        return result.batch()
 
-    def _add(
-        self, result: EncodedBatch, row: int, ids: Any, learned: Any, cut: bool = False
-    ) -> None:
+    def _add(self, result: _Collected, row: int, ids: Any, learned: Any, cut: bool = False) -> None:
         """Add one example, cut after max_seq_len tokens.
 
         The end-of-sequence token after an answer is a target. A cut answer has none: the model
@@ -128,10 +153,11 @@ def encode_example(
     """Ids and targets of one example, cut after max_seq_len tokens; None if no target is left."""
     job = EncodeJob(ModelConfig(), PromptConfig(), max_seq_len, loss_on)
     batch = Encoder(job, encoder).encode([example.turns])
-    if not batch.rows:
+    if not len(batch.rows):
         return None
-    ids = batch.ids[0].astype(np.int64)
-    return EncodedExample(example.id, ids, targets_of(ids, batch.learned[0]), batch.truncated[0])
+    ids = batch.ids.astype(np.int64)
+    targets = targets_of(ids, batch.learned)
+    return EncodedExample(example.id, ids, targets, bool(batch.truncated[0]))
 
 
 def targets_of(ids: Ints, learned: Ints) -> Ints:
@@ -190,17 +216,15 @@ def _regrouped(batches: Iterable[tuple[int, EncodedBatch]]) -> Iterator[pa.Recor
 
 
 def _record_batch(first: int, batch: EncodedBatch) -> pa.RecordBatch:
-    offsets = np.concatenate([[0], np.cumsum(batch.lengths, dtype=np.int32)]).astype(np.int32)
-    ids = np.concatenate(batch.ids) if batch.ids else np.empty(0, np.uint32)
-    learned = np.concatenate(batch.learned) if batch.learned else np.empty(0, bool)
-    targets = [int(flags[1:].sum()) for flags in batch.learned]
+    offsets = np.concatenate([[0], np.cumsum(batch.lengths)]).astype(np.int32)
+    targets = [int(np.count_nonzero(learned[1:])) for _, learned in batch.examples()]
     columns = [
-        pa.array(np.asarray(batch.rows, np.int64) + first),
-        pa.array(batch.lengths, pa.int32()),
+        pa.array(batch.rows + first),
+        pa.array(batch.lengths),
         pa.array(targets, pa.int32()),
-        pa.array(batch.truncated, pa.bool_()),
-        pa.ListArray.from_arrays(offsets, pa.array(ids)),
-        pa.ListArray.from_arrays(offsets, pa.array(learned)),
+        pa.array(batch.truncated),
+        pa.ListArray.from_arrays(offsets, pa.array(batch.ids)),
+        pa.ListArray.from_arrays(offsets, pa.array(batch.learned)),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 

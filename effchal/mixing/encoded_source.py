@@ -93,7 +93,7 @@ def encode_source(
 
         def counted(results: Iterator[EncodedBatch]) -> Iterator[tuple[int, EncodedBatch]]:
             for number, batch in enumerate(_with_rows(results, source, indices)):
-                for ids, learned in zip(batch.ids, batch.learned, strict=True):
+                for ids, learned in batch.examples():
                     digest.update(ids.tobytes() + learned.tobytes())
                 for row, reason in batch.dropped:
                     dropped.setdefault(reason, []).append(number * BATCH + row)

@@ -1,6 +1,5 @@
 """What becomes of an example of more than max_seq_len tokens; nothing of it is lost in silence."""
 
-import numpy as np
 import pytest
 
 from effchal.config import ModelConfig, PromptConfig
@@ -14,7 +13,7 @@ TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)  # one token a byte
 def encoded(too_long, limit, *turns, loss_on=LossOn.answers):
     encoder = EncodeJob(TINY, PromptConfig(user="{content}:"), limit, loss_on, too_long).start()
     batch = encoder.encode([turns])
-    texts = [encoder.prompts.tokenizer.decode(ids.tolist()) for ids in batch.ids]
+    texts = [encoder.prompts.tokenizer.decode(ids.tolist()) for ids, _ in batch.examples()]
     return texts, batch
 
 
@@ -35,8 +34,8 @@ def test_split_repeats_the_system_turn_and_keeps_every_answer_once():
         "3</s>",
     ]
     assert max(batch.lengths) <= 25
-    assert (batch.truncated, batch.dropped) == ([False] * len(texts), [])
-    assert batch.rows == [0] * len(texts)
+    assert (batch.truncated.tolist(), batch.dropped) == ([False] * len(texts), [])
+    assert batch.rows.tolist() == [0] * len(texts)
 
 
 def test_split_leaves_what_fits_as_it_is():
@@ -46,8 +45,8 @@ def test_split_leaves_what_fits_as_it_is():
 def test_split_cuts_a_document_into_pieces_that_hold_all_of_it():
     texts, batch = encoded(TooLong.split, 16, Turn("text", "0123456789" * 5))
     assert "".join(texts) == "0123456789" * 5 + "</s>"
-    assert batch.lengths == [16, 16, 16, 3]
-    assert all(flags.all() for flags in batch.learned)
+    assert batch.lengths.tolist() == [16, 16, 16, 3]
+    assert batch.learned.all()
 
 
 def test_cut_prompt_leaves_out_the_beginning_of_the_longest_question():
@@ -57,14 +56,14 @@ def test_cut_prompt_leaves_out_the_beginning_of_the_longest_question():
     assert text.startswith("hi:a</s>")
     assert text.endswith(" words stay:b</s>")
     assert "first" not in text
-    assert (batch.lengths[0] <= 40, batch.truncated) == (True, [True])
+    assert (batch.lengths[0] <= 40, batch.truncated.tolist()) == (True, [True])
 
 
 @pytest.mark.parametrize("too_long", [TooLong.cut, TooLong.cut_prompt, TooLong.split])
 def test_an_answer_that_is_too_long_alone_is_cut_and_keeps_its_question(too_long):
     texts, batch = encoded(too_long, 20, *asks("why", "because " * 10))
     assert texts == ["why:because because because "[:20]]
-    assert batch.truncated == [True]
+    assert batch.truncated.tolist() == [True]
 
 
 def test_drop_and_an_answer_out_of_reach_are_told():
@@ -80,8 +79,8 @@ def test_what_is_learned_is_a_choice():
         (LossOn.all, "one:1</s>\n\ntwo:2</s>"),
     ):
         texts, batch = encoded(TooLong.cut, 100, *talk, loss_on=loss_on)
-        flags = np.concatenate(batch.learned)
-        ids = np.concatenate(batch.ids)[flags].tolist()
+        flags = batch.learned
+        ids = batch.ids[flags].tolist()
         encoder = EncodeJob(TINY, PromptConfig(), 100).start()
         assert encoder.prompts.tokenizer.decode(ids) == learned
         assert len(texts) == 1
