@@ -4,8 +4,8 @@
 
 No card and no weights are needed: the real code runs on fake tensors. Where there is a card
 they are the card's. Without one autograd cannot run on such, so they are the CPU's, and
-`is_cuda` alone says otherwise: code that asks it takes the card's way, and waits of the host
-are not seen. Two depths of the model are counted, and their difference
+`is_cuda` alone says otherwise: layers take the card's way, and waits of the host are not seen.
+Two depths of the model are counted, and their difference
 is a layer. The bytes are those of the operations' arguments and results, as the planner counts
 them, whatever a cache saves; writing unpacked NF4 weights is among them.
 """
@@ -18,11 +18,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from launches import Counts, Launches, claiming_cuda
+from launches import Counts, Launches
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode  # private; checked with 2.13 and 2.14
 
 from effchal.planning.meta_model import to_fake
+from effchal.planning.pretended import claiming_cuda
 
 DEPTHS = (2, 4)  # layers
 PROMPT, FIRST_STEPS = 512, 2  # tokens before the decode step that is counted; steps before it

@@ -1,17 +1,13 @@
 """Launches of a card by kind, and waits of the host, for count_launches.py."""
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor  # private; checked with 2.11 to 2.14
 
-from effchal.planning.traffic import Launch, Traffic, moved, tensors_of
+from effchal.planning.traffic import Launch, Traffic, tensors_of
 
 READS = ("_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal")  # the host waits
 
@@ -30,20 +26,10 @@ class Counts:
 class Launches(Traffic):
     """The planner's count, by operation, and the waits of the host."""
 
-    active: ClassVar[list["Launches"]] = []
-
     def __init__(self) -> None:
         super().__init__()
         self.counts = Counts()
         self._reading = False  # several values that are read one after the other are one wait
-
-    def __enter__(self) -> "Launches":
-        self.active.append(self)
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self.active.remove(self)
-        super().__exit__(*error)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -70,47 +56,6 @@ class Launches(Traffic):
         else:
             self.counts.element_wise[launch.name] += 1
             self.counts.element_wise_bytes[launch.name] += launch.bytes
-
-
-@contextlib.contextmanager
-def claiming_cuda(claim: bool) -> Iterator[None]:
-    """Within, fake CPU tensors say that they are on a card, for code that asks `is_cuda`.
-
-    For a machine without a card, where autograd cannot run on fake tensors of one. RMS norm,
-    which has a kernel on a card forward and backward, counts as one each.
-    """
-    if not claim:
-        yield
-        return
-    rms_norm = F.rms_norm
-
-    def one_kernel(x: Tensor, *shape_weight_eps: Any, **named: Any) -> Tensor:
-        fake = Launches.active and isinstance(x, FakeTensor)
-        return OneNorm.apply(x) if fake else rms_norm(x, *shape_weight_eps, **named)
-
-    FakeTensor.is_cuda = property(lambda self: True)  # type: ignore[assignment,method-assign]
-    F.rms_norm = one_kernel
-    try:
-        yield
-    finally:
-        F.rms_norm = rms_norm
-        del FakeTensor.is_cuda
-
-
-class OneNorm(torch.autograd.Function):
-    """RMS norm of fake tensors: its launches and bytes, without its arithmetic."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.like = x
-        Launches.active[-1].add(Launch("rms_norm", "element-wise", moved([x, x])))
-        return torch.empty_like(x)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
-        bytes_ = moved([dy, ctx.like, ctx.like])
-        Launches.active[-1].add(Launch("rms_norm_backward", "element-wise", bytes_))
-        return torch.empty_like(ctx.like)
 
 
 def _crosses(values: list[Any]) -> bool:

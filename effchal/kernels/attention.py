@@ -122,7 +122,7 @@ def packed_attention(
         return varlen_attention(query, key, value, lengths, scaling, sliding_window), None
     longest = max(segments.lengths)
     masked = sliding_window is not None and 0 < sliding_window < longest
-    if query.is_cuda and (masked or query.dtype is torch.float32):
+    if query.device.type == "cuda" and (masked or query.dtype is torch.float32):
         key, value = _one_head_each(query, key, value)
     mixed = []
     parts = (tensor.split(segments.lengths, dim=2) for tensor in (query, key, value))

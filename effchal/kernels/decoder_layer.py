@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from effchal.config.choices import ActivationCheckpointing
 from effchal.kernels.attention import attention_function
 from effchal.kernels.dropout import draw_seed
+from effchal.kernels.elementwise import gate, gate_again, gate_backward, rotate
 from effchal.kernels.layer_parts import LayerParts, can_train, parts_of
 from effchal.kernels.lora_linear import FusedLinear
 from effchal.kernels.norm import RmsNorm
@@ -107,7 +108,7 @@ class FusedLayer:
         qkv = qkv.unflatten(1, (-1, self.attention.head_dim))
         heads = self._norm_heads(qkv)
         if self.parts.rotates:
-            apply_rotary_(self._queries_and_keys(qkv), cos, sin)
+            qkv = rotate(qkv, cos, sin, self._turning(qkv))
         with torch.set_grad_enabled(differentiable):
             attended = self.attend(qkv.requires_grad_(differentiable), options)
         middle, low_out, added = self._add(
@@ -141,9 +142,10 @@ class FusedLayer:
         kv_heads = qkv.shape[1] // (groups + 2)
         return groups * kv_heads, kv_heads, kv_heads
 
-    def _queries_and_keys(self, qkv: Tensor) -> Tensor:
+    def _turning(self, qkv: Tensor) -> int:
+        """How many heads have positions: those of queries and keys."""
         queries, keys, _ = self._counts(qkv)
-        return qkv[:, : queries + keys]
+        return queries + keys
 
     def attend(self, qkv: Tensor, options: dict[str, Any]) -> Tensor:
         parts = qkv.split(self._counts(qkv), dim=1)
@@ -159,8 +161,7 @@ class FusedLayer:
 
     def output(self, done: Activations) -> Tensor:
         assert done.gate_up is not None
-        gate, up = done.gate_up.chunk(2, dim=-1)
-        product = self.parts.act.forward(gate).mul_(up)
+        product = gate(done.gate_up, self.parts.act)
         y, done.low["down"], done.from_mlp = self._add(
             self.down, product, done.middle, self.parts.after_mlp, done.seed + 3
         )
@@ -186,12 +187,13 @@ class FusedLayer:
             return dy
         return norm.backward(dy.clone(), added.raw, added.scale)
 
-    def qkv_backward(self, d_qkv: Tensor, done: Activations, cos: Tensor, sin: Tensor) -> None:
-        """From rotated and normed queries and keys to those of the product, in place."""
+    def qkv_backward(self, d_qkv: Tensor, done: Activations, cos: Tensor, sin: Tensor) -> Tensor:
+        """From rotated and normed queries and keys to those of the product; d_qkv is lost."""
         if self.parts.rotates:
-            apply_rotary_(self._queries_and_keys(d_qkv), cos, -sin)
+            d_qkv = rotate(d_qkv, cos, sin, self._turning(d_qkv), back=True)
         for (part, norm), (raw, scale) in zip(self._normed_heads(d_qkv), done.heads, strict=True):
             part.copy_(norm.backward(part.clone(), raw, scale))
+        return d_qkv
 
 
 def trainable_parts(layers: Any) -> list[LayerParts]:
@@ -254,13 +256,13 @@ class LayerFunction(torch.autograd.Function):
         qkv_gradients: list[Tensor] = []
         if want_dx or layer.qkv.adapters:
             (d_qkv,) = torch.autograd.grad(done.attended, done.qkv, d_attended)
-            layer.qkv_backward(d_qkv, done, cos, sin)
+            d_qkv = layer.qkv_backward(d_qkv, done, cos, sin)
             normed = layer.parts.norm_1.apply(x, done.scale_1)
             dx, qkv_gradients = layer.qkv.backward(
                 d_qkv.flatten(1), normed, done.low["qkv"], want_dx, done.seed
             )
         if dx is not None:
-            dx = layer.parts.norm_1.backward(dx, x, done.scale_1).add_(d_middle)
+            dx = layer.parts.norm_1.backward(dx, x, done.scale_1, d_middle)
         return None, None, dx, None, None, *qkv_gradients, *out_gradients, *mlp_gradients
 
 
@@ -269,32 +271,19 @@ def mlp_backward(layer: FusedLayer, dy: Tensor, done: Activations) -> tuple[Tens
     gate_up = layer.add_gate_up(done) if done.gate_up is None else done.gate_up
     if layer.parts.after_mlp is not None and done.from_mlp is None:
         layer.output(done)
-    gate, up = gate_up.chunk(2, dim=-1)
-    activated = layer.parts.act.forward(gate)
+    product, activated = gate_again(gate_up, layer.parts.act)
     d_product, down_gradients = layer.down.backward(
         layer.added_backward(dy, layer.parts.after_mlp, done.from_mlp),
-        activated * up,
+        product,
         done.low.get("down"),
         seed=done.seed + 3,
     )
     assert d_product is not None
-    d_gate_up = torch.empty_like(gate_up)
-    d_gate, d_up = d_gate_up.chunk(2, dim=-1)
-    torch.mul(d_product, activated, out=d_up)
-    layer.parts.act.backward(d_product.mul_(up), gate, grad_input=d_gate)
+    d_gate_up = gate_backward(d_product, gate_up, activated, layer.parts.act)
     normed = layer.parts.norm_2.apply(done.middle, done.scale_2)
     d_normed, gate_up_gradients = layer.gate_up.backward(
         d_gate_up, normed, done.low["gate_up"], seed=done.seed + 2
     )
     assert d_normed is not None
-    d_middle = layer.parts.norm_2.backward(d_normed, done.middle, done.scale_2).add_(dy)
+    d_middle = layer.parts.norm_2.backward(d_normed, done.middle, done.scale_2, dy)
     return d_middle, [*gate_up_gradients, *down_gradients]
-
-
-def apply_rotary_(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Rotary position embedding in place: (T, heads, head size) by (T, 1, rotated / 2) angles."""
-    half = cos.shape[-1]
-    first, second = heads[..., :half], heads[..., half : 2 * half]
-    rotated = (first * cos).addcmul_(second, sin, value=-1)
-    second.mul_(cos).addcmul_(first, sin)
-    first.copy_(rotated)

@@ -1,41 +1,21 @@
 """A decoder layer described by its parts, whatever its class is called."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from effchal.kernels.elementwise import GELU, GELU_TANH, SILU, Activation
 from effchal.kernels.frozen_weight import is_four_bit
 from effchal.kernels.lora_linear import base_and_adapter, is_plain
 from effchal.kernels.norm import RmsNorm, rms_norm_of
 
-
-@dataclass(frozen=True)
-class Activation:
-    """Of the MLP's gate, and its gradient."""
-
-    forward: Callable[[Tensor], Tensor]
-    backward: Callable[..., Tensor]  # (dy, x, grad_input=) writes the gradient of x
-
-
-def _gelu(approximate: str) -> Activation:
-    def backward(dy: Tensor, x: Tensor, grad_input: Tensor) -> Tensor:
-        return torch.ops.aten.gelu_backward.grad_input(
-            dy, x, approximate=approximate, grad_input=grad_input
-        )
-
-    return Activation(lambda x: F.gelu(x, approximate=approximate), backward)
-
-
-SILU = Activation(F.silu, torch.ops.aten.silu_backward.grad_input)
 ACTIVATIONS = {  # by the class of the library's module
     "SiLUActivation": SILU,
     "SiLU": SILU,
-    "GELUTanh": _gelu("tanh"),
-    "GELUActivation": _gelu("none"),
+    "GELUTanh": GELU_TANH,
+    "GELUActivation": GELU,
 }
 
 

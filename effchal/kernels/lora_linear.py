@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effchal.kernels.dropout import keep_mask
+from effchal.kernels.dropout import CountedMask, Mask, mask_of
 from effchal.kernels.frozen_weight import FloatWeight, FourBitWeight, is_four_bit, side_by_side
 from effchal.kernels.row_adapters import RowAdapters
 from effchal.kernels.scratch import ScratchBuffers
@@ -168,14 +168,16 @@ class FusedLinear:
         for adapter in self.adapters:
             dy_part, d_low_part = dy[:, adapter.columns], d_low[:, adapter.ranks]
             scale = self._scale(adapter)
-            torch.mm(dy_part, adapter.b.to(dy.dtype), out=d_low_part).mul_(scale)
-            db = (dy_part.T @ low[:, adapter.ranks]).mul_(scale)
+            # beta=0: what stood in the memory is not read.
+            d_low_part.addmm_(dy_part, adapter.b.to(dy.dtype), beta=0, alpha=scale)
+            db = torch.empty_like(adapter.b, dtype=dy.dtype)
+            db.addmm_(dy_part.T, low[:, adapter.ranks], beta=0, alpha=scale)
             d_bs.append(db.to(adapter.b.dtype))
-        da = d_low.T @ (x if mask is None else x * mask)  # (ranks, D_in)
+        da = d_low.T @ (x if mask is None else mask.times(x))  # (ranks, D_in)
         d_as = [da[adapter.ranks].to(adapter.a.dtype) for adapter in self.adapters]
         if dx is not None:
             a = self._joined_a(dy.dtype)
-            dx = dx.addmm_(d_low, a) if mask is None else dx.addcmul_(d_low @ a, mask)
+            dx = dx.addmm_(d_low, a) if mask is None else mask.add(dx, d_low @ a)
         return dx, [gradient for pair in zip(d_as, d_bs, strict=True) for gradient in pair]
 
     @property
@@ -187,19 +189,21 @@ class FusedLinear:
         """The share of inputs that the adapters see."""
         return 1 - self.dropout.p if self.dropout is not None and self.drops else 1.0
 
-    def _mask(self, x: Tensor, seed: int) -> Tensor | None:
-        """(T, D_in) of 0 and 1; None without dropout."""
-        return keep_mask(x, self._kept, seed) if self.drops else None
+    def _mask(self, x: Tensor, seed: int) -> Mask | CountedMask | None:
+        """None without dropout."""
+        return mask_of(x, self._kept, seed) if self.drops else None
 
     def _scale(self, adapter: Adapter) -> float:
         """The adapter's, which also makes up for what is dropped."""
         return adapter.scale / self._kept
 
-    def _low(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return (x if mask is None else x * mask) @ self._joined_a(x.dtype).T  # (T, ranks)
+    def _low(self, x: Tensor, mask: Mask | CountedMask | None) -> Tensor:
+        return (x if mask is None else mask.times(x)) @ self._joined_a(x.dtype).T  # (T, ranks)
 
     def _joined_a(self, dtype: torch.dtype) -> Tensor:
-        return torch.cat([adapter.a for adapter in self.adapters]).to(dtype)  # (ranks, D_in)
+        """(ranks, D_in)."""
+        parts: list[Tensor] = [adapter.a for adapter in self.adapters]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(dtype)
 
 
 class DecodingLinear:

@@ -27,7 +27,7 @@ def chunked_loss(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
         targets: (n,) int64.
     """
     plain = is_frozen_product(head) and head.weight.dtype == hidden.dtype
-    if hidden.is_cuda and plain and has_fused_loss():
+    if hidden.device.type == "cuda" and plain and has_fused_loss():
         return fused_loss(head.weight, hidden, targets)
     parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
     return ChunkedLoss.apply(head, torch.is_grad_enabled(), hidden, targets, *parameters)

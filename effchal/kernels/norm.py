@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effchal.kernels.elementwise import is_compiled, normed, normed_backward
+
 SAME = 1e-2  # relative difference that rounding to 16 bits explains, twice over
 
 
@@ -23,13 +25,16 @@ class RmsNorm:
         self.gain = 1 + module.weight.detach().float() if offset else module.weight.detach()
 
     def is_one_kernel(self, x: Tensor) -> bool:
-        """Whether torch has a kernel of its own for this norm of x, forward and backward.
+        """Whether this norm of x is one kernel, forward and backward: torch's, or a compiled one.
 
-        It rounds once where the library rounds twice.
+        It rounds once where the library may round twice.
         """
-        return x.is_cuda and not self.offset and self.gain.dtype == x.dtype
+        of_torch = x.is_cuda and not self.offset and self.gain.dtype == x.dtype
+        return of_torch or is_compiled(x)
 
     def kernel(self, x: Tensor) -> Tensor:
+        if is_compiled(x):
+            return normed(x, self.gain, self.eps)
         return F.rms_norm(x, x.shape[-1:], self.gain, self.eps)
 
     def scale(self, x: Tensor) -> Tensor | None:
@@ -51,15 +56,21 @@ class RmsNorm:
         scale = self.scale(x)
         return self.apply(x, scale), scale
 
-    def backward(self, dy: Tensor, x: Tensor, scale: Tensor | None) -> Tensor:
-        """Gradient of x; overwrites dy where gain and dy have one dtype."""
+    def backward(
+        self, dy: Tensor, x: Tensor, scale: Tensor | None, added: Tensor | None = None
+    ) -> Tensor:
+        """Gradient of x, plus `added`; overwrites dy where gain and dy have one dtype."""
+        if scale is None and is_compiled(x):
+            return normed_backward(dy, x, self.gain, self.eps, added)
         if scale is None:
             with torch.enable_grad():
                 x = x.detach().requires_grad_()
-                return torch.autograd.grad(self.kernel(x), x, dy)[0]
-        dy, upcast = (dy * self.gain if self.offset else dy.mul_(self.gain)).float(), x.float()
-        along = torch.linalg.vecdot(dy, upcast)[..., None].mul_(scale.pow(3)).div_(x.shape[-1])
-        return dy.mul_(scale).addcmul_(upcast, along, value=-1).to(x.dtype)
+                dx = torch.autograd.grad(self.kernel(x), x, dy)[0]
+        else:
+            dy, upcast = (dy * self.gain if self.offset else dy.mul_(self.gain)).float(), x.float()
+            along = torch.linalg.vecdot(dy, upcast)[..., None].mul_(scale.pow(3)).div_(x.shape[-1])
+            dx = dy.mul_(scale).addcmul_(upcast, along, value=-1).to(x.dtype)
+        return dx if added is None else dx.add_(added)
 
 
 def rms_norm_of(module: Any) -> RmsNorm | None:

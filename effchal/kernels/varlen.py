@@ -19,7 +19,8 @@ def runs_varlen(query: Tensor) -> bool:
     """Whether the kernel takes such queries, (1, H, T, d)."""
     size = query.shape[-1]
     fits = query.dtype in (torch.bfloat16, torch.float16) and size <= MOST_HEAD_DIM
-    return query.is_cuda and fits and size % 8 == 0 and _has_kernel(query.device)
+    on_card = query.device.type == "cuda"
+    return on_card and fits and size % 8 == 0 and _has_kernel(query.device)
 
 
 @functools.cache

@@ -62,6 +62,7 @@ def kind_of(cfg: Config, device_name: str, model: str) -> dict[str, Any]:
         "optimizer": train.optimizer.value,
         "activation_checkpointing": train.activation_checkpointing.value,
         "compile": train.compile,
+        "compile_elementwise": train.compile_elementwise,
     }
 
 

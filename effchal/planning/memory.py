@@ -1,15 +1,12 @@
 """Memory of a run by phase and by part: the real training step on fake tensors, counted."""
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from effchal.config import Config
-from effchal.kernels import loss
+from effchal.kernels.elementwise import allow_compiling
 from effchal.mixing.packing import MicroBatch
 from effchal.model.device import pick_dtype
 from effchal.model.structure import backbone
@@ -17,6 +14,7 @@ from effchal.planning.allocated import AllocatedBytes
 from effchal.planning.flops import RECOMPUTED, Cost, attention_flops, frozen_weights
 from effchal.planning.meta_model import build_meta_model, shape_config, to_fake
 from effchal.planning.optimizer import optimizer_bytes
+from effchal.planning.pretended import pretended
 from effchal.planning.sharded import held_weights, layer_weights
 from effchal.planning.traffic import Traffic
 from effchal.planning.workload import MicroBatchSize
@@ -122,9 +120,10 @@ def count(
 ) -> Counts:
     """Run a training step and a validation of the first `layers` on fake tensors."""
     model = build_meta_model(cfg, device, layers)
-    with FakeTensorMode(), AllocatedBytes() as allocated, Traffic() as traffic, _chunks_of(device):
+    with pretended(device), AllocatedBytes() as allocated, Traffic() as traffic:
         to_fake(model)
         keep, compiled = cfg.train.activation_checkpointing, cfg.train.compile
+        allow_compiling(cfg.train.compile_elementwise)
         prepare_training(model.train(), keep, compiled, device)
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         adapter = sum(parameter.nbytes for parameter in trainable)
@@ -274,17 +273,6 @@ def micro_batch_of(size: MicroBatchSize) -> MicroBatch:
     row = torch.empty(1, size.tokens, dtype=torch.int64)
     targets = torch.empty(size.targets, dtype=torch.int64)
     return MicroBatch(row, row.clone(), targets, targets.clone(), tuple(lengths), [])
-
-
-@contextlib.contextmanager
-def _chunks_of(device: torch.device) -> Iterator[None]:
-    """Loss chunks as large as on `device`, for fake tensors that claim to be on a CPU."""
-    own = loss.CHUNK_ELEMENTS["cpu"]
-    loss.CHUNK_ELEMENTS["cpu"] = loss.CHUNK_ELEMENTS[device.type]
-    try:
-        yield
-    finally:
-        loss.CHUNK_ELEMENTS["cpu"] = own
 
 
 def allocator_bytes(memory: Memory, device: torch.device) -> int:

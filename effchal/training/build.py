@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from effchal.admission.admit import TrainingAdmission
-from effchal.config import Config, ConfigError
+from effchal.config import Config, ConfigError, TrainConfig
 from effchal.config.choices import DecodingMethod, Dtype
 from effchal.decoding.layers import contrast_of
+from effchal.kernels.elementwise import allow_compiling, missing_compiler
 from effchal.mixing.encode import EncodedExample
 from effchal.mixing.order import TrainingOrder
 from effchal.mixing.packing import MicroBatch
@@ -182,10 +183,23 @@ def prepare_layers(
 ) -> tuple[bool, Ranks]:
     """prepare_training, and the weights spread over the processes where they are to be."""
     keep = cfg.train.activation_checkpointing
+    compile_where_possible(cfg.train, device)
     if not is_sharded(cfg):
         return prepare_training(model, keep, cfg.train.compile), ranks
     require_equal_passes(model)
     return prepare_sharded(model, ranks, device, keep)
+
+
+def compile_where_possible(cfg: TrainConfig, device: torch.device) -> None:
+    """Element-wise kernels for a GPU, or a word why there are none."""
+    allow_compiling(cfg.compile_elementwise)
+    missing = missing_compiler() if device.type == "cuda" and cfg.compile_elementwise else None
+    if missing:
+        log.warning(
+            "element-wise work runs slower, uncompiled: %s is missing; install it, or say "
+            "train.compile_elementwise=false",
+            missing,
+        )
 
 
 def check_examples(tokenizer: Any, rows: int, data: PreparedData) -> None:

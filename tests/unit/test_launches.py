@@ -1,8 +1,11 @@
 """What count_launches.py counts: launches by kind, and bytes that element-wise ones move."""
 
 import torch
-from launches import Launches, claiming_cuda
+from launches import Launches
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+from effchal.kernels.elementwise import SILU, gate, gate_backward
+from effchal.planning.pretended import claiming_cuda
 
 
 def counts_of(work, *tensors):
@@ -68,12 +71,12 @@ def test_fake_tensors_claim_to_be_on_a_card_only_within():
         assert not x.is_cuda
 
 
-def test_rms_norm_on_a_claimed_card_is_one_launch_each_way():
+def test_a_compiled_function_on_a_claimed_card_is_one_launch():
     with FakeTensorMode(), claiming_cuda(True):
-        x, weight = torch.empty(2, 8, requires_grad=True), torch.empty(8)
+        gate_up = torch.empty(2, 8)
         with Launches() as mode:
-            normed = torch.nn.functional.rms_norm(x, (8,), weight, 1e-5)
-            (dx,) = torch.autograd.grad(normed, x, torch.empty_like(x))
-    assert (normed.shape, dx.shape) == (x.shape, x.shape)
-    assert mode.counts.element_wise == {"rms_norm": 1, "rms_norm_backward": 1}
-    assert mode.counts.element_wise_bytes == {"rms_norm": 4 * 32, "rms_norm_backward": 4 * 48}
+            product = gate(gate_up, SILU)
+            d_gate_up = gate_backward(product, gate_up, None, SILU)
+    assert (product.shape, d_gate_up.shape) == ((2, 4), (2, 8))
+    assert mode.counts.element_wise == {"gated": 1, "gated_backward": 1}
+    assert mode.counts.element_wise_bytes == {"gated": 4 * (16 + 8), "gated_backward": 4 * 40}

@@ -1,0 +1,93 @@
+"""Functions that a card runs as one kernel each: in the layers, and what Inductor makes of them."""
+
+import pytest
+import torch
+from support.adapted_models import (
+    assert_close,
+    is_fused,
+    make,
+    packed,
+    states_and_gradients,
+    under_a_dense_mask,
+)
+
+from effchal.config.choices import ActivationCheckpointing
+from effchal.kernels import dropout, elementwise, norm
+from effchal.kernels.elementwise import BY_NAME
+from effchal.training.layers import prepare_training
+
+
+@pytest.fixture
+def as_on_a_card(monkeypatch):
+    """Layers call the functions of a card, each of which runs as it stands."""
+    for module in (elementwise, dropout, norm):
+        monkeypatch.setattr(module, "is_compiled", lambda x: True)
+    monkeypatch.setattr(elementwise.Compiled, "kernel", property(lambda self: self.function))
+
+
+@pytest.mark.parametrize("keep", list(ActivationCheckpointing))
+@pytest.mark.parametrize("shape", ["llama", "qwen3", "gemma3", "granite", "smollm3"])
+def test_layers_of_these_functions_give_the_librarys_gradients(as_on_a_card, shape, keep):
+    expected = states_and_gradients(make(shape), under_a_dense_mask)
+    model = make(shape)
+    prepare_training(model, keep)
+    assert is_fused(model)
+    assert_close(states_and_gradients(model, packed), expected)
+
+
+def test_a_counted_mask_is_the_same_at_every_level_of_checkpointing(as_on_a_card):
+    levels = []
+    for keep in ActivationCheckpointing:
+        model = make("llama", dropout=0.3)
+        prepare_training(model, keep)
+        torch.manual_seed(5)
+        levels.append(states_and_gradients(model, packed))
+    for one, *others in zip(*levels, strict=True):
+        assert all(torch.equal(one, other) for other in others)
+    without = make("llama")
+    prepare_training(without, ActivationCheckpointing.none)
+    assert not torch.equal(levels[0][0], packed(without))
+
+
+def test_a_counted_mask_drops_by_chance_alone():
+    x = torch.ones(2000, 500)
+    first, other = (dropout.CountedMask(0.95, seed).times(x) for seed in (7, 8))
+    assert abs(first.mean() - 0.95) < 1e-3
+    assert abs(first.var() - 0.05 * 0.95) < 1e-3
+    off, other_off = first - 0.95, other - 0.95
+    pairs = [(off, other_off), (off[1:], off[:-1]), (off[:, 1:], off[:, :-1])]
+    assert all(abs((a * b).mean()) < 0.01 * 0.05 * 0.95 for a, b in pairs)
+    added = dropout.CountedMask(0.95, 7).add(x, 2 * x)
+    assert torch.equal(added, x + 2 * first)
+
+
+def test_nothing_is_compiled_on_a_cpu():
+    assert not elementwise.is_compiled(torch.ones(2))
+
+
+def arguments(dtype):
+    """Of each function, for a few rows."""
+    draw = torch.Generator().manual_seed(0)
+
+    def made(*shape):
+        return torch.randn(*shape, generator=draw).to(dtype)
+
+    x, dy, gain, gate_up = made(5, 64), made(5, 64), made(64), made(5, 64)
+    heads, cos, sin = made(5, 6, 16), made(5, 1, 4), made(5, 1, 4)
+    yield elementwise.normed, (x, gain, 1e-5)
+    yield elementwise.normed_backward, (dy, x, gain, 1e-5, dy)
+    yield elementwise.rotated, (heads, cos, sin, 4, -1.0)
+    yield elementwise.gated, (gate_up, "silu")
+    for name in BY_NAME:
+        yield elementwise.gated_backward, (gate_up, made(5, 32), name)
+    yield dropout.dropped, (x, *dropout.places_of(x), 0.9, 2**61 + 7)
+    yield dropout.added_dropped, (dy, x, *dropout.places_of(x), 0.9, 2**31 + 7)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("number", [1, 2, 4, 7])
+def test_a_compiled_function_is_the_function(number):
+    operation, given = list(arguments(torch.float32))[number]
+    expected = operation.function(*given)
+    torch.testing.assert_close(operation.kernel(*given), expected)
+    assert torch.equal(operation(*given), expected)
