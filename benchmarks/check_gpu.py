@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))  # it runs without an installation, too
 from gpu_check.session import Session, print_result  # noqa: E402
 from gpu_check.workers import Part, Process, quiet, run_parts, work  # noqa: E402
 
-PROOFS = ("gradients", "answers", "resume")
+PROOFS = ("kernels", "gradients", "answers", "resume")
 HERE = ("machine", "attention", *PROOFS)  # sections of this process
 SECTIONS = (*HERE, "training", "decoding", "plan")
 TRAINING = ("bf16", "nf4")

@@ -37,9 +37,17 @@ ATTENTION = {
     "new_length_ms": "new length, ms",
     "same_length_ms": "same length, ms",
 }
-COLUMNS = {"attention": ATTENTION, "training": TRAINING, "decoding": DECODING}
+KERNELS = {
+    "kernel": "kernel",
+    "compiled": "compiled",
+    "off": "off",
+    "ms": "ms",
+    "uncompiled_ms": "uncompiled, ms",
+    "ok": "holds",
+}
+COLUMNS = {"kernels": KERNELS, "attention": ATTENTION, "training": TRAINING, "decoding": DECODING}
 LARGEST = 8  # kernels of a profile
-PROOFS = ("gradients", "dropout", "answers", "resume")
+PROOFS = ("kernels", "gradients", "dropout", "answers", "resume")
 
 
 def report(session: Session, targets: list[Target], missing: list[str], seconds: float) -> str:

@@ -7,7 +7,7 @@ import sys
 
 from support.paths import ROOT
 
-PROOFS = {"gradients", "dropout", "answers", "resume"}
+PROOFS = {"kernels", "gradients", "dropout", "answers", "resume"}
 
 
 def test_every_section_runs_and_every_proof_holds(tmp_path):

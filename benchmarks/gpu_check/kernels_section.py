@@ -1,0 +1,58 @@
+"""Each compiled kernel against its function in float32, and the time of both."""
+
+import torch
+
+from effchal.kernels import dropout, elementwise
+from effchal.kernels.elementwise import Compiled, is_compiled
+from gpu_check.measure import ON_CARD, seconds
+from gpu_check.session import Session
+
+ROWS, HIDDEN, MLP, HEADS, SIZE = 2048, 4096, 14336, 48, 128  # of Mistral-7B
+TURNING = 40  # heads of queries and keys
+OFF = 2**-6  # of the largest number; rounding to bfloat16 once changes 2**-9
+
+
+def kernels(session: Session) -> None:
+    """On a CPU nothing is compiled, and the functions themselves are held against float32."""
+    for operation, given in cases(shrunk_by=32 if session.tiny else 1):
+        name = operation.function.__name__
+        session.attempt("kernels", lambda s, o=operation, g=given: proof(s, o, g), kernel=name)
+
+
+def cases(shrunk_by: int) -> list[tuple[Compiled, tuple]]:
+    rows, hidden, mlp = (size // shrunk_by for size in (ROWS, HIDDEN, MLP))
+    x, dy, gain = made(rows, hidden), made(rows, hidden), made(hidden)
+    gate_up, heads = made(rows, 2 * mlp), made(rows, HEADS, SIZE)
+    cos, sin = made(rows, 1, SIZE // 2), made(rows, 1, SIZE // 2)
+    places, seed = dropout.places_of(x), 2**61 + 7
+    return [
+        (elementwise.normed, (x, gain, 1e-5)),
+        (elementwise.normed_backward, (dy, x, gain, 1e-5, dy)),
+        (elementwise.rotated, (heads, cos, sin, TURNING, -1.0)),
+        (elementwise.gated, (gate_up, "silu")),
+        (elementwise.gated_backward, (gate_up, made(rows, mlp), "silu")),
+        (dropout.dropped, (x, *places, 0.95, seed)),
+        (dropout.added_dropped, (dy, x, *places, 0.95, seed)),
+    ]
+
+
+def made(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.bfloat16, device="cuda" if ON_CARD else "cpu")
+
+
+def proof(session: Session, operation: Compiled, given: tuple) -> None:
+    upcast = [
+        each.float() if torch.is_tensor(each) and each.is_floating_point() else each
+        for each in given
+    ]
+    true = operation.function(*upcast)
+    off = float((operation(*given) - true).abs().max() / true.abs().max())
+    session.tell(
+        "kernels",
+        kernel=operation.function.__name__,
+        compiled=is_compiled(given[0]),
+        off=off,
+        ms=1000 * seconds(lambda: operation(*given), runs=20, warm=3),
+        uncompiled_ms=1000 * seconds(lambda: operation.function(*given), runs=20, warm=3),
+        ok=off <= OFF,
+    )
