@@ -17,6 +17,7 @@ from effchal.model.text_model import from_config, keep_layers, text_model_class
 from effchal.model.tokenizer import base_model_path, quiet_libraries
 
 SHAPES = Path(__file__).parent / "shapes"  # config.json of hub models that conf/model names
+FEW_ROWS = 4  # bitsandbytes' _GEMM_4BIT_CUSTOM_FLOOR_M; checked with 0.50.2
 NF4_BLOCK, CONSTANTS_BLOCK = 64, 256  # weights per constant, constants per second-level constant
 
 
@@ -161,6 +162,10 @@ def packed_linear(linear: nn.Linear, double_quant: bool) -> nn.Module:
             out.zero_()
 
         def forward(self, x: Tensor) -> Tensor:
+            if not torch.is_grad_enabled() and x.numel() <= FEW_ROWS * self.in_features:
+                # bitsandbytes multiplies so few rows with weights that stay packed.
+                weight = x.new_empty(self.out_features, self.in_features)
+                return nn.functional.linear(x, weight, self.bias)
             return FakeMatMul4bit.apply(x, self.in_features, self.out_features, self.bias)
 
     return FakeLinear4bit()
