@@ -32,6 +32,27 @@ class MicroBatch:
     def target_tokens(self) -> int:
         return 0 if self.is_idle else len(self.targets)
 
+    def halves(self) -> list["MicroBatch"]:
+        """Two, each with some of the examples; there are at least two."""
+        count = len(self.lengths) // 2
+        place = sum(self.lengths[:count])
+        target = int((self.target_positions < place).sum())
+        first, second = slice(0, count), slice(count, None)
+        return [
+            MicroBatch(
+                self.input_ids[:, tokens],
+                self.position_ids[:, tokens],
+                self.target_positions[targets] - (tokens.start or 0),
+                self.targets[targets],
+                self.lengths[examples],
+                self.example_ids[examples],
+            )
+            for examples, tokens, targets in (
+                (first, slice(0, place), slice(0, target)),
+                (second, slice(place, None), slice(target, None)),
+            )
+        ]
+
     def to(self, device: torch.device) -> "MicroBatch":
         names = ("input_ids", "position_ids", "target_positions", "targets")
         return replace(

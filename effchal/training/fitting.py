@@ -45,7 +45,7 @@ def step_that_fits(
         set_random_states(random, setup.device)
         before_retry()
         if len(failed.lengths) == 1:
-            raise ExampleTooLarge(_remedy(cfg, failed))
+            raise ExampleTooLarge(remedy_of(cfg, failed))
         state.micro_batch_divisor = smaller_divisor(cfg, divisor, failed)
         _tell(cfg, state, failed)
 
@@ -71,7 +71,8 @@ def _tell(cfg: Config, state: RunState, failed: MicroBatch) -> None:
     )
 
 
-def _remedy(cfg: Config, failed: MicroBatch) -> str:
+def remedy_of(cfg: Config, failed: MicroBatch) -> str:
+    """What to do about an example that does not fit, for people."""
     name = " ".join(failed.example_ids)
     return (
         f"out of memory: example {name} with {failed.tokens} tokens does not fit "

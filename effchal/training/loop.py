@@ -256,7 +256,7 @@ class Trainer:
             try:
                 with lost_peers() if self.ranks.are_several else nullcontext():
                     self.measure_last(status)
-            except RankLost as error:
+            except (RankLost, ExampleTooLarge, PassLeft) as error:
                 log.warning("the last validation is missing: %s", error)
             if first:
                 self.saver.choose_weights(status)

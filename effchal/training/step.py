@@ -235,12 +235,31 @@ def validation_loss(
 
     Args:
         micro_batches: of this process; each process has as many.
+
+    Raises:
+        MicroBatchTooLarge: of a single example.
+        PassLeft: memory lacked where other processes wait.
     """
     with evaluation_mode(model):
-        losses = [(each.is_idle, float(target_loss(model, each))) for each in micro_batches]
+        losses = [(each.is_idle, fitting_loss(model, each, ranks)) for each in micro_batches]
     own = sum(loss for is_idle, loss in losses if not is_idle)
     parts = ranks.gather((own, count_targets(micro_batches)))
     return sum(loss for loss, _ in parts) / sum(targets for _, targets in parts)
+
+
+def fitting_loss(model: nn.Module, micro_batch: MicroBatch, ranks: Ranks) -> float:
+    """`target_loss`, in halves of the examples where the device lacks the memory for all."""
+    try:
+        return float(target_loss(model, micro_batch))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        release(error)
+    if ranks.are_sharded:
+        raise PassLeft(micro_batch.tokens)
+    if len(micro_batch.lengths) == 1:
+        raise MicroBatchTooLarge(micro_batch)
+    return sum(fitting_loss(model, half, ranks) for half in micro_batch.halves())
 
 
 def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.Optimizer:

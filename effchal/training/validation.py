@@ -10,8 +10,9 @@ from effchal.tracking.terminal import progress
 from effchal.tracking.words import one_line
 from effchal.training.budget import LAST_FACTOR, WallClock
 from effchal.training.build import RunState, TrainingSetup
+from effchal.training.fitting import ExampleTooLarge, remedy_of
 from effchal.training.samples import Sampler
-from effchal.training.step import validation_loss
+from effchal.training.step import MicroBatchTooLarge, validation_loss
 
 log = logging.getLogger("effchal.train")
 
@@ -30,6 +31,7 @@ class Validator:
         """keep: takes a record of metrics.jsonl."""
         self.micro_batches = setup.validation
         self.must_stop: Callable[[], bool] = lambda: False  # whether a signal ends the run
+        self._cfg = cfg
         self._every, self._share = cfg.train.validate_every, cfg.budget.periodic_work_share
         self._model, self._steps = setup.model, setup.steps
         self._state, self._clock, self._keep = state, clock, keep
@@ -59,7 +61,10 @@ class Validator:
         state, clock = self._state, self._clock
         started_s = clock.spent_s()
         with progress("validating"):
-            loss = validation_loss(self._model, self.micro_batches, self._ranks)
+            try:
+                loss = validation_loss(self._model, self.micro_batches, self._ranks)
+            except MicroBatchTooLarge as error:
+                raise ExampleTooLarge(remedy_of(self._cfg, error.micro_batch)) from error
         state.validation_loss, state.validation_step = loss, state.step
         clock.add_cost("validation", clock.spent_s() - started_s, periodic)
         log.info("step %d/%d | validation loss %.3f", state.step, self._steps, loss)

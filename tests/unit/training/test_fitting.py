@@ -18,6 +18,7 @@ from effchal.training.fitting import smaller_divisor
 def card(monkeypatch):
     """A card that takes micro-batches of so many tokens; lists the sizes that it was asked for."""
     found = types.SimpleNamespace(tokens=10**9, after_backward=False, asked=[], emptied=0)
+    found.validates = 10**9  # tokens of a micro-batch of validation
     target_loss = step.target_loss
 
     class TooMuch(torch.autograd.Function):
@@ -31,8 +32,12 @@ def card(monkeypatch):
 
     def limited(model, micro_batch):
         planned = isinstance(micro_batch.input_ids, FakeTensor)
-        if planned or not torch.is_grad_enabled():  # the planner's, or validation
+        if planned:
             return target_loss(model, micro_batch)
+        if not torch.is_grad_enabled():
+            if micro_batch.tokens <= found.validates:
+                return target_loss(model, micro_batch)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         found.asked.append(micro_batch.tokens)
         if micro_batch.tokens <= found.tokens:
             return target_loss(model, micro_batch)
@@ -134,6 +139,27 @@ def test_an_example_that_does_not_fit_alone_ends_the_run_with_a_checkpoint(
     assert found["error"] in caplog.text
     assert checkpoints(tmp_path / "checkpoint")[0].stem == "step_0000002"
     assert (tmp_path / "bundle" / "manifest.json").is_file()
+
+
+@pytest.mark.integration
+def test_a_validation_without_the_memory_takes_fewer_examples_at_a_time(cfg, card, tmp_path):
+    cfg.train.max_steps, cfg.data_mix.validation_fraction = 1, 0.3
+    assert run(cfg, tmp_path / "whole") == 0
+    card.validates = 600
+    assert run(cfg, tmp_path / "small") == 0
+    whole, small = (
+        [each["validation_loss"] for each in metrics(tmp_path / name) if "validation_loss" in each]
+        for name in ("whole", "small")
+    )
+    assert len(whole) == 2
+    assert small == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.integration
+def test_an_example_too_long_to_validate_ends_the_run_with_the_remedy(cfg, card, tmp_path):
+    card.validates = 0
+    assert run(cfg, tmp_path) == 1
+    assert "does not fit alone" in record(tmp_path)["error"]
 
 
 def micro_batch(*lengths):
