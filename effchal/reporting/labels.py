@@ -75,15 +75,28 @@ def run_labels(runs: Sequence[Run], words: Sequence[str]) -> list[str]:
     """A short name for each run, unlike any other's: its sweep and what differs, or its folder."""
     short = [_label(run, differing, brief=True) for run, differing in zip(runs, words, strict=True)]
     twice = {name for name, count in Counter(short).items() if count > 1}
-    labels: list[str] = []
+    labels: dict[str, None] = {}  # in their order
     for run, name in zip(runs, short, strict=True):
         label = f"{run.folder.parent.name}/{run.folder.name}" if name in twice else name
         number = 1
         while label in labels:
             number += 1
             label = f"{name} ({number})"
-        labels.append(label)
-    return labels
+        labels[label] = None
+    return list(labels)
+
+
+def sweep_names(runs: Sequence[Run]) -> list[str | None]:
+    """The name of each run's sweep, with as much of its path as tells it from other sweeps."""
+    paths = {run.sweep: run.sweep.parts for run in runs if run.sweep}
+    names: dict[Path, str] = {}
+    for sweep, parts in paths.items():
+        others = [each for each in paths.values() if each != parts]
+        length = 1
+        while length < len(parts) and any(each[-length:] == parts[-length:] for each in others):
+            length += 1
+        names[sweep] = "/".join(parts[-length:])
+    return [names[run.sweep] if run.sweep else None for run in runs]
 
 
 def _label(run: Run, differing: str, brief: bool) -> str:

@@ -14,7 +14,7 @@ from effchal.reporting.collect import Found, NoRun, Run
 from effchal.reporting.curves import curves_of, samples_of, thinned
 from effchal.reporting.headline import cost_points, headline
 from effchal.reporting.instances import instances_of
-from effchal.reporting.labels import differences, in_words, run_labels
+from effchal.reporting.labels import differences, in_words, run_labels, sweep_names
 from effchal.reporting.plans import configs_of, mixes_of, plans_of
 from effchal.reporting.scores import LONGEST, layers_of, scored_runs, scores_of
 from effchal.reporting.tables import columns_as_json, row_of
@@ -43,7 +43,8 @@ class Report:
         self._evaluations = [(label, run) for label, run in named if run.kind == "evaluate"]
         self._trained = [(label, run) for label, run in named if run.kind == "train"]
         self._curves = [curve for label, run in self._trained for curve in curves_of(run, label)]
-        rows = [row_of(run, *each) for run, *each in zip(runs, labels, words, strict=True)]
+        sweeps = sweep_names(runs)
+        rows = [row_of(*each) for each in zip(runs, labels, words, sweeps, strict=True)]
         scores = all_scores(named, rows)
         entries = main_scores_in_rows(rows, scores)
         self._parts: dict[str, Any] = {

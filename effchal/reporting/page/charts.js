@@ -3,6 +3,7 @@
 
 const charts = { specs: null, views: {} };
 const MOST_RUNS = 12; // in a chart, until the reader selects some
+const MOST_SELECTED = 40; // in a chart: more lines can neither be told apart nor drawn at once
 const MOST_LINES = 40; // of a chart with a line for each decoding
 const COLOURS = {
   light: ["#0b62a8", "#d1550a", "#0a8f68", "#b3448f", "#9a6b00", "#3d9be0", "#6b4bb0", "#8a4b2d", "#5c6670", "#c2255c", "#2b8a3e", "#1f7a8c"],
@@ -61,11 +62,12 @@ async function draw(name, rows, choices = {}) {
 function shownRuns(data, selected) {
   const all = data.rows.filter((row) => row.kind === "train");
   const chosen = all.filter((row) => selected.has(row.run));
-  if (chosen.length) return [chosen.map((row) => row.run), `${chosen.length} selected runs.`];
-  const known = [...all].sort((a, b) => (a.loss_after ?? Infinity) - (b.loss_after ?? Infinity));
-  const some = all.length > MOST_RUNS ? known.slice(0, MOST_RUNS) : all;
-  const words = `The ${MOST_RUNS} of ${all.length} runs with the lowest validation loss. Select rows above to see others.`;
-  return [some.map((row) => row.run), all.length > MOST_RUNS ? words : ""];
+  const [from, most] = chosen.length ? [chosen, MOST_SELECTED] : [all, MOST_RUNS];
+  const best = [...from].sort((a, b) => (a.loss_after ?? Infinity) - (b.loss_after ?? Infinity)).slice(0, most);
+  const few = `The ${most} of ${from.length} ${chosen.length ? "selected " : ""}runs with the lowest validation loss. `
+    + `Select ${chosen.length ? "fewer" : "rows above"} to see others.`;
+  const count = chosen.length ? `${counted(chosen.length, "selected run")}.` : "";
+  return from.length > most ? [best.map((row) => row.run), few] : [from.map((row) => row.run), count];
 }
 
 const inSection = (id, selector) => byId(id).querySelector(selector);

@@ -1,6 +1,7 @@
 // The table of runs: sort, filter, group, choose columns, select rows.
 "use strict";
 
+const MOST_OPEN_ROWS = 60; // groups of more runs start closed, so that all groups can be seen
 const runTable = { table: null, data: null, ready: null, onSelect: () => {} };
 
 function sortedFirst(data) {
@@ -86,6 +87,7 @@ function drawRuns(data) {
     maxHeight: "min(70vh, 600px)", selectableRows: true, selectableRowsRangeMode: "click",
     initialSort: sortedFirst(data), placeholder: "no run fits the filters",
     columnDefaults: { resizable: "header" }, groupHeader: groupHead,
+    groupStartOpen: () => runTable.data.rows.length <= MOST_OPEN_ROWS,
   });
   runTable.ready = new Promise((done) => runTable.table.on("tableBuilt", done)).then(() => {
     listColumns(data);
@@ -120,7 +122,8 @@ async function updateRuns(data) {
     reachHeadsByKeyboard();
   }
   await table.replaceData(data.rows);
-  table.selectRow(chosen.filter((label) => table.getRow(label)));
+  const there = new Set(data.rows.map((row) => row.run)); // asking the table for others is an error
+  table.selectRow(chosen.filter((label) => there.has(label)));
 }
 
 function findText() {

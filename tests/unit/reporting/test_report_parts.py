@@ -11,6 +11,7 @@ from effchal.evaluation.results import LONGEST as LONGEST_OF_EVALUATION
 from effchal.reporting.collect import collect
 from effchal.reporting.curves import curves_of, cut, thin
 from effchal.reporting.headline import headline, pareto
+from effchal.reporting.labels import sweep_names
 from effchal.reporting.payload import Detail, Report
 from effchal.reporting.scores import GREEDY, LONGEST, is_control
 from effchal.reporting.specs import specs
@@ -66,6 +67,16 @@ def test_long_texts_lack_their_middle_and_say_so():
 def test_names_say_what_differs_and_are_unlike(report):
     names = [row["run"] for row in report.data(Detail())["rows"]]
     assert names == ["ranks/0 lora.r=4", "ranks/1 lora.r=16", "eval_0", "eval_1"]
+
+
+def test_sweeps_of_one_name_stay_apart(tmp_path):
+    config = config_text(into=tmp_path / "made.yaml")
+    for sweep in ("one/ranks", "two/ranks", "rates"):
+        make_training(tmp_path / sweep / "0", config)
+        (tmp_path / sweep / "multirun.yaml").touch()
+    make_training(tmp_path / "single", config)
+    names = sweep_names(collect([tmp_path]).runs)
+    assert names == ["one/ranks", "rates", None, "two/ranks"]
 
 
 def test_an_evaluation_belongs_to_the_run_whose_bundle_it_scored(report):
