@@ -13,6 +13,7 @@ TIME = re.compile(r"^\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_")  # in front of the name o
 WITHOUT_EFFECT = ("name", "resume_from", "bundle", "base_model", "track.", "show.", "serve.")
 MOST_KEYS = 3  # of one group; more are said by the group's headline
 HEADLINES = {"model": "model.name", "decoding": "decoding.method", "prompt": "prompt.template"}
+HEADLINES |= {"lora": "lora.r"}
 
 
 def differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -49,7 +50,8 @@ def in_words(run: Run, differing: dict[str, Any]) -> str:
             words["data_mix"] = f"data_mix={'+'.join(source_names(run)) or 'none'}"
         elif sizes[group] > MOST_KEYS and group in HEADLINES:
             head = HEADLINES[group]
-            words[group] = f"{head}={shown(run.config.get(head))}, …"
+            there = run.config.get(head) is not None
+            words[group] = f"{head}={shown(run.config[head])}, …" if there else f"{group}=none"
         else:
             words[key] = f"{key}={shown(value)}"
     return ", ".join(words.values())

@@ -16,7 +16,7 @@ from effchal.reporting.headline import cost_points, headline
 from effchal.reporting.instances import instances_of
 from effchal.reporting.labels import differences, in_words, run_labels, sweep_names
 from effchal.reporting.plans import configs_of, mixes_of, plans_of
-from effchal.reporting.scores import LONGEST, layers_of, scored_runs, scores_of
+from effchal.reporting.scores import LONGEST, layers_of, name_lines, scored_runs, scores_of
 from effchal.reporting.tables import columns_as_json, row_of
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Report:
             "headline": headline(runs, rows, scores),
             "columns": columns_as_json(entries),
             "rows": rows,
-            "costs": cost_points(rows, scores),
+            "costs": cost_points(runs, rows, scores),
             "scores": scores,
             "layers": all_layers(self._evaluations, scores),
             "mixes": mixes_of([(label, run) for label, run in named if run.mix]),
@@ -113,6 +113,7 @@ def all_scores(named: Sequence[tuple[str, Run]], rows: Sequence[dict[str, Any]])
         rows[index]["scored"] = trained
         head = {"run": label, "trained": trained, "model": trained or label}
         found += [head | score for score in scores_of(run)]
+    name_lines(found)
     return found
 
 

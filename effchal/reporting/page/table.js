@@ -21,7 +21,7 @@ function numberFilter(typed, value) {
 }
 
 function runCell(data) {
-  const best = new Map(data.headline.filter((card) => card.run).map((card) => [card.run.split(", ")[0], card.title]));
+  const best = new Map(data.headline.filter((card) => card.best).map((card) => [card.best, card.title]));
   return (cell) => {
     const shown = shownValue(cell.getValue());
     const title = best.get(cell.getValue());
@@ -33,7 +33,7 @@ function runCell(data) {
 function statusCell(cell) {
   const row = cell.getData();
   const signs = { finished: "✓", running: "▶", failed: "✗", interrupted: "‖", "no record": "?" };
-  let text = `${signs[row.status] ?? "•"} ${row.status}`;
+  let text = `${signs[row.status] ?? "•"} ${row.status.replaceAll("_", " ")}`;
   if (row.status === "running" && row.steps_planned) {
     text += ` ${numberText(row.steps ?? 0, 0)}/${numberText(row.steps_planned, 0)}`;
   }

@@ -13,7 +13,7 @@ from effchal.reporting.curves import curves_of, cut, thin
 from effchal.reporting.headline import headline, pareto
 from effchal.reporting.labels import sweep_names
 from effchal.reporting.payload import Detail, Report
-from effchal.reporting.scores import GREEDY, LONGEST, is_control
+from effchal.reporting.scores import GREEDY, LONGEST, is_control, name_lines
 from effchal.reporting.specs import specs
 
 
@@ -121,6 +121,34 @@ def test_losses_on_other_data_are_not_compared(tmp_path):
     ] * 2
 
 
+def test_the_front_is_among_losses_on_the_same_data(tmp_path):
+    config = config_text(into=tmp_path / "made.yaml")
+    for name, data, r, loss in (("a", "x", 4, 2.0), ("b", "x", 8, 3.0), ("c", "y", 2, 1.0)):
+        run = {"data_sha256": data, "validation_loss": loss}
+        make_training(tmp_path / "runs" / name, config, r, **run)
+    costs = Report(collect([tmp_path / "runs"]), []).data(Detail())["costs"]
+    fronts = {(point["run"], point["front"]) for point in costs}
+    assert fronts == {("a", "on the front"), ("b", "beaten by another run")}
+
+
+def test_a_control_that_jobs_score_again_is_one_line_and_another_result_its_own():
+    def score(run, decoding, value, control, instances=24):
+        head = {"entry": "e", "metric": "em", "run": run, "model": "m", "decoding": decoding}
+        return head | {"score": value, "control": control, "instances": instances}
+
+    scores = [score("0", "greedy", 0.5, control=True), score("1", "greedy", 0.5, control=False)]
+    scores += [score("2", "greedy", 0.5, True, 40), score("3", "dola", 0.25, False)]
+    scores += [score("4", "dola", 0.75, False)]
+    name_lines(scores)
+    assert [(each["name"], each["again"]) for each in scores] == [
+        ("m · greedy · n = 24", True),
+        ("m · greedy · n = 24", False),
+        ("m · greedy · n = 40", False),
+        ("3 · dola · n = 24", False),
+        ("4 · dola · n = 24", False),
+    ]
+
+
 def test_the_pareto_front():
     points = [(1, 0.5), (2, 0.6), (2, 0.4), (3, 0.6), (0.5, 0.1)]
     assert pareto(points, high_is_better=True) == [True, True, False, False, True]
@@ -145,7 +173,7 @@ def fields(part):
 def test_the_charts_name_fields_that_the_data_have(report):
     data = report.data(Detail())
     curve = {key: None for curve in data["curves"] for key in curve}
-    scores = data["scores"][0] | {"name": "", "role": ""}
+    scores = data["scores"][0] | {"role": ""}
     source = data["mixes"][0]["sources"][0] | {"mix": ""}
     layer = data["layers"][0] | {"name": "", "percent": ""}
     tables = {"curves": curve, "costs": data["costs"][0], "scores": scores, "differences": scores}
