@@ -20,6 +20,7 @@ from effchal.reporting.scores import LONGEST, layers_of, name_lines, scored_runs
 from effchal.reporting.tables import columns_as_json, row_of
 
 T = TypeVar("T")
+SCORING = ("evaluate", "helm")
 KINDS = {"train": "training run", "evaluate": "evaluation", "helm": "HELM run", "data": "data run"}
 
 
@@ -40,7 +41,7 @@ class Report:
         words = [in_words(run, each) for run, each in zip(runs, differences(runs), strict=True)]
         labels = run_labels(runs, words)
         named = list(zip(labels, runs, strict=True))
-        self._evaluations = [(label, run) for label, run in named if run.kind == "evaluate"]
+        self._evaluations = [(label, run) for label, run in named if run.kind in SCORING]
         self._trained = [(label, run) for label, run in named if run.kind == "train"]
         self._curves = [curve for label, run in self._trained for curve in curves_of(run, label)]
         sweeps = sweep_names(runs)
@@ -107,7 +108,7 @@ def all_scores(named: Sequence[tuple[str, Run]], rows: Sequence[dict[str, Any]])
     judged = scored_runs([run for _, run in named])
     found = []
     for index, (label, run) in enumerate(named):
-        if run.kind not in ("evaluate", "helm"):
+        if run.kind not in SCORING:
             continue
         trained = named[judged[index]][0] if index in judged else None
         rows[index]["scored"] = trained

@@ -90,7 +90,7 @@ def _of_helm(run: Run) -> Iterator[dict[str, Any]]:
             "entry": str(each.get("entry")),
             "metric": str(each.get("metric")),
             "main": True,
-            "decoding": str(run.config.get("decoding.method") or GREEDY),
+            "decoding": run.decoding,
             "control": False,
             "instances": number(each, "scored"),
             "score": rounded(score),

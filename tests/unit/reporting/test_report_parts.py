@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+from support.evaluations import write_helm_run
 from support.made_up_runs import config_text, make_evaluation, make_training
 
 from effchal.evaluation.results import BASELINE
@@ -90,6 +91,26 @@ def test_a_run_that_moved_is_found_by_the_end_of_its_path(report, tmp_path):
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
     data = Report(collect([tmp_path / "elsewhere"]), []).data(Detail())
     assert rows_by_name(data)["eval_0"]["scored"] == "ranks/0 lora.r=4"
+
+
+def test_answers_of_helm_stand_beside_each_other_and_damaged_ones_are_named(tmp_path):
+    for name, scores in (("a", [1.0, 0.0]), ("b", [0.0, 0.0])):
+        (tmp_path / name).mkdir()
+        write_helm_run(tmp_path / name, "mmlu:subject=anatomy", scores, ["Where?", "Who?"])
+    data = Report(collect([tmp_path]), []).data(Detail())
+    first, _ = sorted(data["instances"], key=lambda each: each["id"])
+    assert first["prompt"] == "Where?"
+    assert first["references"][0] == {"text": "Paris", "correct": True}
+    assert [(each["run"], each["text"], each["score"]) for each in first["answers"]] == [
+        ("a", " answer 0", 1),
+        ("b", " answer 0", 0),
+    ]
+    (state,) = (tmp_path / "b").rglob("scenario_state.json")
+    state.write_text("{")
+    data = Report(collect([tmp_path]), []).data(Detail())
+    assert len(data["instances"]) == 2
+    (problem,) = data["problems"]
+    assert "HELM's answers to mmlu:subject=anatomy,model=effchal_x cannot be" in problem["reason"]
 
 
 def test_what_was_not_measured_is_none_and_a_number_never_text(report):
