@@ -108,7 +108,7 @@ def score_card(
     title = "Best score" if lower else "Score" if len(found) == 1 else "No difference"
     return {
         "title": f"{title}: {name}",
-        "best": best["model"] if lower else None,
+        "best": best["model"] if lower and not equal else None,
         "run": "" if equal and not lower else of(best) + (f" and {equal} more" if equal else ""),
         "value": f"{best['score']:.3f}",
         "interval": interval,
