@@ -217,7 +217,7 @@ def compare_speeds(work: Path, turns: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=12, help="of SmolLM2; 0: speeds only; default: 12")
+    parser.add_argument("--steps", type=int, default=12, help="of SmolLM2; 0: speeds only")
     parser.add_argument("--turns", type=int, default=3, help="of speeds; 0: none; default: 3")
     args = parser.parse_args()
     os.environ["HYDRA_FULL_ERROR"] = "1"
