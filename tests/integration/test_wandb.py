@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from support import forked
 from support.own_questions import write_questions
-from support.paths import ROOT
 from support.training_runs import TINY, metrics, record, start, wait_for_checkpoint
 from support.wandb_files import offline_runs
 from support.wandb_server import silent_server, wandb_server
@@ -43,9 +43,7 @@ def run_folder(tmp_path):
 
 
 def command(*words):
-    done = subprocess.run(
-        [sys.executable, "-m", "effchal", *words], cwd=ROOT, capture_output=True, text=True
-    )
+    done = forked.run(words)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
