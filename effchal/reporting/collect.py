@@ -22,6 +22,7 @@ from effchal.runs import is_bundle, read_json_lines
 # The files by which a folder is known as a run, and the command that leaves them. The first wins.
 MARKS = {
     "scores.json": "helm",
+    "prepared.json": "helm",  # without scores yet
     "results.json": "evaluate",
     "run.json": "train",
     "metrics.jsonl": "train",

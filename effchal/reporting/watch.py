@@ -17,7 +17,7 @@ from effchal.reporting.page import page_of
 HOST = "127.0.0.1"
 FILES = (
     ".lock", "config.yaml", "instances.jsonl", "metrics.jsonl", "mix.json", "multirun.yaml",
-    "plan.json", "results.json", "run.json", "scores.json",
+    "plan.json", "prepared.json", "results.json", "run.json", "scores.json",
 )  # fmt: skip
 LEAST_PAUSE_S = 2.0
 PAUSE_FACTOR = 5  # reading the runs takes at most a sixth of the time

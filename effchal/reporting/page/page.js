@@ -115,7 +115,8 @@ async function follow() {
     await show(await answer.json());
   }
   const running = page.data.rows.filter((row) => row.status === "running");
-  const ends = running.map((row) => `${row.run} ${row.steps ?? 0}/${row.steps_planned ?? "?"} steps${row.ends ? `, ends about ${row.ends}` : ""}`);
+  const done = (row) => row.kind === "train" ? `${row.steps ?? 0}/${row.steps_planned ?? "?"} steps` : `(${row.kind})`;
+  const ends = running.map((row) => `${row.run} ${done(row)}${row.ends ? `, ends about ${row.ends}` : ""}`);
   line.textContent = !answer ? "The server does not answer; what you see stays."
     : ends.length ? `Running: ${ends.join("; ")}` : "Live: nothing is running.";
   setTimeout(follow, 2000);
