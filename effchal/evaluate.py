@@ -23,6 +23,7 @@ from effchal.overrides import is_first_of_sweep, quote
 from effchal.runs import read_record
 from effchal.several_models import split_base
 from effchal.tracking.sweep import SweepJob
+from effchal.tracking.terminal import progress
 from effchal.tracking.tracker import check_tracking
 from effchal.tracking.wandb_mirror import mirror_evaluation
 
@@ -32,8 +33,9 @@ MAY_CHANGE |= {"evaluate.reuse", "evaluate.grader", "scenario.skip_missing"}
 
 
 def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
-    from effchal.evaluation.questions.grader import GraderError
-    from effchal.evaluation.run import run  # imports torch; --help and --cfg job do without
+    with progress("loading libraries"):  # torch among them; --help and --cfg job do without
+        from effchal.evaluation.questions.grader import GraderError
+        from effchal.evaluation.run import run
 
     others = others_of_sweep(cfg, overrides, output_dir)
     run_dir = output_dir
@@ -59,7 +61,7 @@ def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     try:
         print(run(cfg, run_dir, others))
         mirror_evaluation(cfg, run_dir)
-        if cfg.scenario.contest and cfg.scenario.entries:
+        if cfg.scenario.contest and is_of_contest(cfg.scenario.entries):
             print_places(run_dir)
     except FloatingPointError as error:
         sys.exit(f"error: {error}; what was scored before is kept in {run_dir}")
@@ -69,6 +71,12 @@ def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     except KeyboardInterrupt:
         print(f"interrupted; go on with: effchal evaluate resume_from={run_dir}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+def is_of_contest(entries: list[str]) -> bool:
+    from effchal.reporting.contest_scores import CONTEST
+
+    return any(entry.partition(":")[0] in CONTEST for entry in entries)
 
 
 def print_places(run_dir: Path) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 from effchal.cli import entry_point
 from effchal.config import Config
 from effchal.model_source import inference_config
+from effchal.tracking.terminal import progress
 
 
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
-    from effchal.exporting.hub import UploadError  # imports torch, as the next one does
-    from effchal.exporting.run import export
+    with progress("loading libraries"):
+        from effchal.exporting.hub import UploadError  # imports torch, as the next one does
+        from effchal.exporting.run import export
 
     try:
         export(inference_config(cfg, overrides, {"export", "name"}), output_dir)

@@ -14,6 +14,7 @@ from effchal.config import Config, ConfigError, load_config
 from effchal.evaluation.lm_eval.process import LOG, LmEvalError
 from effchal.model_source import inference_config
 from effchal.several_models import split_base
+from effchal.tracking.terminal import progress
 from effchal.tracking.tracker import check_tracking
 from effchal.tracking.wandb_mirror import mirror_evaluation
 
@@ -23,7 +24,8 @@ MAY_CHANGE = {"resume_from", "bundle", "base_model", "lm_eval.environment", "tra
 
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
-    from effchal.evaluation.lm_eval.run import MARK, run  # imports torch
+    with progress("loading libraries"):
+        from effchal.evaluation.lm_eval.run import MARK, run  # imports torch
 
     run_dir = output_dir
     if cfg.resume_from is not None:

@@ -5,6 +5,7 @@ It finds the runs in and below the folders and writes one HTML file that needs n
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from effchal.command_help import own_parser
 from effchal.config import ConfigError
 from effchal.failures import one_line_errors
 from effchal.reporting.challenge import challenge_report
-from effchal.reporting.collect import collect
+from effchal.reporting.collect import NoRun, collect
 from effchal.reporting.export import write_csv, write_json, write_pngs
 from effchal.reporting.finals import TRACKS
 from effchal.reporting.page import fitting_page
-from effchal.reporting.payload import Detail, report_of
+from effchal.reporting.payload import report_of
 from effchal.reporting.watch import HOST, make_server
+
+NICENESS = 10  # of --watch: the jobs that it follows come first
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,7 +70,9 @@ def write(args: argparse.Namespace) -> None:
     print(data["summary"])
     if data["problems"]:
         count = len(data["problems"])
-        print(f"{count} folders could not be read or hold no run; the page lists them")
+        few = count == 1
+        words = ("folder", "holds") if few else ("folders", "hold")
+        print(f"{count} {words[0]} could not be read or {words[1]} no run; the page lists them")
     print(f"wrote {', '.join(map(str, written))}")
 
 
@@ -104,10 +109,14 @@ def check_writable(path: Path | None) -> None:
 def watch(args: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C."""
     collect(args.folders)  # a folder that is missing is an error now
+    os.nice(NICENESS)
 
     def make() -> dict[str, Any]:
-        found = collect(args.folders)
-        return report_of(found, args.folders, lambda report: report.data(Detail()))
+        there = [path for path in args.folders if path.is_dir()]
+        found = collect(there)
+        gone = [path for path in args.folders if path not in there]
+        found.others += [NoRun(path, "is not there any more") for path in gone]
+        return report_of(found, args.folders, lambda report: fitting_page(report)[1])
 
     with make_server(make, args.folders, args.port) as server:
         print(f"http://{HOST}:{server.server_port} follows the runs; Ctrl-C ends it", flush=True)

@@ -78,7 +78,10 @@ def save(entity: str, project: str) -> str:
         for name, parts in layout().items()
     ]
     view = workspaces.Workspace(entity=entity, project=project, name=VIEW, sections=sections)
-    return view.save().url
+    try:
+        return view.save().url
+    except Exception as error:  # no key, no network, no such project: wandb raises many kinds
+        sys.exit(f"error: the view is not saved: {str(error).strip().splitlines()[0]}")
 
 
 def main() -> None:

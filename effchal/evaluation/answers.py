@@ -26,6 +26,7 @@ from effchal.evaluation.shared_engine import SharedEngine
 from effchal.evaluation.variants import Variant, contrasts_of
 from effchal.model.adapter_names import BASE
 from effchal.model_source import ModelSource, load_engine
+from effchal.tracking.terminal import progress
 
 log = logging.getLogger("effchal.evaluate")
 told_of_failures: set[str] = set()  # functions that grade: one failure of each is told at once
@@ -45,10 +46,11 @@ class EvaluationTask:
     @cached_property
     def engine(self) -> Engine:
         """Loads the model at first use: a resumed evaluation may have nothing left to answer."""
-        if self.shared is None:
-            engine = load_engine(self.source, self.cfg.evaluate.memory_gib)
-        else:
-            engine = self.shared.engine
+        with progress("loading the model"):
+            if self.shared is None:
+                engine = load_engine(self.source, self.cfg.evaluate.memory_gib)
+            else:
+                engine = self.shared.engine
         for variant in self.variants:
             engine.model.check(variant.contrast)
         return engine

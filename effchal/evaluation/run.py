@@ -94,7 +94,8 @@ def prepare(cfg: Config, run_dir: Path, locks: contextlib.ExitStack) -> Prepared
     variants = variants_of(cfg, source.shape)
     encoder = PromptEncoder(load_source_tokenizer(source), cfg.prompt)
     own = own_files(cfg)
-    found, missing = load_scenarios(cfg, encoder)
+    with progress("reading the instances"):
+        found, missing = load_scenarios(cfg, encoder)
     scenarios = [*found, *own.scenarios]
     encoded = [encode(scenario, encoder, source.shape.max_positions) for scenario in scenarios]
     locks.enter_context(run_lock(run_dir))

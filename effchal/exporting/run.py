@@ -27,6 +27,7 @@ from effchal.model.tokenizer import is_hub_id
 from effchal.model_source import ModelSource, check_model_source, load_engine, load_source_tokenizer
 from effchal.prompts import PromptEncoder
 from effchal.runs import versions
+from effchal.tracking.terminal import progress
 
 log = logging.getLogger("effchal.export")
 RECORD = "export.json"
@@ -61,7 +62,6 @@ def export(cfg: Config, run_dir: Path) -> Path:
     folder = Path(cfg.export.folder or run_dir / cfg.export.to.value)
     check_free(folder)
     task = checked(cfg)
-    log.info("asking the bundle's own engine")
     expected, tokenizer = _reference(task.source)
     with written_whole(folder) as partial:
         form = write(task, partial, tokenizer, expected)
@@ -117,8 +117,10 @@ def checked(cfg: Config) -> Task:
 def _reference(source: ModelSource) -> tuple[Reference, Any]:
     """Answers of the bundle's engine, whose memory is free again, and its tokenizer."""
     encoder = PromptEncoder(load_source_tokenizer(source), source.prompt)
-    engine = load_engine(source)
-    found = reference(engine, encoder)
+    with progress("loading the model"):
+        engine = load_engine(source)
+    with progress("asking the bundle's own engine"):
+        found = reference(engine, encoder)
     del engine
     gc.collect()
     torch.cuda.empty_cache()

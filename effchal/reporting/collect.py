@@ -16,11 +16,13 @@ import psutil
 import yaml
 
 from effchal.config import ConfigError
+from effchal.reporting.helm_answers import helm_instances
 from effchal.runs import is_bundle, read_json_lines
 
 # The files by which a folder is known as a run, and the command that leaves them. The first wins.
 MARKS = {
     "scores.json": "helm",
+    "prepared.json": "helm",  # without scores yet
     "results.json": "evaluate",
     "run.json": "train",
     "metrics.jsonl": "train",
@@ -70,8 +72,17 @@ class Run:
 
     @cached_property
     def instances(self) -> list[dict[str, Any]]:
-        """The records of instances.jsonl that are whole."""
-        return self._lines("instances.jsonl")
+        """The records of instances.jsonl that are whole; of a HELM run, HELM's in that form."""
+        if self.kind != "helm":
+            return self._lines("instances.jsonl")
+        found, problems = helm_instances(self.folder, self.record, self.decoding)
+        self.problems += problems
+        return found
+
+    @property
+    def decoding(self) -> str:
+        """The method that the config names."""
+        return str(self.config.get("decoding.method") or "greedy")
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
         try:

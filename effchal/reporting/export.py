@@ -2,14 +2,16 @@
 
 import csv
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
-from effchal.figures import panels, save_figure
+from effchal.figures import FONT_PT, describe, panels, save_figure
 
 MOST_RUNS = 12  # of one picture: those with the lowest validation loss
 MOST_LINES = 40
 MOST_PANELS = 12
+TITLE_LETTERS = 60  # of a line of a title
 
 
 def write_csv(data: dict[str, Any], path: Path) -> None:
@@ -53,7 +55,7 @@ def draw_loss(data: dict[str, Any], path: Path) -> bool:
     curves = [curve for curve in data["curves"] if curve["run"] in names]
     if not curves:
         return False
-    figure, axes = panels(1, 4.5 + 0.15 * len(names))
+    figure, axes = panels(1, 4.5 + 0.25 * len(names))
     axis = axes[0]
     for curve in curves:
         colour = f"C{names.index(curve['run']) % 10}"
@@ -61,12 +63,11 @@ def draw_loss(data: dict[str, Any], path: Path) -> bool:
             axis.plot(curve["step"], curve["loss"], ":", color=colour, linewidth=1)
         else:
             axis.plot(curve["step"], curve["loss"], "o-", color=colour, label=plain(curve["run"]))
-    axis.set_xlabel("steps")
-    axis.set_ylabel("loss, nats per token")
-    axis.set_title("Validation loss (points) and training loss (dotted)", fontsize=10)
+    describe(axis, "Validation (points) and training (dotted)", "steps", "loss, nats per token")
     axis.grid(alpha=0.3)
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}
+        axis.legend(fontsize=FONT_PT - 2, **place)
     save_figure(figure, path)
     return True
 
@@ -86,11 +87,11 @@ def draw_costs(data: dict[str, Any], path: Path) -> bool:
             )
             if on_front:
                 at = (point["x"], point["y"])
-                offset = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 8}
+                offset = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": FONT_PT - 2}
                 axis.annotate(plain(point["run"]), at, **offset)
-        axis.set_xlabel("hours, wall clock")
-        axis.set_ylabel("nats per token" if measure.startswith("validation loss") else "score")
-        axis.set_title(f"{plain(measure)} (diamonds: Pareto front)", fontsize=10)
+        unit = "nats per token" if measure.startswith("validation loss") else "score"
+        title = textwrap.fill(plain(measure), TITLE_LETTERS)
+        describe(axis, title, "hours, wall clock (diamonds: Pareto front)", unit)
         axis.margins(0.15)
         axis.grid(alpha=0.3)
     save_figure(figure, path)
@@ -99,12 +100,11 @@ def draw_costs(data: dict[str, Any], path: Path) -> bool:
 
 def draw_decodings(data: dict[str, Any], entry: str, path: Path) -> bool:
     """The main score of every decoding with its interval."""
-    found = [each for each in data["scores"] if each["entry"] == entry and each["main"]][
-        :MOST_LINES
-    ]
+    found = [each for each in data["scores"] if each["entry"] == entry and each["main"]]
+    found = [each for each in found if not each["again"]][:MOST_LINES]
     if not found:
         return False
-    figure, axes = panels(1, 1.4 + 0.3 * len(found))
+    figure, axes = panels(1, 1.6 + 0.5 * len(found))
     axis = axes[0]
     for row, score in enumerate(found):
         mark = "s" if score["control"] else "o"
@@ -112,13 +112,11 @@ def draw_decodings(data: dict[str, Any], entry: str, path: Path) -> bool:
         if None not in (score.get("low"), score.get("high")):
             axis.plot([score["low"], score["high"]], [row, row], color=colour)
         axis.plot(score["score"], row, mark, color=colour)
-    axis.set_yticks(
-        range(len(found)), [plain(f"{each['model']}, {each['decoding']}") for each in found]
-    )
-    axis.tick_params(axis="y", labelsize=8)
+    lines = [plain(each["name"]).replace(" · ", "\n", 1) for each in found]
+    axis.set_yticks(range(len(found)), lines, fontsize=FONT_PT - 2)
     axis.set_ylim(len(found) - 0.5, -0.5)
-    axis.set_xlabel(f"{found[0]['metric']}, mean with interval, n = {found[0]['instances']}")
-    axis.set_title(f"{plain(data['entries'][entry])} (squares: controls)", fontsize=10)
+    title = f"{plain(data['entries'][entry])} (squares: controls)"
+    describe(axis, title, f"{found[0]['metric']}, mean with interval")
     axis.grid(alpha=0.3, axis="x")
     save_figure(figure, path)
     return True

@@ -12,7 +12,7 @@ MOST = 4  # cards
 
 def headline(
     runs: Sequence[Run], rows: Sequence[dict[str, Any]], scores: Sequence[dict[str, Any]]
-) -> list[dict[str, str]]:
+) -> list[dict[str, Any]]:
     """Cards of title, run, value and reason: best scores, then lowest validation losses.
 
     A score that all reach, or that nothing is compared with, comes last.
@@ -21,11 +21,16 @@ def headline(
     return (telling[: MOST - min(len(losses), 1)] + losses + others)[:MOST]
 
 
-def loss_cards(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+def loss_cards(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The lowest validation loss of each group of runs on the same data and base model.
 
     Where a run's record does not tell them, the run is in no group.
     """
+    return [loss_card(group) for group in comparable(runs, rows)]
+
+
+def comparable(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Rows whose validation losses can be compared, lowest first; large groups first."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run, row in zip(runs, rows, strict=True):
         if row.get("loss_after") is not None and run.status != "running":
@@ -33,11 +38,11 @@ def loss_cards(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> list[dict
             base = base or run.config.get("model.name")
             if data and base:
                 groups.setdefault((str(data), str(base)), []).append(row)
-    large_first = sorted(groups.values(), key=len, reverse=True)
-    return [loss_card(sorted(group, key=lambda row: row["loss_after"])) for group in large_first]
+    lowest_first = [sorted(each, key=lambda row: row["loss_after"]) for each in groups.values()]
+    return sorted(lowest_first, key=len, reverse=True)
 
 
-def loss_card(group: Sequence[dict[str, Any]]) -> dict[str, str]:
+def loss_card(group: Sequence[dict[str, Any]]) -> dict[str, Any]:
     best = group[0]
     why = ["the only run on its data and base model"]
     if len(group) > 1:
@@ -47,8 +52,9 @@ def loss_card(group: Sequence[dict[str, Any]]) -> dict[str, str]:
     if best.get("loss_before") is not None:
         why.append(f"it began at {best['loss_before']:.4f}")
     return {
-        "title": "Lowest validation loss",
+        "title": "Lowest validation loss" if len(group) > 1 else "Validation loss",
         "run": best["run"],
+        "best": best["run"] if len(group) > 1 else None,
         "value": f"{best['loss_after']:.4f}",
         "why": sentence("; ".join(why)) + costs(best),
     }
@@ -67,11 +73,11 @@ def score_cards(scores: Sequence[dict[str, Any]]) -> tuple[list[Any], list[Any]]
     """The best main score of each entry: those that tell models apart, and the others."""
     entries: dict[str, list[dict[str, Any]]] = {}
     for score in scores:
-        if score["main"] and score["decoding"] != LONGEST:
+        if score["main"] and score["decoding"] != LONGEST and not score.get("again"):
             entries.setdefault(score["entry"], []).append(score)
     names = short_names(entries)
-    telling: list[dict[str, str]] = []
-    others: list[dict[str, str]] = []
+    telling: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
     for entry, found in sorted(entries.items(), key=lambda item: -len(item[1])):
         found.sort(key=lambda score: (-score["score"], score["control"]))
         lower = [each for each in found if each["score"] < found[0]["score"]]
@@ -81,7 +87,7 @@ def score_cards(scores: Sequence[dict[str, Any]]) -> tuple[list[Any], list[Any]]
 
 def score_card(
     name: str, found: Sequence[dict[str, Any]], lower: Sequence[dict[str, Any]]
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """The best of an entry's scores and how sure that is."""
     best, equal = found[0], len(found) - len(lower) - 1
     count = int(best["instances"] or 0)
@@ -99,9 +105,10 @@ def score_card(
         why.append("nothing to compare it with")
     bounds = interval_of(best)
     interval = "" if bounds is None else f" [{bounds[0]:.3f}, {bounds[1]:.3f}]"
-    title = "Best score" if lower or len(found) == 1 else "No difference"
+    title = "Best score" if lower else "Score" if len(found) == 1 else "No difference"
     return {
         "title": f"{title}: {name}",
+        "best": best["model"] if lower and not equal else None,
         "run": "" if equal and not lower else of(best) + (f" and {equal} more" if equal else ""),
         "value": f"{best['score']:.3f}",
         "interval": interval,
@@ -153,17 +160,31 @@ def pareto(points: Sequence[tuple[float, float]], high_is_better: bool) -> list[
     ]
 
 
+def loss_names(groups: Sequence[list[dict[str, Any]]]) -> list[str]:
+    """What to call the validation losses of groups that cannot be compared with each other."""
+    if len(groups) == 1:
+        return ["validation loss (lower is better)"]
+    names: list[str] = []
+    for group in groups:
+        name = f"validation loss on {group[0].get('data_mix') or 'its data'}"
+        number = 1 + sum(each.startswith(name) for each in names)
+        names.append(f"{name}{f' ({number})' if number > 1 else ''} (lower is better)")
+    return names
+
+
 def cost_points(
-    rows: Sequence[dict[str, Any]], scores: Sequence[dict[str, Any]]
+    runs: Sequence[Run], rows: Sequence[dict[str, Any]], scores: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """A point for each run, cost and measure: validation loss, and each main score."""
+    """A point for each run, cost and measure: validation loss, and each main score.
+
+    Measures of one run alone are left out, and losses on other data are other measures.
+    """
     by_label = {row["run"]: row for row in rows}
     names = short_names({score["entry"]: None for score in scores})
     measures: dict[tuple[str, bool], list[tuple[dict[str, Any], float]]] = {}
-    for row in rows:
-        if row["kind"] == "train" and row.get("loss_after") is not None:
-            key = "validation loss (lower is better)", False
-            measures.setdefault(key, []).append((row, row["loss_after"]))
+    groups = comparable(runs, rows)
+    for name, group in zip(loss_names(groups), groups, strict=True):
+        measures[name, False] = [(row, row["loss_after"]) for row in group]
     for score in scores:
         trained = by_label.get(mapping(score).get("trained") or "")
         if trained and score["main"] and score["decoding"] != LONGEST:
@@ -171,11 +192,14 @@ def cost_points(
             measures.setdefault((name, True), []).append((trained, score["score"]))
     found = []
     for (measure, high), pairs in measures.items():
+        if len({row["run"] for row, _ in pairs}) < 2:
+            continue  # nothing to set its cost against
         for cost, title in (("hours", "hours"), ("memory", "peak memory, GiB")):
             costed = [(row, value) for row, value in pairs if row.get(cost) is not None]
             front = pareto([(row[cost], value) for row, value in costed], high)
             found += [
                 {"run": row["run"], "measure": measure, "cost": title, "x": row[cost], "y": value}
+                | {"y_title": measure if high else "validation loss, nats per token"}
                 | {"front": "on the front" if best else "beaten by another run"}
                 for (row, value), best in zip(costed, front, strict=True)
             ]

@@ -13,6 +13,7 @@ TIME = re.compile(r"^\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_")  # in front of the name o
 WITHOUT_EFFECT = ("name", "resume_from", "bundle", "base_model", "track.", "show.", "serve.")
 MOST_KEYS = 3  # of one group; more are said by the group's headline
 HEADLINES = {"model": "model.name", "decoding": "decoding.method", "prompt": "prompt.template"}
+HEADLINES |= {"lora": "lora.r"}
 
 
 def differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -49,7 +50,8 @@ def in_words(run: Run, differing: dict[str, Any]) -> str:
             words["data_mix"] = f"data_mix={'+'.join(source_names(run)) or 'none'}"
         elif sizes[group] > MOST_KEYS and group in HEADLINES:
             head = HEADLINES[group]
-            words[group] = f"{head}={shown(run.config.get(head))}, …"
+            there = run.config.get(head) is not None
+            words[group] = f"{head}={shown(run.config[head])}, …" if there else f"{group}=none"
         else:
             words[key] = f"{key}={shown(value)}"
     return ", ".join(words.values())
@@ -75,15 +77,28 @@ def run_labels(runs: Sequence[Run], words: Sequence[str]) -> list[str]:
     """A short name for each run, unlike any other's: its sweep and what differs, or its folder."""
     short = [_label(run, differing, brief=True) for run, differing in zip(runs, words, strict=True)]
     twice = {name for name, count in Counter(short).items() if count > 1}
-    labels: list[str] = []
+    labels: dict[str, None] = {}  # in their order
     for run, name in zip(runs, short, strict=True):
         label = f"{run.folder.parent.name}/{run.folder.name}" if name in twice else name
         number = 1
         while label in labels:
             number += 1
             label = f"{name} ({number})"
-        labels.append(label)
-    return labels
+        labels[label] = None
+    return list(labels)
+
+
+def sweep_names(runs: Sequence[Run]) -> list[str | None]:
+    """The name of each run's sweep, with as much of its path as tells it from other sweeps."""
+    paths = {run.sweep: run.sweep.parts for run in runs if run.sweep}
+    names: dict[Path, str] = {}
+    for sweep, parts in paths.items():
+        others = [each for each in paths.values() if each != parts]
+        length = 1
+        while length < len(parts) and any(each[-length:] == parts[-length:] for each in others):
+            length += 1
+        names[sweep] = "/".join(parts[-length:])
+    return [names[run.sweep] if run.sweep else None for run in runs]
 
 
 def _label(run: Run, differing: str, brief: bool) -> str:

@@ -14,12 +14,13 @@ from effchal.reporting.collect import Found, NoRun, Run
 from effchal.reporting.curves import curves_of, samples_of, thinned
 from effchal.reporting.headline import cost_points, headline
 from effchal.reporting.instances import instances_of
-from effchal.reporting.labels import differences, in_words, run_labels
+from effchal.reporting.labels import differences, in_words, run_labels, sweep_names
 from effchal.reporting.plans import configs_of, mixes_of, plans_of
-from effchal.reporting.scores import LONGEST, layers_of, scored_runs, scores_of
+from effchal.reporting.scores import LONGEST, layers_of, name_lines, scored_runs, scores_of
 from effchal.reporting.tables import columns_as_json, row_of
 
 T = TypeVar("T")
+SCORING = ("evaluate", "helm")
 KINDS = {"train": "training run", "evaluate": "evaluation", "helm": "HELM run", "data": "data run"}
 
 
@@ -40,10 +41,11 @@ class Report:
         words = [in_words(run, each) for run, each in zip(runs, differences(runs), strict=True)]
         labels = run_labels(runs, words)
         named = list(zip(labels, runs, strict=True))
-        self._evaluations = [(label, run) for label, run in named if run.kind == "evaluate"]
+        self._evaluations = [(label, run) for label, run in named if run.kind in SCORING]
         self._trained = [(label, run) for label, run in named if run.kind == "train"]
         self._curves = [curve for label, run in self._trained for curve in curves_of(run, label)]
-        rows = [row_of(run, *each) for run, *each in zip(runs, labels, words, strict=True)]
+        sweeps = sweep_names(runs)
+        rows = [row_of(*each) for each in zip(runs, labels, words, sweeps, strict=True)]
         scores = all_scores(named, rows)
         entries = main_scores_in_rows(rows, scores)
         self._parts: dict[str, Any] = {
@@ -54,7 +56,7 @@ class Report:
             "headline": headline(runs, rows, scores),
             "columns": columns_as_json(entries),
             "rows": rows,
-            "costs": cost_points(rows, scores),
+            "costs": cost_points(runs, rows, scores),
             "scores": scores,
             "layers": all_layers(self._evaluations, scores),
             "mixes": mixes_of([(label, run) for label, run in named if run.mix]),
@@ -106,12 +108,13 @@ def all_scores(named: Sequence[tuple[str, Run]], rows: Sequence[dict[str, Any]])
     judged = scored_runs([run for _, run in named])
     found = []
     for index, (label, run) in enumerate(named):
-        if run.kind not in ("evaluate", "helm"):
+        if run.kind not in SCORING:
             continue
         trained = named[judged[index]][0] if index in judged else None
         rows[index]["scored"] = trained
         head = {"run": label, "trained": trained, "model": trained or label}
         found += [head | score for score in scores_of(run)]
+    name_lines(found)
     return found
 
 

@@ -49,6 +49,30 @@ def _of_evaluation(run: Run) -> Iterator[dict[str, Any]]:
                 }
 
 
+def name_lines(scores: Sequence[dict[str, Any]]) -> None:
+    """Give each score its `name` in charts: model, decoding and number of instances.
+
+    Where evaluations scored a model alike with other results, their names tell them apart. The
+    same result again, as of a control that each job of a sweep scores, is marked as `again`.
+    """
+    results: dict[tuple[str, ...], set[float]] = {}
+    for score in scores:
+        n = f" · n = {score['instances']:g}" if score["instances"] else ""
+        score["name"] = f"{score['model']} · {score['decoding']}{n}"
+        results.setdefault(_line(score), set()).add(score["score"])
+    for score in scores:
+        if len(results[_line(score)]) > 1:
+            score["name"] = f"{score['run']}{score['name'].removeprefix(score['model'])}"
+    seen: set[tuple[str, ...]] = set()
+    for score in sorted(scores, key=lambda each: each["control"]):
+        score["again"] = _line(score) in seen
+        seen.add(_line(score))
+
+
+def _line(score: dict[str, Any]) -> tuple[str, ...]:
+    return score["entry"], score["metric"], score["name"]
+
+
 def _interval(prefix: str, values: dict[str, Any], *keys: str) -> dict[str, float | None]:
     """Both ends, or None for both where one is not known."""
     ends = {f"{prefix}{end}": number(values, *keys, end) for end in ("low", "high")}
@@ -66,7 +90,7 @@ def _of_helm(run: Run) -> Iterator[dict[str, Any]]:
             "entry": str(each.get("entry")),
             "metric": str(each.get("metric")),
             "main": True,
-            "decoding": str(run.config.get("decoding.method") or GREEDY),
+            "decoding": run.decoding,
             "control": False,
             "instances": number(each, "scored"),
             "score": rounded(score),

@@ -59,14 +59,14 @@ COLUMNS = (
 )
 
 
-def row_of(run: Run, label: str, differs: str) -> dict[str, Any]:
+def row_of(run: Run, label: str, differs: str, sweep: str | None) -> dict[str, Any]:
     """What is known of the run; what was not measured is None."""
     plan, config, record = run.record.get("plan"), run.config, run.record
     plan = plan if isinstance(plan, dict) else {}
     row: dict[str, Any] = {
         "run": label,
         "kind": run.kind,
-        "sweep": run.sweep.name if run.sweep else None,
+        "sweep": sweep,
         "status": run.status,
         "differs": differs or None,
         "folder": str(run.folder),

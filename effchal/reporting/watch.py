@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from effchal.reporting.page import page_of
 HOST = "127.0.0.1"
 FILES = (
     ".lock", "config.yaml", "instances.jsonl", "metrics.jsonl", "mix.json", "multirun.yaml",
-    "plan.json", "results.json", "run.json", "scores.json",
+    "plan.json", "prepared.json", "results.json", "run.json", "scores.json",
 )  # fmt: skip
 LEAST_PAUSE_S = 2.0
 PAUSE_FACTOR = 5  # reading the runs takes at most a sixth of the time
@@ -60,6 +61,15 @@ def _files(paths: Sequence[Path]) -> Iterator[tuple[str, int, int]]:
                 yield os.path.join(folder, name), status.st_mtime_ns, status.st_size
 
 
+class Server(ThreadingHTTPServer):
+    """A thread for each request, so that a slow browser keeps no other one waiting."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say what went wrong, but not that a browser closed its page before the answer."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def make_server(
     make: Callable[[], dict[str, Any]], paths: Sequence[Path], port: int
 ) -> ThreadingHTTPServer:
@@ -101,7 +111,7 @@ def make_server(
             """No line for each question of the page."""
 
     try:
-        return ThreadingHTTPServer((HOST, port), Handler)
+        return Server((HOST, port), Handler)
     except (OSError, OverflowError) as error:
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise ConfigError(f"--port {port}: another program has it; take another one") from error

@@ -230,7 +230,11 @@ def test_news_keep_what_the_reader_chose(page):
         news.columns.push({ ...news.columns.find((each) => each.field === "hours"),
           field: "score_9", title: "new" });
         news.rows[0].score_9 = 0.5;
+        const answers = byId("instance_list").firstElementChild;
+        const loss = document.querySelector("#curves_chart svg");
         await show(news); await wait(1000);
+        found.read_on = answers === byId("instance_list").firstElementChild;
+        found.redrawn = loss !== document.querySelector("#curves_chart svg");
         found.sort = table.getSorters().map((each) => each.field);
         found.filter = table.getHeaderFilters().map((each) => each.value);
         found.selected = table.getSelectedData().map((row) => row.loss_after);
@@ -245,4 +249,6 @@ def test_news_keep_what_the_reader_chose(page):
         "selected": [1.5],
         "x": "hours",
         "added": True,
+        "read_on": True,
+        "redrawn": True,
     }

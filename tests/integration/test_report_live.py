@@ -4,12 +4,17 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
 
 import pytest
+from devtools import Browser
+from support.browser import CHROMIUM, needs_chromium
 from support.made_up_runs import config_text, make_training
 from support.paths import ROOT
 
@@ -21,7 +26,7 @@ def hears_interrupts():
 
 @pytest.fixture
 def watched(tmp_path):
-    """A folder of runs and the port of a server that follows it."""
+    """A folder of runs and the port of a server that follows it and says no word but one."""
     config = config_text(into=tmp_path / "made.yaml")
     make_training(tmp_path / "runs" / "a", config)
     command = [sys.executable, "-m", "effchal", "report", "--watch", "--port", "0", "runs"]
@@ -31,6 +36,7 @@ def watched(tmp_path):
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         preexec_fn=hears_interrupts,
     ) as process:
@@ -39,6 +45,7 @@ def watched(tmp_path):
             yield tmp_path / "runs", int(re.search(r":(\d+) follows", line)[1]), config
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=20) == 0
+            assert process.stderr.read() == "\n"  # behind the ^C of the terminal
         finally:
             process.kill()
 
@@ -69,6 +76,43 @@ def test_watch_follows_runs(watched):
     assert (running["run"], running["status"], running["steps"]) == ("b", "running", 20)
     assert get(port, "/elsewhere")[0] == 404
     assert get(port, "/", Host="example.org")[0] == 403
+
+
+ROW = "runTable.data.rows.find((row) => row.run === 'b')"
+
+
+@needs_chromium
+def test_an_open_page_follows_a_run_until_it_is_deleted(watched, tmp_path):
+    runs, port, config = watched
+    with Browser(CHROMIUM, tmp_path / "profile") as browser:
+        browser.open(f"http://127.0.0.1:{port}/")
+        browser.wait_for("document.body.dataset.ready")
+        run = make_training(runs / "b", config)
+        (run / "run.json").unlink()
+        (run / ".lock").write_text(f"{os.getpid()}\n")
+        browser.wait_for(f"{ROW}?.status === 'running' && {ROW}.steps === 20")
+        browser.evaluate("runTable.table.selectRow(['b'])")
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": 21, "loss": 1.5, "spent_s": 30}) + "\n")
+        browser.wait_for(f"{ROW}.steps === 21 && byId('live').textContent.includes('b 21/')")
+        browser.wait_for("document.querySelectorAll('#curves_chart svg path').length > 3")
+        assert browser.evaluate("runTable.table.getSelectedData().map((row) => row.run)") == ["b"]
+        (run / ".lock").unlink()  # the process is killed
+        browser.wait_for(f"{ROW}.status === 'no record'")
+        shutil.rmtree(run)
+        browser.wait_for(f"!{ROW}")
+        shutil.rmtree(runs)
+        browser.wait_for("byId('problem_table').textContent.includes('not there any more')")
+        assert browser.console == []
+
+
+def test_a_browser_that_goes_away_leaves_no_word(watched):
+    _, port, _ = watched
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", port)) as gone:
+            gone.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert get(port, "/data.json")[0] == 200
 
 
 def test_a_port_that_another_program_has_is_one_line(watched):

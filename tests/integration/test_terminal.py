@@ -59,6 +59,15 @@ def test_a_run_on_a_terminal_shows_the_view_and_ends_clean(tmp_path):
     assert f"effchal serve {tmp_path}/run" in final
 
 
+def test_a_command_shows_what_it_loads_before_it_has_a_result(tmp_path):
+    words = [*TRAIN[1:3], "model=tiny", "data_mix=quickstart", f"hydra.run.dir={tmp_path}/plan"]
+    words[1] = "effchal.plan"
+    code, written = on_a_terminal([sys.executable, *words], 80)
+    assert code == 0, written
+    text = ANSI.sub("", written)
+    assert text.index(" loading libraries") < text.index(" planning") < text.index("memory")
+
+
 def test_a_sweep_in_a_pipe_has_lines_of_one_format_and_ends_with_its_table(tmp_path):
     command = [*TRAIN, "-m", "lora.r=4,0", f"hydra.sweep.dir={tmp_path}/sweep"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from support import forked
 from support.own_questions import write_questions
-from support.paths import ROOT
 from support.training_runs import TINY, metrics, record, start, wait_for_checkpoint
 from support.wandb_files import offline_runs
 from support.wandb_server import silent_server, wandb_server
@@ -43,9 +43,7 @@ def run_folder(tmp_path):
 
 
 def command(*words):
-    done = subprocess.run(
-        [sys.executable, "-m", "effchal", *words], cwd=ROOT, capture_output=True, text=True
-    )
+    done = forked.run(words)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -59,6 +57,12 @@ def when_ended(folder, count=1):
             return runs
         time.sleep(0.2)
     raise AssertionError((folder / "wandb" / "mirror.log").read_text())
+
+
+def wait_until(is_so, timeout_s=30):
+    end = time.monotonic() + timeout_s
+    while not is_so() and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def last_values(runs, name):
@@ -170,7 +174,7 @@ def test_a_dead_network_costs_five_seconds_and_one_line_at_most(
         for step in range(100):
             tracker.log({"step": step, "loss": 1.0})
         spent_s = time.monotonic() - started
-        time.sleep(6.0)  # as training goes on
+        wait_until(lambda: "wandb cannot go online" in caplog.text)  # as training goes on
         started = time.monotonic()
         tracker.close()
         spent_s += time.monotonic() - started

@@ -63,8 +63,14 @@ def write_helm_run(folder, entry, scores, prompts):
     name = f"{entry},model=effchal_x"
     inside = folder / "runs" / "effchal" / name
     inside.mkdir(parents=True)
+    references = [{"output": {"text": "Paris"}, "tags": ["correct"]}]
+    references.append({"output": {"text": "Rome"}, "tags": []})
     states = [
-        {"instance": {"id": f"id{i}", "split": "test"}, "request": {"prompt": prompt}}
+        {
+            "instance": {"id": f"id{i}", "split": "test", "references": references},
+            "request": {"prompt": prompt},
+            "result": {"completions": [{"text": f" answer {i}"}]},
+        }
         for i, prompt in enumerate(prompts)
     ]
     rows = [

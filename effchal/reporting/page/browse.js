@@ -61,7 +61,7 @@ function instanceNote(data) {
   const cut = data.instance_counts.filter((each) => each.shown < each.of);
   const drawn = cut.length ? `Of each evaluation, ${data.detail.instances} instances at most, drawn by the digest of their ids. ` : "";
   return `${drawn}Texts longer than ${numberText(data.detail.characters, 0)} characters lack their middle. `
-    + "Marked text differs from the first answer.";
+    + "Marked text differs from the first answer. Of choices, the log-probability is shown, and the chosen one marked.";
 }
 
 function listAnswerers(data, names) {
@@ -85,20 +85,23 @@ function instanceCard(instance) {
   const references = (instance.references ?? []).filter((each) => each.correct).map((each) => each.text);
   const right = references.length ? element("p", { className: "references" },
     element("strong", { textContent: "Right: " }), references.join(" | ")) : null;
-  const first = instance.answers[0];
-  const answers = instance.answers.map((answer) => answerBox(answer, first, instance.references ?? []));
+  const choosing = instance.answers.filter((each) => each.logprobs);
+  const writing = instance.answers.filter((each) => !each.logprobs);
   return element("article", {}, element("h3", { textContent: instance.id }), prompt, right,
-    element("div", { className: "answers" }, ...answers));
+    element("div", { className: "answers" }, ...writing.map((each) => answerBox(each, writing[0]))),
+    choosing.length ? choicesTable(choosing, instance.references ?? []) : null);
 }
 
-function answerBox(answer, first, references) {
+function signOf(answer) {
   const right = isRight(answer);
-  const sign = right === null ? "" : right ? "✓ right" : "✗ wrong";
-  const score = isMissing(answer.score) ? "" : `${answer.metric} ${numberText(answer.score, 3)}`;
-  const head = element("header", {}, element("strong", { textContent: answerName(answer) }),
-    element("span", { className: right ? "right" : "wrong", textContent: sign, title: score }));
-  const body = answer.logprobs ? choicesList(answer, references) : element("pre", {}, ...markedText(answer.text, first.text ?? answer.text));
-  return element("div", { className: "answer" }, head, body);
+  const textContent = right === null ? "" : right ? "✓ right" : "✗ wrong";
+  const title = isMissing(answer.score) ? "" : `${answer.metric} ${numberText(answer.score, 3)}`;
+  return element("span", { className: right ? "right" : "wrong", textContent, title });
+}
+
+function answerBox(answer, first) {
+  const head = element("header", {}, element("strong", { textContent: answerName(answer) }), signOf(answer));
+  return element("div", { className: "answer" }, head, element("pre", {}, ...markedText(answer.text, first.text)));
 }
 
 // The text; what follows the first difference to another one is marked.
@@ -110,13 +113,21 @@ function markedText(text, other) {
   return [text.slice(0, same), element("mark", { textContent: text.slice(same) })];
 }
 
-function choicesList(answer, references) {
-  const chosen = answer.logprobs.indexOf(Math.max(...answer.logprobs));
-  const title = answer.decoding === LONGEST ? "score" : "log-probability";
-  return plainTable(["choice", title, ""], answer.logprobs.map((each, i) => [
-    (references[i]?.text ?? `choice ${i + 1}`) + (references[i]?.correct ? " ✓" : ""),
-    each, i === chosen ? element("strong", { textContent: "chosen" }) : "",
-  ].map((value) => value === "" ? element("span") : value)));
+// A line for each choice, a column for each answerer: what it gave the choice, its own one marked.
+function choicesTable(answers, references) {
+  const heads = answers.map((each) => element("span", {}, answerName(each), element("br"), signOf(each)));
+  const most = Math.max(...answers.map((each) => each.logprobs.length));
+  const lines = Array.from({ length: most }, (_, i) => [
+    element("span", { textContent: (references[i]?.text ?? `choice ${i + 1}`) + (references[i]?.correct ? " ✓" : "") }),
+    ...answers.map((each) => {
+      const given = each.logprobs[i], chosen = given === Math.max(...each.logprobs);
+      const text = isMissing(given) ? MISSING : numberText(given);
+      return element(chosen ? "mark" : "span", { textContent: text, title: chosen ? "chosen" : "" });
+    }),
+  ]);
+  const table = plainTable(["choice (✓ right)", ...heads], lines);
+  table.classList.add("choices_given");
+  return element("div", { className: "scroll" }, table);
 }
 
 function drawSamples(data) {
@@ -144,10 +155,31 @@ function drawConfigs(data) {
   fillSelect(byId("config_b"), labels.map((each) => [each, each]), labels[1]);
   const [a, b] = [byId("config_a").value, byId("config_b").value];
   const [one, other] = [configOf(data, a), configOf(data, b)];
-  const typed = (value) => value === undefined ? "not there" : JSON.stringify(value);
-  const keys = unique([...Object.keys(one), ...Object.keys(other)])
-    .filter((key) => byId("config_all").checked || typed(one[key]) !== typed(other[key]));
-  byId("config_table").replaceChildren(keys.length
-    ? plainTable(["key", a, b], keys.map((key) => [key, typed(one[key]), typed(other[key])]))
+  const lines = configLines(one, other, byId("config_all").checked);
+  byId("config_table").replaceChildren(lines.length ? plainTable(["key", a, b], lines)
     : element("p", { className: "note", textContent: "The two configs are equal." }));
+}
+
+// Lines of key and both values. A part that only one config has is one line, with what it sets.
+function configLines(one, other, withEqual) {
+  const typed = (value) => value === undefined ? "not there" : JSON.stringify(value);
+  const keys = unique([...Object.keys(one), ...Object.keys(other)]);
+  const parent = (key) => key.slice(0, Math.max(0, key.lastIndexOf(".")));
+  const within = (config, part) => keys.filter((key) => parent(key) === part && key in config);
+  const set = (config, part) => within(config, part)
+    .filter((key) => ![null, "", "{}", "[]"].includes(config[key] && JSON.stringify(config[key])))
+    .map((key) => `${key.slice(part.length + 1)}: ${JSON.stringify(config[key])}`).join(", ") || "not there";
+  const isAlone = (part) => part && [one, other].some((config) => !within(config, part).length);
+  const heads = unique(keys.map((key) => (!withEqual && isAlone(parent(key)) ? `${parent(key)}.*` : key)));
+  return heads.map((head) => head.endsWith(".*")
+    ? [head, set(one, head.slice(0, -2)), set(other, head.slice(0, -2))]
+    : [head, typed(one[head]), typed(other[head])])
+    .filter(([, left, right]) => withEqual || left !== right)
+    .map(([head, ...values]) => [breakable(head), ...values]);
+}
+
+// A dotted key that a narrow column breaks behind its dots.
+function breakable(key) {
+  const parts = key.split(/(?<=\.)/).flatMap((part) => [part, element("wbr")]);
+  return element("span", { title: key }, ...parts);
 }

@@ -3,6 +3,7 @@
 
 const charts = { specs: null, views: {} };
 const MOST_RUNS = 12; // in a chart, until the reader selects some
+const MOST_SELECTED = 40; // in a chart: more lines can neither be told apart nor drawn at once
 const MOST_LINES = 40; // of a chart with a line for each decoding
 const COLOURS = {
   light: ["#0b62a8", "#d1550a", "#0a8f68", "#b3448f", "#9a6b00", "#3d9be0", "#6b4bb0", "#8a4b2d", "#5c6670", "#c2255c", "#2b8a3e", "#1f7a8c"],
@@ -44,7 +45,7 @@ async function draw(name, rows, choices = {}) {
   const place = byId(`${name}_chart`);
   const wide = place.clientWidth > 640;
   const spec = filled(charts.specs[name], {
-    $limit: wide ? 320 : 120, $label: wide ? "datum.label" : "split(datum.label, ' · ')", $step: wide ? 26 : 38, $columns: Math.max(1, Math.floor(place.clientWidth / 250)),
+    $limit: wide ? 320 : 120, $label: wide ? "datum.label" : "split(datum.label, ' · ')", $step: wide ? 26 : 48, $columns: Math.max(1, Math.floor(place.clientWidth / 250)),
     $ink: style("--ink"), $paper: style("--paper"), $scheme: isDark() ? "darkblue" : "blues", ...choices,
   });
   spec.datasets = { table: rows };
@@ -61,11 +62,12 @@ async function draw(name, rows, choices = {}) {
 function shownRuns(data, selected) {
   const all = data.rows.filter((row) => row.kind === "train");
   const chosen = all.filter((row) => selected.has(row.run));
-  if (chosen.length) return [chosen.map((row) => row.run), `${chosen.length} selected runs.`];
-  const known = [...all].sort((a, b) => (a.loss_after ?? Infinity) - (b.loss_after ?? Infinity));
-  const some = all.length > MOST_RUNS ? known.slice(0, MOST_RUNS) : all;
-  const words = `The ${MOST_RUNS} of ${all.length} runs with the lowest validation loss. Select rows above to see others.`;
-  return [some.map((row) => row.run), all.length > MOST_RUNS ? words : ""];
+  const [from, most] = chosen.length ? [chosen, MOST_SELECTED] : [all, MOST_RUNS];
+  const best = [...from].sort((a, b) => (a.loss_after ?? Infinity) - (b.loss_after ?? Infinity)).slice(0, most);
+  const few = `The ${most} of ${from.length} ${chosen.length ? "selected " : ""}runs with the lowest validation loss. `
+    + `Select ${chosen.length ? "fewer" : "rows above"} to see others.`;
+  const count = chosen.length ? `${counted(chosen.length, "selected run")}.` : "";
+  return from.length > most ? [best.map((row) => row.run), few] : [from.map((row) => row.run), count];
 }
 
 const inSection = (id, selector) => byId(id).querySelector(selector);
@@ -88,11 +90,12 @@ function drawCosts(data) {
   const measures = unique(data.costs.map((each) => each.measure));
   const differs = (measure) => new Set(data.costs.filter((each) => each.measure === measure).map((each) => each.y)).size > 1;
   const telling = measures.filter(differs);
-  fillSelect(byId("costs_measure"), measures.map((each) => [each, each]), telling.at(1) ?? telling[0]);
+  const score = telling.find((each) => !each.startsWith("validation loss"));
+  fillSelect(byId("costs_measure"), measures.map((each) => [each, each]), score ?? telling[0]);
   fillSelect(byId("costs_cost"), unique(data.costs.map((each) => each.cost)).map((each) => [each, each]));
   const measure = byId("costs_measure").value, cost = byId("costs_cost").value;
   const rows = data.costs.filter((each) => each.measure === measure && each.cost === cost);
-  return draw("costs", rows, { $measure: measure, $cost: cost });
+  return draw("costs", rows, { $measure: rows[0]?.y_title ?? measure, $cost: cost });
 }
 
 const decodingName = (each) => `${each.model} · ${each.decoding}`;
@@ -114,11 +117,11 @@ function drawScores(data, selected) {
   const metric = byId("scores_metric").value;
   const all = ofEntry.filter((each) => each.metric === metric);
   const chosen = all.filter((each) => selected.has(each.run) || selected.has(each.trained));
-  const wanted = chosen.length ? chosen : all;
+  const wanted = chosen.length ? chosen : all.filter((each) => !each.again);
   const few = wanted.length > MOST_LINES;
   const ordered = few ? [...wanted].sort((a, b) => b.score - a.score) : wanted;
   const rows = ordered.slice(0, MOST_LINES).map((each) =>
-    ({ ...each, name: decodingName(each), role: each.control ? "control" : "asked for" }));
+    ({ ...each, role: each.control ? "control" : "asked for" }));
   inSection("scores", ".which").textContent = few
     ? `The ${MOST_LINES} best of ${wanted.length} decodings. Select rows above to see others.` : "";
   const differing = rows.filter((each) => !isMissing(each.difference));
@@ -131,8 +134,8 @@ function drawScores(data, selected) {
 }
 
 function scoresTable(rows) {
-  const titles = ["model", "decoding", "score", "low", "high", "difference", "low", "high", "answers that differ", "instances"];
-  return plainTable(titles, rows.map((each) => [each.model, each.decoding, each.score, each.low, each.high,
+  const titles = ["model", "decoding", "evaluation", "score", "low", "high", "difference", "low", "high", "answers that differ", "instances"];
+  return plainTable(titles, rows.map((each) => [each.model, each.decoding, each.run, each.score, each.low, each.high,
     each.difference, each.difference_low, each.difference_high, each.answers_that_differ, each.instances]));
 }
 

@@ -3,22 +3,33 @@
 
 const page = { data: null, selected: new Set() };
 
+// Each is drawn from parts of the data, of which the first says whether it is there at all.
 const SECTIONS = {
-  curves: { has: (data) => data.curves.length, draw: drawCurves, follows: true },
-  costs: { has: (data) => data.costs.length, draw: drawCosts },
-  scores: { has: (data) => data.scores.length, draw: drawScores, follows: true },
-  layers: { has: (data) => data.layers.length, draw: drawLayers },
-  mixes: { has: (data) => data.mixes.length, draw: drawMixes },
-  plans: { has: (data) => data.plans.length, draw: drawPlans, follows: true },
-  configs: { has: (data) => Object.keys(data.configs.runs).length > 1, draw: drawConfigs },
-  instances: { has: (data) => data.instances.length, draw: drawInstances },
-  samples: { has: (data) => data.samples.length, draw: drawSamples },
+  curves: { parts: ["curves", "rows"], draw: drawCurves, follows: true },
+  costs: { parts: ["costs"], draw: drawCosts },
+  scores: { parts: ["scores", "entries"], draw: drawScores, follows: true },
+  layers: { parts: ["layers", "entries"], draw: drawLayers },
+  mixes: { parts: ["mixes"], draw: drawMixes },
+  plans: { parts: ["plans", "rows"], draw: drawPlans, follows: true },
+  configs: { parts: ["configs"], draw: drawConfigs, has: (data) => Object.keys(data.configs.runs).length > 1 },
+  instances: { parts: ["instances", "instance_counts", "scores"], draw: drawInstances },
+  samples: { parts: ["samples"], draw: drawSamples },
 };
 
-const drawSection = (name) => SECTIONS[name].has(page.data)
+const isThere = (name, data) => {
+  const { parts, has } = SECTIONS[name];
+  return has ? has(data) : data[parts[0]].length > 0;
+};
+
+// News leave a section alone whose data are the same: the reader may be in the middle of it.
+const hasChanged = (name, before, data) => !before
+  || SECTIONS[name].parts.some((part) => JSON.stringify(before[part]) !== JSON.stringify(data[part]));
+
+const drawSection = (name) => isThere(name, page.data)
   ? SECTIONS[name].draw(page.data, page.selected) : null;
 
 async function show(data) {
+  const changed = Object.keys(SECTIONS).filter((name) => hasChanged(name, page.data, data));
   page.data = data;
   byId("summary").textContent = `${data.summary} · ${data.made} · effchal ${data.version}`;
   byId("made").textContent = `Made by effchal ${data.version} on ${data.made} from ${data.paths.join(", ")}.`;
@@ -26,10 +37,10 @@ async function show(data) {
   byId("runs").hidden = data.rows.length === 0;
   showCards(data);
   showProblems(data);
-  for (const [name, section] of Object.entries(SECTIONS)) byId(name).hidden = !section.has(data);
+  for (const name of Object.keys(SECTIONS)) byId(name).hidden = !isThere(name, data);
   showNav();
   if (data.rows.length) await drawRuns(data);
-  await Promise.all(Object.keys(SECTIONS).map(drawSection));
+  await Promise.all(changed.map(drawSection));
   document.body.dataset.ready = "yes";
 }
 
@@ -104,7 +115,8 @@ async function follow() {
     await show(await answer.json());
   }
   const running = page.data.rows.filter((row) => row.status === "running");
-  const ends = running.map((row) => `${row.run} ${row.steps ?? 0}/${row.steps_planned ?? "?"} steps${row.ends ? `, ends about ${row.ends}` : ""}`);
+  const done = (row) => row.kind === "train" ? `${row.steps ?? 0}/${row.steps_planned ?? "?"} steps` : `(${row.kind})`;
+  const ends = running.map((row) => `${row.run} ${done(row)}${row.ends ? `, ends about ${row.ends}` : ""}`);
   line.textContent = !answer ? "The server does not answer; what you see stays."
     : ends.length ? `Running: ${ends.join("; ")}` : "Live: nothing is running.";
   setTimeout(follow, 2000);

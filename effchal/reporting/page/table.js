@@ -1,6 +1,7 @@
 // The table of runs: sort, filter, group, choose columns, select rows.
 "use strict";
 
+const MOST_OPEN_ROWS = 60; // groups of more runs start closed, so that all groups can be seen
 const runTable = { table: null, data: null, ready: null, onSelect: () => {} };
 
 function sortedFirst(data) {
@@ -20,7 +21,7 @@ function numberFilter(typed, value) {
 }
 
 function runCell(data) {
-  const best = new Map(data.headline.filter((card) => card.run).map((card) => [card.run.split(", ")[0], card.title]));
+  const best = new Map(data.headline.filter((card) => card.best).map((card) => [card.best, card.title]));
   return (cell) => {
     const shown = shownValue(cell.getValue());
     const title = best.get(cell.getValue());
@@ -32,7 +33,7 @@ function runCell(data) {
 function statusCell(cell) {
   const row = cell.getData();
   const signs = { finished: "✓", running: "▶", failed: "✗", interrupted: "‖", "no record": "?" };
-  let text = `${signs[row.status] ?? "•"} ${row.status}`;
+  let text = `${signs[row.status] ?? "•"} ${row.status.replaceAll("_", " ")}`;
   if (row.status === "running" && row.steps_planned) {
     text += ` ${numberText(row.steps ?? 0, 0)}/${numberText(row.steps_planned, 0)}`;
   }
@@ -86,6 +87,7 @@ function drawRuns(data) {
     maxHeight: "min(70vh, 600px)", selectableRows: true, selectableRowsRangeMode: "click",
     initialSort: sortedFirst(data), placeholder: "no run fits the filters",
     columnDefaults: { resizable: "header" }, groupHeader: groupHead,
+    groupStartOpen: () => runTable.data.rows.length <= MOST_OPEN_ROWS,
   });
   runTable.ready = new Promise((done) => runTable.table.on("tableBuilt", done)).then(() => {
     listColumns(data);
@@ -120,7 +122,8 @@ async function updateRuns(data) {
     reachHeadsByKeyboard();
   }
   await table.replaceData(data.rows);
-  table.selectRow(chosen.filter((label) => table.getRow(label)));
+  const there = new Set(data.rows.map((row) => row.run)); // asking the table for others is an error
+  table.selectRow(chosen.filter((label) => there.has(label)));
 }
 
 function findText() {

@@ -51,6 +51,8 @@ function fillSelect(select, pairs, first = null) {
   if (pairs.some(([value]) => value === before)) select.value = before;
 }
 
+const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
 const unique = (values) => [...new Set(values)];
 
 async function unpacked(id) {

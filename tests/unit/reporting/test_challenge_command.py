@@ -8,7 +8,7 @@ from support.contest_runs import evaluation
 from effchal import report
 from effchal.cli import compose_config
 from effchal.config import save_config
-from effchal.evaluate import evaluate, print_places
+from effchal.evaluate import evaluate, is_of_contest, print_places
 
 
 def test_the_command_prints_the_report_and_writes_it_for_programs(tmp_path, monkeypatch, capsys):
@@ -64,6 +64,11 @@ def test_an_evaluation_of_the_contest_ends_with_its_place(group, tmp_path, monke
     assert "- open: not complete" in output
     assert "The finalists, without these runs" not in output
     assert f"effchal report --challenge {tmp_path / 'run'}" in output
+
+
+def test_other_entries_say_nothing_of_the_contest():
+    assert is_of_contest(["truthful_qa_mc", "mmlu:subject=anatomy"])
+    assert not is_of_contest(["truthful_qa_mc"])  # multiple choice by DoLa's metrics
 
 
 def test_an_evaluation_without_a_score_of_the_contest_says_so(tmp_path, capsys):

@@ -69,6 +69,20 @@ def test_a_run_without_a_record_is_running_while_its_process_lives(tmp_path):
     assert collect([run]).runs[0].status == "no record"
 
 
+def test_a_helm_run_and_an_evaluation_are_known_while_they_run(tmp_path):
+    for name, mark in (("helm", "prepared.json"), ("evaluate", "results.json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / mark).write_text('{"status": "running"}')
+        (tmp_path / name / ".lock").write_text(f"{os.getpid()}\n")
+    found = collect([tmp_path])
+    assert [(run.kind, run.status) for run in found.runs] == [
+        ("evaluate", "running"),
+        ("helm", "running"),
+    ]
+    assert not found.others
+    assert not found.damaged
+
+
 def test_a_path_that_is_no_folder_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no folder"):
         collect([tmp_path / "missing"])

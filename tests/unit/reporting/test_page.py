@@ -155,12 +155,13 @@ def test_what_cannot_be_done_is_one_line(monkeypatch, tmp_path, capsys, argument
 def test_csv_json_and_pictures(monkeypatch, tmp_path, config):
     run = make_training(tmp_path / "runs" / "a $x$", config)
     make_evaluation(tmp_path / "runs" / "b", run)
+    make_training(tmp_path / "runs" / "c", config)
     report(
         monkeypatch, tmp_path, "runs", *["--csv", "t.csv", "--json", "t.json", "--png", "pictures"]
     )
     with (tmp_path / "t.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["run"] for row in rows] == ["a $x$", "b"]
+    assert [row["run"] for row in rows] == ["a $x$", "b", "c"]
     assert rows[0]["peak memory (GiB)"] == "1.5"
     assert rows[0]["planned hours"] == ""
     assert json.loads((tmp_path / "t.json").read_text())["rows"][0]["run"] == "a $x$"

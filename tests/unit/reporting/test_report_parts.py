@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+from support.evaluations import write_helm_run
 from support.made_up_runs import config_text, make_evaluation, make_training
 
 from effchal.evaluation.results import BASELINE
@@ -11,8 +12,9 @@ from effchal.evaluation.results import LONGEST as LONGEST_OF_EVALUATION
 from effchal.reporting.collect import collect
 from effchal.reporting.curves import curves_of, cut, thin
 from effchal.reporting.headline import headline, pareto
+from effchal.reporting.labels import sweep_names
 from effchal.reporting.payload import Detail, Report
-from effchal.reporting.scores import GREEDY, LONGEST, is_control
+from effchal.reporting.scores import GREEDY, LONGEST, is_control, name_lines
 from effchal.reporting.specs import specs
 
 
@@ -68,6 +70,16 @@ def test_names_say_what_differs_and_are_unlike(report):
     assert names == ["ranks/0 lora.r=4", "ranks/1 lora.r=16", "eval_0", "eval_1"]
 
 
+def test_sweeps_of_one_name_stay_apart(tmp_path):
+    config = config_text(into=tmp_path / "made.yaml")
+    for sweep in ("one/ranks", "two/ranks", "rates"):
+        make_training(tmp_path / sweep / "0", config)
+        (tmp_path / sweep / "multirun.yaml").touch()
+    make_training(tmp_path / "single", config)
+    names = sweep_names(collect([tmp_path]).runs)
+    assert names == ["one/ranks", "rates", None, "two/ranks"]
+
+
 def test_an_evaluation_belongs_to_the_run_whose_bundle_it_scored(report):
     rows = rows_by_name(report.data(Detail()))
     assert rows["eval_1"]["scored"] == "ranks/1 lora.r=16"
@@ -79,6 +91,26 @@ def test_a_run_that_moved_is_found_by_the_end_of_its_path(report, tmp_path):
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
     data = Report(collect([tmp_path / "elsewhere"]), []).data(Detail())
     assert rows_by_name(data)["eval_0"]["scored"] == "ranks/0 lora.r=4"
+
+
+def test_answers_of_helm_stand_beside_each_other_and_damaged_ones_are_named(tmp_path):
+    for name, scores in (("a", [1.0, 0.0]), ("b", [0.0, 0.0])):
+        (tmp_path / name).mkdir()
+        write_helm_run(tmp_path / name, "mmlu:subject=anatomy", scores, ["Where?", "Who?"])
+    data = Report(collect([tmp_path]), []).data(Detail())
+    first, _ = sorted(data["instances"], key=lambda each: each["id"])
+    assert first["prompt"] == "Where?"
+    assert first["references"][0] == {"text": "Paris", "correct": True}
+    assert [(each["run"], each["text"], each["score"]) for each in first["answers"]] == [
+        ("a", " answer 0", 1),
+        ("b", " answer 0", 0),
+    ]
+    (state,) = (tmp_path / "b").rglob("scenario_state.json")
+    state.write_text("{")
+    data = Report(collect([tmp_path]), []).data(Detail())
+    assert len(data["instances"]) == 2
+    (problem,) = data["problems"]
+    assert "HELM's answers to mmlu:subject=anatomy,model=effchal_x cannot be" in problem["reason"]
 
 
 def test_what_was_not_measured_is_none_and_a_number_never_text(report):
@@ -110,6 +142,34 @@ def test_losses_on_other_data_are_not_compared(tmp_path):
     ] * 2
 
 
+def test_the_front_is_among_losses_on_the_same_data(tmp_path):
+    config = config_text(into=tmp_path / "made.yaml")
+    for name, data, r, loss in (("a", "x", 4, 2.0), ("b", "x", 8, 3.0), ("c", "y", 2, 1.0)):
+        run = {"data_sha256": data, "validation_loss": loss}
+        make_training(tmp_path / "runs" / name, config, r, **run)
+    costs = Report(collect([tmp_path / "runs"]), []).data(Detail())["costs"]
+    fronts = {(point["run"], point["front"]) for point in costs}
+    assert fronts == {("a", "on the front"), ("b", "beaten by another run")}
+
+
+def test_a_control_that_jobs_score_again_is_one_line_and_another_result_its_own():
+    def score(run, decoding, value, control, instances=24):
+        head = {"entry": "e", "metric": "em", "run": run, "model": "m", "decoding": decoding}
+        return head | {"score": value, "control": control, "instances": instances}
+
+    scores = [score("0", "greedy", 0.5, control=True), score("1", "greedy", 0.5, control=False)]
+    scores += [score("2", "greedy", 0.5, True, 40), score("3", "dola", 0.25, False)]
+    scores += [score("4", "dola", 0.75, False)]
+    name_lines(scores)
+    assert [(each["name"], each["again"]) for each in scores] == [
+        ("m · greedy · n = 24", True),
+        ("m · greedy · n = 24", False),
+        ("m · greedy · n = 40", False),
+        ("3 · dola · n = 24", False),
+        ("4 · dola · n = 24", False),
+    ]
+
+
 def test_the_pareto_front():
     points = [(1, 0.5), (2, 0.6), (2, 0.4), (3, 0.6), (0.5, 0.1)]
     assert pareto(points, high_is_better=True) == [True, True, False, False, True]
@@ -134,7 +194,7 @@ def fields(part):
 def test_the_charts_name_fields_that_the_data_have(report):
     data = report.data(Detail())
     curve = {key: None for curve in data["curves"] for key in curve}
-    scores = data["scores"][0] | {"name": "", "role": ""}
+    scores = data["scores"][0] | {"role": ""}
     source = data["mixes"][0]["sources"][0] | {"mix": ""}
     layer = data["layers"][0] | {"name": "", "percent": ""}
     tables = {"curves": curve, "costs": data["costs"][0], "scores": scores, "differences": scores}
