@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--instances", type=int, default=20, help="of each entry; default: 20")
     parser.add_argument("--helm", type=Path, default=ROOT / ".venv-helm", help="its environment")
     parser.add_argument(
-        "--nltk-data", type=Path, help="folder with tokenizers/punkt_tab; SAMSum needs it"
+        "--nltk-data", type=Path, help="folder with tokenizers/punkt_tab; SAMSum and BLEU need it"
     )
     parser.add_argument("--tokenizer", help="of this model; default: a token for each byte")
     parser.add_argument("--write", action="store_true")

@@ -29,6 +29,7 @@ ENTRIES = {  # by entry: what its data are
     "big_bench:task=boolean_expressions,subtask=": "real",
     "big_bench:task=made_up,subtask=letters": "made up",
     f"big_bench:{SHOTS}=big_bench_few_shot_setting,task=made_up,subtask=texts": "made up",
+    "big_bench:task=made_up,subtask=sentences": "made up",
     "math:subject=number_theory,level=1,use_chain_of_thought=True": "made up",
     f"math:subject=algebra,level=5,use_chain_of_thought=True,{QUESTIONS}=8": "made up",
     "summarization_cnndm:temperature=0.3,device=cpu": "made up",
@@ -68,6 +69,7 @@ def answer(instance: Instance) -> str:
         return " ".join(choose.choices(PEOPLE, k=8))
     gold = choose.choice([reference.text for reference in instance.references])
     near = [gold, f" {gold}\n", gold.upper(), gold.strip(".()"), f"{gold} and more"]
+    near += [" ".join(gold.split()[1:]), f"He said: {gold.lower()}"]
     return choose.choice(choose.choice([ODD, near, [*instance.letters] or near]))
 
 

@@ -11,7 +11,13 @@ from effchal.config import Config, ConfigError, load_config
 from effchal.config.io import split_weight
 from effchal.config.nearest import hint, known_keys
 from effchal.config.words import own_words
-from effchal.evaluate_arguments import models_as_words, question_words, refuse_questions
+from effchal.evaluate_arguments import (
+    has_several_decodings,
+    models_as_words,
+    question_words,
+    refuse_questions,
+    sweep_over,
+)
 from effchal.overrides import as_read, full_key, parse_override, quote
 from effchal.runs import bundle_around, is_bundle
 from effchal.several_models import are_several, bundles_of, split_base
@@ -26,7 +32,7 @@ INFO_VALUES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchp
 # The file by which a folder is known as a run of a command that can go on with it.
 RUN_FILES = {"train": "config.yaml", "evaluate": "results.json", "helm": "scores.json"}
 RUN_FILES |= {"lm_eval": "lm_eval.json"}
-REUSE = "evaluate.reuse=true"  # several models: none is evaluated twice; what is typed wins
+SWEPT = ("evaluate", "lm_eval")  # commands that take several models and decodings
 DATA_WORDS = ("show", "diff")  # what may follow `effchal data`
 FETCH_WORDS = ("scenarios",)  # and `effchal fetch`: what to fetch; there is nothing else yet
 LOG_ONLY = ("serve", "plan", "check", "fetch")  # what they tell is on the screen
@@ -63,11 +69,13 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
         words = words[1:]
     check_flags(flags)
     words = own_words(command, words)
-    words = models_as_words(words) if command == "evaluate" else words
+    words = models_as_words(words) if command in SWEPT else words
     folders = [word for word in words if is_folder(word)]
-    if command == "evaluate" and are_several(folders):
+    if command in SWEPT and are_several(folders):
         words = sweep_over(bundles_of(folders), [word for word in words if word not in folders])
         flags, folders = [*flags, "--multirun"], []
+    elif command in SWEPT and has_several_decodings(words):
+        flags = [*flags, "--multirun"]
     if len(folders) > 1:
         raise ConfigError(f"one folder at most, got {' and '.join(folders)}")
     words = [folder_override(command, word) if word in folders else word for word in words]
@@ -80,21 +88,6 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     words = resumed(command, words)
     check_output(command, words)
     return [*words, *flags]
-
-
-def sweep_over(models: list[str], words: list[str]) -> list[str]:
-    """The words of an evaluation of several models.
-
-    Raises:
-        ConfigError: a key that is of one model alone.
-    """
-    for key in ("bundle", "resume_from"):
-        if any(word.partition("=")[0] == key for word in words):
-            raise ConfigError(
-                f"{key} does not go with several models; a sweep goes on with the same command "
-                "and hydra.sweep.dir=<its folder>"
-            )
-    return [f"bundle={','.join(map(quote, models))}", REUSE, *words]
 
 
 def split_flags(typed: list[str]) -> tuple[list[str], list[str]]:

@@ -17,7 +17,6 @@ from effchal.arguments import split_flags
 from effchal.cli import entry_point, overlay
 from effchal.config import Config, ConfigError, load_config
 from effchal.evaluate_arguments import swept_models
-from effchal.failures import fail
 from effchal.model_source import bundle_folder, inference_config
 from effchal.overrides import is_first_of_sweep, quote
 from effchal.runs import read_record
@@ -123,15 +122,9 @@ def is_finished(results: Path) -> bool:
 
 
 def compare_jobs(jobs: dict[Path, SweepJob]) -> None:
-    """After a sweep over models: print how each compares with the first, and keep it."""
-    from effchal.evaluation.sweep import compare_models
+    from effchal.evaluation.sweep import print_comparison
 
-    try:
-        text = compare_models(list(jobs))
-    except ConfigError as error:
-        fail(str(error))
-    else:
-        print(text, end="")
+    print_comparison(list(jobs))
 
 
 main = entry_point(evaluate, after_sweep=compare_jobs)

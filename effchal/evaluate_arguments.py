@@ -1,9 +1,12 @@
 """What `effchal evaluate` takes beside keys of the config, as the keys that it stands for.
 
+`effchal lm_eval` takes the models and decodings too.
+
 data=questions.jsonl    a file of one's own questions, or a list of them: scenario.data
 grader=mine.py:grade    evaluate.grader
 bundle=[a,b]            several models, as if their folders were typed
 baseline=true           the base model first, as if the word `base` were typed
+decoding=greedy,sled    several decodings, as Hydra's -m asks for them
 """
 
 from typing import Any
@@ -13,6 +16,8 @@ from effchal.overrides import as_read, key_of, parse_override, quote, typed_path
 from effchal.several_models import BASE
 
 WITHOUT_QUESTIONS = ("helm", "serve")  # commands without questions of one's own
+REUSE = "evaluate.reuse=true"  # several models: none is evaluated twice; what is typed wins
+COMPARED = ("decoding", "prompt")  # groups of which several values make a comparison
 
 
 def question_words(words: list[str]) -> list[str]:
@@ -69,6 +74,27 @@ def models_as_words(words: list[str]) -> list[str]:
             for part in (typed_paths(word) if key_of(word) == "bundle" else [word])
         ]
     return [BASE, *result] if wants_base and BASE not in result else result
+
+
+def sweep_over(models: list[str], words: list[str]) -> list[str]:
+    """The words of an evaluation of several models.
+
+    Raises:
+        ConfigError: a key that is of one model alone.
+    """
+    for key in ("bundle", "resume_from"):
+        if any(key_of(word) == key for word in words):
+            raise ConfigError(
+                f"{key} does not go with several models; a sweep goes on with the same command "
+                "and hydra.sweep.dir=<its folder>"
+            )
+    return [f"bundle={','.join(map(quote, models))}", REUSE, *words]
+
+
+def has_several_decodings(words: list[str]) -> bool:
+    """Whether a word is `decoding=greedy,sled`, or the like of one of decoding's own keys."""
+    typed = [word for word in words if key_of(word).partition(".")[0] in COMPARED]
+    return any(as_read(word)[0] and parse_override(word).is_sweep_override() for word in typed)
 
 
 def refuse_questions(command: str, words: list[str]) -> None:

@@ -1,7 +1,8 @@
 """Run lm-eval's tasks on a bundle or a base model, under one decoding or several.
 
-scripts/lm_eval.sh makes lm-eval's environment first, and then does this. lm-eval's own options go
-by their names: tasks=[gsm8k] num_fewshot=5 limit=100.
+The first call makes lm-eval an environment of its own. lm-eval's own options go by their names:
+tasks=[gsm8k] num_fewshot=5 limit=100. Several bundles are asked one after another
+and compared with the first, as `effchal evaluate` does it.
 """
 
 import signal
@@ -11,9 +12,11 @@ from pathlib import Path
 
 from effchal.cli import entry_point, overlay
 from effchal.config import Config, ConfigError, load_config
-from effchal.evaluation.lm_eval.process import LOG, LmEvalError
+from effchal.evaluation.lm_eval.environment import made_ready
+from effchal.evaluation.lm_eval.process import LOG, MARK, LmEvalError
 from effchal.model_source import inference_config
 from effchal.several_models import split_base
+from effchal.tracking.sweep import SweepJob
 from effchal.tracking.terminal import progress
 from effchal.tracking.tracker import check_tracking
 from effchal.tracking.wandb_mirror import mirror_evaluation
@@ -22,11 +25,7 @@ from effchal.tracking.wandb_mirror import mirror_evaluation
 MAY_CHANGE = {"resume_from", "bundle", "base_model", "lm_eval.environment", "track"}
 
 
-@entry_point
-def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
-    with progress("loading libraries"):
-        from effchal.evaluation.lm_eval.run import MARK, run  # imports torch
-
+def lm_eval(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     run_dir = output_dir
     if cfg.resume_from is not None:
         run_dir = Path(cfg.resume_from)
@@ -44,17 +43,30 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         # The bundle's own track.* is of its training.
         cfg = replace(inference_config(cfg, overrides, free), track=cfg.track)
     check_tracking(cfg.track)
+    variables = made_ready(cfg)
+    with progress("loading libraries"):
+        from effchal.evaluation.lm_eval.run import run  # imports torch
+
     # As an exception, so that lm-eval is stopped on the way out.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     again = f"go on with: effchal lm_eval resume_from={run_dir}"
     try:
-        print(run(cfg, run_dir))
+        print(run(cfg, run_dir, variables))
         mirror_evaluation(cfg, run_dir)
     except (LmEvalError, FloatingPointError) as error:
         sys.exit(f"error: {error}\nlm-eval's log: {run_dir / LOG}; {again}")
     except KeyboardInterrupt:
         print(f"interrupted; {again}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+def compare_jobs(jobs: dict[Path, SweepJob]) -> None:
+    from effchal.evaluation.sweep import print_comparison
+
+    print_comparison(list(jobs))
+
+
+main = entry_point(lm_eval, after_sweep=compare_jobs)
 
 
 if __name__ == "__main__":

@@ -86,10 +86,17 @@ class ScenarioConfig:
     max_instances: int = 10
     # Folder with data in HELM's own layout. null = download from the public sources.
     path: str | None = None
-    # Files of your own questions (evaluate). data=questions.jsonl says the same, and leaves the
-    # entries out unless they are typed as well.
+    # Your own questions (evaluate): files, folders of files, patterns ("q/*.jsonl") or data sets of
+    # the Hugging Face hub. data=questions.jsonl says the same, and leaves the entries out unless
+    # they are typed as well.
     data: list[str] = field(default_factory=list)
-    # Questions of each of these files, drawn as HELM draws them. null = all.
+    # Which part of them, where a folder or a data set has several.
+    split: str = "test"
+    # Of a data set of the hub: which table, where it has several.
+    subset: str | None = None
+    # Of a data set of the hub: its commit. null = the newest; the results name it.
+    revision: str | None = None
+    # Questions of each of these, drawn as HELM draws them. null = all.
     max_rows: int | None = None
     # How an answer is compared where its row does not say. null = number where the right answer is
     # a number of JSON, else exact.

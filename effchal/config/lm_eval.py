@@ -20,7 +20,7 @@ GENERATION = ("until", *ANSWER_LENGTHS, *SAMPLING)
 class LmEvalConfig:
     """Tasks of lm-eval, and lm-eval's own options."""
 
-    # Virtual environment that has lm-eval installed; scripts/lm_eval.sh makes it.
+    # Virtual environment with lm-eval. It is made where it is not there.
     environment: str = ".venv-lm-eval"
     # Names of tasks, groups or tags, * for any characters in them; or files of tasks (.yaml).
     tasks: list[str] = field(default_factory=list)

@@ -39,8 +39,8 @@ class Config:
     name: str = "dev"
     # Training data in a word: what data_mix.sources.<name>.path takes, or a list of it, each with a
     # weight behind a colon where it is not 1: [a.jsonl:2, b.parquet:0.5]. It is the whole mix, or
-    # is added to the one that is typed beside it (data_mix=lima). For effchal evaluate it is a file
-    # of questions of your own, or a list of them: scenario.data.
+    # is added to the one that is typed beside it (data_mix=lima). For effchal evaluate it is
+    # questions of your own, or a list of them: scenario.data.
     data: Any = None
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)

@@ -11,6 +11,7 @@ from effchal.decoding.choices import Choices
 from effchal.decoding.contrast import Contrast, taps_of
 from effchal.decoding.layer_logits import Tap
 from effchal.decoding.prefix_cache import PrefixCache, common_beginning
+from effchal.decoding.reading import read, start_all
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.sequence import Completion, Prefill, Row, Sequence, named
 from effchal.decoding.taps import NewTokens, TappedModel
@@ -19,8 +20,6 @@ from effchal.model.adapter_names import BASE
 from effchal.model.merge import Drift
 from effchal.model.structure import end_tokens
 from effchal.model.vocabulary import check_ids, embedding_rows
-
-PROMPT_CHUNK = 1024  # prompt tokens in one forward pass
 
 
 class Engine:
@@ -78,8 +77,7 @@ class Engine:
             for first in range(0, len(prompts), rows_at_once):
                 here = slice(first, first + rows_at_once)
                 names = adapters[here] or (BASE,) * len(prompts[here])
-                each = zip(prompts[here], variants[here], names, strict=True)
-                started = [self.start(*one) for one in each]
+                started = start_all(self, prompts[here], variants[here], names)
                 while self.rows:
                     self.step()
                 for sequences in started:
@@ -107,8 +105,7 @@ class Engine:
         self, prompt_ids: list[int], variants: Iterable[SamplingParams], adapter: str
     ) -> Prefill:
         prefill = self.begin(prompt_ids, variants, adapter)
-        while not self.prefill(prefill, PROMPT_CHUNK):
-            pass
+        read([prefill], self)
         return prefill
 
     # Prompts
@@ -155,11 +152,11 @@ class Engine:
             echo.feed(states, taps)
         if prefill.left:
             return False
-        if self._join(prefill):
-            self._advance([len(self.rows) - 1], states[:, -1:], taps)
+        if self.join(prefill):
+            self.advance([len(self.rows) - 1], states[:, -1:], taps)
         return True
 
-    def _join(self, prefill: Prefill) -> bool:
+    def join(self, prefill: Prefill) -> bool:
         """Add a row for a prompt that is through; False where no sequence wants one."""
         unfinished = [each for each in prefill.sequences if not each.done]
         if unfinished:
@@ -180,7 +177,7 @@ class Engine:
         taps = taps_of(self._contrasts())
         at = torch.arange(len(self.rows), device=self.model.device)
         states = self.model.extend([self._next_ids()], taps, at)
-        self._advance(list(range(len(self.rows))), states, taps)
+        self.advance(list(range(len(self.rows))), states, taps)
 
     def can_prefill_in_step(self, prefill: Prefill, tokens: int) -> bool:
         """Whether `step_and_prefill` takes this prompt."""
@@ -203,9 +200,9 @@ class Engine:
         at[-1] += chunk.ids.shape[1] - 1
         states = self.model.extend([self._next_ids(), chunk], taps, at)  # (K + 1, rows + 1, D)
         through = not prefill.left
-        if through and self._join(prefill):
+        if through and self.join(prefill):
             count += 1
-        self._advance(list(range(count)), states[:, :count], taps)
+        self.advance(list(range(count)), states[:, :count], taps)
         return through
 
     def _contrasts(self) -> list[Contrast]:
@@ -229,7 +226,7 @@ class Engine:
 
     # Tokens
 
-    def _advance(self, numbers: list[int], states: Tensor, taps: tuple[Tap, ...]) -> None:
+    def advance(self, numbers: list[int], states: Tensor, taps: tuple[Tap, ...]) -> None:
         """Choose the next token of every sequence of some rows, then regroup the rows.
 
         Args:
@@ -253,7 +250,7 @@ class Engine:
     def _choose(
         self, choices: Choices, numbers: list[int], states: Tensor, taps: tuple[Tap, ...]
     ) -> None:
-        """Let `choices` have the next token of every sequence of some rows, as in `_advance`."""
+        """Let `choices` have the next token of every sequence of some rows, as in `advance`."""
         # Rows that want the same layers share a head product; none pays for another's layers.
         by_taps: dict[tuple[Tap, ...], list[int]] = {}
         for position, number in enumerate(numbers):

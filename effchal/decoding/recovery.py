@@ -52,7 +52,7 @@ def _step_row(engine: Engine, row: Row) -> None:
     at = torch.zeros(1, dtype=torch.int64, device=engine.model.device)
     new = NewTokens(engine.cache, number, ids, adapters=named([row.adapter]))
     states = engine.model.extend([new], taps, at)
-    engine._advance([number], states, taps)
+    engine.advance([number], states, taps)
 
 
 @torch.inference_mode()

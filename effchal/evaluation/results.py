@@ -176,6 +176,7 @@ class EntrySummary:
     instances: int
     main_metric: str
     decodings: dict[str, DecodingSummary]
+    not_measured: dict[str, str] | None = None  # metrics of HELM's, and why not
 
     def having(self, field: str) -> dict[str, Any]:
         """The field of every decoding that has it, by the decoding's name."""

@@ -249,6 +249,7 @@ def summarise_entry(task: EvaluationTask, scenario: Scenario) -> EntrySummary:
     """Summary of one entry, with the scores that are not a mean over instances."""
     records = task.records.of(scenario)
     summary = summarise(records, scenario.settings.main_metric, task.cfg.evaluate)
+    summary.not_measured = scenario.not_measured or None
     for name, decoded in summary.decodings.items():
         texts = []
         for instance, record in zip(scenario.instances, records, strict=True):

@@ -1,18 +1,33 @@
-"""What a sweep over models says when all its evaluations are over."""
+"""What a sweep over models or decodings says when all its evaluations are over."""
 
 import json
 import logging
 from pathlib import Path
 
-from effchal.config import load_config
+from effchal.config import ConfigError, load_config
 from effchal.evaluation.compare import Settings, compare
 from effchal.evaluation.compare_text import as_markdown, as_text, shown
 from effchal.evaluation.plots import plot_comparison
 from effchal.evaluation.scored import EVALUATION, read_scored
 from effchal.evaluation.sides import ask_different_things, sides
+from effchal.failures import fail
 from effchal.runs import read_record, write_atomic
 
 log = logging.getLogger("effchal.evaluate")
+
+
+def print_comparison(jobs: list[Path]) -> None:
+    """Print how each model and decoding compares with the first, and keep it.
+
+    Args:
+        jobs: folders of evaluations, or of lm-eval's tasks.
+    """
+    try:
+        text = compare_models(jobs)
+    except ConfigError as error:
+        fail(str(error))
+    else:
+        print(text, end="")
 
 
 def compare_models(jobs: list[Path]) -> str:

@@ -62,6 +62,14 @@ def results_table(entries: dict[str, EntrySummary], missing: dict[str, str]) -> 
         for decoding, scores in result.having("of_all_instances").items():
             for metric, number in scores.items():
                 lines.append(f"| {entry} | {metric} | {decoding} | {number:.3f} | | |")
+    unmeasured = {entry: each.not_measured for entry, each in entries.items() if each.not_measured}
+    if unmeasured:
+        lines += ["", "Not measured:", ""]
+        lines += [
+            f"- {entry}: {metrics}: {reason}"
+            for entry, found in unmeasured.items()
+            for metrics, reason in found.items()
+        ]
     if missing:
         lines += ["", f"Left out for want of data: {len(missing)}", ""]
         lines += [f"- {entry}: {reason}" for entry, reason in missing.items()]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from effchal.config import DataMixConfig, DataSourceConfig
-from effchal.mixing.hub import commit_of, download
+from effchal.mixing.hub import Keys, commit_of, download
 from effchal.mixing.readers import KINDS, DataError, is_readable
 from effchal.mixing.where import compile_where
 
@@ -25,20 +25,24 @@ class Located:
     described: str  # for messages
 
 
-def locate(name: str, cfg: DataSourceConfig) -> Located:
+def locate(name: str, cfg: DataSourceConfig, keys: Keys | None = None) -> Located:
     """The files of a source; those of the hub are downloaded.
+
+    Args:
+        keys: of a source that is in no data mix.
 
     Raises:
         DataError: missing, gated, unreachable, or nothing that can be read.
         ConfigError: a condition of `where` that is none.
     """
-    key = f"data_mix.sources.{name}"
+    keys = keys or Keys.of_mix(name)
+    key = keys.others
     compile_where(cfg.where, f"{key}.where")  # refused before any download
     if "[" in cfg.split:  # the files of a slice are those of the whole
         raise DataError(f"{key}.split={cfg.split}: no part of a split; give {key}.max_rows=<rows>")
     if not is_local(cfg):
-        commit = commit_of(name, cfg)
-        files = download(name, cfg, commit)
+        commit = commit_of(name, cfg, keys)
+        files = download(name, cfg, commit, keys)
         described = f"{cfg.path} at {commit[:12]}" + (f", {cfg.file}" if cfg.file else "")
     else:
         commit, described = None, cfg.path
@@ -47,7 +51,7 @@ def locate(name: str, cfg: DataSourceConfig) -> Located:
         elif _is_pattern(cfg.path):
             files = _matches(cfg.path)
         elif Path(cfg.path).is_dir():
-            files = _in_folder(name, cfg)
+            files = _in_folder(name, cfg, key)
         else:
             files = (Path(cfg.path),)
         if len(files) > 1:
@@ -55,7 +59,7 @@ def locate(name: str, cfg: DataSourceConfig) -> Located:
     for path in files:
         if not path.is_file():
             raise DataError(
-                f"source {name}: no file {path} (from {Path.cwd()}); give {key}.path=<file>"
+                f"source {name}: no file {path} (from {Path.cwd()}); give {keys.path}=<file>"
             )
         if not is_readable(path):
             raise DataError(f"source {name}: {path} is no {KINDS} file")
@@ -104,7 +108,7 @@ def _matches(pattern: str) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def _in_folder(name: str, cfg: DataSourceConfig) -> tuple[Path, ...]:
+def _in_folder(name: str, cfg: DataSourceConfig, key: str) -> tuple[Path, ...]:
     """The files of a folder: of a saved data set, or all that can be read, below it too."""
     folder = Path(cfg.path)
     splits = folder / "dataset_dict.json"
@@ -113,7 +117,7 @@ def _in_folder(name: str, cfg: DataSourceConfig) -> tuple[Path, ...]:
         if cfg.split not in has:
             raise DataError(
                 f"source {name}: {folder} has no split {cfg.split}; it has {', '.join(has)}: "
-                f"data_mix.sources.{name}.split=<one of them>"
+                f"{key}.split=<one of them>"
             )
         folder /= cfg.split
     if (folder / "state.json").is_file():

@@ -1,4 +1,4 @@
-"""lm-eval itself on a tiny model; runs where scripts/lm_eval.sh has installed lm-eval."""
+"""lm-eval itself on a tiny model; runs where lm-eval's environment is there."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from effchal.runs import read_json_lines
 
 PYTHON = ROOT / ".venv-lm-eval" / "bin" / "python"
 pytestmark = pytest.mark.skipif(
-    not PYTHON.is_file(), reason="no lm-eval; run: bash scripts/lm_eval.sh 'tasks=[...]'"
+    not PYTHON.is_file(), reason="no .venv-lm-eval; effchal lm_eval 'tasks=[...]' makes it"
 )
 TINY = ["model=tiny", "prompt=plain", "lora=none", "decoding=dola_high"]
 TINY += ["decoding.repetition_penalty=1.2"]
@@ -112,6 +112,19 @@ def test_a_killed_run_asks_only_what_has_no_answer(whole, tasks, tmp_path):
     assert len(keys) == len(set(keys)) > len(before.splitlines())
     expected = (whole[0] / "instances.jsonl").read_text()
     assert (run_dir / "instances.jsonl").read_text() == expected
+
+
+def test_several_decodings_are_compared_as_evaluate_does(tasks, tmp_path):
+    asked = ["model=tiny", "lora=none", "prompt=plain", "decoding=greedy,sled"]
+    asked += ["tasks=[own_choices]", f"include_path={tasks}", f"hydra.sweep.dir={tmp_path}"]
+    command = [sys.executable, "-m", "effchal.lm_eval", *asked]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr
+    compared = json.loads((tmp_path / "comparison.json").read_text())
+    models = {letter: each["decoding"] for letter, each in compared["models"].items()}
+    assert models == {"A": "greedy", "B": "sled high", "C": LONGEST}
+    assert {each["found"]["instances"] for each in compared["differences"]} == {3 * len(QUESTIONS)}
+    assert "own_choices" in found.stdout.partition("95 % interval")[2]
 
 
 def test_long_texts_are_cut_into_the_windows_of_lm_eval():

@@ -26,7 +26,7 @@ from effchal.config import (
     TrainConfig,
 )
 from effchal.config.choices import DataFormat, Dtype
-from effchal.decoding import engine as engine_module
+from effchal.decoding import reading as reading_module
 from effchal.decoding.contrast import Dola, Greedy
 from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
@@ -220,10 +220,10 @@ class small_pieces:
     """Prompts are read in pieces, as long ones are."""
 
     def __enter__(self) -> None:
-        self._before, engine_module.PROMPT_CHUNK = engine_module.PROMPT_CHUNK, PIECE
+        self._before, reading_module.PROMPT_CHUNK = reading_module.PROMPT_CHUNK, PIECE
 
     def __exit__(self, *_: Any) -> None:
-        engine_module.PROMPT_CHUNK = self._before
+        reading_module.PROMPT_CHUNK = self._before
 
 
 # Commands

@@ -10,7 +10,7 @@ import shutil
 from effchal.evaluation.scenarios.bbq import SUBJECTS
 from effchal.evaluation.scenarios.hidden_choices import DATASETS
 from effchal.evaluation.scenarios.math_problems import SUBJECTS as MATH_SUBJECTS
-from support.helm_stand_in import made_up_bbq, made_up_big_bench, made_up_cnndm
+from support.helm_stand_in import made_up_bbq, made_up_big_bench, made_up_cnndm, made_up_sentences
 from support.paths import HELM_DATA
 
 # Words that each perturbation has something to do with.
@@ -146,9 +146,9 @@ def contest_folder(folder):
         if not (folder / "bbq" / "data" / subject).is_file():
             lines = [json.dumps(row) + "\n" for row in made_up_bbq(subject)]
             write_text(folder, f"bbq/data/{subject}", "".join(lines))
-    for name, option_letters in (("letters", True), ("texts", False)):
-        task = json.dumps(made_up_big_bench(option_letters))
-        write_text(folder, f"big_bench/made_up/{name}/task.json", task)
+    tasks = {"letters": made_up_big_bench(True), "texts": made_up_big_bench(False)}
+    for name, task in (tasks | {"sentences": made_up_sentences()}).items():
+        write_text(folder, f"big_bench/made_up/{name}/task.json", json.dumps(task))
     (folder / "summarization" / "data").mkdir(parents=True)
     (folder / "summarization" / "data" / "cnndm.pk").write_bytes(pickle.dumps(made_up_cnndm()))
     storage_tables(folder)

@@ -126,6 +126,19 @@ def made_up_big_bench(option_letters):
     }
 
 
+def made_up_sentences():
+    """A BIG-bench task whose answers are sentences, with every metric that HELM knows."""
+    examples = [
+        {
+            "input": f"Tell of {n}.",
+            "target": f"Dr. Li counts to {n}, then to {n + 1}. It's {n % 3}!",
+        }
+        for n in range(70)
+    ]
+    metrics = ["exact_str_match", "bleu", "rouge"]
+    return {"examples": examples, "metrics": metrics, "keywords": ["x"], "description": "Made up."}
+
+
 def made_up_cnndm():
     choose = random.Random(0)
 

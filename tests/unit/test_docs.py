@@ -16,11 +16,11 @@ from support.shown_commands import (
     without_placeholders,
 )
 
-from effchal.arguments import parse_override
+from effchal.arguments import SWEPT, parse_override
 from effchal.cli import compose_config
 from effchal.command_help import COMMANDS
 from effchal.config.words import own_words
-from effchal.evaluate_arguments import models_as_words, question_words
+from effchal.evaluate_arguments import has_several_decodings, models_as_words, question_words
 from effchal.several_models import are_several
 
 README_LINES = 130
@@ -56,10 +56,11 @@ def test_a_shown_command_composes(text):
     _, overrides, flags = split_arguments(arguments)
     assert set(flags) <= {"-m", "--cfg", "job", "--help"}
     is_sweep = "-m" in flags
-    if command == "evaluate":
+    if command in SWEPT:
         models = [word for word in models_as_words(arguments) if "=" not in word and word[0] != "-"]
-        is_sweep = is_sweep or are_several(models)
-        overrides = question_words([w for w in models_as_words(overrides) if "=" in w])
+        is_sweep = is_sweep or are_several(models) or has_several_decodings(overrides)
+        overrides = [w for w in models_as_words(overrides) if "=" in w]
+    overrides = question_words(overrides) if command == "evaluate" else overrides
     overrides = own_words(command, overrides)
     compose_config([first_job(word) for word in overrides] if is_sweep else overrides)
 

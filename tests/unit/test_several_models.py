@@ -32,6 +32,27 @@ def test_several_folders_become_a_sweep_over_bundles(runs):
         hydra_arguments("serve", runs)
 
 
+@pytest.mark.parametrize("command", ["evaluate", "lm_eval"])
+def test_several_decodings_are_a_sweep_without_a_flag(runs, command):
+    for typed in (
+        ["decoding=greedy,sled"],
+        ["decoding.method=greedy,sample"],
+        ["prompt=plain,chatml", "bundle=one"],
+    ):
+        assert hydra_arguments(command, typed)[-1] == "--multirun"
+    assert "--multirun" not in hydra_arguments(command, ["one", "decoding=sled"])
+    with pytest.raises(ConfigError, match="decoding=greedy,sled has several values"):
+        hydra_arguments("serve", ["decoding=greedy,sled"])
+
+
+def test_lm_eval_takes_several_models_as_evaluate_does(runs):
+    models = ["bundle=[one]", "baseline=true"]
+    words = hydra_arguments("lm_eval", [*models, "tasks=[gsm8k]"])
+    asked = ["bundle='base:one','one'", "evaluate.reuse=true", "lm_eval.tasks=[gsm8k]"]
+    assert words == [*asked, "--multirun"]
+    assert hydra_arguments("lm_eval", ["base", "one", "tasks=[gsm8k]"]) == words
+
+
 def test_what_is_typed_about_reuse_wins(runs):
     words = hydra_arguments("evaluate", [*runs, "evaluate.reuse=false"])
     assert words.index("evaluate.reuse=true") < words.index("evaluate.reuse=false")

@@ -12,6 +12,7 @@ from typing import Any
 from effchal.config import Config, ConfigError
 from effchal.evaluation.helm.processes import child, tail
 
+MARK = "lm_eval.json"  # in a run's folder: what was asked of lm-eval
 LOG = "lm-eval.log"  # lm_eval.log is ours
 Message = dict[str, Any]
 
@@ -68,23 +69,26 @@ def python_of(cfg: Config) -> Path:
     if not any(environment.glob("lib/python*/site-packages/lm_eval")):
         raise ConfigError(
             f"lm_eval.environment={cfg.lm_eval.environment} has no lm-eval (from {Path.cwd()}); "
-            "bash scripts/lm_eval.sh makes .venv-lm-eval"
+            "name a folder that is not there, and it is made"
         )
     return environment / "bin" / "python"
 
 
 @contextlib.contextmanager
-def lm_eval_process(cfg: Config, run_dir: Path, job: Message) -> Iterator[LmEvalProcess]:
+def lm_eval_process(
+    cfg: Config, run_dir: Path, job: Message, variables: dict[str, str]
+) -> Iterator[LmEvalProcess]:
     """lm-eval at work on a job; it is stopped when the block ends.
 
     Args:
         job: as inside.py wants it.
+        variables: of its environment, beside ours.
     """
     ours, theirs = socket.socketpair()
     number = theirs.fileno()
     program = str(Path(__file__).with_name("inside.py"))
     command = [str(python_of(cfg)), "-P", program, str(number)]
-    environment = dict(os.environ) | {"TOKENIZERS_PARALLELISM": "false"}
+    environment = dict(os.environ) | {"TOKENIZERS_PARALLELISM": "false"} | variables
     log = run_dir / LOG
     options: dict[str, Any] = {"pass_fds": (number,), "env": environment, "start_new_session": True}
     with ours, child(command, log, signal.SIGKILL, **options):

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from effchal.config import Config, ConfigError, to_plain
+from effchal.config import Config, to_plain
 from effchal.evaluation.lm_eval.answers import Answerer
 from effchal.evaluation.lm_eval.conversation import Chat, Conversation
-from effchal.evaluation.lm_eval.process import lm_eval_process, python_of
+from effchal.evaluation.lm_eval.process import MARK, lm_eval_process
 from effchal.evaluation.lm_eval.results import others_table, records_of, summary_of
 from effchal.evaluation.run import begin, check_plots, publish
 from effchal.model.device import peak_memory_gib
@@ -17,7 +17,6 @@ from effchal.model_source import check_model_source, load_source_tokenizer
 from effchal.prompts import PromptEncoder
 from effchal.runs import device_name, run_lock, write_atomic
 
-MARK = "lm_eval.json"  # what was asked of lm-eval, and its version
 OWN_FOLDER = "lm_eval"  # of lm-eval's own files
 # Of LmEvalConfig: what lm-eval's simple_evaluate takes by the same name.
 OPTIONS = (
@@ -33,19 +32,22 @@ SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_rando
 log = logging.getLogger("effchal.lm_eval")
 
 
-def run(cfg: Config, run_dir: Path) -> str:
+def run(cfg: Config, run_dir: Path, variables: dict[str, str]) -> str:
     """Run the tasks, or go on with them, in run_dir.
+
+    Args:
+        variables: of lm-eval's process, as `made_ready` returns them.
 
     Returns:
         the table of results, as in results.md.
 
     Raises:
-        ConfigError: a bad environment, task, bundle or layer; before any weight is read.
+        ConfigError: a bad task, bundle or layer; before any weight is read.
         LmEvalError: lm-eval failed, or a task asks for what we have no equal of; answers are kept.
         FloatingPointError: the model's logits are not finite; answers are kept.
     """
     started = time.monotonic()
-    check_config(cfg)
+    check_plots()
     source = check_model_source(cfg)
     tokenizer = load_source_tokenizer(source)
     chat = Chat(tokenizer, PromptEncoder(tokenizer, cfg.prompt).chat_template())
@@ -55,24 +57,13 @@ def run(cfg: Config, run_dir: Path) -> str:
         job = job_of(cfg, run_dir, answerer)
         write_atomic(run_dir / MARK, json.dumps(job, indent=2) + "\n")
         found = Conversation(answerer, chat)
-        with lm_eval_process(cfg, run_dir, job) as process:
+        with lm_eval_process(cfg, run_dir, job, variables) as process:
             found.hold(process)
         seconds = time.monotonic() - started
         header |= {"status": "finished", "harness": f"lm-eval {found.version}"}
         header |= {"seconds_of_last_process": seconds, "seconds_of_answers": found.seconds}
         header |= {"requests": len(answerer.answers)}
         return finish(cfg, found, header, run_dir)
-
-
-def check_config(cfg: Config) -> None:
-    """Raises ConfigError if there is nothing to ask, or nobody to ask it."""
-    if not cfg.lm_eval.tasks:
-        raise ConfigError("lm_eval.tasks is empty; give at least one, e.g. tasks=[hellaswag]")
-    folder = cfg.lm_eval.include_path
-    if folder is not None and not Path(folder).is_dir():
-        raise ConfigError(f"lm_eval.include_path: no folder {folder} (from {Path.cwd()})")
-    python_of(cfg)
-    check_plots()
 
 
 def job_of(cfg: Config, run_dir: Path, answerer: Answerer) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The scenarios that scenario.data names: files of a user's own questions."""
+"""The scenarios that scenario.data names: a user's own questions, in files or on the hub."""
 
 import hashlib
 import logging
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from effchal.config import Config
+from effchal.config import Config, DataSourceConfig, ScenarioConfig
 from effchal.config.choices import Match
 from effchal.evaluation.questions.fields import Question, read_question
 from effchal.evaluation.questions.grader import MAIN, Grader, load_grader
@@ -16,23 +16,26 @@ from effchal.evaluation.questions.instances import Grading, instance_of, lacks_s
 from effchal.evaluation.questions.row_fields import KNOWN, from_table
 from effchal.evaluation.scenarios.helm_adapter import draw_instances
 from effchal.evaluation.scenarios.types import Scenario, ScenarioError, Settings
+from effchal.mixing.hub import Keys
+from effchal.mixing.locate import Located, is_local, locate
 from effchal.mixing.readers import KINDS, is_readable, read_rows, suffix_of
 
 KINDS_OF_QUESTIONS = ("answered", "choices", "letters", "messages")
+TAKES = f"give a {KINDS} file, a folder of them, a pattern, or a data set of the hub"
 MOST_GROUPS = 50  # of which each gets a line in the table
 log = logging.getLogger("effchal.evaluate")
 
 
 @dataclass(frozen=True)
 class OwnFiles:
-    """All files of scenario.data."""
+    """All questions of scenario.data."""
 
     scenarios: list[Scenario]
     record: dict[str, Any]  # what results.json says of them
 
 
 def own_files(cfg: Config) -> OwnFiles:
-    """Read every file of scenario.data and the function of evaluate.grader.
+    """Read all of scenario.data and the function of evaluate.grader.
 
     Raises:
         ScenarioError, DataError: a file or row that is none; the message names row and remedy.
@@ -46,20 +49,19 @@ def own_files(cfg: Config) -> OwnFiles:
     grader = None if cfg.evaluate.grader is None else load_grader(cfg.evaluate.grader)
     grading = Grading(cfg.scenario.match, grader)
     scenarios, record = [], {}
-    for entry, path in zip(entry_names(paths), map(Path, paths), strict=True):
-        questions = questions_of(path, cfg.decoding.max_new_tokens, grader is not None)
+    for entry, path in zip(entry_names(paths), paths, strict=True):
+        located = files_of(path, cfg.scenario)
+        questions = questions_of(located, cfg.decoding.max_new_tokens, grader is not None)
         kinds = count_kinds(questions)
         tell(entry, kinds, questions, grading)
         scenario = scenario_of(entry, questions, grading, cfg.scenario.max_rows)
         scenarios.append(scenario)
-        record[entry] = {
-            "file": str(path),
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        record[entry] = about(path, located) | {
             "rows": len(questions),
             "asked": len(scenario.instances),
             "kinds": kinds,
         }
-    made_by = {} if grader is None else {"function": grader.label, "sha256": grader.sha256}
+    made_by = {} if grader is None else grader.record()
     return OwnFiles(scenarios, {"data": record} | ({"grader": made_by} if made_by else {}))
 
 
@@ -81,19 +83,40 @@ def entry_names(paths: Sequence[str]) -> list[str]:
     return names
 
 
-def questions_of(path: Path, max_new_tokens: int, may_lack_answer: bool) -> list[Question]:
-    """Raises ScenarioError or DataError: no such file, an empty one, or a row that is wrong."""
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else f"is no file (from {Path.cwd()})"
-        raise ScenarioError(f"data: {path} {what}; give data=<file> or data=[<file>,<file>]")
-    if not is_readable(path):
+def files_of(path: str, cfg: ScenarioConfig) -> Located:
+    """The files of one element of scenario.data, as `effchal train data=` finds its own.
+
+    Raises:
+        ScenarioError, DataError: there is nothing, or nothing that can be read.
+    """
+    source = DataSourceConfig(path=path, split=cfg.split, subset=cfg.subset, revision=cfg.revision)
+    file = Path(path)
+    if is_local(source) and not file.exists() and is_readable(file) and "*" not in path:
+        raise ScenarioError(f"data: no file {path} (from {Path.cwd()}); {TAKES}")
+    if file.is_file() and not is_readable(file):
         raise ScenarioError(f"data: {path} is no {KINDS} file; its name tells what it is")
-    rows = read_rows(path)
-    if suffix_of(path) in (".csv", ".tsv"):
-        rows = (replace(row, fields=from_table(row.fields)) for row in rows)
-    questions = [read_question(row, max_new_tokens, may_lack_answer) for row in rows]
+    return locate(path, source, Keys("data", "scenario"))
+
+
+def about(path: str, located: Located) -> dict[str, Any]:
+    """What results.json says of where questions are from."""
+    digests = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in located.files}
+    if list(digests) == [path]:
+        return {"file": path, "sha256": digests[path]}
+    revision = {"revision": located.revision} if located.revision else {}
+    return {"source": path} | revision | {"files": digests}
+
+
+def questions_of(located: Located, max_new_tokens: int, may_lack_answer: bool) -> list[Question]:
+    """Raises ScenarioError or DataError: no row, or one that is wrong."""
+    questions: list[Question] = []
+    for path in located.files:
+        rows = read_rows(path)
+        if suffix_of(path) in (".csv", ".tsv"):
+            rows = (replace(row, fields=from_table(row.fields)) for row in rows)
+        questions += [read_question(row, max_new_tokens, may_lack_answer) for row in rows]
     if not questions:
-        raise ScenarioError(f"data: {path} has no rows")
+        raise ScenarioError(f"data: {located.described} has no rows")
     return questions
 
 

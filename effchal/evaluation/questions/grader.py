@@ -8,13 +8,14 @@ import sys
 import traceback
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from effchal.config import ConfigError
+from effchal.evaluation.questions.imports import imports_of
 
 FORM = "evaluate.grader=<file.py>:<function>"
 MAIN = "score"
@@ -33,7 +34,20 @@ class Grader:
     path: Path
     name: str
     function: Callable[[Any, str, dict[str, Any]], Any]
-    sha256: str  # of its file
+    imports: tuple[Path, ...] = ()  # files of its folder that it imports, directly or not
+    sha256: str = field(init=False)  # of its file and of these
+
+    def __post_init__(self) -> None:
+        digests = [sha256_of(path) for path in (self.path, *self.imports)]
+        joined = hashlib.sha256("".join(digests).encode()).hexdigest()
+        object.__setattr__(self, "sha256", joined if self.imports else digests[0])
+
+    def record(self) -> dict[str, Any]:
+        """What results.json says of it."""
+        folder = self.path.parent
+        found = {path.relative_to(folder).as_posix(): sha256_of(path) for path in self.imports}
+        named = {"function": self.label, "sha256": self.sha256}
+        return named | ({"imports": found} if found else {})
 
     @property
     def label(self) -> str:
@@ -96,7 +110,11 @@ def load_grader(text: str) -> Grader:
         ) from error
     except ValueError:  # written in C, without a signature
         pass
-    return Grader(path, name, function, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Grader(path, name, function, imports_of(path))
+
+
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def imported(path: Path) -> ModuleType:

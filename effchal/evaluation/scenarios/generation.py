@@ -2,14 +2,24 @@
 
 import logging
 import random
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from effchal.evaluation.scenarios.files import find_file
 from effchal.evaluation.scenarios.helm_adapter import Item, PromptFormat, Task
+from effchal.evaluation.scenarios.helm_tables import nltk_data
+from effchal.evaluation.scenarios.metrics import import_rouge
 from effchal.evaluation.scenarios.multiple_choice import EXACT_MATCHES
+from effchal.evaluation.scenarios.nltk_words import tokenizer
 from effchal.evaluation.scenarios.types import Reference, ScenarioError, Settings
 from effchal.rows import Row, parse_json, read_jsonl
 
+# HELM's metrics by BIG-bench's name of them; a task's main one is the first.
+METRICS = {
+    "exact_str_match": ("exact_match", "quasi_exact_match"),
+    "rouge": ("rouge_l", "rouge_1", "rouge_2"),
+    "bleu": ("bleu_4", "bleu_1"),
+}
 log = logging.getLogger(__name__)
 
 
@@ -34,7 +44,7 @@ def big_bench_task(entry: str, task: str, subtask: str, path: Path) -> Task:
     """One BIG-bench task.json.
 
     Its `metrics` decide the form: multiple_choice_grade lists the choices and asks for an
-    option letter, exact_str_match generates the answer. Both generate at most 64 tokens.
+    option letter, others generate the answer. Both generate at most 64 tokens.
     """
     parts = [part for part in (task, subtask) if part]
     file = find_file(path, entry, "big_bench", *parts, "task.json")
@@ -43,7 +53,7 @@ def big_bench_task(entry: str, task: str, subtask: str, path: Path) -> Task:
     examples = rows_of(found, "examples", "example")
     if not examples:
         raise found.wrong("examples", "a list of examples")
-    option_letters, other_metrics = _big_bench_metrics(found)
+    metrics = _big_bench_metrics(found, entry, path)
     random.Random(0).shuffle(examples)
     evaluated = max(int(0.2 * len(examples)), 16)  # of each of the two splits
     train = len(examples) - 2 * evaluated
@@ -51,16 +61,17 @@ def big_bench_task(entry: str, task: str, subtask: str, path: Path) -> Task:
     for position, example in enumerate(examples):
         split = "train" if position < train else "test" if position < train + evaluated else "valid"
         items.append(_big_bench_item(example, split))
-    stop = None if option_letters else found.fields.get("stop_string")  # as HELM has it
+    stop = None if metrics.option_letters else found.fields.get("stop_string")  # as HELM has it
     return Task(
         items,
         PromptFormat(
             found.text("example_input_prefix", "Question: ", may_be_empty=True),
             found.text("example_output_prefix", "Answer: ", may_be_empty=True),
-            option_letters,
+            metrics.option_letters,
             instructions=found.text("task_prefix", "", may_be_empty=True),
         ),
-        Settings(64, "exact_match", other_metrics, stops=(str(stop),) if stop else ()),
+        Settings(64, metrics.names[0], metrics.names[1:], stops=(str(stop),) if stop else ()),
+        not_measured=metrics.not_measured,
     )
 
 
@@ -73,20 +84,50 @@ def rows_of(found: Row, name: str, noun: str) -> list[Row]:
     return [Row.of(value, f"{found.place}, {noun} {i}", ScenarioError) for i, value in numbered]
 
 
-def _big_bench_metrics(found: Row) -> tuple[bool, tuple[str, ...]]:
-    """Whether to ask for an option letter, and the metrics other than exact_match."""
+@dataclass(frozen=True)
+class _Metrics:
+    option_letters: bool  # whether to ask for one
+    names: tuple[str, ...]  # of HELM's metrics, the main one first
+    not_measured: dict[str, str] = field(default_factory=dict)  # others, with the reason
+
+
+def _big_bench_metrics(found: Row, entry: str, path: Path) -> _Metrics:
+    """The form and the metrics of a task.
+
+    Raises:
+        ScenarioError: it has none that is known, or none that can be measured.
+    """
     listed = found.texts("metrics")
     if "multiple_choice_grade" in listed:
-        return True, EXACT_MATCHES
-    if "exact_str_match" not in listed:
+        return _Metrics(True, ("exact_match", *EXACT_MATCHES))
+    known = {name: METRICS[name] for name in METRICS if name in listed}
+    if not known:
         raise ScenarioError(
-            f"{found.place}, field 'metrics': expected multiple_choice_grade or exact_str_match "
-            f"among them, found {', '.join(listed)}; run this task with scripts/helm.sh"
+            f"{found.place}, field 'metrics': expected multiple_choice_grade or one of "
+            f"{', '.join(METRICS)} among them, found {', '.join(listed)}"
         )
-    left_out = [name for name in listed if name != "exact_str_match"]
-    if left_out:
-        log.warning("%s: metrics not computed here: %s", found.place, ", ".join(left_out))
-    return False, ("quasi_exact_match",)
+    unknown = [name for name in listed if name not in METRICS]
+    if unknown:
+        log.warning("%s: metrics that HELM leaves out, too: %s", found.place, ", ".join(unknown))
+    not_measured = {}
+    for name in ("rouge", "bleu"):
+        try:
+            if name in known:
+                _check_library(name, entry, path)
+        except ScenarioError as error:
+            if len(known) == 1:
+                raise
+            not_measured[", ".join(sorted(known.pop(name)))] = str(error)
+    names = tuple(metric for metrics in known.values() for metric in metrics)
+    return _Metrics(False, names, not_measured)
+
+
+def _check_library(name: str, entry: str, path: Path) -> None:
+    """Raises ScenarioError if ROUGE or BLEU cannot be computed here."""
+    if name == "rouge":
+        import_rouge()
+    else:
+        tokenizer(nltk_data(path, entry))
 
 
 def _big_bench_item(example: Row, split: str) -> Item:

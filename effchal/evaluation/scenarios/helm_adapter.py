@@ -9,7 +9,7 @@ import itertools
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy
@@ -69,6 +69,7 @@ class Task:
     settings: Settings
     run_metric: RunMetric | None = None
     keeps_unchanged: bool = False  # also a question that a perturbation leaves as it is
+    not_measured: dict[str, str] = field(default_factory=dict)  # metrics of HELM's, and why not
 
 
 def build_scenario(
@@ -111,7 +112,8 @@ def build_scenario(
                     perturbation=perturbation,
                 )
             )
-    return Scenario(entry, tuple(instances), task.settings, task.run_metric)
+    found = tuple(instances)
+    return Scenario(entry, found, task.settings, task.run_metric, task.not_measured)
 
 
 def _versions(

@@ -31,7 +31,7 @@ from effchal.evaluation.scenarios.hub_files import (
     truthful_qa_files,
 )
 from effchal.evaluation.scenarios.math_problems import SUBJECTS as MATH_SUBJECTS
-from effchal.evaluation.scenarios.needs import needed_tables
+from effchal.evaluation.scenarios.needs import needed_tables, useful_tables
 from effchal.evaluation.scenarios.sources import (
     BBQ,
     BIG_BENCH,
@@ -146,6 +146,11 @@ def downloads(entry: str, name: str, args: dict[str, str], cache: Path) -> list[
             file = cache / name / "data" / source.config
             return [_file_download(entry, file, source, gist(source)), *tables]
     return [*_from_hub(entry, name, args, cache), *tables]
+
+
+def useful_downloads(entry: str, name: str, cache: Path) -> list[Download]:
+    """What `effchal fetch` fetches beside that: an entry can do without it."""
+    return [_table_download(entry, table, cache) for table in useful_tables(name)]
 
 
 def _from_github(entry: str, name: str, args: dict[str, str], cache: Path) -> Iterator[Download]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from effchal.evaluation.scenarios.bbq import bias_scores
 from effchal.evaluation.scenarios.math_equivalence import math_equiv_chain_of_thought
+from effchal.evaluation.scenarios.nltk_words import WEIGHTS, bleu
 from effchal.evaluation.scenarios.types import Instance, Scenario, ScenarioError
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -128,7 +129,7 @@ def _normal(text: str) -> str:
 
 
 def _rouge(kind: str, gold: str, prediction: str) -> float:
-    gold, prediction = (text.removeprefix("{").removesuffix("}") for text in (gold, prediction))
+    """HELM strips braces from summaries, which changes nothing: letters and digits count alone."""
     return float(_rouge_scorer(kind).score(gold, prediction)[kind].fmeasure)
 
 
@@ -138,7 +139,7 @@ def _rouge_scorer(kind: str) -> Any:
 
 
 def import_rouge() -> Any:
-    """The library that HELM takes ROUGE from, too. Only summaries need it."""
+    """The library that HELM takes ROUGE from, too. Few entries need it."""
     try:
         from rouge_score import rouge_scorer
     except ModuleNotFoundError as error:
@@ -159,4 +160,5 @@ _METRICS: dict[str, Callable[[str, str], float]] = {
     "rouge_1": functools.partial(_rouge, "rouge1"),
     "rouge_2": functools.partial(_rouge, "rouge2"),
     "rouge_l": functools.partial(_rouge, "rougeL"),
+    **{name: functools.partial(bleu, name) for name in WEIGHTS},
 }

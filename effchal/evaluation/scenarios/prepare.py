@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from effchal.evaluation.scenarios.entries import parse_entry
-from effchal.evaluation.scenarios.hub import Download, downloads
+from effchal.evaluation.scenarios.hub import Download, downloads, useful_downloads
 from effchal.evaluation.scenarios.run_arguments import expanded
 from effchal.evaluation.scenarios.types import ScenarioError
 
@@ -37,7 +37,8 @@ def needed_downloads(entries: list[str], folder: Path) -> list[Download]:
     found: dict[Path, Download] = {}
     for entry in (each for typed in entries for each in expanded(typed)):
         name, args = parse_entry(entry)
-        for download in downloads(entry, name, args, folder):
+        needed = downloads(entry, name, args, folder)
+        for download in [*needed, *useful_downloads(entry, name, folder)]:
             found.setdefault(download.folder / download.record, download)
     return list(found.values())
 

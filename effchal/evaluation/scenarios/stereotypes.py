@@ -4,17 +4,15 @@
 A score is missing where no text names a group (beside a profession).
 """
 
-import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy
 
 from effchal.evaluation.scenarios.helm_tables import BiasWords
-from effchal.evaluation.scenarios.types import ScenarioError
+from effchal.evaluation.scenarios.nltk_words import tokenizer
 
 
 @dataclass(frozen=True)
@@ -60,14 +58,3 @@ def _unevenness(counts: list[int], lists: list[list[str]]) -> float | None:
     if total == 0:
         return None
     return float(sum(numpy.abs(1 / len(lists) - by_words / total)) / 2)
-
-
-@functools.cache
-def tokenizer(nltk_data: Path) -> Any:
-    """NLTK's word tokenizer, which HELM uses; its sentences need the data."""
-    try:
-        import nltk  # type: ignore[import-untyped]
-    except ModuleNotFoundError as error:
-        raise ScenarioError("sam_sum needs the package nltk: pip install nltk") from error
-    nltk.data.path.insert(0, str(nltk_data))
-    return nltk.word_tokenize

@@ -1,7 +1,7 @@
 """What a scenario consists of: instances with prompts, and what scoring needs to know of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from effchal.config import ConfigError
@@ -107,6 +107,7 @@ class Scenario:
     instances: tuple[Instance, ...]
     settings: Settings
     run_metric: RunMetric | None = None
+    not_measured: dict[str, str] = field(default_factory=dict)  # metrics of HELM's, and why not
 
     @property
     def mixes_kinds(self) -> bool:

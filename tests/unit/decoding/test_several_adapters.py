@@ -179,3 +179,35 @@ def test_layers_that_are_not_known_take_the_library_s(tiny_engine, folders, monk
     (found,) = next(engine.generate(PROMPTS[:1], [[GREEDY]], 1, (name,)))
     wide = alone(folders, tiny_engine.tokenizer)[1]
     assert_equal([found], [wide.complete(PROMPTS[0], GREEDY)])
+
+
+def test_short_prompts_of_one_adapter_are_read_together(tiny_engine, folders, monkeypatch):
+    engine, (base, wide, narrow) = together(folders, tiny_engine.tokenizer)
+    long = [7, 3] * 200  # more than goes together
+    asked = [(PROMPTS[0], wide), (PROMPTS[2], base), (long, wide), (PROMPTS[1], wide)]
+    asked += [(PROMPTS[1], base), (PROMPTS[3], wide), ([4], narrow), (PROMPTS[0], base)]
+    prompts, names = [list(each) for each in zip(*asked, strict=True)]
+    expected = [engine.start(ids, SETTINGS, name) for ids, name in asked]
+    while engine.rows:
+        engine.step()
+    read, extend = [], engine.model.extend
+
+    def counting(new, taps, at):
+        read.append([each.ids.shape[1] for each in new])
+        return extend(new, taps, at)
+
+    monkeypatch.setattr(engine.model, "extend", counting)
+    found = list(engine.generate(prompts, [SETTINGS] * len(asked), len(asked), tuple(names)))
+    prompts_read = [lengths for lengths in read if lengths != [1]]
+    assert prompts_read[:4] == [[4], [400], [5, 4], [60, 5, 4]]
+    for answers, alone_ in zip(found, expected, strict=True):
+        assert_equal(answers, [each.completion() for each in alone_])
+
+
+def test_an_answer_that_is_over_at_once_joins_no_row(tiny_engine, folders):
+    engine, _ = together(folders, tiny_engine.tokenizer)
+    params = [[GREEDY], [replace(GREEDY, max_new_tokens=0)], [replace(GREEDY, max_new_tokens=1)]]
+    found = list(engine.generate(PROMPTS[:3], params, 3))
+    assert [len(answers[0].ids) for answers in found] == [8, 0, 1]
+    assert_equal(found[0], [engine.complete(PROMPTS[0], GREEDY)])
+    assert_equal(found[2], [engine.complete(PROMPTS[2], params[2][0])])

@@ -149,3 +149,32 @@ def test_a_changed_file_of_the_function_changes_the_digest_of_grading(tmp_path, 
 def test_a_grader_without_questions_is_refused():
     with pytest.raises(ConfigError, match=r"evaluate\.grader grades questions of your own"):
         own_files(compose_config(["evaluate.grader=g.py:grade"]))
+
+
+def test_what_the_function_imports_of_its_folder_is_in_the_digest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rubric" / "parts").mkdir(parents=True)
+    files = {
+        "g_help.py": "import json\nimport numpy\nWORTH = 1\n",
+        "rubric/__init__.py": "from .parts.deep import WORTH\n",
+        "rubric/parts/__init__.py": "",
+        "rubric/parts/deep.py": "import g_help\nWORTH = g_help.WORTH\n",
+        "rubric/unused.py": "",
+        "json.py": "never loaded: Python has one\n",
+        "q.jsonl": "",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    lazily = "def grade(prompt, answer, row):\n    import rubric\n    return rubric.WORTH\n"
+    (tmp_path / "g.py").write_text(lazily)
+    (first,), record = read(tmp_path, {"prompt": "p"})
+    imports = record["grader"]["imports"]
+    deep = ["rubric/__init__.py", "rubric/parts/__init__.py", "rubric/parts/deep.py"]
+    assert list(imports) == ["g_help.py", *deep]
+    assert first.own.grade("x")["score"] == 1
+    (tmp_path / "g_help.py").write_text("WORTH = 2\n")
+    (second,), again = read(tmp_path, {"prompt": "p"})
+    assert second.own.grading != first.own.grading
+    assert again["grader"]["imports"]["g_help.py"] != imports["g_help.py"]
+    (tmp_path / "rubric" / "unused.py").write_text("changed = 1\n")
+    assert read(tmp_path, {"prompt": "p"})[0][0].own.grading == second.own.grading

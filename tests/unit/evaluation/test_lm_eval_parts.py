@@ -6,16 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 from support.configs import compose_config
-from support.paths import ROOT
 
 from effchal.config import ConfigError, EvaluateConfig, save_config
 from effchal.decoding.sampling import SamplingParams
-from effchal.evaluation.lm_eval import inside
+from effchal.evaluation.lm_eval import environment, inside
 from effchal.evaluation.lm_eval.answers import Answerer, Answers, grouped
 from effchal.evaluation.lm_eval.conversation import Chat, Conversation
 from effchal.evaluation.lm_eval.process import LmEvalError, LmEvalProcess
 from effchal.evaluation.lm_eval.results import others_table, records_of, summary_of
-from effchal.evaluation.lm_eval.run import check_config
 from effchal.evaluation.results import LONGEST, ChoiceAnswer, TextAnswer
 from effchal.evaluation.scenarios import Reference
 from effchal.model.load import model_shape
@@ -40,12 +38,22 @@ def answerer(tiny_engine, tmp_path):
     [
         (["lm_eval.tasks=[]"], "lm_eval.tasks is empty; give at least one, e.g. tasks="),
         (["lm_eval.include_path=/nowhere"], "lm_eval.include_path: no folder /nowhere"),
-        (["lm_eval.environment=/nowhere"], "environment=/nowhere has no lm-eval "),
+        (["lm_eval.environment=."], r"environment=\. has no lm-eval "),
     ],
 )
-def test_what_is_missing_is_told_first(changes, message):
+def test_what_is_missing_is_told_first(changes, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=message):
-        check_config(compose_config([*TINY, *changes]))
+        environment.made_ready(compose_config([*TINY, *changes]))
+
+
+@pytest.mark.integration
+def test_an_environment_that_cannot_be_made_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "PACKAGE", str(tmp_path / "gone.whl"))
+    cfg = compose_config([*TINY, f"lm_eval.environment={tmp_path / 'env'}"])
+    with pytest.raises(ConfigError, match=r"env cannot be made: ERROR.*gone\.whl.*pip install"):
+        environment.make_environment(cfg)
+    assert not (tmp_path / "env").exists()
 
 
 def test_evaluate_leaves_a_run_of_lm_eval_alone(tmp_path):
@@ -203,9 +211,8 @@ def test_questions_become_records_with_their_answers(tmp_path):
     assert others_table({}, {}) == ""
 
 
-def test_the_script_installs_the_version_that_was_checked():
-    script = (ROOT / "scripts" / "lm_eval.sh").read_text()
-    assert "==0.4.13" in script
+def test_the_version_that_was_checked_is_installed():
+    assert environment.PACKAGE.endswith("==0.4.13")
     assert "0.4.13" in inside.__doc__
 
 

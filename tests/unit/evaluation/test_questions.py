@@ -253,8 +253,10 @@ def test_a_row_that_is_wrong_is_named_with_its_remedy(tmp_path, row, message):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["gone.jsonl"], r"gone\.jsonl is no file \(from .*give data=<file>"),
-        (["folder"], "folder is a folder; give data=<file>"),
+        (["gone.jsonl"], r"no file gone\.jsonl \(from .*; give a .*folder of them, a pattern, or"),
+        (["folder"], r"folder has no \.jsonl.* file to read; it has nothing"),
+        (["gone/*.jsonl"], r"no file matches gone/\*\.jsonl"),
+        (["no/such"], r"no/such is no file here, .*give scenario\.revision=.*: data=<\.jsonl"),
         (["t.txt"], r"t\.txt is no \.jsonl, \.json, \.csv"),
         (["empty.jsonl"], r"empty\.jsonl has no rows"),
         (["broken.jsonl"], r"broken\.jsonl, line 1, column 2: not JSON"),

@@ -186,8 +186,9 @@ BBQ_ROW = {
         (
             "big_bench:task=t,subtask=",
             "big_bench/t/task.json",
-            '{"examples": [{"input": "x"}], "metrics": ["bleu"]}',
-            "'metrics': expected multiple_choice_grade or exact_str_match among them, found bleu",
+            '{"examples": [{"input": "x"}], "metrics": ["bleurt"]}',
+            "'metrics': expected multiple_choice_grade or one of exact_str_match, rouge, bleu "
+            "among them, found bleurt",
         ),
         (
             "big_bench:task=t,subtask=",
