@@ -150,16 +150,18 @@ def load_engine(
     Raises:
         ConfigError: the merged model would answer as another one.
         TemplateError: the tokenizer's chat template is wanted, and is missing or of no use.
-        ModelError: the tokenizer ends texts with a token that the model has no embedding of.
+        ModelError: an architecture that no way is right for, before any weight is read; or the
+            tokenizer ends texts with a token that the model has no embedding of.
     """
-    from effchal.admission.admit import admit
+    from effchal.admission.admit import admit, admit_architecture
     from effchal.bundle import load_bundle_model
     from effchal.decoding.engine import Engine
     from effchal.model.device import limit_gpu_memory, pick_device
-    from effchal.model.load import load_base_model
+    from effchal.model.load import base_model_config, load_base_model
     from effchal.model.vocabulary import check_vocabulary
 
     encoder = PromptEncoder(load_source_tokenizer(source), source.prompt)
+    admit_architecture(base_model_config(source.base))  # `admit` knows the result
     device = pick_device()
     limit_gpu_memory(memory_gib, device)
     if source.bundle is None:
