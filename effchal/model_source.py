@@ -117,10 +117,13 @@ def check_same(before: dict[str, Any], now: dict[str, Any], run_dir: Path) -> No
     """Raises ConfigError if a resumed run would go on with another model.
 
     Where bundle and base model lie may change: their digests tell whether they are the same.
+    The digest of a hub id is not known before its weights have come.
     """
     places = {"bundle"} if now["manifest_sha256"] else set()
-    if now["fingerprint"]:
+    if now["fingerprint"] and before.get("fingerprint"):
         places |= {"base_model", "revision"}
+    else:
+        places.add("fingerprint")
     changed = [key for key in now if key not in places and now[key] != before.get(key)]
     if changed:
         raise ConfigError(
