@@ -26,7 +26,7 @@ class Report:
     """What the clients saw."""
 
     answers: int = 0
-    # Between two events of a stream: when it ended (time.monotonic), and how long it was.
+    # Between two tokens of a stream: when it ended (time.monotonic), and how long it was.
     pauses: list[tuple[float, float]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)  # different or failed answers
 
@@ -83,7 +83,7 @@ def run_clients(url: str, clients: int, began, stop, reports) -> None:
 def one_answer(
     url: str, path: str, body: dict, alone: dict
 ) -> tuple[list[tuple[float, float]], str | None]:
-    """Pauses between the events of a stream, and what is wrong with the answer."""
+    """Pauses between the tokens of a stream, and what is wrong with the answer."""
     pauses: list[tuple[float, float]] = []
     try:
         one = body.get("n", 1) == 1 and isinstance(body.get("prompt", ""), str)
@@ -101,12 +101,18 @@ def one_answer(
 
 
 def streamed(url: str, path: str, body: dict) -> tuple[list[tuple[float, float]], str]:
+    """Pauses between the tokens of a stream, and its text."""
     data = json.dumps(body | {"stream": True}).encode()
     times, found = [], ""
     with urllib.request.urlopen(urllib.request.Request(url + path, data), timeout=300) as response:
         for line in response:
-            if line.startswith(b"data: {"):
-                times.append(time.monotonic())
-                for choice in json.loads(line[6:])["choices"]:
-                    found += choice.get("text") or choice.get("delta", {}).get("content") or ""
+            if not line.startswith(b"data: {"):
+                continue
+            now = time.monotonic()
+            (choice,) = json.loads(line[6:])["choices"]
+            text = choice.get("text") or choice.get("delta", {}).get("content") or ""
+            # A chat begins with an event without a token, before it waits in the queue.
+            if text:
+                times.append(now)
+                found += text
     return [(later, later - sooner) for sooner, later in itertools.pairwise(times)], found

@@ -5,10 +5,11 @@ with a padded vocabulary, and one whose tokenizer has more tokens than the embed
 requests go to all routes, texts as long as a body may be and decoding overrides among them.
 Eight other clients compare each answer with the one that they got alone.
 
-The RESULT line gives the answers by status, and the longest pause between two events of a
+The RESULT line gives the answers by status, and the longest pause between two tokens of a
 stream with random requests and without. The exit status is 1 if an answer is a 500 or none,
 if a client's answer is different or failed, or if a pause is longer than --pause. The pauses
-mean something on an idle machine only: compare the two.
+mean something on an idle machine only: compare the two. Random requests are sent by processes
+of the lowest priority, since making them must not keep a processor core from the server.
 
     python benchmarks/fuzz_serve.py --count 3000 --seed 1
     python benchmarks/fuzz_serve.py --st <its environment>/bin/st
@@ -21,6 +22,8 @@ documented.
 
 import argparse
 import json
+import multiprocessing
+import os
 import random
 import re
 import subprocess
@@ -30,7 +33,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -106,12 +109,13 @@ def fuzz(kind: str, seed: int, count: int) -> dict:
         model = odd_model(kind, Path(folder) / "model")
         log = Path(folder) / "log"
         server = ServerProcess("tiny", free_port(), f"model.name={model}", ALLOW, log=log)
-        neighbours = Neighbours(server.url, CLIENTS)
-        quiet = time.monotonic()
-        time.sleep(QUIET_S)
-        start = time.monotonic()
         numbers = range(seed * 1_000_000, seed * 1_000_000 + count)
-        with ThreadPoolExecutor(FUZZERS) as pool:
+        with fuzzers() as pool:
+            list(pool.map(wait_briefly, range(FUZZERS)))  # they have begun
+            neighbours = Neighbours(server.url, CLIENTS)
+            quiet = time.monotonic()
+            time.sleep(QUIET_S)
+            start = time.monotonic()
             outcomes = list(pool.map(partial(send, server.url), numbers))
         end = time.monotonic()
         report = neighbours.stop()
@@ -132,6 +136,16 @@ def fuzz(kind: str, seed: int, count: int) -> dict:
         if "the engine failed" in log.read_text():
             result["faults"].append("the engine failed: see its log")
     return result
+
+
+def fuzzers() -> ProcessPoolExecutor:
+    """Processes that compute only while the server and its clients leave a core alone."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(FUZZERS, context, os.nice, (19,))
+
+
+def wait_briefly(_: int) -> None:
+    time.sleep(0.5)
 
 
 def send(url: str, number: int) -> Outcome:

@@ -2,9 +2,10 @@
 
 python benchmarks/lm_eval_parity.py --theirs <python of lm-eval[hf]> --data <scenarios of HELM>
 
-Four tasks from local files (local_tasks.py), the small model in float32 on this machine's CPU.
-With --server, lm-eval's `local-completions` client asks our server the same as well. Prints
-RESULT lines. Exit code 1 where a score differs, or a log-likelihood by more than TOLERANCE.
+Tasks from local files (local_tasks.py), the small model in float32 on this machine's CPU. With
+--server, lm-eval's `local-completions` client asks our server the same as well, and a RESULT line
+tells after how many of its requests the model ended. Exit code 1 where a score differs, or a
+log-likelihood by more than TOLERANCE.
 """
 
 import argparse
@@ -30,28 +31,35 @@ def main() -> None:
     parser.add_argument("--theirs", required=True, help="python of an environment with lm_eval[hf]")
     parser.add_argument("--data", type=Path, required=True, help="HELM's scenarios folder")
     parser.add_argument("--limit", type=int, default=200, help="documents of each task")
+    parser.add_argument("--tasks", nargs="+", help="some of local_tasks.py; by default all")
     parser.add_argument("--server", action="store_true", help="ask through our server as well")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        names = write_tasks(options.data, place / "tasks")
-        found = {OURS: run_ours(names, place, options.limit)}
+        known = write_tasks(options.data, place / "tasks")
+        names = options.tasks or known
+        if unknown := set(names) - set(known):
+            parser.error(f"no task {unknown}; there are {known}")
+        found = {OURS: run_ours(names, place, options.limit, options.theirs)}
         asked = [options.theirs, place, names, options.limit]
         if options.server:
-            with ServerProcess("smollm2_135m", 8531, "model.dtype=float32") as server:
+            log = place / "server.log"
+            with ServerProcess("smollm2_135m", 8531, "model.dtype=float32", log=log) as server:
                 found["local-completions"] = run_theirs(*asked, "--url", server.url)
+            print(f"RESULT {json.dumps(ends(log))}")
         theirs = run_theirs(*asked)
     equal = [report(name, each, theirs) for name, each in found.items()]
     print(f"RESULT {json.dumps({'model': 'hf', **times(theirs)})}")
     sys.exit(0 if all(equal) else 1)
 
 
-def run_ours(names: list[str], place: Path, limit: int) -> dict[str, Any]:
+def run_ours(names: list[str], place: Path, limit: int, python: str) -> dict[str, Any]:
     """`effchal lm_eval` on the tasks, in the form of what lm-eval's own model leaves."""
     folder = place / "ours"
     command = [sys.executable, "-m", "effchal.lm_eval", "model=smollm2_135m", "prompt=plain"]
     command += ["model.dtype=float32", "lora=none", f"tasks=[{','.join(names)}]"]
     command += [f"include_path={place / 'tasks'}", f"limit={limit}", f"hydra.run.dir={folder}"]
+    command += [f"lm_eval.environment={Path(python).parents[1]}"]
     subprocess.run(command, check=True, cwd=ROOT)
     results = json.loads((folder / "results.json").read_text())
     own = next((folder / "lm_eval" / "greedy").rglob("results_*.json"))
@@ -76,6 +84,14 @@ def run_theirs(
     command = [python, program, str(FOLDER), str(place / "tasks"), ",".join(names), str(output)]
     subprocess.run([*command, "--limit", str(limit), *more], check=True)
     return json.loads(output.read_text())
+
+
+def ends(log: Path) -> dict[str, Any]:
+    """Of the scoring requests in a server's log: how many, and after how many the model ended."""
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    scored = [line for line in lines if line.get("new_tokens") == 1]
+    ended = sum(line["finish_reasons"] == ["stop"] for line in scored)
+    return {"model": "local-completions", "scoring_requests": len(scored), "ended": ended}
 
 
 def report(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> bool:

@@ -10,17 +10,23 @@ import yaml
 
 LETTERS = ("A", "B", "C", "D")
 TEXT_SCORES = [{"metric": "acc"}, {"metric": "acc_norm"}]
+OPTIONS_OF_BIG_BENCH = {
+    "boolean_expressions": ["True", "False"],
+    "causal_judgement": ["Yes", "No"],
+    "snarks": ["(A)", "(B)"],
+}
 NUMBER = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
 
 
 def write_tasks(data: Path, folder: Path) -> list[str]:
-    """Write four tasks and their data into `folder`.
+    """Write six tasks and their data into `folder`.
 
     Args:
         data: HELM's `scenarios` folder.
 
     Returns:
-        the names: three of choices (5 shots of letters, whole answers, spans), one generated.
+        the names: three of choices (5 shots of letters, whole answers, spans), one generated,
+        and two of one-word answers in ChatML, after which a chat model ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tasks = {
@@ -28,6 +34,8 @@ def write_tasks(data: Path, folder: Path) -> list[str]:
         "local_truthful_qa": (truthful_qa(data), None, ANSWER_TASK),
         "local_bbq": (bbq(data), None, SPAN_TASK),
         "local_gsm8k": (gsm8k(data, "test"), gsm8k(data, "train")[:200], NUMBER_TASK),
+        "local_mmlu_chat": (mmlu(data), None, CHAT_LETTER_TASK),
+        "local_bbh_chat": (big_bench_hard(data), None, CHAT_WORD_TASK),
     }
     for name, (rows, shots, about) in tasks.items():
         files = {"test": rows} | ({"train": shots} if shots else {})
@@ -60,6 +68,17 @@ ANSWER_TASK = {
     "doc_to_choice": "choices",
     "doc_to_target": "answer",
     "metric_list": TEXT_SCORES,
+}
+CHAT = "<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n"
+CHAT_LETTER_TASK = LETTER_TASK | {
+    "num_fewshot": 0,
+    "doc_to_text": CHAT % (LETTER_TASK["doc_to_text"] + " (one letter)"),
+    "target_delimiter": "",
+}
+CHAT_WORD_TASK = ANSWER_TASK | {
+    "doc_to_text": CHAT % "{{question}}",
+    "target_delimiter": "",
+    "metric_list": TEXT_SCORES[:1],
 }
 # Its texts end in a space, which lm-eval moves to the continuation.
 SPAN_TASK = ANSWER_TASK | {"doc_to_text": "{{context}} {{question}} ", "target_delimiter": ""}
@@ -124,6 +143,17 @@ def bbq(data: Path) -> list[dict[str, Any]]:
         choices = [row["ans0"], row["ans1"], row["ans2"]]
         asked = {"context": row["context"], "question": row["question"]}
         rows.append(asked | {"choices": choices, "answer": row["label"]})
+    return mixed(rows)
+
+
+def big_bench_hard(data: Path) -> list[dict[str, Any]]:
+    """Questions of the three tasks that are there, with the answers that one may give."""
+    rows = []
+    for name, choices in OPTIONS_OF_BIG_BENCH.items():
+        text = (data / f"big_bench/{name}/task.json").read_text(encoding="utf-8")
+        for example in json.loads(text)["examples"]:
+            answer = choices.index(example["target"])
+            rows.append({"question": example["input"], "choices": choices, "answer": answer})
     return mixed(rows)
 
 

@@ -199,19 +199,32 @@ def base_of_bundle(folder: Path, base_model: str | None) -> ModelConfig:
         raise BundleError(
             f"the base model of {folder} is not here: no {base.name}; give base_model=<folder>"
         ) from error
-    expected, found = manifest["base_model"]["fingerprint"], base_model_fingerprint(base)
-    if expected and found and found != expected:
-        wanted = manifest["base_model"]["name"]
-        raise BundleError(
-            f"{base.name} is not the base model of {folder}, which is {wanted}; "
-            "give base_model=<folder>"
-        )
+    check_base_model(folder, base, manifest["base_model"])
     return base
 
 
+def check_base_model(folder: Path, base: ModelConfig, wanted: dict[str, Any]) -> None:
+    """Compare a base model with the one in a bundle's manifest, if both digests are known.
+
+    Raises:
+        BundleError: it is another one.
+    """
+    expected, found = wanted["fingerprint"], base_model_fingerprint(base)
+    if expected and found and found != expected:
+        raise BundleError(
+            f"{base.name} is not the base model of {folder}, which is {wanted['name']}; "
+            "give base_model=<folder>"
+        )
+
+
 def load_bundle_model(folder: Path, base: ModelConfig, device: torch.device) -> nn.Module:
-    """Base model with the bundle's adapter, for inference. Call base_of_bundle first: it checks."""
+    """Base model with the bundle's adapter, for inference. Call base_of_bundle first: it checks.
+
+    Raises:
+        BundleError: a base model that has only now come from the hub is another one.
+    """
     model = load_base_model(base, device)
+    check_base_model(folder, base, json.loads((folder / "manifest.json").read_text())["base_model"])
     return load_adapter(model, folder / "adapter") if (folder / "adapter").is_dir() else model
 
 

@@ -117,10 +117,13 @@ def check_same(before: dict[str, Any], now: dict[str, Any], run_dir: Path) -> No
     """Raises ConfigError if a resumed run would go on with another model.
 
     Where bundle and base model lie may change: their digests tell whether they are the same.
+    The digest of a hub id is not known before its weights have come.
     """
     places = {"bundle"} if now["manifest_sha256"] else set()
-    if now["fingerprint"]:
+    if now["fingerprint"] and before.get("fingerprint"):
         places |= {"base_model", "revision"}
+    else:
+        places.add("fingerprint")
     changed = [key for key in now if key not in places and now[key] != before.get(key)]
     if changed:
         raise ConfigError(
@@ -150,16 +153,18 @@ def load_engine(
     Raises:
         ConfigError: the merged model would answer as another one.
         TemplateError: the tokenizer's chat template is wanted, and is missing or of no use.
-        ModelError: the tokenizer ends texts with a token that the model has no embedding of.
+        ModelError: an architecture that no way is right for, before any weight is read; or the
+            tokenizer ends texts with a token that the model has no embedding of.
     """
-    from effchal.admission.admit import admit
+    from effchal.admission.admit import admit, admit_architecture
     from effchal.bundle import load_bundle_model
     from effchal.decoding.engine import Engine
     from effchal.model.device import limit_gpu_memory, pick_device
-    from effchal.model.load import load_base_model
+    from effchal.model.load import base_model_config, load_base_model
     from effchal.model.vocabulary import check_vocabulary
 
     encoder = PromptEncoder(load_source_tokenizer(source), source.prompt)
+    admit_architecture(base_model_config(source.base))  # `admit` knows the result
     device = pick_device()
     limit_gpu_memory(memory_gib, device)
     if source.bundle is None:

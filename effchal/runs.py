@@ -61,9 +61,13 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, reverse=True)
 
 
+class NotStarted(SystemExit):
+    """The command has refused its work, and another process has said why."""
+
+
 @contextlib.contextmanager
 def nothing_left_if_refused(folder: Path, keep: bool = False) -> Iterator[None]:
-    """Empty a folder that had nothing in it, and remove it, if a ConfigError comes out.
+    """Empty a folder that had nothing in it, and remove it, if the command refuses its work.
 
     Args:
         keep: the folder itself is the user's and stays.
@@ -71,7 +75,7 @@ def nothing_left_if_refused(folder: Path, keep: bool = False) -> Iterator[None]:
     was_empty = not folder.is_dir() or not any(folder.iterdir())
     try:
         yield
-    except ConfigError:
+    except (ConfigError, NotStarted):
         if was_empty and folder.is_dir():
             with contextlib.suppress(ConfigError, OSError), run_lock(folder):  # or it is in use
                 for path in folder.iterdir() if keep else [folder]:

@@ -5,9 +5,11 @@ import socket
 from pathlib import Path
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 
 from effchal.cli import entry_point
 from effchal.config import Config, ConfigError, ServeConfig
+from effchal.runs import NotStarted
 from effchal.serving.access import bearer_token
 from effchal.serving.app import create_app, exit_worker, serving_config, start_app
 
@@ -65,7 +67,12 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     served = serving_config(cfg, overrides)
     bearer_token()
     check_address(served.serve.host, served.serve.port)
-    Server(served, overrides).run()
+    try:
+        Server(served, overrides).run()
+    except SystemExit as end:
+        if end.code == Arbiter.APP_LOAD_ERROR:  # the worker could not load the model
+            raise NotStarted(end.code) from None
+        raise
 
 
 if __name__ == "__main__":

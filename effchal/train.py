@@ -226,6 +226,7 @@ def start(
 
         selection = select_data(cfg)
     with progress("loading libraries"):
+        from effchal.planning.meta_model import route_of_config
         from effchal.planning.outcome import plan_run
         from effchal.training.build import check_decoding
         from effchal.training.loop import Trainer
@@ -235,6 +236,8 @@ def start(
         check_decoding(cfg)
         check_sharding(cfg)
         check_samples(cfg)
+    with progress("checking the model"):
+        route_of_config(cfg.model)
     with progress("encoding the data"):
         data = prepare_data(cfg, None, selection)
     with progress("planning"):

@@ -18,6 +18,7 @@ python -m effchal.serving.ready "http://127.0.0.1:$port" 300 $server || { cat "$
 echo "4/4  Asking it over HTTP"
 python - "$run" "http://127.0.0.1:$port" "$question" <<'PYTHON'
 import json, sys, urllib.request
+from effchal.tracking.ending import hours_for_the_rest
 run, url, question = sys.argv[1:]
 body = json.dumps({"prompt": question, "max_new_tokens": 80}).encode()
 answer = json.load(urllib.request.urlopen(f"{url}/process", body))
@@ -27,8 +28,8 @@ before, after = (
     for key in ("validation_loss_before", "validation_loss")
 )
 slow = "" if record["status"] == "finished" else (
-    f"The time was over after {record['step']} of {record['steps_planned']} steps. For all of them, with the loss after:\n"
-    "  .venv/bin/effchal train experiment=quickstart budget.hours=0.3\n\n"
+    f"The time was over after {record['step']} of {record['steps_planned']} steps. This does the others:\n"
+    f"  .venv/bin/effchal train {run} budget.hours={hours_for_the_rest(record):.2g}\n\n"
 )
 print(f"""
   question      {question}

@@ -3,12 +3,14 @@
 import contextlib
 import hashlib
 import importlib.util
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
 from effchal.config import ConfigError, LoraConfig, ModelConfig
@@ -112,23 +114,44 @@ def check_model_config(cfg: ModelConfig, config: Any) -> None:
 
 
 def base_model_fingerprint(cfg: ModelConfig) -> str | None:
-    """Digest that identifies a local base model; None for a hub id, which its revision identifies.
+    """Digest that identifies a base model; None for a hub id whose weights are not in the cache.
 
-    It covers the config, file sizes and both ends of each weight file: milliseconds, where a full
-    digest of 14 GB would take a minute.
+    It covers the config, file sizes and both ends of each weight file that is loaded:
+    milliseconds, where a full digest of 14 GB would take a minute.
     """
-    folder = Path(base_model_path(cfg))
-    if not folder.is_dir():
+    folder = _folder_of(cfg)
+    if folder is None:
         return None
     digest = hashlib.sha256()
     with loading(cfg):
-        for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+        for path in [folder / "config.json", *_weight_files(folder)]:
             with path.open("rb") as file:
                 digest.update(f"{path.name} {path.stat().st_size}".encode())
                 digest.update(file.read(1 << 20))
                 file.seek(max(0, path.stat().st_size - (1 << 20)))
                 digest.update(file.read())
     return digest.hexdigest()
+
+
+def _folder_of(cfg: ModelConfig) -> Path | None:
+    """Where the files of a base model lie on this machine; None for a hub id not all there."""
+    path = base_model_path(cfg)
+    if Path(path).is_dir():
+        return Path(path)
+    found = try_to_load_from_cache(path, "config.json", revision=cfg.revision)
+    if not isinstance(found, str):
+        return None
+    files = _weight_files(Path(found).parent)
+    return Path(found).parent if files and all(file.is_file() for file in files) else None
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that are loaded; a repository may hold the same weights once more beside them."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file() or not index.is_file():
+        return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    shards = set(json.loads(index.read_text())["weight_map"].values())
+    return [folder / name for name in sorted(shards)]
 
 
 def add_adapter(model: nn.Module, lora: LoraConfig, seed: int) -> nn.Module:

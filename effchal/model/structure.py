@@ -81,7 +81,7 @@ class OwnEnd(nn.Module):
 def checkpoint_layers(model: Any) -> None:
     """Keep the input of each layer only, and recompute the rest in the backward pass."""
     inner = causal_lm(model)
-    # transformers 5.23 renamed gradient_checkpointing_enable, which 5.17 has.
+    # transformers 5.23 renamed gradient_checkpointing_enable, which 5.18 has.
     newer = getattr(inner, "activation_checkpointing_enable", None)
     (newer or inner.gradient_checkpointing_enable)()
 

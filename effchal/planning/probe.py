@@ -7,10 +7,11 @@ import torch
 
 from effchal.config import Config, ConfigError
 from effchal.mixing.locate import is_local
-from effchal.mixing.prepare import PreparedData, prepare_data
+from effchal.mixing.prepare import PreparedData, prepare_data, select_data
 from effchal.model.device import limit_gpu_memory
 from effchal.planning.fit import make_plan
 from effchal.planning.machine import Machine
+from effchal.planning.meta_model import route_of_config
 from effchal.planning.outcome import keep_times
 from effchal.training.budget import Pace, WallClock
 from effchal.training.build import RunState, TrainingSetup, build
@@ -25,10 +26,12 @@ def known_data(cfg: Config, output_dir: Path) -> PreparedData | None:
     """The data of a run; None if it is on a hub that is not asked.
 
     Raises:
-        ConfigError: files on this machine that cannot be used.
+        ConfigError: files on this machine that cannot be used, or a model that is not supported.
     """
     try:
-        return prepare_data(cfg, output_dir)
+        selection = select_data(cfg)
+        route_of_config(cfg.model)  # seconds, before the data takes longer
+        return prepare_data(cfg, output_dir, selection)
     except ConfigError as error:
         sources = cfg.data_mix.sources.values()
         if Path(cfg.model.name).is_dir() and all(is_local(source) for source in sources):

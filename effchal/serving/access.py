@@ -16,9 +16,9 @@ from werkzeug.exceptions import HTTPException
 from effchal.config import ConfigError
 from effchal.model.adapter_names import AdapterGone
 from effchal.serving.fields import first_error
-from effchal.serving.helm_types import Error, ErrorResponse
-from effchal.serving.refusals import ClientGone, RequestError
-from effchal.serving.service import RETRY_AFTER_S, Service
+from effchal.serving.helm_types import ErrorResponse
+from effchal.serving.refusals import ClientGone, RequestError, error_answer
+from effchal.serving.service import Service
 
 if TYPE_CHECKING:
     from effchal.decoding.sequence import Completion
@@ -27,7 +27,6 @@ NO_TOKEN_NEEDED = {"/health", "/ready"}  # container managers ask for them, ever
 TOKEN = "EFFCHAL_TOKEN"
 PREFLIGHT_S = "600"  # a browser asks again after this time
 CLOSED_BY_CLIENT = 499  # nginx's number
-LONGEST_MESSAGE = 1000  # characters
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("effchal.access")
 
@@ -146,8 +145,8 @@ def log_answer(
 
 
 def error_of(error: Exception) -> tuple[ErrorResponse, int, dict[str, str]]:
-    """Body, status and headers for an error. Only our own faults are 500."""
-    field, headers, status = None, {}, 500
+    """Body, status and headers for an error."""
+    field, allowed, status = None, {}, 500
     match error:
         case RequestError():
             status, message, field = error.status, error.message, error.field
@@ -162,15 +161,12 @@ def error_of(error: Exception) -> tuple[ErrorResponse, int, dict[str, str]]:
         case HTTPException(code=int(code)):
             status, message = code, error.description or error.name
             # Such as Allow of a 405.
-            headers = {name: text for name, text in error.get_headers() if name != "Content-Type"}
+            allowed = {name: text for name, text in error.get_headers() if name != "Content-Type"}
         case _:
             log.error("request failed", exc_info=error)
             message = f"internal error: {type(error).__name__}"
-    if status == 503:
-        headers["Retry-After"] = str(RETRY_AFTER_S)
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    message = message[:LONGEST_MESSAGE]  # it may repeat what the client sent
-    return ErrorResponse(error=Error(message=message, field=field, type=kind)), status, headers
+    body, headers = error_answer(status, message, field)
+    return body, status, allowed | headers
 
 
 def register_errors(app: Flask) -> None:

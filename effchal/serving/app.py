@@ -72,6 +72,7 @@ ROUTES = [
 def make_app(service: Service) -> Flask:
     app = Flask("effchal")
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT_BYTES
+    app.extensions["metrics"] = service.metrics  # for gunicorn's worker
     guard(app, service)
     register_errors(app)
     add_routes(app, service, ROUTES)

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 LATENCY_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 STEP_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1)
+UNREAD = "unread"  # in place of the path of a request that was refused before it was whole
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # torch comes with them, and the master process must stay sma
     from effchal.decoding.sampling import SamplingParams
     from effchal.serving.queued import QueuedPrompt
 
-RETRY_AFTER_S = 10
 LONGEST_TEXT = 1_000_000  # characters that /tokenize takes
 
 

@@ -18,8 +18,9 @@ from typing import Any
 from gunicorn.http import errors, get_parser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from effchal.serving.helm_types import Error, ErrorResponse
 from effchal.serving.incoming import HEAD_LIMIT_BYTES, Incoming, Refused
+from effchal.serving.metrics import UNREAD, Metrics
+from effchal.serving.refusals import error_answer
 
 HEAD_S = 10.0  # for the headers, from the first byte or the connection on
 BODY_S = 60.0  # for the body after them
@@ -34,6 +35,9 @@ OTHER_DESCRIPTORS = 256  # those that are no client's connection
 # A thread that computes in Python lets the engine's thread in after this. By default it is
 # 5 ms, and the engine waits for it many times a step.
 SWITCH_S = 0.0005
+# Of an integer in a body; the least that Python allows. Reading one takes time with the square of
+# its length, in which no other thread runs: 0.3 s for a body full of Python's own limit of 4,300.
+LONGEST_INTEGER = 640
 STATUS_OF = {
     errors.LimitRequestHeaders: 431,
     errors.LimitRequestLine: 414,
@@ -55,6 +59,7 @@ class Worker(ThreadWorker):
     def init_process(self) -> None:
         self.cfg.set("forwarder_headers", "")  # SCRIPT_NAME from any client would be our fault
         sys.setswitchinterval(SWITCH_S)
+        sys.set_int_max_str_digits(LONGEST_INTEGER)
         # A connection without a descriptor for it would end gunicorn's loop.
         most = raise_descriptor_limit() - OTHER_DESCRIPTORS
         self.worker_connections = max(1, min(self.cfg.worker_connections, most))
@@ -129,6 +134,7 @@ class Worker(ThreadWorker):
 
     def _refuse(self, conn: TConn, error: Refused) -> None:
         self.log.info("refused %s: %d, %s", conn.client, error.status, error.message)
+        self._count(error.status)
         with suppress(OSError):
             conn.sock.send(error_bytes(error.status, error.message))
             conn.sock.shutdown(SHUT_WR)
@@ -193,8 +199,13 @@ class Worker(ThreadWorker):
         else:
             self.log.warning("Invalid request from %s: %s", addr, exc)
         message = str(exc) if status < 500 else f"internal error: {type(exc).__name__}"
+        self._count(status)
         with suppress(OSError):
             client.sendall(error_bytes(status, message))
+
+    def _count(self, status: int) -> None:
+        metrics: Metrics = self.wsgi.extensions["metrics"]
+        metrics.requests.labels(UNREAD, str(status)).inc()
 
 
 def raise_descriptor_limit() -> int:
@@ -214,14 +225,13 @@ def pieces(data: bytes) -> Iterator[bytes]:
 
 def error_bytes(status: int, message: str) -> bytes:
     """A whole HTTP answer, after which the connection closes."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    body = ErrorResponse(error=Error(message=message[:1000], field=None, type=kind))
+    body, headers = error_answer(status, message)
     data = body.model_dump_json().encode()
     head = [
         f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}",
         "Content-Type: application/json",
         f"Content-Length: {len(data)}",
         "Connection: close",
-        *(["Retry-After: 10"] if status == 503 else []),
+        *(f"{name}: {value}" for name, value in headers.items()),
     ]
     return "\r\n".join([*head, "", ""]).encode() + data

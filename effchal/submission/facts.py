@@ -7,6 +7,7 @@ from typing import Any
 from effchal.bundle import sha256
 from effchal.config import ConfigError
 from effchal.conformance_checks.verdict import Status, Verdict
+from effchal.model.tokenizer import is_hub_id
 
 FORMAT = 1
 RECORD = "submission.json"
@@ -32,7 +33,7 @@ def training_facts(run: dict[str, Any], bundle: Path) -> dict[str, Any]:
 def model_facts(bundle: Path) -> dict[str, Any]:
     """The base model: its name without the folders of this machine, and its digest."""
     found = dict(json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["base_model"])
-    is_folder = found["fingerprint"] is not None and not found["name"].startswith("builtin:")
+    is_folder = not (is_hub_id(found["name"]) or found["name"].startswith("builtin:"))
     if is_folder:
         found["name"] = Path(found["name"]).name
     return found | {"is_folder": is_folder}

@@ -121,7 +121,7 @@ def of_conformance(there: Facts, here: Facts) -> Finding:
 
 
 def of_base_model(there: Facts, here: Facts) -> Finding:
-    """The same weights: by digest where both are folders, by name and commit otherwise."""
+    """The same weights: by digest where both are known, by name and commit otherwise."""
     if there["fingerprint"] and here["fingerprint"]:
         return _same("base model", there["fingerprint"], here["fingerprint"])
     named = [f"{each['name']} {each['revision'] or ''}".strip() for each in (there, here)]

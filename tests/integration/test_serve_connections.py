@@ -4,6 +4,7 @@ import errno
 import http.client
 import json
 import os
+import re
 import select
 import socket
 import sys
@@ -19,7 +20,7 @@ from support.servers import Server
 from effchal.config import ConfigError
 from effchal.serve import SPARE_THREADS, check_address
 from effchal.serving.ready import free_port
-from effchal.serving.worker import HEAD_S
+from effchal.serving.worker import HEAD_S, LONGEST_INTEGER
 
 TINY = ["serve", "model=tiny", "prompt=plain", "lora=none"]
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
@@ -108,6 +109,36 @@ def test_what_the_server_cannot_read_is_refused_in_json(live, data, status):
         found, headers, body = answer(connection)
     assert (found, headers["Content-Type"]) == (status, "application/json")
     assert body["error"]["message"]
+
+
+def test_what_never_reaches_a_route_is_counted_too(live):
+    def counted():
+        text = urllib.request.urlopen(live.url + "/metrics", timeout=20).read().decode()
+        found = re.findall(r'requests_total{path="unread",status="(\d+)"} (\S+)', text)
+        return {status: float(count) for status, count in found}
+
+    before = counted()
+    for data in (b"\0garbage\r\n\r\n", HEAD + b"Content-Length: 99999999\r\n\r\n"):
+        with connect(live) as connection:
+            connection.sendall(data)
+            answer(connection)
+    after = counted()
+    assert {status: after[status] - before.get(status, 0) for status in ("400", "413")} == {
+        "400": 1,
+        "413": 1,
+    }
+
+
+@pytest.mark.parametrize(("digits", "status"), [(LONGEST_INTEGER, 200), (LONGEST_INTEGER + 1, 400)])
+def test_an_integer_of_very_many_digits_is_refused_before_it_is_read(live, digits, status):
+    body = b'{"prompt": "x", "max_new_tokens": 1, "unknown": %s}' % (b"9" * digits)
+    head = b"POST /process HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with connect(live) as connection:
+        connection.sendall(head + body)
+        found, _, told = answer(connection)
+    assert found == status, told
+    if status == 400:
+        assert told["error"]["message"] == "the body has an integer of too many digits"
 
 
 def test_a_client_that_sends_too_much_still_reads_why(live):

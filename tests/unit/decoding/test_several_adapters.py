@@ -147,7 +147,8 @@ def test_ends_are_of_the_prompt_they_came_with(tiny_engine, folders):
         ({"target_modules": ["q_proj", "lm_head"]}, "adapts lm_head"),
         ({"peft_type": "IA3"}, "it must be LORA"),
         ({"r": 5}, "no adapter for this base model"),
-        ({"target_modules": ["no_such_layer"]}, "no adapter for this base model"),
+        # The second by peft 0.18.
+        ({"target_modules": ["no_such_layer"]}, "no adapter for this base model|fits no layer"),
     ],
 )
 def test_another_adapter_is_refused_and_leaves_the_others(tiny_engine, tmp_path, keys, message):

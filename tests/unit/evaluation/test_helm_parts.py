@@ -282,3 +282,14 @@ def test_another_model_under_the_same_name_is_not_gone_on_with(tmp_path, tiny_bu
     now = identity(check_model_source(of_bundle(tiny_bundle)))
     with pytest.raises(ConfigError, match=r"begun with another model \(manifest_sha256 differ\)"):
         check_same(before, now, tmp_path)
+
+
+def test_a_digest_that_was_not_known_yet_is_no_other_model(tmp_path):
+    hub = {"bundle": None, "manifest_sha256": None, "base_model": "org/tiny", "revision": "aa"}
+    before, now = hub | {"fingerprint": None}, hub | {"fingerprint": "0123"}
+    check_same(before, now, tmp_path)
+    check_same(now, before, tmp_path)
+    with pytest.raises(ConfigError, match=r"begun with another model \(revision differ\)"):
+        check_same(before, now | {"revision": "bb"}, tmp_path)
+    with pytest.raises(ConfigError, match=r"begun with another model \(fingerprint differ\)"):
+        check_same(now, now | {"fingerprint": "4567"}, tmp_path)

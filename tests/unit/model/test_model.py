@@ -260,4 +260,9 @@ def test_the_fingerprint_tells_models_apart(tmp_path):
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
     assert base_model_fingerprint(moved) != base_model_fingerprint(TINY)
+    # The same weights once more, as some repositories have them beside those that are loaded.
+    (copy / "consolidated.safetensors").write_bytes(weights[:-1])
+    changed = base_model_fingerprint(moved)
+    (copy / "consolidated.safetensors").unlink()
+    assert base_model_fingerprint(moved) == changed
     assert base_model_fingerprint(ModelConfig(name="someone/some-model", revision="0" * 40)) is None

@@ -1,5 +1,6 @@
 """What stands in the live view, at several widths, and what becomes of its faults."""
 
+import inspect
 import io
 import logging
 import re
@@ -7,6 +8,7 @@ import sys
 import time
 
 import pytest
+from rich import console
 from rich.console import Console
 
 from effchal.tracking import screen, terminal, view
@@ -181,7 +183,15 @@ def test_lines_scroll_above_it_and_the_cursor_comes_back(new_screen):
     assert text.endswith("\x1b[?25h")
 
 
-@pytest.mark.parametrize(("name", "value"), [("TERM", "dumb"), ("TTY_INTERACTIVE", "0")])
+OLD_RICH = pytest.mark.skipif(
+    "TTY_INTERACTIVE" not in inspect.getsource(console),
+    reason="this rich does not know TTY_INTERACTIVE",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("TERM", "dumb"), pytest.param("TTY_INTERACTIVE", "0", marks=OLD_RICH)]
+)
 def test_a_terminal_that_cannot_draw_gets_lines(new_screen, monkeypatch, name, value):
     seen = new_screen()
     monkeypatch.setenv(name, value)

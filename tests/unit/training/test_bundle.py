@@ -2,10 +2,12 @@ import dataclasses
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import safetensors
 import torch
+from huggingface_hub import constants
 
 from effchal.bundle import (
     BundleError,
@@ -19,10 +21,11 @@ from effchal.bundle import (
 from effchal.config import Config, LoraConfig, ModelConfig, load_config
 from effchal.config.choices import Dtype
 from effchal.kernels.attention import packed_hidden_states
-from effchal.model.load import add_adapter, load_base_model
+from effchal.model.load import add_adapter, base_model_fingerprint, load_base_model
 from effchal.model.tokenizer import base_model_path, load_tokenizer
 
 CPU = torch.device("cpu")
+COMMIT = "0123456789" * 4
 CFG = Config(model=ModelConfig(name="builtin:tiny", dtype=Dtype.float32), lora=LoraConfig(r=4))
 
 
@@ -52,6 +55,37 @@ def test_what_is_loaded_computes_what_was_trained(bundle):
         assert torch.equal(packed_hidden_states(model, IDS, POSITIONS), expected)
     assert tokenizer("hi").input_ids == load_tokenizer(CFG.model)("hi").input_ids
     assert load_config(folder / "config.yaml") == CFG
+
+
+def test_a_bundle_trained_on_a_hub_id_takes_no_other_base_model(tmp_path, monkeypatch):
+    tiny, other = Path(base_model_path(CFG.model)), tmp_path / "other"
+    snapshot = tmp_path / "hub" / "models--org--tiny" / "snapshots" / COMMIT
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    cfg = dataclasses.replace(
+        CFG, model=dataclasses.replace(CFG.model, name="org/tiny", revision=COMMIT)
+    )
+    snapshot.mkdir(parents=True)
+    shutil.copy(tiny / "config.json", snapshot)
+    assert base_model_fingerprint(cfg.model) is None  # its weights have not come yet
+    shutil.copytree(tiny, snapshot, dirs_exist_ok=True)
+    model = add_adapter(load_base_model(cfg.model, CPU), cfg.lora, seed=0)
+    write_bundle(tmp_path / "bundle", cfg, model, load_tokenizer(cfg.model))
+    for base_model in (None, str(tiny)):
+        load_bundle(tmp_path / "bundle", base_model, CPU)
+    shutil.copytree(tiny, other)
+    change_last_byte(other / "model.safetensors")
+    with pytest.raises(BundleError, match=r"other is not the base model of .*, which is org/tiny"):
+        base_of_bundle(tmp_path / "bundle", str(other))
+    # It was not there when it was checked, and is loaded all the same.
+    change_last_byte(snapshot / "model.safetensors")
+    with pytest.raises(BundleError, match="org/tiny is not the base model"):
+        load_bundle_model(tmp_path / "bundle", cfg.model, CPU)
+
+
+def change_last_byte(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
 
 
 def test_the_manifest_lists_every_file_and_versions(bundle):
