@@ -56,7 +56,7 @@ def test_projections_that_are_one_already_train_as_they_are():
 @pytest.mark.parametrize("shape", ["llama", "qwen3"])
 def test_torchs_own_kernel_for_norms_gives_the_same(shape, monkeypatch):
     expected = states_and_gradients(make(shape), under_a_dense_mask)
-    monkeypatch.setattr(RmsNorm, "is_one_kernel", lambda norm, x: True)  # as on CUDA
+    monkeypatch.setattr(RmsNorm, "_is_known_to_torch", lambda norm, x: True)  # as on CUDA
     kernel, calls = RmsNorm.kernel, []
     monkeypatch.setattr(RmsNorm, "kernel", lambda norm, x: calls.append(1) or kernel(norm, x))
     for keep in ActivationCheckpointing:

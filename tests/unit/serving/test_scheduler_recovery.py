@@ -76,7 +76,7 @@ def is_poisoned(sequences):
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("method", ["model.extend", "_advance"])
+@pytest.mark.parametrize("method", ["model.extend", "advance"])
 def test_what_fails_for_all_rows_together_succeeds_for_each_alone(
     method, after, start, tiny_engine, expected, monkeypatch
 ):
