@@ -2,11 +2,11 @@
 
 import json
 import re
-import threading
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +15,12 @@ import numpy.typing as npt
 from effchal.chat_template import ChatTemplate, Message, Rendered, TemplateError, plain_backend
 from effchal.config import PromptConfig
 from effchal.config.choices import Template
+from effchal.priority import give_way
 from effchal.word_cache import WordCache, cuts_at_spaces
 
 LONG_TEXT = 4096  # characters; less is encoded in a few milliseconds
 VERY_LONG_TEXT = 100_000  # characters; more may take seconds
+NICE = 10  # of the thread that encodes such texts: a decoding step goes first
 Ints = npt.NDArray[Any]
 
 
@@ -80,7 +82,7 @@ class PromptEncoder:
         longest_first = sorted(self._special_ids, key=len, reverse=True)
         self._special_split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         self._plain = self.chat.backend if self.chat else plain_backend(tokenizer)
-        self._encoding_very_long_text = threading.Lock()
+        self._very_long_texts = ThreadPoolExecutor(1, "very-long-texts", give_way, (NICE,))
 
     @cached_property
     def _words(self) -> WordCache | None:
@@ -104,11 +106,11 @@ class PromptEncoder:
         longest = max(map(len, texts), default=0)
         if len(texts) == 1 and longest < LONG_TEXT:
             return [backend.encode(texts[0], add_special_tokens=False).ids]
-        # `encode` stops all other threads of the process, encode_batch does not. One very long
-        # text at a time: each has a processor core to itself.
-        with self._encoding_very_long_text if longest > VERY_LONG_TEXT else nullcontext():
-            found = backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in found]
+        # `encode` stops all other threads of the process, encode_batch does not.
+        encode = partial(backend.encode_batch_fast, add_special_tokens=False)
+        if longest > VERY_LONG_TEXT:  # one at a time, for each has a processor core to itself
+            return [each.ids for each in self._very_long_texts.submit(encode, texts).result()]
+        return [each.ids for each in encode(texts)]
 
     def chat_template(self) -> str:
         """The template in Jinja, like a tokenizer's, for clients that build prompts."""

@@ -4,6 +4,7 @@ gunicorn -k effchal.serving.worker.Worker ...
 """
 
 import http
+import os
 import resource
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import Any
 from gunicorn.http import errors, get_parser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from effchal.priority import give_way
 from effchal.serving.incoming import HEAD_LIMIT_BYTES, Incoming, Refused
 from effchal.serving.metrics import UNREAD, Metrics
 from effchal.serving.refusals import error_answer
@@ -38,6 +40,7 @@ SWITCH_S = 0.0005
 # Of an integer in a body; the least that Python allows. Reading one takes time with the square of
 # its length, in which no other thread runs: 0.3 s for a body full of Python's own limit of 4,300.
 LONGEST_INTEGER = 640
+REQUEST_NICE = 5  # of threads that read and answer requests; see give_way
 STATUS_OF = {
     errors.LimitRequestHeaders: 431,
     errors.LimitRequestLine: 414,
@@ -60,6 +63,8 @@ class Worker(ThreadWorker):
         self.cfg.set("forwarder_headers", "")  # SCRIPT_NAME from any client would be our fault
         sys.setswitchinterval(SWITCH_S)
         sys.set_int_max_str_digits(LONGEST_INTEGER)
+        # A very long text is encoded by a thread that gives way, not by the tokenizer's own.
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
         # A connection without a descriptor for it would end gunicorn's loop.
         most = raise_descriptor_limit() - OTHER_DESCRIPTORS
         self.worker_connections = max(1, min(self.cfg.worker_connections, most))
@@ -67,6 +72,10 @@ class Worker(ThreadWorker):
         self._deadlines: dict[TConn, float] = {}  # of the requests that are coming in
         self._received = 0  # bytes of all requests in hand
         super().init_process()  # returns when the worker ends
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        """gunicorn's hook. Requests give way to the engine's thread, which all clients wait for."""
+        return ThreadPoolExecutor(self.cfg.threads, "request", give_way, (REQUEST_NICE,))
 
     # Reading: in the main thread, which never blocks
 
