@@ -25,8 +25,8 @@ def start_all(
 ) -> list[list[Sequence]]:
     """Prefill prompts and choose each answer's first token; the sequences of each prompt.
 
-    Prompts of one adapter that fit are read together: products of 50 tokens, a question behind
-    known examples, reach three quarters of the speed that those of 250 have on a CPU.
+    Prompts of one adapter that fit are read together: products of few tokens, such as a question
+    behind known examples, are slower than those of many.
     """
     started: list[list[Sequence]] = [[] for _ in prompts]
     for adapter in dict.fromkeys(adapters):

@@ -82,6 +82,7 @@ def dropped(x: Tensor, rows: Tensor, columns: Tensor, kept: float, seed: int) ->
 def added_dropped(
     dx: Tensor, d_dropped: Tensor, rows: Tensor, columns: Tensor, kept: float, seed: int
 ) -> Tensor:
+    """(T, D): dx, plus d_dropped where it stays."""
     return dx + torch.where(_stays(rows, columns, kept, seed), d_dropped, 0.0)
 
 
@@ -95,8 +96,9 @@ def _stays(rows: Tensor, columns: Tensor, kept: float, seed: int) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _places(size: int, device: torch.device, fake_mode: Any) -> Tensor:
-    """(size,) int64, 0 and up, in memory: Inductor's arithmetic on places that it counts itself
-    overflows (torch 2.13).
+    """(size,) int64, 0 and up.
+
+    They lie in memory: Inductor's own arithmetic on places overflows (torch 2.13).
     """
     return torch.arange(size, device=device)
 

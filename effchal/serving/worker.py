@@ -38,7 +38,7 @@ OTHER_DESCRIPTORS = 256  # those that are no client's connection
 # 5 ms, and the engine waits for it many times a step.
 SWITCH_S = 0.0005
 # Of an integer in a body; the least that Python allows. Reading one takes time with the square of
-# its length, in which no other thread runs: 0.3 s for a body full of Python's own limit of 4,300.
+# its length, in which no other thread runs.
 LONGEST_INTEGER = 640
 REQUEST_NICE = 5  # of threads that read and answer requests; see give_way
 STATUS_OF = {
