@@ -30,8 +30,8 @@ class ServeConfig:
     max_waiting: int = 64
     # Most completions that decode together.
     max_rows: int = 16
-    # [tokens] How much of a new prompt is read beside each decode step. More: fewer passes over
-    # the prompt, longer pauses for the answers that run.
+    # [tokens] How much of new prompts, of all together, is read beside each decode step. More:
+    # fewer passes over a prompt, longer pauses for the answers that run.
     prefill_tokens: int = 256
     # [GiB] Keys and values of all running completions.
     cache_gib: float = 4.0

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Listed
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from effchal.decoding.choices import Choices
 from effchal.decoding.contrast import Contrast, taps_of
 from effchal.decoding.layer_logits import Tap
 from effchal.decoding.prefix_cache import PrefixCache, common_beginning
-from effchal.decoding.reading import read, start_all
+from effchal.decoding.reading import PromptPart, read, start_all, step
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.sequence import Completion, Prefill, Row, Sequence, named
 from effchal.decoding.taps import NewTokens, TappedModel
@@ -171,50 +172,31 @@ class Engine:
 
     # Steps
 
-    @torch.inference_mode()
-    def step(self) -> None:
-        """One more token for every row."""
-        taps = taps_of(self._contrasts())
-        at = torch.arange(len(self.rows), device=self.model.device)
-        states = self.model.extend([self._next_ids()], taps, at)
-        self.advance(list(range(len(self.rows))), states, taps)
+    def step(self, prompts: Listed[PromptPart] = ()) -> None:
+        """One more token for every row, and the next tokens of prompts, in the same products.
 
-    def can_prefill_in_step(self, prefill: Prefill, tokens: int) -> bool:
-        """Whether `step_and_prefill` takes this prompt."""
-        few = self.model.fits_together(len(self.rows) + min(tokens, prefill.left))
-        return few and bool(self.rows) and not prefill.echoes
+        The sequences of a prompt that is through then have their first token.
 
-    @torch.inference_mode()
-    def step_and_prefill(self, prefill: Prefill, tokens: int) -> bool:
-        """One more token for every row and the prompt's next tokens, in the same products.
-
-        Needs `can_prefill_in_step`. After an error, `clear`.
-
-        Returns:
-            whether the prompt is through; its sequences then have their first token.
+        Args:
+            prompts: as `parts_in_step` gives them. After an error with some, `clear`.
         """
-        count, chunk = len(self.rows), prefill.chunk(tokens, self.model.device)
-        contrasts = [*self._contrasts(), *(each.params.contrast for each in prefill.sequences)]
-        taps = taps_of(contrasts)
-        at = torch.arange(count + 1, device=self.model.device)
-        at[-1] += chunk.ids.shape[1] - 1
-        states = self.model.extend([self._next_ids(), chunk], taps, at)  # (K + 1, rows + 1, D)
-        through = not prefill.left
-        if through and self.join(prefill):
-            count += 1
-        self.advance(list(range(count)), states[:, :count], taps)
-        return through
+        step(self, prompts, with_rows=True)
 
-    def _contrasts(self) -> list[Contrast]:
+    def contrasts(self) -> list[Contrast]:
+        """Of all rows' sequences."""
         return [each.params.contrast for row in self.rows for each in row.sequences]
 
-    def _next_ids(self) -> NewTokens:
+    def next_ids(self) -> NewTokens:
         """The next ids of every row, (rows, 1)."""
         ids = upload([[row.next_id] for row in self.rows], self.model.device)
         shared, adapters = 0, [row.adapter for row in self.rows]
-        # What one adapter made of a prompt is not another's.
-        if self.model.shares_prefix and len(self.rows) > 1 and len(set(adapters)) == 1:
-            shared = common_beginning([row.prompt_ids for row in self.rows])
+        if self.model.shares_prefix and len(self.rows) > 1:
+            by_adapter: dict[
+                str, list[list[int]]
+            ] = {}  # what one made of a prompt is not another's
+            for row in self.rows:
+                by_adapter.setdefault(row.adapter, []).append(row.prompt_ids)
+            shared = min(map(common_beginning, by_adapter.values()))
         return NewTokens(self.cache, 0, ids, shared, named(adapters))
 
     @torch.inference_mode()

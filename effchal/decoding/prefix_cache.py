@@ -2,7 +2,7 @@
 
 import bisect
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -57,6 +57,14 @@ class PrefixCache:
         for key in reversed(path):
             self._blocks.move_to_end(key)
         return blocks
+
+    def would_spare(self, ids: list[int], others: Iterable[list[int]], adapter: str = BASE) -> bool:
+        """Whether one of the others, once inserted, knows a block more of `ids` than now."""
+        common = max((common_beginning([ids, other]) for other in others), default=0)
+        if common < BLOCK or not self.limit_bytes:
+            return False
+        known = sum(block[0].shape[2] for block in self.longest(ids, adapter))
+        return common >= known + BLOCK
 
     def insert(self, ids: list[int], cache: RowCache, row: int, adapter: str = BASE) -> None:
         """Keep the whole blocks of `ids`, which a row of a cache begins with."""

@@ -1,6 +1,7 @@
-"""Many prompts read in few forward passes: what is left of several short ones goes together."""
+"""Forward passes over several prompts, beside rows that decode or without them."""
 
 import itertools
+from collections.abc import Iterable
 from collections.abc import Sequence as Listed
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from effchal.decoding.engine import Engine
 
 PROMPT_CHUNK = 1024  # prompt tokens in one forward pass
+PromptPart = tuple[Prefill, int]  # and how many of its tokens are read next
 
 
 def start_all(
@@ -54,21 +56,47 @@ def fit(prefills: list[Prefill], engine: "Engine") -> bool:
 def read(prefills: list[Prefill], engine: "Engine") -> None:
     """Read prompts to their ends: one alone in chunks, several in one forward pass."""
     if len(prefills) > 1:
-        _read_together(prefills, engine)
+        step(engine, [(each, each.left) for each in prefills], with_rows=False)
     else:
         for prefill in prefills:
             while not engine.prefill(prefill, PROMPT_CHUNK):
                 pass
 
 
+def parts_in_step(engine: "Engine", prefills: Iterable[Prefill], tokens: int) -> list[PromptPart]:
+    """What the next step reads of prompts beside the rows: of the first ones, in their order.
+
+    Args:
+        tokens: at most so many of all together.
+    """
+    parts: list[PromptPart] = []
+    rows, left = len(engine.rows), tokens
+    for each in prefills:
+        count = min(left, each.left)
+        fits = engine.model.fits_together(rows + tokens - left + count)
+        if not count or each.echoes or not fits:
+            break
+        parts.append((each, count))
+        left -= count
+    return parts
+
+
 @torch.inference_mode()
-def _read_together(prefills: list[Prefill], engine: "Engine") -> None:
+def step(engine: "Engine", prompts: Listed[PromptPart], with_rows: bool) -> None:
+    """One forward pass over the next tokens of prompts and, `with_rows`, of every row."""
     device, first = engine.model.device, len(engine.rows)
-    ends = list(itertools.accumulate(each.left for each in prefills))
-    chunks = [each.chunk(each.left, device) for each in prefills]
-    taps = taps_of(each.params.contrast for one in prefills for each in one.sequences)
-    states = engine.model.extend(chunks, taps, upload([end - 1 for end in ends], device))
-    joined = [number for number, each in enumerate(prefills) if engine.join(each)]
-    if joined:
-        kept = states if len(joined) == len(prefills) else states[:, upload(joined, device)]
-        engine.advance(list(range(first, len(engine.rows))), kept, taps)
+    chunks = [prefill.chunk(tokens, device) for prefill, tokens in prompts]
+    contrasts = [each.params.contrast for prefill, _ in prompts for each in prefill.sequences]
+    rows = list(range(first)) if with_rows else []
+    ends = itertools.accumulate((tokens for _, tokens in prompts), initial=len(rows))
+    at = [*rows, *(end - 1 for end in itertools.islice(ends, 1, None))]
+    taps = taps_of([*engine.contrasts(), *contrasts] if rows else contrasts)
+    new = [engine.next_ids(), *chunks] if rows else chunks
+    states = engine.model.extend(new, taps, upload(at, device))  # (K + 1, rows + prompts, D)
+    chosen = list(rows)  # positions whose next token is wanted
+    for position, (prefill, _) in enumerate(prompts, len(rows)):
+        if not prefill.left and engine.join(prefill):
+            chosen.append(position)
+    if chosen:
+        kept = states if len(chosen) == len(at) else states[:, upload(chosen, device)]
+        engine.advance([*rows, *range(first, len(engine.rows))], kept, taps)

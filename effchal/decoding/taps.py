@@ -44,7 +44,7 @@ class NewTokens:
     cache: RowCache
     first: int
     ids: Tensor  # (rows, new) int64
-    shared: int = 0  # tokens that all of these rows begin with
+    shared: int = 0  # tokens that all of these rows of one adapter begin with
     adapters: tuple[str, ...] = ()  # of each row, where the model has several
 
 

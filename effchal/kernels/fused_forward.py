@@ -22,11 +22,13 @@ from effchal.kernels.lora_linear import (
 from effchal.kernels.norm import RmsNorm, rms_norm_of
 from effchal.kernels.row_adapters import RowAdapters
 from effchal.kernels.scratch import ScratchBuffers
-from effchal.kernels.shared_prefix import attention_with_shared_prefix, is_worth_sharing
+from effchal.kernels.shared_prefix import attention_with_shared_prefix, groups_of, is_worth_sharing
 from effchal.model.adapter_names import BASE
 from effchal.model.structure import has_foreign_hooks
 
-FEW_TOKENS = 128  # beyond, the library's layers are as fast; where weights are tiled, FEW_ROWS
+# Beyond, the library's layers are as fast; where weights are tiled, FEW_ROWS. On CUDA estimated: a
+# pass of the default serve.prefill_tokens and many rows fits.
+FEW_TOKENS = {"cpu": 128, "cuda": 512}
 
 
 class KeysAndValues(Protocol):
@@ -44,8 +46,13 @@ class Chunk:
     position_ids: Tensor  # (B, T) int64
     cache: KeysAndValues
     mask: Any  # bool (B, 1, T, C), or one by kind of layer; None where every token sees all columns
-    shared: int = 0  # first columns that are the same in all rows, and seen by every token
+    shared: int = 0  # first columns that all rows of an adapter have in common, and all tokens see
     adapters: tuple[str, ...] = ()  # of each row, where the model has several
+
+    @functools.cached_property
+    def groups(self) -> list[list[int]]:
+        """Rows of each adapter."""
+        return groups_of(self.adapters, len(self.ids))
 
 
 class Norm:
@@ -116,7 +123,7 @@ class FusedForward:
         }
         # Where it was measured to be faster.
         self.shares_prefix = is_float32_on_cpu(norm.gain)
-        self.max_tokens = FEW_ROWS if self.shares_prefix else FEW_TOKENS
+        self.max_tokens = FEW_ROWS if self.shares_prefix else FEW_TOKENS[norm.gain.device.type]
 
     def __call__(self, chunks: list[Chunk], at: Tensor, kept: dict[int, list[Tensor]]) -> Tensor:
         """Run the layers on the N tokens of all chunks in their order, row by row.
@@ -195,7 +202,7 @@ class FusedForward:
         return qk * cos + qk.roll(self._size // 2, -1) * sin
 
     def _worth_sharing(self, chunk: Chunk) -> Chunk:
-        worth = is_worth_sharing(chunk.shared, len(chunk.ids))
+        worth = is_worth_sharing(chunk.shared, chunk.groups)
         return chunk if worth else replace(chunk, shared=0)
 
     def _additive(self, chunk: Chunk, dtype: torch.dtype) -> dict[str, Tensor | None]:
@@ -222,7 +229,9 @@ class FusedForward:
         queries = qk[:, :heads].view(rows, new, kv_heads, -1, size).permute(0, 2, 3, 1, 4)
         queries = queries.reshape(rows, kv_heads, -1, size)  # (B, kv heads, group * T, size)
         if chunk.shared:
-            mixed = attention_with_shared_prefix(queries, keys, values, mask, chunk.shared, scale)
+            mixed = attention_with_shared_prefix(
+                queries, keys, values, mask, chunk.shared, chunk.groups, scale
+            )
         else:
             mixed = F.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=mask, scale=scale

@@ -62,9 +62,9 @@ class QueuedPrompt:
                 self.streamed[i] = stable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prefilling:
-    """The prompt that is being prefilled, one at a time."""
+    """A prompt that is being prefilled."""
 
     prompt: QueuedPrompt
     prefill: Prefill

@@ -4,6 +4,7 @@ The scheduler owns the queue and the memory, the engine the arithmetic.
 """
 
 import atexit
+import itertools
 import logging
 import threading
 import time
@@ -15,6 +16,7 @@ from typing import Any
 from effchal.config import ServeConfig
 from effchal.decoding.engine import Engine
 from effchal.decoding.prefix_cache import PrefixCache
+from effchal.decoding.reading import PromptPart, parts_in_step
 from effchal.decoding.recovery import drop_failed, rows_of, step_apart
 from effchal.decoding.sequence import Prefill, Sequence
 from effchal.model.host_memory import trim_heap
@@ -46,7 +48,7 @@ class Scheduler:
         self._room = CacheRoom(engine, cfg)
         engine.prefix_cache = PrefixCache(cfg.prefix_gib * GIB)
         self._waiting: deque[QueuedPrompt] = deque()
-        self._prefilling: Prefilling | None = None
+        self._prefilling: list[Prefilling] = []  # in the order of the queue
         self._running: dict[QueuedPrompt, list[Sequence]] = {}
         metrics.waiting.set_function(lambda: len(self._waiting))
         self._wake = threading.Condition()
@@ -107,7 +109,7 @@ class Scheduler:
         atexit.unregister(self.stop)
 
     def _in_hand(self) -> int:
-        return len(self._waiting) + len(self._running) + (self._prefilling is not None)
+        return len(self._waiting) + len(self._running) + len(self._prefilling)
 
     def _run(self) -> None:
         end: Exception = RuntimeError("the server is stopping")
@@ -138,20 +140,20 @@ class Scheduler:
             return not self._stopped
 
     def _run_once(self) -> None:
-        """Prefill one chunk of one prompt and decode one token for every row."""
+        """Read the next tokens of prompts, and decode one token for every row."""
         self._drop_cancelled()
-        if self._prefilling is None:
-            self._begin_next()
-        current, chunk = self._prefilling, self._cfg.prefill_tokens
-        if current is not None and (
-            current.prompt.alone or not self._engine.can_prefill_in_step(current.prefill, chunk)
-        ):
-            self._prefill_alone(current, chunk)
-            current = None
-        if self._engine.rows:
-            start = time.perf_counter()
-            self._metrics.rows.observe(len(self._engine.rows))
-            self._step(current, chunk)
+        while self._begin_next():
+            pass
+        chunk = self._cfg.prefill_tokens
+        together = itertools.takewhile(lambda each: not each.prompt.alone, self._prefilling)
+        parts = parts_in_step(self._engine, (each.prefill for each in together), chunk)
+        if self._prefilling and not parts:
+            self._prefill_alone(self._prefilling[0], chunk)
+        rows, start = len(self._engine.rows), time.perf_counter()
+        if rows or parts:
+            self._step(parts)
+        if rows:
+            self._metrics.rows.observe(rows)
             self._metrics.step_s.observe(time.perf_counter() - start)
         for prompt, sequences in list(self._running.items()):
             try:
@@ -173,23 +175,34 @@ class Scheduler:
         for prompt in gone:
             self._finish(prompt)
 
-    def _begin_next(self) -> None:
-        """Begin the first prompt of the queue if its rows fit; nobody overtakes it."""
+    def _begin_next(self) -> bool:
+        """Begin the first prompt of the queue if its rows fit; nobody overtakes it.
+
+        It waits while those before it fill the next step, or read what it begins with. Returns
+        whether it has begun.
+        """
         prompt = self._waiting[0] if self._waiting else None
-        if prompt is None or not self._room.fits(prompt, self._running):
-            return
+        if prompt is None or not self._room.fits(prompt, self._begun()):
+            return False
+        begun = [each.prefill for each in self._prefilling]
+        if sum(each.left for each in begun) >= self._cfg.prefill_tokens:
+            return False
+        alike = [each.prompt_ids for each in begun if each.adapter == prompt.adapter]
+        if self._engine.prefix_cache.would_spare(prompt.prompt_ids, alike, prompt.adapter):
+            return False
         try:
-            self._room.reserve(prompt, self._running)
+            self._room.reserve(prompt, self._begun())
             prefill = self._engine.begin(prompt.prompt_ids, prompt.variants, prompt.adapter)
         except Exception as error:
             self._fail_alone(prompt, error)
-            return
+            return False
         reused = prefill.reused_tokens
         self._metrics.prompt_tokens.labels("reused").inc(reused)
         self._metrics.prompt_tokens.labels("read").inc(len(prompt.prompt_ids) - reused)
         with self._wake:
             self._waiting.popleft()
-            self._prefilling = Prefilling(prompt, prefill)
+            self._prefilling.append(Prefilling(prompt, prefill))
+        return True
 
     def _prefill_alone(self, current: Prefilling, chunk: int) -> None:
         """Prefill a chunk in a forward pass of its own. If that fails, no other prompt does."""
@@ -202,17 +215,19 @@ class Scheduler:
         if through:
             self._start_decoding(current)
 
-    def _step(self, current: Prefilling | None, chunk: int) -> None:
-        """One more token for every row, and the next chunk of a prompt that goes with them."""
+    def _step(self, parts: list[PromptPart]) -> None:
+        """One more token for every row, and the next tokens of the prompts that go with them."""
+        reading = self._prefilling[: len(parts)]
         try:
-            if current is None:
-                self._engine.step()
-            elif self._engine.step_and_prefill(current.prefill, chunk):
-                self._start_decoding(current)
-        except Exception as error:  # of one row, of the prompt, or not enough memory for all
+            self._engine.step(parts)
+            for current in reading:
+                if not current.prefill.left:
+                    self._start_decoding(current)
+        except Exception as error:  # of one row, of a prompt, or not enough memory for all
             self._faults.note(error)
-            if current is not None:
-                self._begin_again(current, error)
+            for current in reversed(reading):
+                if current in self._prefilling:
+                    self._begin_again(current, error)
             step_apart(self._engine)
             self._fail_lost(error)
 
@@ -220,7 +235,7 @@ class Scheduler:
         """Forget how far a prompt has come, and read it next, without other rows."""
         drop_failed(self._engine, current.prefill.sequences, error)
         with self._wake:
-            self._prefilling = None
+            self._prefilling.remove(current)
             current.prompt.alone = True
             self._waiting.appendleft(current.prompt)
 
@@ -239,7 +254,7 @@ class Scheduler:
         if not any(sequence.error for sequence in sequences):
             self._keep_prefix(current.prefill)
         with self._wake:
-            self._prefilling = None
+            self._prefilling.remove(current)
             self._running[prompt] = sequences
         prompt.stream_echoes(sequences)
 
@@ -263,8 +278,7 @@ class Scheduler:
 
     def _begun(self) -> list[QueuedPrompt]:
         """Prompts that the engine knows."""
-        current = [] if self._prefilling is None else [self._prefilling.prompt]
-        return [*self._running, *current]
+        return [*self._running, *(each.prompt for each in self._prefilling)]
 
     def _fail(self, prompts: list[QueuedPrompt], error: Exception) -> None:
         for prompt in prompts:
@@ -281,7 +295,6 @@ class Scheduler:
             self._running.pop(prompt, None)
             if prompt in self._waiting:
                 self._waiting.remove(prompt)
-            if self._prefilling is not None and self._prefilling.prompt is prompt:
-                self._prefilling = None
+            self._prefilling = [each for each in self._prefilling if each.prompt is not prompt]
         prompt.updates.put(None)
         prompt.finished.set()

@@ -42,8 +42,14 @@ VARIANTS = [
 ]
 
 
-def watched(engine, name, monkeypatch):
-    """A list that gets an entry at each call of the engine's method."""
-    calls, original = [], getattr(engine, name)
-    monkeypatch.setattr(engine, name, lambda *each: (calls.append(name), original(*each))[1])
-    return calls
+def watched_reads(engine, monkeypatch):
+    """How many prompts each step of the engine read beside the rows, where it read any."""
+    reads, original = [], engine.step
+
+    def step(prompts=()):
+        if prompts and engine.rows:
+            reads.append(len(prompts))
+        original(prompts)
+
+    monkeypatch.setattr(engine, "step", step)
+    return reads

@@ -8,8 +8,10 @@ from support.saved_adapters import NARROW, change_config, save_adapter, spoil_we
 from effchal.config import ConfigError
 from effchal.decoding.contrast import Dola
 from effchal.decoding.engine import Engine
+from effchal.decoding.reading import parts_in_step
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.score import Scorer
+from effchal.kernels.shared_prefix import attention_with_shared_prefix
 from effchal.model.adapter_names import BASE
 from effchal.model.load import load_adapter
 from effchal.model.route import Decoding, route_of, set_route
@@ -71,14 +73,42 @@ def test_rows_of_two_adapters_and_the_base_answer_as_alone(tiny_engine, folders,
     assert len(texts) == len(names)  # the adapters do something
 
 
+def test_what_prompts_begin_with_alike_is_read_once_for_each_adapter(
+    tiny_engine, folders, monkeypatch
+):
+    groups_read = []
+
+    def counted(q, k, v, mask, shared, groups, scale):
+        groups_read.append((shared, groups))
+        return attention_with_shared_prefix(q, k, v, mask, shared, groups, scale)
+
+    monkeypatch.setattr("effchal.kernels.fused_forward.attention_with_shared_prefix", counted)
+    monkeypatch.setattr("effchal.kernels.shared_prefix.WORTH_SHARING", 60)
+    engine, names = together(folders, tiny_engine.tokenizer)
+    examples = [3, 8] * 15
+    prompts = [[*examples, 7, 9], [*examples, 40, 2], [*examples, 11], [*examples, 7, 9, 5]]
+    rows = (names[1], BASE, names[1], BASE)
+    started = [engine.start(*each) for each in zip(prompts, [[GREEDY]] * 4, rows, strict=True)]
+    while engine.rows:
+        engine.step()
+    base, wide, _ = alone(folders, tiny_engine.tokenizer)
+    expected = [(base if name == BASE else wide).complete for name in rows]
+    assert_equal(
+        [sequence.completion() for (sequence,) in started],
+        [complete(ids, GREEDY) for complete, ids in zip(expected, prompts, strict=True)],
+    )
+    assert (30, [[0, 2], [1, 3]]) in groups_read
+
+
 def test_a_prompt_read_in_a_step_of_other_adapters_answers_as_alone(tiny_engine, folders):
     engine, names = together(folders, tiny_engine.tokenizer)
     started = [engine.start(PROMPTS[2], [GREEDY], names[1])]
     for name in (names[2], BASE):
         prefill = engine.begin(PROMPTS[0], [GREEDY], name)
-        assert engine.can_prefill_in_step(prefill, 2)
-        while not engine.step_and_prefill(prefill, 2):
-            pass
+        while prefill.left:
+            ((_, count),) = parts = parts_in_step(engine, [prefill], 2)
+            assert count <= 2
+            engine.step(parts)
         started.append(prefill.sequences)
     while engine.rows:
         engine.step()

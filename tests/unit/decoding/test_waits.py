@@ -24,11 +24,11 @@ def test_a_copy_from_memory_that_is_not_pinned_counts(monkeypatch):
 def test_a_number_asked_of_the_device_counts(monkeypatch):
     from effchal.decoding.engine import Engine
 
-    next_ids = Engine._next_ids
+    next_ids = Engine.next_ids
 
     def asking(engine):
         int(engine.layer_counts[0])
         return next_ids(engine)
 
-    monkeypatch.setattr(Engine, "_next_ids", asking)
+    monkeypatch.setattr(Engine, "next_ids", asking)
     assert waits_of_steps(WAYS["greedy"], 2, torch.bfloat16).total() == 2 * STEPS

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from support.batches import GREEDY, VARIANTS, answers, check_same, ids, watched
+from support.batches import GREEDY, VARIANTS, answers, check_same, ids, watched_reads
 
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.sequence import Sequence
@@ -18,7 +18,7 @@ from effchal.serving.queued import QueuedPrompt, QueueFull
 def test_a_prompt_that_ends_or_fails_beside_others_does_so_alone(
     params, start, tiny_engine, monkeypatch
 ):
-    calls = watched(tiny_engine, "step_and_prefill", monkeypatch)
+    reads = watched_reads(tiny_engine, monkeypatch)
     endless, short = (
         [SamplingParams(max_new_tokens=200)],
         [dataclasses.replace(params, max_new_tokens=1)],
@@ -28,24 +28,24 @@ def test_a_prompt_that_ends_or_fails_beside_others_does_so_alone(
     expected = tiny_engine.complete(ids(4), *endless)
     extend = tiny_engine.model.extend
 
-    def spoil_second(chunks, taps, at):
+    def spoil_one(chunks, taps, at):
         states = extend(chunks, taps, at)
-        if len(chunks) > 1 and chunks[1].ids[0].tolist() == prompts[2]:
-            states[:, -1] = torch.nan
+        for position, chunk in enumerate(chunks[1:], len(chunks[0].ids)):
+            if chunk.ids[0].tolist() == prompts[2]:
+                states[:, position] = torch.nan
         return states
 
-    monkeypatch.setattr(tiny_engine.model, "extend", spoil_second)
+    monkeypatch.setattr(tiny_engine.model, "extend", spoil_one)
     scheduler = start(prefix_gib=0)
     running = QueuedPrompt(ids(4), endless)
     scheduler.submit([running])
     while not tiny_engine.rows:
         time.sleep(0.001)
     queued = [QueuedPrompt(prompt, short) for prompt in prompts]
-    for prompt in queued:
-        scheduler.submit([prompt])
+    scheduler.submit(queued)
     for prompt in (*queued, running):
         assert prompt.finished.wait(60)
-    assert len(calls) == 4
+    assert reads == [4]
     assert isinstance(queued[2].error, FloatingPointError)
     for i in (0, 1, 3):
         check_same(*queued[i].completions, alone[i])

@@ -210,3 +210,20 @@ def test_a_fault_that_repeats_is_logged_with_one_traceback(start, tiny_engine, m
         assert prompt.finished.wait(60)
     assert caplog.text.count("the engine failed") == 3
     assert caplog.text.count("Traceback") == 1
+
+
+def test_prompts_of_a_step_that_fails_are_read_again_one_by_one(start, tiny_engine, monkeypatch):
+    prompts = [ids(5 + i, seed=i) for i in range(4)]
+    answers_alone = [tiny_engine.complete(prompt, GREEDY) for prompt in prompts]
+    extend, bad = tiny_engine.model.extend, prompts[2]
+
+    def is_there(chunks, *_):
+        return any(chunk.ids[0].tolist() == bad for chunk in chunks)
+
+    monkeypatch.setattr(tiny_engine.model, "extend", raising(extend, is_there))
+    queued = [QueuedPrompt(prompt, [GREEDY]) for prompt in prompts]
+    start(prefix_gib=0).submit(queued)
+    assert all(each.finished.wait(60) for each in queued)
+    assert isinstance(queued[2].error, OutOfMemory)
+    for number in (0, 1, 3):
+        check_same(*queued[number].completions, answers_alone[number])
