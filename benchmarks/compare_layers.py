@@ -1,10 +1,11 @@
 """Fused layers against the library's own: loss, gradients, saved activations, processor time.
 
-    python benchmarks/compare_layers.py [MODEL] [--tokens 1024] [--rounds 5]
+    python benchmarks/compare_layers.py [MODEL] [--tokens 1024] [--rounds 5] [--keep selective]
 
 MODEL is a folder, by default SmolLM2-135M. One row of two examples, LoRA r 16 on all linear
 layers, in float32 arithmetic. Both kinds of layers stay in one process and take turns. With
-dropout the two draw other masks, so only memory and time are compared.
+dropout the two draw other masks, so only memory and time are compared. --keep is the fused layers'
+activation checkpointing; the library's keep all.
 """
 
 import argparse
@@ -40,22 +41,34 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default=str(default))
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
+    levels = [level.value for level in ActivationCheckpointing]
+    parser.add_argument("--keep", choices=levels, default="none")
     args = parser.parse_args()
     for setting, (quantization, dropout) in SETTINGS.items():
-        models = [make(args.model, quantization, dropout, fused) for fused in (True, False)]
+        keep = ActivationCheckpointing(args.keep)
+        models = [make(args.model, quantization, dropout, level) for level in (keep, None)]
         print(json.dumps({"setting": setting} | compare(*models, dropout, args)), flush=True)
 
 
-def make(name: str, quantization: Quantization | None, dropout: float, fused: bool) -> nn.Module:
-    """The model with an adapter that is not zero, prepared for training in one of two ways."""
+def make(
+    name: str,
+    quantization: Quantization | None,
+    dropout: float,
+    keep: ActivationCheckpointing | None,
+) -> nn.Module:
+    """The model with an adapter that is not zero, prepared for training.
+
+    Args:
+        keep: what fused layers keep; None takes the library's layers.
+    """
     cfg = ModelConfig(name=name, dtype=Dtype.float32, quantization=quantization)
     lora = LoraConfig(r=16, alpha=32, dropout=dropout, target_modules=ALL_LINEAR)
     model = add_adapter(load_base_model(cfg, torch.device("cpu")), lora, seed=0).train()
     for parameter_name, parameter in model.named_parameters():
         if "lora_B" in parameter_name:
             nn.init.normal_(parameter, std=0.02)
-    if fused:
-        assert prepare_training(model, ActivationCheckpointing.none)
+    if keep is not None:
+        assert prepare_training(model, keep)
     else:
         use_packed_attention(model)
     return model

@@ -89,8 +89,8 @@ def field_notes(finals: Finals) -> list[str]:
         f"independent binomials where their shares show how many instances there were: {counts}. "
         f"The others stay fixed, so their intervals are too narrow: {fixed}.",
         "- The finalists answered other draws of questions, through HELM of 2023.",
-        "- HELM 0.5.16 has no SAMSum and no corr2cause, and ETHICS in another form: the hidden "
-        "side cannot be completed here.",
+        "- HELM 0.5.16 has no SAMSum and no corr2cause, and ETHICS in another form: its runs lack "
+        "the hidden side. An evaluation with scenario=challenge_whole has both.",
         *recomputation_notes(finals),
     ]
 

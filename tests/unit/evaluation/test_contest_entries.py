@@ -38,6 +38,11 @@ def test_the_open_entries_are_those_of_the_contest():
     assert entries_of("challenge_open") == LIST.read_text().split()
 
 
+def test_the_whole_contest_has_the_entries_of_both_rounds():
+    both = [*entries_of("challenge_open"), *entries_of("challenge_hidden")]
+    assert entries_of("challenge_whole") == both
+
+
 def test_a_few_shot_setting_stands_for_four_runs():
     entry = "big_bench:max_train_instances=big_bench_few_shot_setting,task=t,subtask="
     assert expanded(entry) == [

@@ -120,9 +120,8 @@ def test_prompts_that_begin_alike_wait_for_the_first_and_then_go_together(
     assert all(each.finished.wait(60) for each in (*queued, running))
     assert reads == [1, 4]
     sample = scheduler._metrics.registry.get_sample_value
-    assert (
-        sample("effchal_prompt_tokens_total", {"how": "reused"}) == 4 * 3 * BLOCK
-    )  # whole blocks alone are kept
+    reused = sample("effchal_prompt_tokens_total", {"how": "reused"})
+    assert reused == 4 * 3 * BLOCK  # whole blocks alone are kept
     for each in queued:
         check_same(*each.completions, tiny_engine.complete(each.prompt_ids, GREEDY))
 
