@@ -13,6 +13,7 @@ from effchal.decoding.contrast import Contrast, Dola, Greedy
 from effchal.decoding.engine import Engine
 from effchal.decoding.layers import candidate_layers
 from effchal.decoding.sampling import SamplingParams
+from effchal.kernels.step_graphs import SEEN
 from effchal.model.structure import causal_lm
 from effchal.serving.metrics import Metrics
 from effchal.serving.queued import QueuedPrompt
@@ -28,10 +29,11 @@ from gpu_check.measure import (
     seconds,
 )
 from gpu_check.models import adapt, large_model, make_tokenizer, quantise, random_ids
+from gpu_check.recorder import Counted, forget, graphs
 from gpu_check.session import Session
 
 ROWS, TINY_ROWS = (1, 8, 16), (1, 3)
-RANK, WARM = 16, 3
+RANK, WARM = 16, SEEN + 2  # graphs are recorded by then
 REQUESTS, NEW_TOKENS, SHARED, OWN = 32, 64, 512, 128  # of the scheduler's prompts
 TINY_REQUESTS = (4, 8, 40, 10)
 
@@ -60,17 +62,21 @@ def decoding(session: Session, base: str) -> None:
             params = SamplingParams(10**6, temperature, 0.95, contrast=contrast, ignore_eos=True)
             for even in (True, False) if rows == all_rows[1] else (True,):
                 told = {"system": "effchal", "base": base, "how": how, "rows": rows, "even": even}
-                session.attempt(
-                    "decoding",
-                    lambda s, p=params, t=told: steps(s, Engine(model, tokenizer), p, t, read),
-                    **told,
-                )
-                free_memory()
+                for record in (Counted, None) if even and how != "sampled" else (Counted,):
+                    about = told | {"with_graphs": record is not None}
+                    session.attempt(
+                        "decoding",
+                        lambda s, p=params, t=about, r=record: steps(
+                            s, Engine(model, tokenizer, r), p, t, read
+                        ),
+                        **about,
+                    )
+                    free_memory()
     if base == "bf16":
         for rows in all_rows:
             told = {"system": "transformers generate", "base": base, "how": "greedy", "rows": rows}
             session.attempt("decoding", lambda s, t=told: generate(s, model, t), **told)
-        session.attempt("serving", lambda s: serving(s, Engine(model, tokenizer)))
+        session.attempt("serving", lambda s: serving(s, Engine(model, tokenizer, Counted)))
 
 
 def prompt_tokens(session: Session) -> int:
@@ -86,6 +92,7 @@ def steps(
 ) -> None:
     """Median of a step's seconds, once a few are done. read: bytes of the weights."""
     length, times = prompt_tokens(session), []
+    forget()
     with peak_memory() as memory:
         for row in range(told["rows"]):
             ids = random_ids(length - (0 if told["even"] else row), 500, row)
@@ -98,9 +105,10 @@ def steps(
             times.append(time.perf_counter() - begun)
     waits = host_waits(engine.step)
     taken = statistics.median(times[WARM:])
-    session.tell("decoding", **told, **rates(session, told, taken, read), waits=waits, **memory)
+    found = rates(session, told, taken, read)
+    session.tell("decoding", **told, **found, waits=waits, **graphs(), **memory)
     if told["rows"] == 1 and told["how"] != "sampled":
-        what = f"decode step, {told['how']}, 1 row"
+        what = f"decode step, {told['how']}, 1 row, graphs {'on' if told['with_graphs'] else 'off'}"
         session.tell("profile", what=what, base=told["base"], **profile(engine.step))
 
 

@@ -61,12 +61,7 @@ def training(session: Session) -> Iterator[Target]:
 
 def decoding(session: Session) -> Iterator[Target]:
     for base in ("bf16", "bf16+adapter", "nf4+adapter"):
-        one = {
-            how: session.of("decoding", system="effchal", base=base, how=how, rows=1)
-            for how in ("greedy", "dola", "sampled")
-        }
-        greedy = [run for run in one["greedy"] if "step_ms" in run]
-        dola = [run for run in one["dola"] if "step_ms" in run]
+        greedy, dola = (one_row(session, base, how, True) for how in ("greedy", "dola"))
         if base == "bf16":
             shares = [run["share_of_bandwidth"] for run in greedy if known(run)]
             yield judged(
@@ -75,6 +70,14 @@ def decoding(session: Session) -> Iterator[Target]:
                 shares,
                 lambda share: share >= OF_BANDWIDTH,
             )
+        off = one_row(session, base, "greedy", False)
+        times = [b["step_ms"] / a["step_ms"] for a, b in zip(greedy, off, strict=False) if known(a)]
+        yield judged(
+            f"decoding {base}, 1 row: speed with CUDA graphs over without",
+            ">= 1",
+            times,
+            lambda ratio: ratio >= 1,
+        )
         ratios = [
             d["step_ms"] / g["step_ms"] for d, g in zip(dola, greedy, strict=False) if known(d)
         ]
@@ -94,6 +97,12 @@ def decoding(session: Session) -> Iterator[Target]:
             lambda count: count <= WAITS,
             "{:.0f}",
         )
+
+
+def one_row(session: Session, base: str, how: str, with_graphs: bool) -> list[dict]:
+    about = {"base": base, "how": how, "rows": 1, "with_graphs": with_graphs}
+    runs = session.of("decoding", system="effchal", **about)
+    return [run for run in runs if "step_ms" in run]
 
 
 def known(run: dict) -> bool:
