@@ -14,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from effchal.kernels import step_graphs
+
 FORBIDDEN = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "_pin_memory")
 FORBIDDEN += ("unique", "masked_select", "lift_fresh", "set_")
 
@@ -113,3 +115,12 @@ class HostRecording:
             for old, new in zip(tree_leaves(before), tree_leaves(outputs), strict=True):
                 if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr() and old.numel():
                     old.copy_(new)
+
+
+def small_graphs(monkeypatch):
+    """Graphs soon, and of few columns; what one test spoils is no other's."""
+    for name, value in {"SEEN": 2, "COLUMNS": 16}.items():
+        monkeypatch.setattr(step_graphs, name, value)
+    monkeypatch.setattr(step_graphs.StepGraphs, "failed", False)
+    for name in ("made", "replayed"):
+        monkeypatch.setattr(HostRecording, name, 0)

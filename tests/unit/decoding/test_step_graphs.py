@@ -1,6 +1,5 @@
 """Decode steps that are recorded and done again answer as steps without: CUDA graphs, by a CPU."""
 
-import logging
 import random
 from dataclasses import replace
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from support.paths import needs_smollm2
 from support.random_models import CPU, MODELS, random_model
-from support.recorded_steps import Forbidden, Freed, HostRecording
+from support.recorded_steps import Freed, HostRecording, small_graphs
 from support.saved_adapters import NARROW, save_adapter, tiny_base
 
 from effchal.config import ModelConfig
@@ -18,7 +17,6 @@ from effchal.decoding.engine import Engine
 from effchal.decoding.kv_cache import RowCache
 from effchal.decoding.recovery import step_apart
 from effchal.decoding.sampling import SamplingParams
-from effchal.kernels import step_graphs
 from effchal.kernels.step_graphs import StepGraphs
 from effchal.model.load import load_base_model
 
@@ -26,6 +24,7 @@ PROMPTS = [[5, 9, 11, 40], [7, 8], [3, 8] * 15, [5, 9, 11, 40], [6] * 9]
 GREEDY = SamplingParams(20, ignore_eos=True, alternatives=1)
 DOLA = replace(GREEDY, contrast=Dola((0, 1)), max_new_tokens=30)
 SAMPLED = replace(GREEDY, temperature=0.8, top_p=0.9)
+LONG = replace(GREEDY, max_new_tokens=150)
 VARIANTS = [
     [GREEDY, DOLA],
     [replace(GREEDY, max_new_tokens=25)],
@@ -36,13 +35,8 @@ VARIANTS = [
 
 
 @pytest.fixture(autouse=True)
-def small_sizes(monkeypatch):
-    """Graphs soon, and of few columns; what one test spoils is no other's."""
-    for name, value in {"SEEN": 2, "COLUMNS": 16}.items():
-        monkeypatch.setattr(step_graphs, name, value)
-    monkeypatch.setattr(StepGraphs, "failed", False)
-    for name in ("made", "replayed"):
-        monkeypatch.setattr(HostRecording, name, 0)
+def graphs_soon(monkeypatch):
+    small_graphs(monkeypatch)
 
 
 def engine_of(model, tokenizer, record=HostRecording):
@@ -180,6 +174,24 @@ def test_adapters_that_are_loaded_and_dropped_change_no_answer(tiny_engine, tmp_
     assert HostRecording.replayed > 30
 
 
+def test_no_adapters_rows_go_by_the_graph_of_another(tiny_engine, tmp_path):
+    folders = [save_adapter(tmp_path / name, seed) for seed, name in enumerate(("one", "other"))]
+
+    def told(record):
+        engine, found = engine_of(tiny_base(), tiny_engine.tokenizer, record), []
+        names = [*map(engine.model.load_adapter, folders), ""]
+        for name in names * 2:  # one after the other, in the same memory
+            (sequence,) = engine.start(PROMPTS[0], [replace(GREEDY, max_new_tokens=8)], name)
+            while engine.rows:
+                engine.step()
+            found.append(sequence.ids)
+        return found
+
+    found = told(HostRecording)
+    assert found == told(None)
+    assert len({tuple(ids) for ids in found}) == HostRecording.made == 3
+
+
 def test_an_adapter_that_goes_takes_its_graphs_with_it(tiny_engine, tmp_path):
     engine = engine_of(tiny_base(), tiny_engine.tokenizer)
     name = engine.model.load_adapter(save_adapter(tmp_path / "adapter", 1))
@@ -232,21 +244,6 @@ class TestStaleGraphs:
         engine.cache.resize(1, 128)
         assert engine.cache.addresses()[0] != before[0]
 
-    @torch.inference_mode()
-    def test_a_scratch_buffer_that_grew_stays_where_a_graph_writes(self, monkeypatch):
-        def run():
-            graphs, step, scratch = one_step()
-            for _ in range(3):
-                graphs.states(step)
-            scratch.take("low", torch.ones(1), 500)  # for something larger
-            return graphs.states(step)
-
-        assert torch.equal(run(), torch.full((1, 1, 4), 10.0))
-        assert HostRecording.replayed == 3
-        monkeypatch.setattr(step_graphs.ScratchBuffers, "buffers", lambda self: [])
-        with pytest.raises(Freed):
-            run()
-
     def test_memory_of_one_row_that_no_token_came_to_is_masked(self, tiny_engine, monkeypatch):
         """Masked columns are multiplied by 0, and here all that is not written is NaN."""
         expected = self.longest(tiny_engine.tokenizer, None)
@@ -274,140 +271,26 @@ class TestStaleGraphs:
         assert all(torch.isfinite(part).all() for part in engine.cache._keys)
 
 
-LONG = replace(GREEDY, max_new_tokens=150)
-
-
-class OneRow:
-    """A cache of one row in memory that stays."""
-
-    lengths, capacity = (3,), (1, 64)
-
-    def addresses(self):
-        return 1
-
-
-def one_step(record=HostRecording, plain=10.0, work=lambda low: low * 2):
-    """Graphs, a step that multiplies by way of a scratch buffer, and the buffers."""
-    scratch = step_graphs.ScratchBuffers()
-
-    def padded(ids, starts, columns):
-        low = scratch.take("low", ids.float(), 4)
-        low.copy_((starts + ids[:, 0]).float())
-        return work(low)[None, None]
-
-    step = step_graphs.Step(
-        OneRow(),
-        torch.tensor([[2]]),
-        "kind",
-        lambda: torch.full((1, 1, 4), plain),
-        lambda rows: torch.full((rows,), 3),
-        padded,
-    )
-    return StepGraphs(record, scratch), step, scratch
-
-
-def out_of_memory(work, beside):
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize(
-    ("how", "told"),
-    [
-        ({"record": out_of_memory}, "OutOfMemoryError: CUDA out of memory"),
-        ({"work": lambda low: low * low.sum().item()}, "Forbidden: "),
-        ({"work": lambda low: low[low > 0]}, "Forbidden: index by bools"),
-        ({"plain": 11.0}, "a graph's states are 0.091 from the step's own"),
-        ({"work": lambda low: low * torch.nan}, "a graph's states are "),
-    ],
-)
-def test_a_graph_that_cannot_be_or_differs_is_the_last_one(how, told, caplog):
-    graphs, step, _ = one_step(**how)
-    expected = torch.full((1, 1, 4), how.get("plain", 10.0))
-    with caplog.at_level(logging.WARNING):
-        for _ in range(6):
-            assert torch.equal(graphs.states(step), expected)
-    assert [told in each for each in caplog.messages] == [True]
-    assert StepGraphs.failed
-    assert not graphs._tables
-    made = HostRecording.made
-    again, step, _ = one_step()  # of another engine
-    for _ in range(6):
-        again.states(step)
-    assert HostRecording.made == made
-
-
 def test_a_wrong_graph_leaves_no_wrong_keys_behind(tiny_engine, caplog):
     """It wrote keys and values of other ids before it was found to differ."""
 
-    class Wrong(HostRecording):
+    class OfOtherIds(HostRecording):
         def __init__(self, work, beside):
             super().__init__(work, beside)
-            self._operations = [
-                (func, *(spoilt(each) for each in rest)) for func, *rest in self._operations
-            ]
-
-    def spoilt(values):
-        return tuple(0.5 if each == 1e-6 else each for each in values) if values else values
+            for number, (func, args, *rest) in enumerate(self._operations):
+                if func is torch.ops.aten.embedding.default:
+                    other = args[0], torch.full_like(args[1], 7)
+                    self._operations[number] = (func, other, *rest)
 
     model = random_model(*MODELS["llama"])
-    expected = answers(engine_of(model, tiny_engine.tokenizer, None))
-    with caplog.at_level(logging.WARNING):
-        found = answers(engine_of(model, tiny_engine.tokenizer, Wrong))
-    assert [each.ids for each in found] == [each.ids for each in expected]
-    assert StepGraphs.failed
+    told = [], [], []
+    for record, ids in zip((None, HostRecording, OfOtherIds), told, strict=True):
+        engine = engine_of(model, tiny_engine.tokenizer, record)
+        (sequence,) = engine.start(PROMPTS[0], [GREEDY])
+        while engine.rows:
+            engine.step()
+        ids += sequence.ids
+        assert StepGraphs.failed is (record is OfOtherIds)
+    assert told[0] == told[1] == told[2]
+    assert "a graph's states are" in caplog.text
     assert len(caplog.messages) == 1
-
-
-@torch.inference_mode()
-def test_states_that_are_not_finite_are_no_reason_against_graphs():
-    graphs, step, _ = one_step()
-    broken = replace(step, plain=lambda: torch.full((1, 1, 4), torch.nan))
-    for _ in range(4):
-        assert graphs.states(broken).isnan().all()
-    assert HostRecording.made == 0
-    graphs.states(step)
-    assert HostRecording.made == 1
-    assert not StepGraphs.failed
-
-
-@torch.inference_mode()
-def test_of_many_graphs_the_longest_unused_goes(monkeypatch):
-    monkeypatch.setattr(step_graphs, "MOST", 2)
-    graphs, step, _ = one_step()
-    for kind in ("a", "b", "a", "c", "a", "c"):
-        for _ in range(2):
-            graphs.states(replace(step, kind=kind))
-    assert [key[-1] for key in graphs._tables[step.cache].graphs] == ["a", "c"]
-    assert HostRecording.made == 3
-
-
-def test_sizes_are_rounded_up_within_the_memory_that_is_there():
-    def sizes(lengths, capacity, rows=None):
-        cache = RowCache()
-        cache.lengths, (cache._rows, cache._tokens) = list(lengths), capacity
-        ids = torch.zeros(rows or len(lengths), 1)
-        return step_graphs.sizes_of(step_graphs.Step(cache, ids, 0, None, None, None))
-
-    assert sizes([5], (4, 64)) == (1, 16)
-    assert sizes([5, 15, 3], (4, 64)) == (4, 16)
-    assert sizes([5, 16, 3], (3, 64)) == (3, 32)
-    assert sizes([5] * 5, (8, 20)) == (8, 16)
-    assert sizes([17] * 5, (8, 20)) == (8, 20)
-    assert sizes([20], (8, 20)) is None  # the cache must grow first
-    assert sizes([5, 5], (1, 20)) is None
-    assert sizes([5, 5], (8, 20), rows=1) is None  # some rows of several
-
-
-def test_without_a_recorder_nothing_is_recorded(tiny_engine):
-    engine = Engine(tiny_engine.model._whole, tiny_engine.tokenizer)
-    assert engine.model._graphs is None
-    assert not engine.cache._zeroed
-
-
-def test_the_stand_in_raises_where_a_capture_would():
-    x = torch.ones(3)
-    with torch.inference_mode():
-        for work in (lambda: x.sum().item() * x, lambda: x[x > 0], lambda: x.nonzero()):
-            with pytest.raises(Forbidden):
-                HostRecording(work, None)
