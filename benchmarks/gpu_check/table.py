@@ -23,6 +23,7 @@ DECODING = {
     "how": "decoding",
     "rows": "rows",
     "even": "even",
+    "tokens": "prompt",
     "with_graphs": "graphs",
     "step_ms": "ms a step",
     "tokens_per_s": "tokens/s",
