@@ -65,11 +65,7 @@ def decoding(session: Session, base: str) -> None:
             Engine, model, tokenizer, Counted if about["with_graphs"] else None
         )
         session.attempt(
-            "decoding",
-            lambda s, p=params, t=about, r=record: steps(
-                s, Engine(model, tokenizer, r), p, t, read
-            ),
-            **about,
+            "decoding", lambda s, e=engine, p=params, t=about: steps(s, e(), p, t, read), **about
         )
         free_memory()
     if base == "bf16":

@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.http_client import helm_body
 from support.random_models import CPU
+from support.saved_adapters import save_bundle
 
 from effchal.cli import compose_config
 from effchal.config import ConfigError, save_config
@@ -192,16 +193,16 @@ def test_a_run_folder_stands_for_the_bundle_in_it(serving_cfg, tmp_path):
         assert (cfg.bundle, cfg.serve.max_rows, cfg.prompt) == (str(bundle), 2, serving_cfg.prompt)
 
 
-def test_how_steps_run_is_the_one_key_of_the_model_that_a_bundle_leaves_free(serving_cfg, tmp_path):
-    (tmp_path / "manifest.json").write_text("{}")
-    save_config(serving_cfg, tmp_path / "config.yaml")
+def test_how_steps_run_is_the_one_key_of_the_model_that_a_bundle_leaves_free(tmp_path):
+    bundle = save_bundle(tmp_path / "bundle", 1)
 
     def found(word):
-        typed = [f"bundle='{tmp_path}'", word]
-        return inference_config(compose_config(typed), typed, {"serve"})
+        typed = [f"bundle='{bundle}'", word]
+        cfg = inference_config(compose_config(typed), typed, {"serve"})
+        return check_model_source(cfg).base.cuda_graphs
 
-    assert found("serve.max_rows=2").model.cuda_graphs
-    assert not found("model.cuda_graphs=false").model.cuda_graphs
+    assert found("serve.max_rows=2") is True
+    assert found("model.cuda_graphs=false") is False
     with pytest.raises(ConfigError, match=r"model\.double_quant is frozen"):
         found("model.double_quant=false")
 
