@@ -139,7 +139,7 @@ def driven(engine, seed, adapters=("",), steps=100):
     return all_sequences
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_rows_that_come_and_go_answer_as_without(seed, tiny_engine):
     model = random_model(*MODELS["llama"])
     found, expected = (
