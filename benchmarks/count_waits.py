@@ -21,6 +21,7 @@ from effchal.config.choices import Dtype
 from effchal.decoding.contrast import Dola, Sled
 from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
+from effchal.kernels.step_graphs import Record
 from effchal.model.load import load_base_model
 from effchal.model.tokenizer import load_tokenizer
 
@@ -46,7 +47,7 @@ WAYS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def tiny_engine(dtype: torch.dtype) -> Engine:
+def tiny_engine(dtype: torch.dtype, record: Record | None = None) -> Engine:
     """Call inside `made_up_gpu`."""
     cfg = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
     with _disable_current_modes():
@@ -59,18 +60,31 @@ def tiny_engine(dtype: torch.dtype) -> Engine:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, device=DEVICE)
-    return Engine(model, tokenizer)
+    return Engine(model, tokenizer, record)
 
 
-def waits_of_steps(ways: list[dict[str, Any]], rows: int, dtype: torch.dtype) -> Counter[str]:
-    """Places of the waits of STEPS steps with so many rows of each way."""
+def waits_of_steps(
+    ways: list[dict[str, Any]],
+    rows: int,
+    dtype: torch.dtype,
+    record: Record | None = None,
+    before: int = 0,
+) -> Counter[str]:
+    """Places of the waits of STEPS steps with so many rows of each way.
+
+    Args:
+        record: of CUDA graphs.
+        before: steps that do not count, e.g. until graphs are recorded.
+    """
     with made_up_gpu() as waits:
-        engine = tiny_engine(dtype)
+        engine = tiny_engine(dtype, record)
         for row in range(rows):
             for way in ways:
-                params = SamplingParams(max_new_tokens=STEPS + 2, seed=row, **way)
+                params = SamplingParams(max_new_tokens=before + STEPS + 2, seed=row, **way)
                 engine.start(list(range(5, 9 + row)), [params])
         assert len(engine.rows) == rows * len(ways)
+        for _ in range(before):
+            engine.step()
         waits.places.clear()
         for _ in range(STEPS):
             engine.step()

@@ -52,7 +52,7 @@ def bundle_folder(path: str | Path) -> Path:
 
 
 def inference_config(cfg: Config, overrides: list[str], free: set[str]) -> Config:
-    """The bundle's own config with the typed decoding.* and `free` keys on top.
+    """The bundle's own config with typed decoding.*, model.cuda_graphs and `free` keys on top.
 
     Without a bundle it is `cfg`, which then must say lora=none. The result's `bundle` is the
     bundle's own folder, also where `cfg.bundle` is a run folder. For `base:<folder>` and
@@ -69,7 +69,7 @@ def inference_config(cfg: Config, overrides: list[str], free: set[str]) -> Confi
         return cfg
     kind, path = split_base(cfg.bundle)
     folder = bundle_folder(path)
-    allowed = {"decoding", "bundle", "base_model"} | free
+    allowed = {"decoding", "bundle", "base_model", "model.cuda_graphs"} | free
     frozen = load_config(folder / "config.yaml")
     found = overlay(frozen, cfg, overrides, allowed, str(folder))
     if kind is None:
@@ -96,6 +96,7 @@ def check_model_source(cfg: Config) -> ModelSource:
     else:
         base = replace(cfg.model, name=cfg.base_model or cfg.model.name)
         pin_revision(base)
+    base = replace(base, cuda_graphs=cfg.model.cuda_graphs)
     return ModelSource(bundle, base, model_shape(base), cfg.prompt)
 
 
@@ -159,6 +160,7 @@ def load_engine(
     from effchal.admission.admit import admit, admit_architecture
     from effchal.bundle import load_bundle_model
     from effchal.decoding.engine import Engine
+    from effchal.kernels.step_graphs import CudaRecording
     from effchal.model.device import limit_gpu_memory, pick_device
     from effchal.model.load import base_model_config, load_base_model
     from effchal.model.vocabulary import check_vocabulary
@@ -175,7 +177,8 @@ def load_engine(
     if merge_adapter:
         model, drift = merged(model, encoder)
     admit(model)
-    engine = Engine(model, encoder.tokenizer)
+    uses_graphs = source.base.cuda_graphs and device.type == "cuda"
+    engine = Engine(model, encoder.tokenizer, CudaRecording if uses_graphs else None)
     engine.drift = drift
     check_vocabulary(encoder.tokenizer, engine.embeddings)
     engine.ends |= encoder.end_ids

@@ -1,4 +1,7 @@
-"""Greedy, DoLa and sampled answers against their definitions: a whole pass without a cache."""
+"""Greedy, DoLa and sampled answers against their definitions: a whole pass without a cache.
+
+Steps are CUDA graphs, and the same answers are asked for without.
+"""
 
 import math
 from collections import Counter
@@ -13,9 +16,10 @@ from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.sequence import Completion
 from gpu_check.models import adapt, make_tokenizer, quantise, random_ids, small_model, unpacked
+from gpu_check.recorder import Counted, forget, graphs
 from gpu_check.session import Session
 
-PROMPTS, NEW_TOKENS = (5, 40, 133, 300), 12
+PROMPTS, NEW_TOKENS = (5, 40, 133, 300), 20  # tokens, twice as many as pass before a graph
 CASES = (("llama", "float32", None), ("mistral", "float32", 24), ("llama", "bfloat16", None))
 CASES += (("llama", "nf4", None),)
 LAYERS, RELATIVE_TOP = (0, 1, 2), 0.1
@@ -42,20 +46,28 @@ def answers_of(session: Session, kind: str, base: str, window: int | None) -> No
     if base == "nf4":
         model, reference = quantise(model), unpacked(quantise(reference))
     model, reference = adapt(model).eval(), adapt(reference.float()).eval()
-    engine = Engine(model, make_tokenizer(512))
+    engine, without = (Engine(model, make_tokenizer(512), each) for each in (Counted, None))
     prompts = [random_ids(length, 512, length) for length in PROMPTS]
     told = {"model": kind, "base": base, "window": window}
     is_rounded = base == "bfloat16" or (base == "nf4" and rounds_4_bits(engine.model.device))
     limit = ROUNDED if is_rounded else EXACT
     for how, contrast in (("greedy", Greedy()), ("dola", Dola(LAYERS, relative_top=RELATIVE_TOP))):
         params = SamplingParams(NEW_TOKENS, contrast=contrast, ignore_eos=True)
-        found = engine.generate(prompts, [[params]] * len(prompts), len(prompts))
-        below = [
-            nats_below_the_best(reference, contrast, prompt, completion.ids)
-            for prompt, (completion,) in zip(prompts, found, strict=True)
-        ]
-        nats = [each for row in below for each in row]
-        within = sum(each <= limit for each in nats) / len(nats)
+        forget()
+        found, plain = (
+            [one.ids for (one,) in each.generate(prompts, [[params]] * len(prompts), len(prompts))]
+            for each in (engine, without)
+        )
+        nats, plain_nats = (
+            [
+                each
+                for prompt, ids in zip(prompts, answers, strict=True)
+                for each in nats_below_the_best(reference, contrast, prompt, ids)
+            ]
+            for answers in (found, plain)
+        )
+        shares = [sum(each <= limit for each in some) / len(some) for some in (nats, plain_nats)]
+        made = graphs()
         session.tell(
             "answers",
             **told,
@@ -63,7 +75,11 @@ def answers_of(session: Session, kind: str, base: str, window: int | None) -> No
             worst_nats_below_best=max(nats),
             same_tokens=sum(each == 0 for each in nats),
             of=len(nats),
-            ok=within >= (SAME if is_rounded else 1.0),
+            **made,
+            as_without_graphs=found == plain,
+            ok=min(shares) >= (SAME if is_rounded else 1.0)
+            and made["replays"] > 0
+            and (is_rounded or found == plain),
         )
     if base == "float32":
         sampled(session, engine, reference, prompts[1], told)
@@ -71,7 +87,7 @@ def answers_of(session: Session, kind: str, base: str, window: int | None) -> No
 
 def rounds_4_bits(device: torch.device) -> bool:
     """Whether bitsandbytes multiplies 4-bit weights in bfloat16, whatever the states' type."""
-    return device.type == "cpu" and bitsandbytes.functional.has_avx512bf16()
+    return device.type == "cpu" and bool(bitsandbytes.functional.has_avx512bf16())
 
 
 def nats_below_the_best(

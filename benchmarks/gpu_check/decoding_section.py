@@ -1,8 +1,10 @@
 """Decoding at Mistral-7B's shape: tokens/s, share of the copy bandwidth, waits of the host."""
 
+import functools
 import math
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from effchal.decoding.contrast import Contrast, Dola, Greedy
 from effchal.decoding.engine import Engine
 from effchal.decoding.layers import candidate_layers
 from effchal.decoding.sampling import SamplingParams
+from effchal.kernels.step_graphs import SEEN
 from effchal.model.structure import causal_lm
 from effchal.serving.metrics import Metrics
 from effchal.serving.queued import QueuedPrompt
@@ -28,10 +31,11 @@ from gpu_check.measure import (
     seconds,
 )
 from gpu_check.models import adapt, large_model, make_tokenizer, quantise, random_ids
+from gpu_check.recorder import Counted, forget, graphs
 from gpu_check.session import Session
 
 ROWS, TINY_ROWS = (1, 8, 16), (1, 3)
-RANK, WARM = 16, 3
+RANK, WARM = 16, SEEN + 2  # graphs are recorded by then
 REQUESTS, NEW_TOKENS, SHARED, OWN = 32, 64, 512, 128  # of the scheduler's prompts
 TINY_REQUESTS = (4, 8, 40, 10)
 
@@ -54,23 +58,40 @@ def decoding(session: Session, base: str) -> None:
         "dola": (Dola(layers), 0.0),
         "sampled": (Greedy(), 0.8),
     }
-    all_rows = TINY_ROWS if session.tiny else ROWS
-    for rows in all_rows:
-        for how, (contrast, temperature) in hows.items():
-            params = SamplingParams(10**6, temperature, 0.95, contrast=contrast, ignore_eos=True)
-            for even in (True, False) if rows == all_rows[1] else (True,):
-                told = {"system": "effchal", "base": base, "how": how, "rows": rows, "even": even}
-                session.attempt(
-                    "decoding",
-                    lambda s, p=params, t=told: steps(s, Engine(model, tokenizer), p, t, read),
-                    **told,
-                )
-                free_memory()
+    for about in kinds(session, base):
+        contrast, temperature = hows[about["how"]]
+        params = SamplingParams(10**6, temperature, 0.95, contrast=contrast, ignore_eos=True)
+        engine = functools.partial(
+            Engine, model, tokenizer, Counted if about["with_graphs"] else None
+        )
+        session.attempt(
+            "decoding", lambda s, e=engine, p=params, t=about: steps(s, e(), p, t, read), **about
+        )
+        free_memory()
     if base == "bf16":
-        for rows in all_rows:
+        for rows in rows_of(session):
             told = {"system": "transformers generate", "base": base, "how": "greedy", "rows": rows}
             session.attempt("decoding", lambda s, t=told: generate(s, model, t), **told)
-        session.attempt("serving", lambda s: serving(s, Engine(model, tokenizer)))
+        session.attempt("serving", lambda s: serving(s, Engine(model, tokenizer, Counted)))
+
+
+def kinds(session: Session, base: str) -> Iterator[dict[str, Any]]:
+    """Ways to decode, rows, whether these are of one length, tokens of a prompt, and graphs."""
+    for rows in rows_of(session):
+        for how in ("greedy", "dola", "sampled"):
+            for even in (True, False) if rows == rows_of(session)[1] else (True,):
+                for with_graphs in (True, False) if even and how != "sampled" else (True,):
+                    told = {"system": "effchal", "base": base, "how": how, "rows": rows}
+                    told |= {"even": even, "tokens": prompt_tokens(session)}
+                    yield told | {"with_graphs": with_graphs}
+    if base == "bf16":  # a graph masks columns, which takes another attention kernel
+        told = {"system": "effchal", "base": base, "how": "greedy", "rows": 1, "even": True}
+        for with_graphs in (True, False):
+            yield told | {"tokens": 8 * prompt_tokens(session), "with_graphs": with_graphs}
+
+
+def rows_of(session: Session) -> tuple[int, ...]:
+    return TINY_ROWS if session.tiny else ROWS
 
 
 def prompt_tokens(session: Session) -> int:
@@ -85,7 +106,8 @@ def steps(
     session: Session, engine: Engine, params: SamplingParams, told: dict[str, Any], read: int
 ) -> None:
     """Median of a step's seconds, once a few are done. read: bytes of the weights."""
-    length, times = prompt_tokens(session), []
+    length, times = told["tokens"], []
+    forget()
     with peak_memory() as memory:
         for row in range(told["rows"]):
             ids = random_ids(length - (0 if told["even"] else row), 500, row)
@@ -98,9 +120,11 @@ def steps(
             times.append(time.perf_counter() - begun)
     waits = host_waits(engine.step)
     taken = statistics.median(times[WARM:])
-    session.tell("decoding", **told, **rates(session, told, taken, read), waits=waits, **memory)
+    found = rates(session, told, taken, read)
+    session.tell("decoding", **told, **found, waits=waits, **graphs(), **memory)
     if told["rows"] == 1 and told["how"] != "sampled":
-        what = f"decode step, {told['how']}, 1 row"
+        with_or_without = "with graphs" if told["with_graphs"] else "without graphs"
+        what = f"decode step, {told['how']}, 1 row, {length} tokens, {with_or_without}"
         session.tell("profile", what=what, base=told["base"], **profile(engine.step))
 
 

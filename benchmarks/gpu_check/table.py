@@ -23,10 +23,14 @@ DECODING = {
     "how": "decoding",
     "rows": "rows",
     "even": "even",
+    "tokens": "prompt",
+    "with_graphs": "graphs",
     "step_ms": "ms a step",
     "tokens_per_s": "tokens/s",
     "share_of_bandwidth": "of bandwidth",
     "waits": "waits",
+    "graphs": "recorded",
+    "recording_ms": "recording, ms",
     "allocated_gib": "GiB",
 }
 ATTENTION = {

@@ -61,12 +61,7 @@ def training(session: Session) -> Iterator[Target]:
 
 def decoding(session: Session) -> Iterator[Target]:
     for base in ("bf16", "bf16+adapter", "nf4+adapter"):
-        one = {
-            how: session.of("decoding", system="effchal", base=base, how=how, rows=1)
-            for how in ("greedy", "dola", "sampled")
-        }
-        greedy = [run for run in one["greedy"] if "step_ms" in run]
-        dola = [run for run in one["dola"] if "step_ms" in run]
+        greedy, dola = (one_row(session, base, how) for how in ("greedy", "dola"))
         if base == "bf16":
             shares = [run["share_of_bandwidth"] for run in greedy if known(run)]
             yield judged(
@@ -75,6 +70,7 @@ def decoding(session: Session) -> Iterator[Target]:
                 shares,
                 lambda share: share >= OF_BANDWIDTH,
             )
+            yield from with_graphs(session, base)
         ratios = [
             d["step_ms"] / g["step_ms"] for d, g in zip(dola, greedy, strict=False) if known(d)
         ]
@@ -93,6 +89,26 @@ def decoding(session: Session) -> Iterator[Target]:
             worst,
             lambda count: count <= WAITS,
             "{:.0f}",
+        )
+
+
+def one_row(session: Session, base: str, how: str, on: bool = True, nth: int = 0) -> list[dict]:
+    """The run of one row with graphs or without, at the nth shortest prompt; empty: none."""
+    about = {"base": base, "how": how, "rows": 1, "with_graphs": on}
+    found = session.of("decoding", system="effchal", **about)
+    runs = sorted((run for run in found if "step_ms" in run), key=lambda run: run["tokens"])
+    return runs[nth : nth + 1]
+
+
+def with_graphs(session: Session, base: str) -> Iterator[Target]:
+    for nth, prompt in enumerate(("short", "long")):
+        on, off = (one_row(session, base, "greedy", which, nth) for which in (True, False))
+        ratios = [b["step_ms"] / a["step_ms"] for a, b in zip(on, off, strict=False) if known(a)]
+        yield judged(
+            f"decoding {base}, 1 row, {prompt} prompt: speed with CUDA graphs over without",
+            ">= 1",
+            ratios,
+            lambda ratio: ratio >= 1,
         )
 
 

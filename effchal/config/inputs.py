@@ -47,6 +47,9 @@ class ModelConfig:
     double_quant: bool = True
     # Which implementation computes attention.
     attention: Attention = Attention.auto
+    # On a GPU, decode steps of one adapter are recorded as CUDA graphs: fewer calls of the host for
+    # each token. The first replay of each is compared with the step itself.
+    cuda_graphs: bool = True
     # [tokens] A longer training example is cut.
     max_seq_len: int = LENGTH
 

@@ -17,6 +17,7 @@ from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.sequence import Completion, Prefill, Row, Sequence, named
 from effchal.decoding.taps import NewTokens, TappedModel
 from effchal.decoding.transfer import upload
+from effchal.kernels.step_graphs import Record
 from effchal.model.adapter_names import BASE
 from effchal.model.merge import Drift
 from effchal.model.structure import end_tokens
@@ -26,9 +27,9 @@ from effchal.model.vocabulary import check_ids, embedding_rows
 class Engine:
     """Not thread-safe: one caller at a time. Row i of the cache belongs to rows[i]."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Any, record: Record | None = None) -> None:
         self.tokenizer = tokenizer
-        self.model = TappedModel(model)
+        self.model = TappedModel(model, record)
         self.embeddings = embedding_rows(model)  # ids below it are known
         self.max_positions = self.model.max_positions  # prompt and answer together
         self.own_ends = frozenset({tokenizer.eos_token_id, *end_tokens(model)})

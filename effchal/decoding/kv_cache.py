@@ -18,7 +18,9 @@ class RowCache:
     how many tokens; afterwards, `commit` makes them part of the rows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, zeroed: bool = False) -> None:
+        """zeroed: columns that no row has written are zeros in the memory of a single row, too."""
+        self._zeroed = zeroed
         self.lengths: list[int] = []
         self._keys: list[Tensor] = []  # a layer each: (rows, heads, capacity, head size)
         self._values: list[Tensor] = []
@@ -124,7 +126,7 @@ class RowCache:
         Returns:
             their position_ids, (count, new).
         """
-        self._first, self._count, self._new = first, count, new
+        self.expect(first, count, new)
         lengths = self.lengths[first : first + count]
         self._total = max(lengths) + new
         self._reserve(len(self.lengths), self._total)
@@ -133,12 +135,31 @@ class RowCache:
         self._equal_lengths = min(lengths) == max(lengths)
         return self._starts[:, None] + torch.arange(new, device=device)
 
+    def extend_padded(self, starts: Tensor, columns: int) -> None:
+        """Prepare for a token in each of the first rows; some may be memory beyond the last row.
+
+        Args:
+            starts: (R,) int64, where each row's token goes. The memory must be there.
+            columns: that all attend to.
+        """
+        self.expect(0, len(starts), 1)
+        self._total, self._starts, self._equal_lengths = columns, starts, False
+        self._numbers = torch.arange(len(starts), device=starts.device)
+
+    def expect(self, first: int, count: int, new: int) -> None:
+        """Say what `commit` makes part of the rows."""
+        self._first, self._count, self._new = first, count, new
+
+    def addresses(self) -> tuple[Any, ...]:
+        """Where and how large all memory is."""
+        return self.capacity, *(part.data_ptr() for part in (*self._keys, *self._values))
+
     def nbytes(self) -> int:
         """Of all memory that it has."""
         return sum(part.nbytes for part in (*self._keys, *self._values))
 
     def commit(self) -> None:
-        for row in range(self._first, self._first + self._count):
+        for row in range(self._first, min(self._first + self._count, len(self.lengths))):
             self.lengths[row] += self._new
 
     def total(self) -> int:
@@ -163,7 +184,7 @@ class RowCache:
     def _allocate(self, like: Tensor, rows: int, tokens: int) -> Tensor:
         # Zeros: attention multiplies what it masks by 0, and 0 times garbage may be NaN. A single
         # row masks only tokens that are written already, and zeros cost as much as filling it.
-        make = like.new_empty if rows == 1 else like.new_zeros
+        make = like.new_empty if rows == 1 and not self._zeroed else like.new_zeros
         return make(rows, like.shape[1], tokens, like.shape[3])
 
     def _put(self, part: Tensor, new: Tensor) -> Tensor:

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from effchal.decoding.contrast import Contrast
-from effchal.decoding.kv_cache import RowCache, additive, attention_mask
+from effchal.decoding.fused_steps import chunk_of, graph_step, is_step_of_all_rows
+from effchal.decoding.kv_cache import RowCache, additive
 from effchal.decoding.layer_logits import Tap
 from effchal.decoding.layer_states import tapped
 from effchal.decoding.library_cache import LibraryCache, run_row
 from effchal.decoding.lm_head import LMHead
 from effchal.decoding.transfer import upload
 from effchal.kernels.fused_forward import Chunk, FusedForward, fused_forward
+from effchal.kernels.step_graphs import Record, StepGraphs
 from effchal.model.adapters import LibraryAdapters
 from effchal.model.device import multiplies_bfloat16
 from effchal.model.route import Decoding, logits_head, require_layer_states, route_of
@@ -54,7 +56,8 @@ class TappedModel:
     Works with peft adapters (also one on the head), NF4, tied and untied heads.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, record: Record | None = None) -> None:
+        """record: records decode steps to do them again; None runs each as it comes."""
         self._whole = whole = causal_lm(model)
         self.route = route_of(model)
         set_attention(whole)  # flash attention and packed rows take no mask of ours
@@ -81,6 +84,9 @@ class TappedModel:
         self._fused: FusedForward | None = None
         if self.route.decoding is Decoding.fused and self._layers is not None:
             self._fused = fused_forward(self.backbone, self._layers, self._norm, self.config)
+        self._graphs: StepGraphs | None = None
+        if record is not None and self._fused is not None:
+            self._graphs = StepGraphs(record, self._fused.scratch)
 
     @property
     def reads_in_chunks(self) -> bool:
@@ -113,7 +119,7 @@ class TappedModel:
             require_layer_states(self._whole)
 
     def new_cache(self) -> RowCache:
-        return RowCache() if self.reads_in_chunks else LibraryCache()
+        return RowCache(self._graphs is not None) if self.reads_in_chunks else LibraryCache()
 
     def load_adapter(self, folder: Path) -> str:
         """Put one more adapter into a base model, for the rows that name it; its name.
@@ -121,6 +127,7 @@ class TappedModel:
         Raises:
             ConfigError: it is no adapter for this model, or more than a plain one.
         """
+        self._drop_graphs()
         name = self.adapters.load(folder)
         if self._fused is not None and not self._fused.add_adapter(name, self._layers):
             log.warning("%s: decoding by the library's layers, which is slower", folder)
@@ -129,9 +136,14 @@ class TappedModel:
 
     def drop_adapter(self, name: str) -> None:
         """Free an adapter's memory. No row may name it any more."""
+        self._drop_graphs()
         self.adapters.drop(name)
         if self._fused is not None:
             self._fused.drop_adapter(name)
+
+    def _drop_graphs(self) -> None:
+        if self._graphs is not None:
+            self._graphs.clear()
 
     @property
     def shares_prefix(self) -> bool:
@@ -153,11 +165,14 @@ class TappedModel:
         one_each = all(each.ids.shape[1] == 1 for each in new)
         few = self.fits_together(sum(each.ids.numel() for each in new))
         use_fused = self._fused is not None and (one_each or few)
-        chunks = [self._chunk(each, use_fused) for each in new]
-        if use_fused:
-            states = self._fused_states(chunks, taps, at)
+        if use_fused and self._graphs is not None and is_step_of_all_rows(new):
+            step = graph_step(new[0], self.config, taps, at, self._fused_states)
+            states = self._exit_norm(self._graphs.states(step), taps)
+        elif use_fused:
+            chunks = [chunk_of(each, self.config, use_fused) for each in new]
+            states = self._exit_norm(self._fused_states(chunks, taps, at), taps)
         else:
-            (chunk,) = chunks
+            (chunk,) = [chunk_of(each, self.config, use_fused) for each in new]
             tokens = chunk.ids, chunk.position_ids
             states = self.states(*tokens, new[0].cache, chunk.mask, taps, at, chunk.adapters)
         for each in new:
@@ -211,28 +226,15 @@ class TappedModel:
 
         return self._collect(run, taps, at, adapters)
 
-    def _chunk(self, new: NewTokens, use_fused: bool) -> Chunk:
-        rows, count = new.ids.shape
-        position_ids = new.cache.extend(new.first, rows, count, self.device)  # (rows, new)
-        columns = torch.arange(new.cache.total(), device=self.device)[None]  # (1, C)
-        visible = (columns[:, None] <= position_ids[:, :, None])[:, None]  # (rows, 1, new, C)
-        mask = attention_mask(self.config, visible, position_ids, columns)
-        sees_all_it_has = count == 1 and mask is visible
-        lengths = new.cache.lengths[new.first : new.first + rows]
-        if use_fused and sees_all_it_has and len(set(lengths)) == 1:
-            mask = None
-        shared = new.shared if sees_all_it_has else 0
-        return Chunk(new.ids, position_ids, new.cache, mask, shared, new.adapters)
-
     def _fused_states(self, chunks: list[Chunk], taps: tuple[Tap, ...], at: Tensor) -> Tensor:
-        """What `states` gives, by the fused forward."""
+        """What `states` gives before exit norms, by the fused forward."""
         assert self._fused is not None
         states = self._norm.weight.new_empty(len(taps) + 1, len(at), self.config.hidden_size)
         kept: dict[int, list[Tensor]] = {}
         for row, (layer, _) in enumerate(taps):
             kept.setdefault(layer, []).append(states[row])
         states[-1] = self._fused(chunks, at, kept)
-        return self._exit_norm(states, taps)
+        return states
 
     def states(
         self,

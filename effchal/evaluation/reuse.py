@@ -70,7 +70,7 @@ def prompts_of(folder: Path) -> dict[tuple[str, str], str]:
 def placeless(cfg: Config) -> Config:
     """The config without where model, data and results lie: digests tell the first two."""
     files = [Path(path).name for path in cfg.scenario.data]
-    model = replace(cfg.model, name="")
+    model = replace(cfg.model, name="", cuda_graphs=True)
     scenario = replace(cfg.scenario, path=None, data=files, skip_missing=False, contest=False)
     evaluate = replace(cfg.evaluate, reuse=False, memory_gib=None, together=True, grader=None)
     lm_eval = replace(cfg.lm_eval, environment="")

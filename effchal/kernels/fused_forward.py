@@ -105,7 +105,7 @@ class FusedForward:
     """The backbone's formulas in fewer and larger operations."""
 
     def __init__(self, backbone: Any, layers: list[LayerParts], norm: RmsNorm, config: Any) -> None:
-        scratch = ScratchBuffers()
+        self.scratch = scratch = ScratchBuffers()
         self._rows = RowAdapters(active_adapter(layers))
         self._embed = backbone.get_input_embeddings()
         self._embed_scale = getattr(backbone, "embedding_multiplier", 1)  # Granite

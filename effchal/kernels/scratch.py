@@ -22,3 +22,7 @@ class ScratchBuffers:
             with torch.inference_mode(False):  # made inside, it could not be written outside
                 self._buffers[name] = like.new_empty(count)
         return self._buffers[name][:count].view(shape)
+
+    def buffers(self) -> list[Tensor]:
+        """All memory that there is now; `take` may replace a buffer by a larger one."""
+        return list(self._buffers.values())

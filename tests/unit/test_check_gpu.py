@@ -47,7 +47,7 @@ def test_the_best_run_within_memory_is_compared_with_the_best_of_each_peer(sessi
 
 def test_runs_out_of_memory_and_speeds_of_a_cpu_are_judged_by_nobody(session):
     session.tell("training", system="effchal", base="bf16", error="out of memory")
-    decoded = {"system": "effchal", "base": "bf16", "rows": 1, "even": True}
+    decoded = {"system": "effchal", "base": "bf16", "rows": 1, "tokens": 512, "with_graphs": True}
     session.tell(
         "decoding", **decoded, how="greedy", step_ms=1.0, share_of_bandwidth=0.1, waits=None
     )
@@ -55,12 +55,21 @@ def test_runs_out_of_memory_and_speeds_of_a_cpu_are_judged_by_nobody(session):
 
 
 def test_decoding_is_judged_by_bandwidth_ratio_and_waits(session):
-    decoded = {"system": "effchal", "base": "bf16", "rows": 1, "even": True}
+    decoded = {"system": "effchal", "base": "bf16", "rows": 1, "tokens": 512, "with_graphs": True}
     session.tell("decoding", **decoded, how="greedy", step_ms=5.0, share_of_bandwidth=0.7, waits=1)
     session.tell("decoding", **decoded, how="dola", step_ms=6.0, share_of_bandwidth=0.6, waits=2)
+    off, long = decoded | {"with_graphs": False}, {"tokens": 4096, "how": "greedy", "waits": 1}
+    session.tell("decoding", **off, how="greedy", step_ms=4.0, share_of_bandwidth=0.5, waits=1)
+    session.tell("decoding", **decoded | long, step_ms=8.0, share_of_bandwidth=0.5)
+    session.tell("decoding", **off | long, step_ms=9.0, share_of_bandwidth=0.5)
     found = verdicts(session)
     assert found["decoding bf16, 1 row: share of copy bandwidth"] == "met"
     assert found["decoding bf16, 1 row: DoLa's step over greedy's"] == "not met"
+    assert (
+        found["decoding bf16, 1 row, short prompt: speed with CUDA graphs over without"]
+        == "not met"
+    )
+    assert found["decoding bf16, 1 row, long prompt: speed with CUDA graphs over without"] == "met"
     assert found["decoding bf16: most waits of the host a step"] == "not met"
 
 

@@ -3,13 +3,22 @@
 import json
 import threading
 import time
+from dataclasses import replace
 
 import pytest
+import torch
 from support.http_client import helm_body
+from support.random_models import CPU
+from support.saved_adapters import save_bundle
 
 from effchal.cli import compose_config
 from effchal.config import ConfigError, save_config
-from effchal.model_source import bundle_folder, inference_config
+from effchal.decoding import engine as engine_module
+from effchal.decoding.engine import Engine
+from effchal.kernels.step_graphs import CudaRecording
+from effchal.model import device as device_module
+from effchal.model import load as load_module
+from effchal.model_source import bundle_folder, check_model_source, inference_config, load_engine
 from effchal.serving.app import make_app
 from effchal.serving.service import Service
 
@@ -182,3 +191,37 @@ def test_a_run_folder_stands_for_the_bundle_in_it(serving_cfg, tmp_path):
         typed = [f"bundle='{given}'", "serve.max_rows=2"]
         cfg = inference_config(compose_config(typed), typed, {"serve"})
         assert (cfg.bundle, cfg.serve.max_rows, cfg.prompt) == (str(bundle), 2, serving_cfg.prompt)
+
+
+def test_how_steps_run_is_the_one_key_of_the_model_that_a_bundle_leaves_free(tmp_path):
+    bundle = save_bundle(tmp_path / "bundle", 1)
+
+    def found(word):
+        typed = [f"bundle='{bundle}'", word]
+        cfg = inference_config(compose_config(typed), typed, {"serve"})
+        return check_model_source(cfg).base.cuda_graphs
+
+    assert found("serve.max_rows=2") is True
+    assert found("model.cuda_graphs=false") is False
+    with pytest.raises(ConfigError, match=r"model\.double_quant is frozen"):
+        found("model.double_quant=false")
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_engine_hears_whether_graphs_are_wanted(wanted, serving_cfg, monkeypatch):
+    """On a card, which this one pretends to be once the weights are here."""
+    serving_cfg = replace(
+        serving_cfg, lora=None, model=replace(serving_cfg.model, cuda_graphs=wanted)
+    )
+    told, load = [], load_module.load_base_model
+    monkeypatch.setattr(device_module, "pick_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(load_module, "load_base_model", lambda cfg, _: load(cfg, CPU))
+
+    class Heard(Engine):
+        def __init__(self, model, tokenizer, record):
+            told.append(record)
+            super().__init__(model, tokenizer)
+
+    monkeypatch.setattr(engine_module, "Engine", Heard)
+    load_engine(check_model_source(serving_cfg))
+    assert told == [CudaRecording if wanted else None]
