@@ -15,6 +15,7 @@ from effchal.config.choices import Dtype, Quantization
 from effchal.decoding.contrast import Dola, Sled
 from effchal.decoding.engine import Engine
 from effchal.decoding.kv_cache import RowCache
+from effchal.decoding.reading import parts_in_step
 from effchal.decoding.recovery import step_apart
 from effchal.decoding.sampling import SamplingParams
 from effchal.kernels.step_graphs import StepGraphs
@@ -124,8 +125,9 @@ def driven(engine, seed, adapters=("",), steps=100):
             engine.drop_finished()
         if draw.random() < 0.03 and engine.rows:  # a step failed before it changed anything
             step_apart(engine)
-        elif reading is not None and engine.can_prefill_in_step(reading, 4):
-            reading = None if engine.step_and_prefill(reading, 4) else reading
+        elif reading is not None and engine.rows:
+            engine.step(parts_in_step(engine, [reading], 4))
+            reading = reading if reading.left else None
         elif reading is not None:
             reading = None if engine.prefill(reading, 4) else reading
         elif engine.rows:
