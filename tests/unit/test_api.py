@@ -32,6 +32,7 @@ def model():
     return effchal.load(Config(model=base, prompt=prompt, lora=None))
 
 
+@pytest.mark.integration
 def test_importing_the_package_stays_light():
     code = "import sys, effchal; print([m for m in ('torch', 'hydra') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -147,6 +148,7 @@ def test_a_bundle_with_keys_of_an_earlier_version_still_loads(tmp_path):
     assert effchal.load(tmp_path).config.budget == cfg.budget
 
 
+@pytest.mark.integration
 def test_evaluate_gives_the_results_of_the_command(tmp_path):
     path = tmp_path / "choices.jsonl"
     rows = [

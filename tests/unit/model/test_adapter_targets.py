@@ -6,8 +6,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 from support.architectures import random_model, write_folder
+from support.configs import compose_config
 
-from effchal.cli import compose_config
 from effchal.config import Config, ConfigError, LoraConfig, ModelConfig
 from effchal.config.choices import Dtype, Quantization
 from effchal.model.adapter_targets import adapter_targets

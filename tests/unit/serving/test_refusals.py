@@ -5,9 +5,9 @@ import threading
 import time
 
 import pytest
+from support.configs import compose_config
 from support.http_client import helm_body
 
-from effchal.cli import compose_config
 from effchal.config import ConfigError, save_config
 from effchal.model_source import bundle_folder, inference_config
 from effchal.serving.app import make_app
