@@ -61,6 +61,7 @@ def test_each_module_that_all_linear_names_learns(name, recwarn):
     assert learning == set(names)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("quantization", [None, Quantization.nf4])
 @pytest.mark.parametrize("name", ["phi-3.5", "deepseek-v3"])
 def test_a_plan_and_a_run_adapt_the_same_modules(name, quantization, tmp_path):

@@ -24,7 +24,6 @@ CPU = torch.device("cpu")
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32, max_seq_len=256)
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "packed", "plain_head", "decoding"),
     [
@@ -201,7 +200,6 @@ def test_dola_is_refused_where_layers_are_hidden():
         require_layer_states(model)
 
 
-@pytest.mark.integration
 def test_a_model_that_reads_each_text_again_is_admitted_and_has_a_cache_size():
     model = random_model("doge")
     assert admit(model).decoding is Decoding.reread

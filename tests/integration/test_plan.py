@@ -34,7 +34,6 @@ def plan_of(cfg, machine=CARD):
     return plan_with_options(cfg, machine, None)
 
 
-@pytest.mark.integration
 def test_mistral_fits_a_card_of_24_gib_and_not_one_of_8():
     plan = plan_of(mistral())
     assert plan.fits
@@ -52,7 +51,6 @@ def test_mistral_fits_a_card_of_24_gib_and_not_one_of_8():
     assert again.memory_needed == option.memory
 
 
-@pytest.mark.integration
 def test_full_precision_weights_do_not_fit_and_quantization_is_named():
     cfg = mistral("model.quantization=null", "model.dtype=float32")
     plan = plan_of(cfg)
@@ -83,7 +81,6 @@ def command(tmp_path, *overrides):
     return forked.run(["plan", f"hydra.run.dir={tmp_path}", *overrides])
 
 
-@pytest.mark.integration
 def test_the_command_says_whether_it_fits(tmp_path):
     fits = command(tmp_path, "model=mistral_7b", "data_mix=lima_platypus")
     assert fits.returncode == 0, fits.stderr
@@ -95,7 +92,6 @@ def test_the_command_says_whether_it_fits(tmp_path):
     assert "lora.target_modules has ['query']" in wrong.stderr
 
 
-@pytest.mark.integration
 def test_a_probe_is_kept_for_later_plans(tmp_path):
     tiny = [
         "model=tiny",
@@ -114,7 +110,6 @@ def test_a_probe_is_kept_for_later_plans(tmp_path):
     assert "1 probe of this kind on this machine" in after.stdout
 
 
-@pytest.mark.integration
 def test_rules_that_are_enforced_refuse_a_plan_that_fits(tmp_path):
     tiny = ["model=tiny", "data_mix=quickstart", "plan.device=cpu", "train.max_steps=2"]
     tiny += ["rules=neurips_2023"]
@@ -123,7 +118,6 @@ def test_rules_that_are_enforced_refuse_a_plan_that_fits(tmp_path):
     assert "rules fail" in refused.stdout
 
 
-@pytest.mark.integration
 def test_a_probe_of_a_card_that_is_not_here_is_refused(tmp_path):
     tiny = [
         "model=tiny",
@@ -222,7 +216,6 @@ def test_an_architecture_that_looks_at_its_data_is_not_planned(monkeypatch, capl
     assert "memory cannot be planned for builtin:tiny: TypeError: a value" in caplog.text
 
 
-@pytest.mark.integration
 def test_the_ways_to_keep_a_model_are_compared_fastest_first():
     cfg = compose_config([*LEARNED, "model.dtype=auto"])
     machine = dataclasses.replace(CARD, memory_beside=0)
