@@ -40,7 +40,6 @@ from pathlib import Path
 
 from fuzz_bodies import FuzzRequest, fuzz_request
 from fuzz_neighbours import Neighbours
-from odd_models import OVERLONG, PADDED, odd_model
 from server_process import ServerProcess
 
 from effchal.serving.ready import free_port
@@ -51,7 +50,6 @@ CHECKS = [
     "response_schema_conformance",
     "unsupported_method",
 ]
-QUIET_S = 5.0  # before the first random request
 FUZZERS = 2  # random requests at once
 CLIENTS = 8
 RIGHT = {200, 400, 413, 503, 504}
@@ -63,16 +61,20 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=3000, help="random requests")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pause", type=float, default=0.3, help="longest one allowed, in seconds")
+    parser.add_argument("--quiet", type=float, default=5, help="seconds before the first of them")
+    parser.add_argument("--nice", type=int, default=19, help="of the processes that make them")
     parser.add_argument("--st", help="schemathesis' command line, to run it instead")
     parser.add_argument("--examples", type=int, default=500, help="with --st: at most, a route")
     parser.add_argument("--mode", choices=["negative", "positive", "all"], default="negative")
     args = parser.parse_args()
     if args.st:
         sys.exit(run_schemathesis(args))
+    from odd_models import OVERLONG, PADDED  # torch: the processes that send do without it
+
     results = {}
     for number, kind in enumerate([PADDED, OVERLONG]):
         count = args.count // 2 + (args.count % 2 if number == 0 else 0)
-        results[kind] = fuzz(kind, args.seed + number, count)
+        results[kind] = fuzz(kind, args.seed + number, count, args.quiet, args.nice)
         print(kind, json.dumps(results[kind]), flush=True)
     worst = max(result["longest_pause_s"] for result in results.values())
     faults = [fault for result in results.values() for fault in result["faults"]]
@@ -103,18 +105,20 @@ class Outcome:
     fault: str | None
 
 
-def fuzz(kind: str, seed: int, count: int) -> dict:
+def fuzz(kind: str, seed: int, count: int, quiet_s: float, nice: int) -> dict:
     """Send `count` random requests to a server of one odd model, with clients beside them."""
+    from odd_models import odd_model
+
     with tempfile.TemporaryDirectory() as folder:
         model = odd_model(kind, Path(folder) / "model")
         log = Path(folder) / "log"
         server = ServerProcess("tiny", free_port(), f"model.name={model}", ALLOW, log=log)
         numbers = range(seed * 1_000_000, seed * 1_000_000 + count)
-        with fuzzers() as pool:
+        with fuzzers(nice) as pool:
             list(pool.map(wait_briefly, range(FUZZERS)))  # they have begun
             neighbours = Neighbours(server.url, CLIENTS)
             quiet = time.monotonic()
-            time.sleep(QUIET_S)
+            time.sleep(quiet_s)
             start = time.monotonic()
             outcomes = list(pool.map(partial(send, server.url), numbers))
         end = time.monotonic()
@@ -138,10 +142,10 @@ def fuzz(kind: str, seed: int, count: int) -> dict:
     return result
 
 
-def fuzzers() -> ProcessPoolExecutor:
-    """Processes that compute only while the server and its clients leave a core alone."""
+def fuzzers(nice: int) -> ProcessPoolExecutor:
+    """At 19, processes that compute only while the server and its clients leave a core alone."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(FUZZERS, context, os.nice, (19,))
+    return ProcessPoolExecutor(FUZZERS, context, os.nice, (nice,))
 
 
 def wait_briefly(_: int) -> None:

@@ -3,6 +3,8 @@
 import gc
 import logging
 import os
+import subprocess
+import sys
 
 import pytest
 from support.paths import ROOT, SMOLLM2, needs_smollm2
@@ -29,10 +31,17 @@ def pytest_collection(session):
 
 
 def pytest_collection_finish(session):
-    """What lives from now on to the end need not be looked through again."""
+    """What lives from now on to the end need not be looked through again, nor the rest so often."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
     gc.enable()
+
+
+def pytest_ignore_collect(collection_path, config):
+    """The unit tests alone import nothing of the others."""
+    is_folder = collection_path == ROOT / "tests" / "integration"
+    return True if is_folder and config.option.markexpr == "unit" else None
 
 
 def pytest_collection_modifyitems(items):
@@ -48,8 +57,25 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def _info_logs(caplog):
-    caplog.set_level(logging.INFO, logger="effchal")
+def _info_logs():
+    """Set only where it is not: setting a level forgets what all loggers have looked up."""
+    logger = logging.getLogger("effchal")
+    if logger.level != logging.INFO:
+        logger.setLevel(logging.INFO)
+
+
+@pytest.fixture(autouse=True)
+def _no_python_process(request, monkeypatch):
+    """Starting Python takes seconds of imports, so a test that does is no unit test."""
+    if request.node.get_closest_marker("unit"):
+        original = subprocess.Popen.__init__
+
+        def start(process, args, *rest, **options):
+            words = [args] if isinstance(args, (str, os.PathLike)) else list(args)
+            assert str(words[0]) != sys.executable, "mark this test: @pytest.mark.integration"
+            original(process, args, *rest, **options)
+
+        monkeypatch.setattr(subprocess.Popen, "__init__", start)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,9 @@
 """The only way in and out of the config: from OmegaConf trees and YAML files to Config and back."""
 
+import copy
+import io
 import re
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -136,12 +138,21 @@ def load_config(path: Path) -> Config:
             f"{path} does not exist; is {path.parent} a run or bundle folder of effchal?"
         )
     try:
-        tree = OmegaConf.load(path)
+        cfg = _config_of(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} is damaged: {reason}") from error
-    if not isinstance(tree, DictConfig):
+    if cfg is None:
         raise ConfigError(f"{path} holds no keys; it is not a config of effchal")
+    return copy.deepcopy(cfg)  # the caller may change it
+
+
+@lru_cache(maxsize=256)  # a comparison of many evaluations reads the same few again and again
+def _config_of(text: str) -> Config | None:
+    """None: YAML without keys."""
+    tree = OmegaConf.load(io.StringIO(text))
+    if not isinstance(tree, DictConfig):
+        return None
     for old, new in RENAMED.items():
         group, _, key = old.rpartition(".")
         node = OmegaConf.select(tree, group)

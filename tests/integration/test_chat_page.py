@@ -5,11 +5,11 @@ import threading
 import pytest
 from devtools import Browser
 from support.browser import CHROMIUM, needs_chromium
+from support.configs import compose_config
 from support.saved_adapters import save_bundle
 from support.scripted import scripted
 from werkzeug.serving import make_server
 
-from effchal.cli import compose_config
 from effchal.model_source import check_model_source, load_engine
 from effchal.serving.app import make_app
 from effchal.serving.service import Service

@@ -14,11 +14,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 import pytest
+from support.configs import compose_config
 from support.paths import ROOT
 from support.servers import Server, status
 
 from effchal.bundle import write_bundle
-from effchal.cli import compose_config
 from effchal.model.tokenizer import load_tokenizer
 
 HELM_PYTHON = ROOT / ".venv-helm" / "bin" / "python"

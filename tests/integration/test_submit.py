@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from support import forked
+from support.configs import compose_config
 from support.paths import ROOT
 
-from effchal.cli import compose_config
 from effchal.config import load_config
 from effchal.conformance_checks.process_answers import CHECKS
 from effchal.conformance_checks.verdict import Status, Verdict

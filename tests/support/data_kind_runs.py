@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from effchal.cli import compose_config
 from effchal.config import ConfigError, load_config
 from effchal.mixing.prepare import prepare_data, select_data
+from support.configs import compose_config
 from support.data_kinds import Kind, Talk
 
 # Torch is imported inside the functions: what is wrong with data is told without it.

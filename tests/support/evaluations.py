@@ -2,16 +2,22 @@
 
 import hashlib
 import json
+from functools import cache
 
-from effchal.cli import compose_config
-from effchal.config import save_config
+from effchal.config.io import as_yaml
+from support.configs import compose_config
+
+
+@cache
+def tiny_yaml():
+    return as_yaml(compose_config(["model=tiny"]))
 
 
 def write_bundle_files(folder, text="{}"):
     """A folder that is known as a bundle, and its digest."""
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text(text)
-    save_config(compose_config(["model=tiny"]), folder / "config.yaml")
+    (folder / "config.yaml").write_text(tiny_yaml())
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -87,5 +93,5 @@ def write_helm_run(folder, entry, scores, prompts):
     model = {"bundle": None, "base_model": "org/base", "manifest_sha256": None}
     record = {"status": "finished", "model": model, "runs": [run]}
     (folder / "scores.json").write_text(json.dumps(record))
-    save_config(compose_config(["model=tiny"]), folder / "config.yaml")
+    (folder / "config.yaml").write_text(tiny_yaml())
     return folder

@@ -6,7 +6,6 @@ import torch
 import transformers
 
 from effchal.bundle import write_bundle
-from effchal.cli import compose_config
 from effchal.config import ExportConfig, LoraConfig, load_config
 from effchal.config.choices import Dtype
 from effchal.model.load import add_adapter, load_base_model
@@ -14,6 +13,7 @@ from effchal.model.tiny import tiny_folder
 from effchal.model.tokenizer import load_tokenizer
 from effchal.model_source import check_model_source
 from effchal.runs import is_bundle
+from support.configs import compose_config
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CPU = torch.device("cpu")

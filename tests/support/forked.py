@@ -17,12 +17,15 @@ from support.paths import ROOT
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
+        "datasets",
         "effchal.evaluation.run",
         "effchal.planning.report",
+        "effchal.serving.app",
         "effchal.tracking.terminal",
         "effchal.training.build",
         "hydra._internal.hydra",
         "matplotlib.pyplot",
+        "pandas",
         "peft",
         "transformers.models.llama.modeling_llama",
         "transformers.trainer_utils",

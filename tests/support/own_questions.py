@@ -2,7 +2,7 @@
 
 import json
 
-from effchal.cli import compose_config
+from support.configs import compose_config
 
 FEW = "The few examples that every question begins with are the same in all of them.\n\n"
 

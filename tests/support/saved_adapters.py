@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from effchal.bundle import write_bundle
-from effchal.cli import compose_config
 from effchal.config import LoraConfig, ModelConfig
 from effchal.config.choices import Dtype
 from effchal.model.load import add_adapter, load_adapter, load_base_model
 from effchal.model.tokenizer import load_tokenizer
+from support.configs import compose_config
 
 TINY_MODEL = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
 WIDE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

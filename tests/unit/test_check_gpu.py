@@ -138,6 +138,7 @@ def test_parts_that_cannot_run_say_why(session):
     assert session.results[-1]["skipped"] == "no time left"
 
 
+@pytest.mark.integration
 def test_a_process_that_takes_too_long_is_stopped(session):
     process = Process(session, [Part("training", "m", "f", "bf16", "peer", limit_s=0.2)])
     process.collect(session)

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from support.configs import compose_config as composed_once
 from support.paths import ROOT
 
 from effchal import __version__, command_help
@@ -38,6 +39,7 @@ def printing(tmp_path):
     return [sys.executable, str(tmp_path / "train.py")]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
 def test_alone_it_lists_every_command_with_a_line(arguments):
     result = call(*arguments)
@@ -53,16 +55,19 @@ def test_every_command_has_a_first_line_that_fits_the_list():
         assert first.endswith(".")
 
 
+@pytest.mark.integration
 def test_it_says_its_version():
     assert call("--version").stdout == f"effchal {__version__}\n"
 
 
+@pytest.mark.integration
 def test_an_unknown_command_ends_with_the_nearest_one():
     result = call("trian", "lora.r=8")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: no command 'trian'; did you mean train?\n"
 
 
+@pytest.mark.integration
 def test_help_of_a_command_loads_no_heavy_library_and_is_quick():
     code = (
         "import sys, effchal.__main__; sys.argv = ['effchal', 'evaluate', '--help']\n"
@@ -79,7 +84,8 @@ def test_help_of_a_command_loads_no_heavy_library_and_is_quick():
 
 
 @pytest.mark.parametrize("command", [n for n, c in command_help.COMMANDS.items() if c.reads])
-def test_help_shows_what_the_command_reads(command, capsys):
+def test_help_shows_what_the_command_reads(command, capsys, monkeypatch):
+    monkeypatch.setattr(command_help, "compose_config", composed_once)
     command_help.print_help(command, ["--help"])
     text = capsys.readouterr().out
     reads = command_help.COMMANDS[command].reads.split()
@@ -94,6 +100,7 @@ def test_help_shows_what_the_command_reads(command, capsys):
 OWN = [name for name, each in command_help.COMMANDS.items() if not each.reads]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("command", OWN)
 def test_help_of_a_command_with_arguments_of_its_own(command):
     code = (
@@ -106,6 +113,7 @@ def test_help_of_a_command_with_arguments_of_its_own(command):
     assert loaded == "[]"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("command", OWN)
 def test_a_wrong_flag_of_such_a_command_is_one_line(command):
     result = call(command, "--no-such-flag", ".", ".")
@@ -156,6 +164,7 @@ def test_a_sweep_works_wherever_its_flag_stands(printing, tmp_path, flag, first)
     ]
 
 
+@pytest.mark.integration
 def test_another_config_folder_and_file_can_be_given_at_the_end(printing, tmp_path):
     (tmp_path / "conf").mkdir()
     text = "defaults:\n  - config\n  - _self_\nlora:\n  r: 5\n"
@@ -165,6 +174,7 @@ def test_another_config_folder_and_file_can_be_given_at_the_end(printing, tmp_pa
     assert f"got 5 ['name=x'] {tmp_path}/run\n" in result.stdout
 
 
+@pytest.mark.integration
 def test_the_job_is_called_after_its_command():
     for program in (PROGRAM, [sys.executable, "-m", "effchal.train"]):
         typed = ["train"] * (program is PROGRAM) + ["--cfg", "hydra", "-p", "hydra.job"]
@@ -237,6 +247,7 @@ def test_two_folders_are_refused(tmp_path):
         hydra_arguments("serve", [str(tmp_path), str(tmp_path / "other")])
 
 
+@pytest.mark.integration
 def test_a_path_that_is_not_there_ends_with_one_line_and_code_2():
     result = call("serve", "outputs/train/nothing")
     assert (result.returncode, result.stdout) == (2, "")
@@ -273,12 +284,14 @@ def test_any_folder_name_arrives_as_it_is(name, tmp_path):
     assert run_dir == f"hydra.run.dir={quote(str(run))}"
 
 
+@pytest.mark.integration
 def test_an_unknown_shell_is_one_line():
     result = call("--completion", "ksh")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: no completion for 'ksh', only for bash, zsh, fish\n"
 
 
+@pytest.mark.integration
 def test_a_reader_that_stops_is_no_error():
     process = subprocess.Popen(
         [*PROGRAM, "evaluate", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.configs import compose_config
 from support.paths import ROOT
-
-from effchal.cli import compose_config
 
 DEPLOY = ROOT / "examples" / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
@@ -38,17 +37,20 @@ def lint(program, *arguments):
     return "" if result.returncode == 0 else result.stdout + result.stderr
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["Dockerfile.serve", "Dockerfile.train"])
 def test_hadolint_finds_nothing(name):
     assert lint("hadolint", ROOT / name) == ""
 
 
+@pytest.mark.integration
 def test_shellcheck_finds_nothing():
     scripts = sorted((ROOT / "scripts").glob("*.sh"))
     sources = [f"--source-path={path}" for path in ("SCRIPTDIR", "SCRIPTDIR/..")]
     assert lint("shellcheck", "--shell=bash", "--external-sources", *sources, SLURM, *scripts) == ""
 
 
+@pytest.mark.integration
 def test_the_compose_file_fits_its_specification(tmp_path):
     words = ("--no-cache", "--builtin-schema", "vendor.compose-spec")
     assert lint("check-jsonschema", *words, DEPLOY / "compose.yaml") == ""
@@ -117,6 +119,7 @@ def answering():
     server.shutdown()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("where", ["compose", "image"])
 def test_a_health_check_asks_what_it_should(where, answering):
     port, statuses = answering

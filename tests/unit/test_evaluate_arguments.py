@@ -1,9 +1,10 @@
 """What `effchal evaluate` takes beside keys: data=, grader=, bundle=[a,b] and baseline=true."""
 
 import pytest
+from omegaconf import OmegaConf
 from support.evaluations import write_bundle_files
 
-from effchal.arguments import hydra_arguments
+from effchal.arguments import hydra_arguments, parse_override
 from effchal.cli import compose_config
 from effchal.config import ConfigError
 from effchal.evaluate_arguments import models_as_words, question_words
@@ -25,9 +26,15 @@ def composed(*typed):
 
 @pytest.mark.parametrize("name", ODD)
 def test_a_file_is_named_as_it_is_typed(name, tmp_path):
+    scenario = composed(f"data={name}").scenario
+    assert (scenario.data, scenario.entries) == ([name], [])
     for path in (name, f"./{name}", str(tmp_path / name)):
-        scenario = composed(f"data={path}").scenario
-        assert (scenario.data, scenario.entries) == ([path], [])
+        read = map(parse_override, hydra_arguments("evaluate", [f"data={path}"]))
+        values = OmegaConf.create({each.key_or_group: each.value() for each in read})
+        assert OmegaConf.to_container(values, resolve=True) == {
+            "scenario.data": [path],
+            "scenario.entries": [],
+        }
 
 
 def test_several_files_are_a_list():

@@ -21,6 +21,8 @@ def test_a_file_has_at_most_300_lines_and_a_function_50(path):
     text = path.read_text()
     lines = text.count("\n")
     assert lines <= 300
+    if lines <= 50:
+        return
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, FUNCTION):
             lines = node.end_lineno - node.lineno + 1

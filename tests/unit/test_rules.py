@@ -2,8 +2,8 @@ import logging
 
 import pytest
 from support import forked
+from support.configs import compose_config
 
-from effchal.cli import compose_config
 from effchal.config import ConfigError
 from effchal.config.choices import Origin
 from effchal.rules import check_rules, enforce_rules, summary

@@ -90,6 +90,7 @@ def test_a_file_stands_for_a_lock_where_there_are_none(lockless, tmp_path, caplo
         pass
 
 
+@pytest.mark.integration
 def test_a_file_that_a_dead_process_left_is_no_lock(lockless, tmp_path):
     code = (
         "import filelock, os, sys\n"

@@ -1,10 +1,10 @@
 """What several models after `effchal evaluate` mean, and what is refused."""
 
 import pytest
+from support.configs import compose_config
 from support.evaluations import write_bundle_files, write_evaluation
 
 from effchal.arguments import hydra_arguments
-from effchal.cli import compose_config
 from effchal.config import ConfigError, save_config
 from effchal.model_source import inference_config
 from effchal.several_models import bundles_of

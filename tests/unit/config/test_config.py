@@ -153,6 +153,8 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     assert loaded == none
     assert loaded.lora is None
     assert loaded.track.wandb is WandbMode.offline
+    loaded.name = "changed"
+    assert load_config(tmp_path / "none.yaml") == none  # a change is the caller's alone
 
 
 @pytest.mark.parametrize("epochs", ["3", "0.5"])

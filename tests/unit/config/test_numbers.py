@@ -5,25 +5,52 @@ import re
 
 import pytest
 from omegaconf import OmegaConf
+from support.configs import compose_config
 
-from effchal.cli import compose_config
 from effchal.config import ConfigError, to_config, to_plain
 from effchal.config.describe import describe
+from effchal.config.errors import MAY_BE_INFINITE, check_numbers
 
-NUMBERS = [key.name for key in describe() if re.search(r"\b(int|float)\b", key.type)]
+NUMBERS = {
+    key.name.replace("<name>", "lima"): key.type
+    for key in describe()
+    if re.search(r"\b(int|float)\b", key.type) and "layers" not in key.name
+}
+BAD = [math.inf, -math.inf, math.nan, 10**30, -(10**30)]
 
 
-@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 10**30, -(10**30)])
+def part_of(owner, name):
+    return owner[name] if isinstance(owner, dict) else getattr(owner, name)
+
+
+@pytest.mark.parametrize("value", BAD)
 def test_no_number_is_endless_or_too_large_to_compute_with(value):
+    cfg = compose_config(["rules=neurips_2023"])
+    assert len(NUMBERS) > 50
+    for name in NUMBERS.keys() - MAY_BE_INFINITE:
+        *path, last = name.split(".")
+        owner = cfg
+        for part in path:
+            owner = part_of(owner, part)
+        before = getattr(owner, last)
+        setattr(owner, last, value)
+        with pytest.raises(ConfigError, match=rf"^{re.escape(name)} must be [^\n]*$"):
+            check_numbers(cfg)
+        setattr(owner, last, before)
+
+
+def test_reading_a_config_checks_them_whatever_their_type():
+    """Each name with one of the values, and the first of each type with all of them."""
     whole = to_plain(compose_config(["rules=neurips_2023"]))
-    names = [name.replace("<name>", "lima") for name in NUMBERS if "layers" not in name]
-    assert len(names) > 50
-    for name in names:
+    first = {kind: name for name, kind in reversed(NUMBERS.items())}
+    pairs = {(name, BAD[place % len(BAD)]) for place, name in enumerate(NUMBERS)}
+    pairs |= {(name, value) for name in [*first.values(), *MAY_BE_INFINITE] for value in BAD}
+    for name, value in pairs:
         group = name.partition(".")[0]  # without the others, reading it takes a third of the time
         tree = OmegaConf.create({"model": whole["model"], group: whole[group]})  # of no types
         OmegaConf.update(tree, name, value)
-        if name == "train.max_grad_norm" and value > 0:
-            to_config(tree)  # it clips nothing
+        if name in MAY_BE_INFINITE and value > 0:
+            to_config(tree)
         else:
             with pytest.raises(ConfigError, match=re.escape(name)) as caught:
                 to_config(tree)

@@ -1,9 +1,9 @@
 """lm-eval's requests as ids and settings, and what may be asked for."""
 
 import pytest
+from support.configs import compose_config
 
 from effchal.arguments import hydra_arguments
-from effchal.cli import compose_config
 from effchal.config import ConfigError, LmEvalConfig
 from effchal.decoding.contrast import Dola
 from effchal.evaluation.lm_eval.encode import RequestEncoder, params_of, rolling_windows

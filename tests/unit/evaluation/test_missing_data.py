@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from support.configs import compose_config
 from support.contest_data import made_up_mmlu
 
-from effchal.cli import compose_config
 from effchal.config import ConfigError, ScenarioConfig
 from effchal.evaluation.helm.run import check_prepared, left_out, mark_missing
 from effchal.evaluation.run import run

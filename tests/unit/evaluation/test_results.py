@@ -4,9 +4,9 @@ import json
 import random
 
 import pytest
+from support.configs import compose_config
 from support.own_questions import read_records
 
-from effchal.cli import compose_config
 from effchal.evaluation.names import short_names
 from effchal.evaluation.plots import plot
 from effchal.evaluation.results import Record, Records, TextAnswer, summarise

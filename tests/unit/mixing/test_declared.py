@@ -242,6 +242,7 @@ print(heavy or "nothing heavy", "in time" if time.process_time() < 2 else time.p
 """
 
 
+@pytest.mark.integration
 def test_what_is_wrong_is_told_without_a_heavy_import(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"conversations": [{"from": "human", "value": "q"}]}\n')
     arrow(str(tmp_path / "b.arrow"))

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.configs import compose_config
 from support.paths import SHARED_DATA, needs_shared_data, needs_smollm2
 
-from effchal.cli import compose_config
 from effchal.config import DataSourceConfig, ModelConfig, PromptConfig, TrainConfig
 from effchal.config.choices import DataFormat, Dtype, LossOn, WeighBy
 from effchal.kernels.attention import lengths_of, packed_hidden_states

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 from support.architectures import random_model, write_folder
+from support.configs import compose_config
 
-from effchal.cli import compose_config
 from effchal.config import Config, ConfigError, LoraConfig, ModelConfig
 from effchal.config.choices import Dtype, Quantization
 from effchal.model.adapter_targets import adapter_targets
@@ -61,6 +61,7 @@ def test_each_module_that_all_linear_names_learns(name, recwarn):
     assert learning == set(names)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("quantization", [None, Quantization.nf4])
 @pytest.mark.parametrize("name", ["phi-3.5", "deepseek-v3"])
 def test_a_plan_and_a_run_adapt_the_same_modules(name, quantization, tmp_path):

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 import torch
+from support.configs import compose_config
 from support.pretended_card import GIB, pretend_card
 
-from effchal.cli import compose_config
 from effchal.config import ConfigError, ModelConfig
 from effchal.config.choices import Dtype
 from effchal.evaluation.answers import EvaluationTask
@@ -135,6 +135,7 @@ def test_no_memory_at_all_is_refused(key):
         compose_config([key])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -88,6 +88,7 @@ def test_what_the_allocator_keeps_is_not_what_a_run_took(monkeypatch):
     assert memory_used(torch.device("cuda", 0)) == 3 * GIB
 
 
+@pytest.mark.integration
 def test_a_probe_stays_within_the_budget(monkeypatch, tiny_cfg, tmp_path):
     told = []
     monkeypatch.setattr(probing, "limit_gpu_memory", lambda *given: told.append(given))

@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from support.configs import compose_config
 from support.contest_runs import evaluation
 
 from effchal import report
-from effchal.cli import compose_config
 from effchal.config import save_config
 from effchal.evaluate import evaluate, is_of_contest, print_places
 

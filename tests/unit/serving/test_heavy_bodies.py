@@ -38,6 +38,7 @@ def longest_pause(work):
     return max(pauses), seconds
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("encode", ["text_ids", "raw_ids"])
 def test_other_threads_run_while_a_long_text_is_encoded(tiny_engine, encode):
     encoder = PromptEncoder(tiny_engine.tokenizer, PromptConfig())
@@ -51,6 +52,7 @@ def is_patient(thread):
     return thread.name == "very-long-texts_0" and thread.native_id is not None
 
 
+@pytest.mark.integration
 def test_a_prompt_of_ordinary_length_does_not_wait_for_a_very_long_text(tiny_engine):
     encoder = PromptEncoder(tiny_engine.tokenizer, PromptConfig())
     long = threading.Thread(target=encoder.text_ids, args=["word " * 600_000])

@@ -91,6 +91,7 @@ def test_a_bundles_tokenizer_spells_our_own_templates_too(tmp_path, user):
     assert ids == PromptEncoder(tokenizer, cfg.prompt).prompt_ids(turns)
 
 
+@pytest.mark.integration
 def test_the_template_works_where_torch_is_hidden(tmp_path):
     base = shutil.copytree(tiny_folder(), tmp_path / "base")
     (base / "chat_template.jinja").write_text(TEMPLATE)

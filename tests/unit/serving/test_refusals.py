@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.configs import compose_config
 from support.http_client import helm_body
 from support.random_models import CPU
 from support.saved_adapters import save_bundle
 
-from effchal.cli import compose_config
 from effchal.config import ConfigError, save_config
 from effchal.decoding import engine as engine_module
 from effchal.decoding.engine import Engine

@@ -25,6 +25,7 @@ def context(tmp_path_factory):
     return folder
 
 
+@pytest.mark.integration
 def test_the_context_is_the_program(context):
     code = "import effchal.cli as cli; print(cli.PACKAGE, cli.CONF_DIR)"
     run = [sys.executable, "-P", "-c", code]

@@ -4,8 +4,8 @@ import dataclasses
 import json
 
 import pytest
+from support.configs import compose_config
 
-from effchal.cli import compose_config
 from effchal.config import ConfigError, DataSourceConfig
 from effchal.submission.hand_in import served_decoding
 from effchal.submission.included import check_included, included_data

@@ -13,7 +13,6 @@ from effchal.decoding.sequence import Sequence
 from effchal.serving.queued import QueuedPrompt, QueueFull
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("params", [VARIANTS[0], VARIANTS[1], VARIANTS[3]])
 def test_a_prompt_that_ends_or_fails_beside_others_does_so_alone(
     params, start, tiny_engine, monkeypatch

@@ -4,10 +4,10 @@ import json
 import threading
 
 import pytest
+from support.configs import compose_config
 from support.http_client import TALK, helm_body, post
 from support.saved_adapters import NARROW, save_bundle
 
-from effchal.cli import compose_config
 from effchal.config import ConfigError
 from effchal.model_source import check_model_source, load_engine
 from effchal.serving.app import make_app, model_name, serving_config

@@ -270,7 +270,6 @@ def test_an_address_without_a_cluster_is_told_at_once():
         ray_cluster._check_address("ray://head:10001")
 
 
-@pytest.mark.integration
 def test_a_ray_of_this_machine_leaves_the_same_bytes_and_signals(
     mix, tmp_path, monkeypatch, on_ray_all, request
 ):

@@ -114,7 +114,6 @@ def test_a_base_model_takes_overrides_of_model_prompt_and_decoding():
         effchal.load("builtin:tiny", ["train.lr=1"])
 
 
-@pytest.mark.integration
 def test_train_gives_the_weights_of_the_command_and_load_finds_its_bundle(tiny_cfg, tmp_path):
     run = effchal.train(tiny_cfg, tmp_path / "api")
     training_runs.run(tiny_cfg, tmp_path / "command")
@@ -128,7 +127,6 @@ def test_train_gives_the_weights_of_the_command_and_load_finds_its_bundle(tiny_c
     assert from_run.score("a", [" b", "c"]) == from_bundle.score("a", [" b", "c"])
 
 
-@pytest.mark.integration
 def test_train_goes_on_with_a_run_under_its_own_config(tiny_cfg, tmp_path):
     tiny_cfg.train.max_steps = 2
     run = effchal.train(tiny_cfg, tmp_path)

@@ -5,10 +5,10 @@ import time
 
 import pytest
 import torch
+from support.configs import compose_config
 from support.exports import save_bundle, source_of
 from support.http_client import post
 
-from effchal.cli import compose_config
 from effchal.config import ConfigError
 from effchal.config.choices import Dtype
 from effchal.decoding.sampling import SamplingParams

@@ -145,7 +145,6 @@ def test_each_other_fault_fails_its_own_check_and_none_beside_it(faulty, fault, 
     assert broken(found) == [name], reasons(found)
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(("fault", "name"), [("", None), *FAULTS_UNDER_LOAD.items()])
 def test_faults_under_load(faulty, fault, name):
     faulty.seconds = 0.15

@@ -15,6 +15,7 @@ from effchal.planning.candidates import alternatives, plan_with_options
 from effchal.planning.fit import make_plan
 from effchal.planning.history import Record, keep_record, kind_of
 from effchal.planning.machine import Machine
+from effchal.planning.memory import plan_memory
 from effchal.planning.meta_model import build_meta_model
 from effchal.planning.report import screen
 from effchal.planning.sharded import held_weights, layer_weights
@@ -33,7 +34,6 @@ def plan_of(cfg, machine=CARD):
     return plan_with_options(cfg, machine, None)
 
 
-@pytest.mark.integration
 def test_mistral_fits_a_card_of_24_gib_and_not_one_of_8():
     plan = plan_of(mistral())
     assert plan.fits
@@ -51,7 +51,6 @@ def test_mistral_fits_a_card_of_24_gib_and_not_one_of_8():
     assert again.memory_needed == option.memory
 
 
-@pytest.mark.integration
 def test_full_precision_weights_do_not_fit_and_quantization_is_named():
     cfg = mistral("model.quantization=null", "model.dtype=float32")
     plan = plan_of(cfg)
@@ -82,7 +81,6 @@ def command(tmp_path, *overrides):
     return forked.run(["plan", f"hydra.run.dir={tmp_path}", *overrides])
 
 
-@pytest.mark.integration
 def test_the_command_says_whether_it_fits(tmp_path):
     fits = command(tmp_path, "model=mistral_7b", "data_mix=lima_platypus")
     assert fits.returncode == 0, fits.stderr
@@ -94,7 +92,6 @@ def test_the_command_says_whether_it_fits(tmp_path):
     assert "lora.target_modules has ['query']" in wrong.stderr
 
 
-@pytest.mark.integration
 def test_a_probe_is_kept_for_later_plans(tmp_path):
     tiny = [
         "model=tiny",
@@ -113,7 +110,6 @@ def test_a_probe_is_kept_for_later_plans(tmp_path):
     assert "1 probe of this kind on this machine" in after.stdout
 
 
-@pytest.mark.integration
 def test_rules_that_are_enforced_refuse_a_plan_that_fits(tmp_path):
     tiny = ["model=tiny", "data_mix=quickstart", "plan.device=cpu", "train.max_steps=2"]
     tiny += ["rules=neurips_2023"]
@@ -122,7 +118,6 @@ def test_rules_that_are_enforced_refuse_a_plan_that_fits(tmp_path):
     assert "rules fail" in refused.stdout
 
 
-@pytest.mark.integration
 def test_a_probe_of_a_card_that_is_not_here_is_refused(tmp_path):
     tiny = [
         "model=tiny",
@@ -197,11 +192,25 @@ def test_errors_of_our_own_preparation_are_not_swallowed(monkeypatch):
         make_plan(compose_config([*LEARNED, *keys]), CARD, None)
 
 
+def test_the_same_run_is_counted_once_and_another_one_anew(monkeypatch):
+    asked = []
+    monkeypatch.setattr(fit, "_known", {})
+    monkeypatch.setattr(fit, "plan_memory", lambda *of: asked.append(of) or plan_memory(*of))
+    first = make_plan(compose_config(LEARNED), CARD, None).memory
+    other = compose_config([*LEARNED, "budget.hours=2"])
+    assert make_plan(other, CARD, None).memory == first
+    assert len(asked) == 1
+    for key in ("lora.r=3", "train.optimizer=lion8bit", "model.max_seq_len=99"):
+        assert make_plan(compose_config([*LEARNED, key]), CARD, None).memory != first
+    assert len(asked) == 4
+
+
 def test_an_architecture_that_looks_at_its_data_is_not_planned(monkeypatch, caplog):
     def looks(*_):
         raise TypeError("a value of a fake tensor")
 
     monkeypatch.setattr("effchal.planning.memory.target_loss", looks)
+    monkeypatch.setattr(fit, "_known", {})
     plan = make_plan(compose_config(LEARNED), CARD, None)
     assert plan.memory is None
     assert "memory cannot be planned for builtin:tiny: TypeError: a value" in caplog.text

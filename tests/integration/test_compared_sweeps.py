@@ -5,7 +5,7 @@ import json
 import pytest
 from support.configs import compose_config
 from support.evaluations import write_evaluation
-from support.own_questions import evaluation_config
+from support.own_questions import evaluation_config, write_questions
 
 from effchal import compare as command
 from effchal.config import save_config
@@ -13,6 +13,11 @@ from effchal.evaluation.results import LONGEST
 from effchal.evaluation.run import run
 from effchal.evaluation.seeds import MEAN
 from effchal.evaluation.sweep import compare_models
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_questions(tmp_path)
 
 
 @pytest.fixture
@@ -145,7 +150,6 @@ def test_base_model_adapter_template_and_data_are_named(tmp_path):
     assert head == "|  | model | base model | adapter | template | decoding | evaluation |"
 
 
-@pytest.mark.integration
 def test_more_than_26_sides_and_many_differences_are_shown(tmp_path):
     values = {f"dola {i}": [1.0, 0.0] for i in range(15)}
     jobs = [decodings_job(tmp_path / name, name, values) for name in ("0", "1")]
@@ -155,7 +159,6 @@ def test_more_than_26_sides_and_many_differences_are_shown(tmp_path):
     assert (tmp_path / "comparison.md").read_text().count("questions right") == 29
 
 
-@pytest.mark.integration
 def test_answers_are_taken_only_where_the_same_was_asked(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "outputs" / "evaluate"
