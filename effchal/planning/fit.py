@@ -157,21 +157,10 @@ def choose_parallel(cfg: Config, machine: Machine, data: PreparedData | None) ->
         cfg.train.parallel = Parallel.fsdp
 
 
-_known: dict[tuple[object, ...], Memory] = {}
-
-
 def memory_of(cfg: Config, device: torch.device, workload: Workload) -> Memory | None:
-    """Memory of a run; None for an architecture whose code looks at its data.
-
-    It is counted once for all plans of this process that ask for the same.
-    """
-    shape, route = shape_config(cfg.model).to_json_string(), route_of_config(cfg.model)
-    run = (cfg.model, shape, route, cfg.lora, cfg.train, device)
-    key = (*map(str, run), workload.largest, workload.validation)
+    """Memory of a run; None for an architecture whose code looks at its data."""
     try:
-        if key not in _known:
-            _known[key] = plan_memory(cfg, device, workload.largest, workload.validation)
-        return _known[key]
+        return plan_memory(cfg, device, workload.largest, workload.validation)
     except NotCountableError as error:  # the run itself may be fine
         what = f"{type(error.__cause__).__name__}: {str(error.__cause__)[:300]}"
         log.warning("memory cannot be planned for %s: %s", cfg.model.name, what)

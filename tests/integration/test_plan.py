@@ -15,7 +15,6 @@ from effchal.planning.candidates import alternatives, plan_with_options
 from effchal.planning.fit import make_plan
 from effchal.planning.history import Record, keep_record, kind_of
 from effchal.planning.machine import Machine
-from effchal.planning.memory import plan_memory
 from effchal.planning.meta_model import build_meta_model
 from effchal.planning.report import screen
 from effchal.planning.sharded import held_weights, layer_weights
@@ -192,25 +191,11 @@ def test_errors_of_our_own_preparation_are_not_swallowed(monkeypatch):
         make_plan(compose_config([*LEARNED, *keys]), CARD, None)
 
 
-def test_the_same_run_is_counted_once_and_another_one_anew(monkeypatch):
-    asked = []
-    monkeypatch.setattr(fit, "_known", {})
-    monkeypatch.setattr(fit, "plan_memory", lambda *of: asked.append(of) or plan_memory(*of))
-    first = make_plan(compose_config(LEARNED), CARD, None).memory
-    other = compose_config([*LEARNED, "budget.hours=2"])
-    assert make_plan(other, CARD, None).memory == first
-    assert len(asked) == 1
-    for key in ("lora.r=3", "train.optimizer=lion8bit", "model.max_seq_len=99"):
-        assert make_plan(compose_config([*LEARNED, key]), CARD, None).memory != first
-    assert len(asked) == 4
-
-
 def test_an_architecture_that_looks_at_its_data_is_not_planned(monkeypatch, caplog):
     def looks(*_):
         raise TypeError("a value of a fake tensor")
 
     monkeypatch.setattr("effchal.planning.memory.target_loss", looks)
-    monkeypatch.setattr(fit, "_known", {})
     plan = make_plan(compose_config(LEARNED), CARD, None)
     assert plan.memory is None
     assert "memory cannot be planned for builtin:tiny: TypeError: a value" in caplog.text
