@@ -178,8 +178,10 @@ class RowCache:
 
     def _make_layer(self, layer: int, keys: Tensor, values: Tensor) -> None:
         if layer == len(self._keys):
-            self._keys.append(self._allocate(keys, self._rows, self._tokens))
-            self._values.append(self._allocate(values, self._rows, self._tokens))
+            # Both or none: keys without values would fail every later prompt.
+            both = [self._allocate(part, self._rows, self._tokens) for part in (keys, values)]
+            for parts, made in zip((self._keys, self._values), both, strict=True):
+                parts.append(made)
 
     def _allocate(self, like: Tensor, rows: int, tokens: int) -> Tensor:
         # Zeros: attention multiplies what it masks by 0, and 0 times garbage may be NaN. A single

@@ -28,25 +28,36 @@ class CacheRoom:
         """Capacity in tokens: rows times the longest row."""
         return int(self._cfg.cache_gib * GIB / self.row_bytes)
 
-    def fits(self, prompt: QueuedPrompt, running: Collection[QueuedPrompt]) -> bool:
-        """Whether a prompt's rows may run beside others; alone it always may."""
+    def fits(
+        self, prompt: QueuedPrompt, running: Collection[QueuedPrompt], reading: int = 0
+    ) -> bool:
+        """Whether a prompt's rows may run beside others; alone it always may.
+
+        Args:
+            reading: tokens of those being read, which are in caches of their own until they join.
+        """
         rows, tokens = size_of([*running, prompt])
-        within = rows <= self._cfg.max_rows and rows * tokens <= self.tokens
+        within = rows <= self._cfg.max_rows and rows * tokens + reading <= self.tokens
         return within or not running
 
-    def reserve(self, prompt: QueuedPrompt, running: Collection[QueuedPrompt]) -> None:
+    def reserve(
+        self, prompt: QueuedPrompt, running: Collection[QueuedPrompt], reading: int = 0
+    ) -> None:
         """Allocate what all rows may come to need; shrink the cache only to stay in bounds.
+
+        Args:
+            reading: as in `fits`.
 
         Raises:
             RuntimeError: no memory for it. The cache is as before.
         """
         rows, tokens = size_of([*running, prompt])
         had_rows, had_tokens = self._engine.cache.capacity
-        if rows <= had_rows and tokens <= had_tokens:
-            return
         size = max(rows, had_rows), max(tokens, had_tokens)
-        if math.prod(size) > self.tokens:
+        if math.prod(size) + reading > self.tokens:
             size = rows, tokens
+        if size == (had_rows, had_tokens):
+            return
         try:
             self._engine.cache.resize(*size)
         except Exception:

@@ -182,23 +182,23 @@ class Scheduler:
         whether it has begun.
         """
         prompt = self._waiting[0] if self._waiting else None
-        if prompt is None or not self._room.fits(prompt, self._begun()):
-            return False
         begun = [each.prefill for each in self._prefilling]
+        reading = sum(len(each.prompt_ids) for each in begun)
+        if prompt is None or not self._room.fits(prompt, self._begun(), reading):
+            return False
         if sum(each.left for each in begun) >= self._cfg.prefill_tokens:
             return False
         alike = [each.prompt_ids for each in begun if each.adapter == prompt.adapter]
         if self._engine.prefix_cache.would_spare(prompt.prompt_ids, alike, prompt.adapter):
             return False
         try:
-            self._room.reserve(prompt, self._begun())
+            self._room.reserve(prompt, self._begun(), reading)
             prefill = self._engine.begin(prompt.prompt_ids, prompt.variants, prompt.adapter)
         except Exception as error:
             self._fail_alone(prompt, error)
             return False
-        reused = prefill.reused_tokens
-        self._metrics.prompt_tokens.labels("reused").inc(reused)
-        self._metrics.prompt_tokens.labels("read").inc(len(prompt.prompt_ids) - reused)
+        self._metrics.prompt_tokens.labels("reused").inc(prefill.reused_tokens)
+        self._metrics.prompt_tokens.labels("read").inc(prefill.left)
         with self._wake:
             self._waiting.popleft()
             self._prefilling.append(Prefilling(prompt, prefill))

@@ -184,6 +184,23 @@ def test_a_prompt_without_memory_for_its_row_fails_alone(start, tiny_engine, exp
     check_goes_on(scheduler, tiny_engine, expected)
 
 
+def test_a_layer_that_had_no_memory_once_gets_it_with_the_next_try(
+    start, tiny_engine, expected, monkeypatch
+):
+    wanted, parts = tiny_engine.complete(ids(20), GREEDY), iter(range(1, 1000))
+    scheduler = start()
+    tiny_engine.clear()  # no layer of this cache has memory yet
+
+    def second(cache, *_):  # the values, whose keys have it by then
+        return cache is tiny_engine.cache and next(parts) == 2
+
+    monkeypatch.setattr(RowCache, "_allocate", raising(RowCache._allocate, second))
+    ((found,),) = answers(scheduler, [QueuedPrompt(ids(20), [GREEDY])])
+    assert next(parts) > 2
+    check_same(found, wanted)
+    check_goes_on(scheduler, tiny_engine, expected)
+
+
 def test_a_prompt_that_cannot_be_begun_fails_alone(start, tiny_engine, expected, monkeypatch):
     scheduler = start()
     begin = raising(tiny_engine.begin, lambda _, variants, adapter: variants == [POISON])

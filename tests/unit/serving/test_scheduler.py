@@ -160,6 +160,27 @@ def test_memory_stays_within_the_bound_and_what_does_not_fit_waits(start, tiny_e
     assert rows * tokens <= 500
 
 
+def test_caches_of_prompts_that_are_read_count_for_the_bound(start, tiny_engine, monkeypatch):
+    shared, step, held = ids(2 * BLOCK), tiny_engine.step, []
+    prompts = [shared + ids(6, seed=i) for i in range(12)]
+    scheduler = start(max_rows=16)
+    scheduler._room.row_bytes = (4 << 30) / 500  # as if the bound were 500 tokens
+    answers(scheduler, [QueuedPrompt([*shared, 7], [GREEDY])])  # so each has few tokens to read
+
+    def counted(parts=()):
+        rows, tokens = tiny_engine.cache.capacity
+        others = [each.prefill.cache.capacity[1] for each in scheduler._prefilling[:-1]]
+        held.append((len(others), rows * tokens + sum(others)))
+        step(parts)
+
+    monkeypatch.setattr(tiny_engine, "step", counted)
+    found = answers(scheduler, [QueuedPrompt(prompt, [GREEDY]) for prompt in prompts])
+    for (completion,), prompt in zip(found, prompts, strict=True):
+        check_same(completion, tiny_engine.complete(prompt, GREEDY))
+    assert max(others for others, _ in held) > 0
+    assert all(tokens <= 500 for _, tokens in held)
+
+
 def test_streams_send_only_what_no_stop_can_take_back(start, tiny_engine):
     whole = tiny_engine.complete(ids(9), SamplingParams(max_new_tokens=30))
     stop = whole.text[7:10]
