@@ -85,11 +85,15 @@ class Saver:
         return card_of(self.cfg, self.run_dir, self.setup, self.state, self.clock, status, is_best)
 
     def write_bundle(self, status: str, is_best: bool = False) -> None:
-        card = self.card(status, is_best)
+        begun_s, card = self.clock.spent_s(), self.card(status, is_best)
         write_bundle(self.bundle, self.cfg, self.setup.model, self.setup.tokenizer, card)
+        self.clock.add_cost("bundle", self.clock.spent_s() - begun_s)
 
     def complete_card(self, status: str) -> None:
-        """Bring the model card of the last weights up to the last validation."""
+        """Bring the model card of the last weights up to the last validation, if there is time."""
+        if not self.clock.fits_at_end("bundle"):  # a card is synced as a bundle is
+            log.warning("no time is left to put the last validation into the model card")
+            return
         try:
             replace_card(self.bundle, self.card(status))
         except OSError as error:

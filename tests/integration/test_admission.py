@@ -97,9 +97,9 @@ def test_the_model_itself_shows_a_leak_in_every_dtype(monkeypatch, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_model_itself_shows_a_mask_that_is_wrong_for_one_row(monkeypatch, dtype):
-    from effchal.decoding import taps
+    from effchal.decoding import fused_steps
 
-    right, model = taps.attention_mask, random_model("smollm3").to(dtype)
+    right, model = fused_steps.attention_mask, random_model("smollm3").to(dtype)
 
     def wrong(config, visible, position_ids, columns):
         mask = right(config, visible, position_ids, columns).clone()
@@ -109,7 +109,7 @@ def test_the_model_itself_shows_a_mask_that_is_wrong_for_one_row(monkeypatch, dt
 
     start = Route(decoding=Decoding.rows, copied=True)
     assert Check(model, ITSELF).route(start, False, True).decoding is Decoding.rows
-    monkeypatch.setattr(taps, "attention_mask", wrong)
+    monkeypatch.setattr(fused_steps, "attention_mask", wrong)
     assert Check(model, ITSELF).route(start, False, True).decoding is Decoding.library
 
 
@@ -139,15 +139,15 @@ def test_a_window_that_is_off_by_one_is_found(monkeypatch):
     model.set_attn_implementation("sdpa")
     found = Check(model, COPY).route(Route(), training=True, decoding=True)
     assert found == dataclasses.replace(Route(), decoding=Decoding.fused)
-    from effchal.decoding import taps
+    from effchal.decoding import fused_steps
 
-    right = taps.attention_mask
+    right = fused_steps.attention_mask
 
     def narrow(config, visible, position_ids, columns):
         mask = right(config, visible, position_ids, columns)
         return mask & (columns[:, None, None] > position_ids[:, None, :, None] - 7)
 
-    monkeypatch.setattr(taps, "attention_mask", narrow)
+    monkeypatch.setattr(fused_steps, "attention_mask", narrow)
     assert Check(model, COPY).route(Route(), False, True).decoding is Decoding.library
 
 

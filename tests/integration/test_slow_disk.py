@@ -64,9 +64,15 @@ def slow(tiny_cfg, monkeypatch):
     [
         (lambda step: 12.0, 10),
         (lambda step: 0.5 if step < 5 else 8.0, 12),  # another program begins to write
+        (lambda step: 0.5 if step < 5 else 7.5, 12),  # no time for the card, but for a validation
         (lambda step: 12.0 if step < 5 else 0.5, 10),
     ],
-    ids=["slow", "slow from the fifth step", "slow until the fifth step"],
+    ids=[
+        "slow",
+        "slow from the fifth step",
+        "less slow from there on",
+        "slow until the fifth step",
+    ],
 )
 def test_a_slow_disk_costs_steps_and_neither_budget_nor_weights(
     slow, tmp_path, seconds_of_sync, least_steps
