@@ -50,7 +50,7 @@ class Chunk:
     adapters: tuple[str, ...] = ()  # of each row, where the model has several
 
     @functools.cached_property
-    def groups(self) -> list[list[int]]:
+    def groups(self) -> list[Tensor]:
         """Rows of each adapter."""
         return groups_of(self.adapters, len(self.ids))
 
@@ -202,7 +202,7 @@ class FusedForward:
         return qk * cos + qk.roll(self._size // 2, -1) * sin
 
     def _worth_sharing(self, chunk: Chunk) -> Chunk:
-        worth = is_worth_sharing(chunk.shared, chunk.groups)
+        worth = chunk.shared > 0 and is_worth_sharing(chunk.shared, chunk.groups)
         return chunk if worth else replace(chunk, shared=0)
 
     def _additive(self, chunk: Chunk, dtype: torch.dtype) -> dict[str, Tensor | None]:

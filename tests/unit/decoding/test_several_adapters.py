@@ -79,7 +79,7 @@ def test_what_prompts_begin_with_alike_is_read_once_for_each_adapter(
     groups_read = []
 
     def counted(q, k, v, mask, shared, groups, scale):
-        groups_read.append((shared, groups))
+        groups_read.append((shared, [group.tolist() for group in groups]))
         return attention_with_shared_prefix(q, k, v, mask, shared, groups, scale)
 
     monkeypatch.setattr("effchal.kernels.fused_forward.attention_with_shared_prefix", counted)
