@@ -192,9 +192,8 @@ class Engine:
         ids = upload([[row.next_id] for row in self.rows], self.model.device)
         shared, adapters = 0, [row.adapter for row in self.rows]
         if self.model.shares_prefix and len(self.rows) > 1:
-            by_adapter: dict[
-                str, list[list[int]]
-            ] = {}  # what one made of a prompt is not another's
+            # What one adapter made of a prompt is not another's.
+            by_adapter: dict[str, list[list[int]]] = {}
             for row in self.rows:
                 by_adapter.setdefault(row.adapter, []).append(row.prompt_ids)
             shared = min(map(common_beginning, by_adapter.values()))

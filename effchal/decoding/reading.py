@@ -89,10 +89,12 @@ def step(engine: "Engine", prompts: Listed[PromptPart], with_rows: bool) -> None
     contrasts = [each.params.contrast for prefill, _ in prompts for each in prefill.sequences]
     rows = list(range(first)) if with_rows else []
     ends = itertools.accumulate((tokens for _, tokens in prompts), initial=len(rows))
-    at = [*rows, *(end - 1 for end in itertools.islice(ends, 1, None))]
+    last = [end - 1 for end in itertools.islice(ends, 1, None)]  # of each prompt's tokens
+    at = torch.arange(len(rows), device=device)
+    at = torch.cat([at, upload(last, device)]) if last else at
     taps = taps_of([*engine.contrasts(), *contrasts] if rows else contrasts)
     new = [engine.next_ids(), *chunks] if rows else chunks
-    states = engine.model.extend(new, taps, upload(at, device))  # (K + 1, rows + prompts, D)
+    states = engine.model.extend(new, taps, at)  # (K + 1, rows + prompts, D)
     chosen = list(rows)  # positions whose next token is wanted
     for position, (prefill, _) in enumerate(prompts, len(rows)):
         if not prefill.left and engine.join(prefill):
