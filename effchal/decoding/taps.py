@@ -169,10 +169,11 @@ class TappedModel:
             step = graph_step(new[0], self.config, taps, at, self._fused_states)
             states = self._exit_norm(self._graphs.states(step), taps)
         elif use_fused:
-            chunks = [chunk_of(each, self.config, use_fused) for each in new]
+            chunks = [chunk_of(each, self.config, True) for each in new]
             states = self._exit_norm(self._fused_states(chunks, taps, at), taps)
         else:
-            (chunk,) = [chunk_of(each, self.config, use_fused) for each in new]
+            (each,) = new
+            chunk = chunk_of(each, self.config, False)
             tokens = chunk.ids, chunk.position_ids
             states = self.states(*tokens, new[0].cache, chunk.mask, taps, at, chunk.adapters)
         for each in new:
