@@ -65,7 +65,7 @@ def main() -> None:
 
 def make_bundle(folder: Path, seed: int) -> Path:
     cfg = compose_config([*MODEL, f"name={folder.name}"])
-    cfg.lora = LoraConfig(r=16, alpha=32)
+    cfg.lora = LoraConfig(r=16, alpha=32, target_modules="all-linear")
     model = add_adapter(load_base_model(cfg.model, pick_device()), cfg.lora, seed)
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():

@@ -102,13 +102,22 @@ def proofs(session: Session, missing: list[str]) -> list[str]:
 
 
 def failed(session: Session) -> list[dict]:
-    """Proofs that do not hold, or that an error ended."""
-    return [
+    """Proofs that do not hold or did not run, and measurements of effchal that an error ended.
+
+    A lack of memory is a finding, and a peer's error is no fault of ours.
+    """
+    proofs = [
         line
         for name in PROOFS
         for line in session.of(name)
         if line.get("ok") is False or "error" in line or "skipped" in line
     ]
+    measured = [
+        line
+        for line in session.results
+        if line.get("system") == "effchal" and line.get("error") not in (None, "out of memory")
+    ]
+    return proofs + measured
 
 
 def rows_of(lines: Sequence[dict], columns: dict[str, str]) -> list[str]:

@@ -46,6 +46,8 @@ class Saver:
             write_bundle(Path(folder) / "bundle", self.cfg, model, self.setup.tokenizer, card)
             self.clock.add_cost("checkpoint", saved_s - started_s)
             self.clock.add_cost("bundle", self.clock.spent_s() - saved_s)
+            if self.cfg.train.bundle is BundleOf.best:  # a checkpoint read, a second bundle written
+                self.clock.add_cost("best weights", self.clock.spent_s() - started_s)
         log.info(
             "saving takes %.1f s; %.1f s are kept for the end",
             self.clock.spent_s() - started_s,
@@ -111,6 +113,8 @@ class Saver:
             log.info(
                 "%s; the bundle holds the last weights (train.bundle=best would take those)", best
             )
+        elif not self.clock.fits_at_end("best weights"):
+            log.warning("%s, but no time is left for them; the bundle holds the last weights", best)
         elif load_weights(self.checkpoints, state.best_step, self.setup.model):
             self.write_bundle(status, is_best=True)
             log.info("%s; the bundle holds these weights", best)

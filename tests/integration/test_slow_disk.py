@@ -3,17 +3,20 @@
 Each sync moves the run's clock on, so that no test waits.
 """
 
+import itertools
 import os
 import signal
 import time
 
 import pytest
-from support.training_runs import Stop, metrics, record, run
+import torch
+from support.training_runs import Stop, adapter, metrics, record, run
 
 from effchal.bundle import check_bundle
 from effchal.config import BudgetConfig
+from effchal.config.choices import BundleOf
 from effchal.runs import checkpoints
-from effchal.training import loop
+from effchal.training import loop, validation
 from effchal.training.budget import WallClock
 
 STEP_S = 16.0
@@ -101,3 +104,30 @@ def test_a_run_on_a_slow_disk_that_is_stopped_goes_on_where_it_was(slow, tmp_pat
     assert run(cfg, tmp_path) == 0
     steps = [line["step"] for line in metrics(tmp_path) if "loss" in line]
     assert steps == list(range(1, record(tmp_path)["step"] + 1))
+
+
+@pytest.mark.parametrize(
+    ("seconds_of_sync", "holds_best"),
+    [
+        (lambda step: 4.0, True),
+        (lambda step: 0.5 if step < 12 else 12.0, False),
+    ],
+    ids=["slow", "slow from the twelfth step"],
+)
+def test_the_best_weights_take_time_that_was_kept_for_them_or_none(
+    slow, tmp_path, monkeypatch, seconds_of_sync, holds_best
+):
+    cfg, clock = slow(seconds_of_sync)
+    cfg.train.bundle, cfg.train.validate_every = BundleOf.best, 2
+    cfg.budget.periodic_work_share = 1.0
+    losses = itertools.chain([9.0, 1.0], itertools.count(2))  # the lowest after two steps
+    monkeypatch.setattr(validation, "validation_loss", lambda *_: float(next(losses)))
+    started = clock()
+    assert run(cfg, tmp_path) == 0
+    assert clock() - started < LIMIT_S
+    done = record(tmp_path)
+    assert (done["status"], done["best_step"]) == ("stopped_by_budget", 2)
+    best = torch.load(tmp_path / "checkpoint" / "step_0000002.pt", weights_only=True)["parameters"]
+    packaged = adapter(tmp_path)
+    equal = all(torch.equal(packaged[k.replace(".default.", ".")], v) for k, v in best.items())
+    assert equal == holds_best

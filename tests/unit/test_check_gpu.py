@@ -108,6 +108,16 @@ def test_the_exit_code_is_that_of_the_proofs(session, tmp_path):
     assert [json.loads(line)["section"] for line in lines] == ["gradients", "training", "gradients"]
 
 
+def test_an_error_of_our_own_measurement_fails_the_check(session, tmp_path):
+    session.tell("decoding", system="TRL", base="bf16", error="ValueError: theirs")
+    session.tell("decoding", system="effchal", base="bf16", error="out of memory")
+    assert exit_code(session, tmp_path) == 0
+    session.tell("decoding", system="effchal", base="nf4", error="ValueError: ours")
+    assert exit_code(session, tmp_path) == 1
+    failures = [each for each in (tmp_path / "table.md").read_text().splitlines() if "FAILED" in each]
+    assert failures == ["FAILED decoding: system effchal, base nf4, error ValueError: ours"]
+
+
 def test_targets_count_when_asked(session, tmp_path):
     trained(session, "effchal", tokens_per_s=100)
     trained(session, "unsloth", tokens_per_s=200)
