@@ -23,7 +23,7 @@ import torch
 from bench_serve import make_prompts
 
 from effchal.bundle import write_bundle
-from effchal.cli import compose_config
+from effchal.cli.compose import compose_config
 from effchal.config import Config, LoraConfig, ServeConfig
 from effchal.decoding.engine import Engine
 from effchal.decoding.prefix_cache import common_beginning

@@ -33,7 +33,7 @@ SHARD = 20_000  # rows of a file for Ray
 PREPARE = """
 import sys, tempfile, time
 from pathlib import Path
-from effchal.cli import compose_config
+from effchal.cli.compose import compose_config
 cfg = compose_config(sys.argv[1:])
 try:
     from effchal.model.tokenizer import hide_torch

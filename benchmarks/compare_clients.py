@@ -24,7 +24,7 @@ from effchal.evaluation.helm.results import error_of, read_run, run_folder
 from effchal.model.load import load_base_model
 from effchal.model.tokenizer import base_model_path
 from effchal.model_source import ModelSource, check_model_source, load_source_tokenizer
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.encoder import PromptEncoder, Turn
 
 NAME = "transformers/base-model"
 

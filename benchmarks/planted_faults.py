@@ -30,7 +30,7 @@ from effchal.mixing.near_duplicates import (
 from effchal.mixing.questions import known_questions
 from effchal.mixing.sources import load_source
 from effchal.mixing.words import joined_hashes, words
-from effchal.prompts import Turn
+from effchal.prompts.encoder import Turn
 
 CLEAN, EACH = 500, 20  # right rows, and rows of each fault
 LONG_ROW = 200_000  # characters

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from effchal.cli import compose_config
+from effchal.cli.compose import compose_config
 from effchal.config import LoraConfig, ModelConfig, TrainConfig
 from effchal.config.choices import ActivationCheckpointing, Dtype, LossOn, Schedule
 from effchal.kernels.attention import use_packed_attention
@@ -20,7 +20,7 @@ from effchal.model.device import pick_device
 from effchal.model.load import add_adapter, load_base_model
 from effchal.model.structure import head
 from effchal.model.tokenizer import load_tokenizer
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.encoder import PromptEncoder, Turn
 from effchal.training.layers import prepare_training
 from effchal.training.step import make_optimizer, train_step
 

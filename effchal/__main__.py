@@ -24,7 +24,7 @@ def run() -> None:
     if command == "--version":
         print(f"effchal {__version__}")
         return
-    from effchal import arguments, command_help, completion, failures
+    from effchal.cli import arguments, command_help, completion, failures
 
     if command == "--completion":
         with failures.one_line_errors():

@@ -17,8 +17,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from effchal.arguments import quote
-from effchal.cli import compose_config, overlay
+from effchal.cli.arguments import quote
+from effchal.cli.compose import compose_config, overlay
+from effchal.cli.evaluate_arguments import question_words
 from effchal.config import Config, ConfigError
 from effchal.config.decoding import change_decoding
 from effchal.decoding.engine import Engine
@@ -26,9 +27,8 @@ from effchal.decoding.layers import contrast_of
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.score import Scorer
 from effchal.decoding.sequence import Completion
-from effchal.evaluate_arguments import question_words
 from effchal.model_source import check_model_source, inference_config, load_engine
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.encoder import PromptEncoder, Turn
 
 Source = str | Path | Config
 
@@ -80,8 +80,8 @@ def train(config: Config, run_dir: str | Path | None = None) -> TrainedRun:
     Raises:
         ConfigError: the config cannot be run, or the folder holds a run already.
     """
+    from effchal.planning.training_run import nothing_to_do, open_run, run
     from effchal.runs import nothing_left_if_refused, run_lock
-    from effchal.train import nothing_to_do, open_run, run
     from effchal.training.signals import StopSignals
 
     folder = _folder("train", config, run_dir)

@@ -19,7 +19,7 @@ from torch import nn
 from effchal.config import Config, ConfigError, ModelConfig, load_config, save_config
 from effchal.model.load import base_model_fingerprint, load_adapter, load_base_model
 from effchal.model.tokenizer import ModelError, base_model_path, load_tokenizer
-from effchal.prompts import PromptEncoder
+from effchal.prompts.encoder import PromptEncoder
 from effchal.runs import sync_folder, versions, where_supported
 
 FORMAT = 1

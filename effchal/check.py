@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from effchal.cli import entry_point
+from effchal.cli.compose import entry_point
 from effchal.config import Config, ConfigError
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from effchal.cli import entry_point
+from effchal.cli.compose import entry_point
 from effchal.config import Config, ConfigError
 from effchal.conformance_checks.run import chosen, connect, report, run_checks
 from effchal.conformance_checks.table import (

@@ -9,9 +9,9 @@ import os
 import sys
 from pathlib import Path
 
-from effchal.cli import entry_point
+from effchal.cli.compose import entry_point
+from effchal.cli.failures import one_line_errors
 from effchal.config import Config, ConfigError
-from effchal.failures import one_line_errors
 
 
 def main() -> None:

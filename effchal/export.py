@@ -7,7 +7,7 @@ outputs/train/<run> to=merged. The folder takes its place once it is whole.
 import sys
 from pathlib import Path
 
-from effchal.cli import entry_point
+from effchal.cli.compose import entry_point
 from effchal.config import Config
 from effchal.model_source import inference_config
 from effchal.tracking.terminal import progress

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from effchal.cli import entry_point
+from effchal.cli.compose import entry_point
 from effchal.config import Config, ConfigError
 from effchal.evaluation.helm.processes import HelmError, reach_loopback_directly
 from effchal.evaluation.helm.results import runs_table

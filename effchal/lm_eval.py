@@ -10,12 +10,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from effchal.cli import entry_point, overlay
+from effchal.cli.compose import entry_point, overlay
+from effchal.cli.several_models import split_base
 from effchal.config import Config, ConfigError, load_config
 from effchal.evaluation.lm_eval.environment import made_ready
 from effchal.evaluation.lm_eval.process import LOG, MARK, LmEvalError
 from effchal.model_source import inference_config
-from effchal.several_models import split_base
 from effchal.tracking.sweep import SweepJob
 from effchal.tracking.terminal import progress
 from effchal.tracking.tracker import check_tracking

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effchal.cli import overlay
+from effchal.cli.compose import overlay
+from effchal.cli.several_models import BASE_PLAIN, split_base
 from effchal.config import Config, ConfigError, ModelConfig, PromptConfig, load_config
-from effchal.prompts import PromptEncoder, Turn
-from effchal.several_models import BASE_PLAIN, split_base
+from effchal.prompts.encoder import PromptEncoder, Turn
 
 if TYPE_CHECKING:  # torch comes with them, and a server's master process must stay small
     from effchal.decoding.engine import Engine

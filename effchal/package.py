@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from effchal.cli import entry_point
+from effchal.cli.compose import entry_point
 from effchal.config import Config, ConfigError
 from effchal.runs import is_bundle
 

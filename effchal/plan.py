@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from effchal.cli import entry_point, job_age_s
+from effchal.cli.compose import entry_point, job_age_s
 from effchal.config import Config, ConfigError
 from effchal.tracking.terminal import progress
 

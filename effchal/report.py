@@ -5,23 +5,18 @@ It finds the runs in and below the folders and writes one HTML file that needs n
 
 import argparse
 import json
-import os
-import sys
 from pathlib import Path
-from typing import Any
 
-from effchal.command_help import own_parser
+from effchal.cli.command_help import own_parser
+from effchal.cli.failures import one_line_errors
 from effchal.config import ConfigError
-from effchal.failures import one_line_errors
 from effchal.reporting.challenge import challenge_report
-from effchal.reporting.collect import NoRun, collect
-from effchal.reporting.export import write_csv, write_json, write_pngs
+from effchal.reporting.collect import collect
+from effchal.reporting.export import check_writable, write_files
 from effchal.reporting.finals import TRACKS
 from effchal.reporting.page import fitting_page
 from effchal.reporting.payload import report_of
-from effchal.reporting.watch import HOST, make_server
-
-NICENESS = 10  # of --watch: the jobs that it follows come first
+from effchal.reporting.watch import HOST, watch
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,7 +48,7 @@ def main() -> None:
         if args.challenge:
             challenge(args)
         elif args.watch:
-            watch(args)
+            watch(args.folders, args.port)
         else:
             write(args)
 
@@ -64,7 +59,7 @@ def write(args: argparse.Namespace) -> None:
         check_writable(path)
     page, data = report_of(collect(args.folders), args.folders, fitting_page)
     try:
-        written = write_files(args, page, data)
+        written = write_files(page, data, args.output, args.csv, args.json, args.png)
     except OSError as error:
         raise ConfigError(f"cannot write {error.filename}: {error.strerror}") from error
     print(data["summary"])
@@ -74,16 +69,6 @@ def write(args: argparse.Namespace) -> None:
         words = ("folder", "holds") if few else ("folders", "hold")
         print(f"{count} {words[0]} could not be read or {words[1]} no run; the page lists them")
     print(f"wrote {', '.join(map(str, written))}")
-
-
-def write_files(args: argparse.Namespace, page: str, data: dict[str, Any]) -> list[Path]:
-    args.output.write_text(page, encoding="utf-8")
-    written = [args.output]
-    for path, into in ((args.csv, write_csv), (args.json, write_json)):
-        if path is not None:
-            into(data, path)
-            written.append(path)
-    return written + (write_pngs(data, args.png) if args.png is not None else [])
 
 
 def challenge(args: argparse.Namespace) -> None:
@@ -98,32 +83,6 @@ def challenge(args: argparse.Namespace) -> None:
         except OSError as error:
             raise ConfigError(f"cannot write {args.json}: {error.strerror}") from error
     print(report.text(), end="")
-
-
-def check_writable(path: Path | None) -> None:
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        reason = "is a folder" if path.is_dir() else f"lies in no folder: {path.parent} is missing"
-        raise ConfigError(f"{path} {reason}; give a file")
-
-
-def watch(args: argparse.Namespace) -> None:
-    """Serve the page until Ctrl-C."""
-    collect(args.folders)  # a folder that is missing is an error now
-    os.nice(NICENESS)
-
-    def make() -> dict[str, Any]:
-        there = [path for path in args.folders if path.is_dir()]
-        found = collect(there)
-        gone = [path for path in args.folders if path not in there]
-        found.others += [NoRun(path, "is not there any more") for path in gone]
-        return report_of(found, args.folders, lambda report: fitting_page(report)[1])
-
-    with make_server(make, args.folders, args.port) as server:
-        print(f"http://{HOST}:{server.server_port} follows the runs; Ctrl-C ends it", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print(file=sys.stderr)
 
 
 if __name__ == "__main__":

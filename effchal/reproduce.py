@@ -7,7 +7,7 @@ of the folder alone. Exit code 1: something is not as the folder states.
 import sys
 from pathlib import Path
 
-from effchal.cli import entry_point
+from effchal.cli.compose import entry_point
 from effchal.config import Config, ConfigError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
-from effchal.cli import entry_point
+from effchal.cli.compose import entry_point
 from effchal.config import Config, ConfigError, ServeConfig
 from effchal.runs import NotStarted
 from effchal.serving.access import bearer_token

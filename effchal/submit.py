@@ -7,7 +7,7 @@ effchal reproduce does it again from there.
 
 from pathlib import Path
 
-from effchal.cli import entry_point
+from effchal.cli.compose import entry_point
 from effchal.config import Config
 from effchal.tracking.ending import as_typed, read_run
 

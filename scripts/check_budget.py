@@ -20,9 +20,9 @@ from unittest import mock
 import torch
 
 from effchal.bundle import base_of_bundle
-from effchal.cli import compose_config
+from effchal.cli.compose import compose_config
 from effchal.config import BudgetConfig
-from effchal.train import run
+from effchal.planning.training_run import run
 from effchal.training import loop, saving, step
 from effchal.training.signals import StopSignals
 

@@ -23,9 +23,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from effchal.cli import compose_config
+from effchal.cli.compose import compose_config
+from effchal.planning.training_run import run
 from effchal.runs import checkpoints, read_json_lines, run_lock
-from effchal.train import run
 from effchal.training import saving
 from effchal.training.signals import StopSignals
 

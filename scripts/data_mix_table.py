@@ -3,7 +3,7 @@
 Licence, origin and what the rules of the 2023 contest say, for each source of each mix.
 """
 
-from effchal.cli import CONF_DIR, compose_config
+from effchal.cli.compose import CONF_DIR, compose_config
 from effchal.rules import check_rules
 
 HEADER = "| `data_mix=` | source | licence | origin | `rules=neurips_2023` |"

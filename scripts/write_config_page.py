@@ -5,8 +5,8 @@ python scripts/write_config_page.py
 
 from pathlib import Path
 
-from effchal.cli import compose_config
-from effchal.command_help import COMMANDS, choices_of_groups
+from effchal.cli.command_help import COMMANDS, choices_of_groups
+from effchal.cli.compose import compose_config
 from effchal.config.describe import Key, describe, groups
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"

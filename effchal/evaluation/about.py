@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from effchal.cli import CONF_DIR
+from effchal.cli.compose import CONF_DIR
 from effchal.config import ConfigError, PromptConfig, load_config
 from effchal.config.choices import Template
 

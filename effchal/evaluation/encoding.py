@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from effchal.chat_template import TemplateError
 from effchal.evaluation.results import Answer, Record, prompt_digest
 from effchal.evaluation.scenarios import Instance, Reference, Scenario, ScenarioError, Settings
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.chat_template import TemplateError
+from effchal.prompts.encoder import PromptEncoder, Turn
 
 MIN_SHARED_PREFIX = 32  # tokens; a shorter one is not worth a cache of its own
 

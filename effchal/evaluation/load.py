@@ -6,7 +6,7 @@ from pathlib import Path
 from effchal.config import Config, ConfigError
 from effchal.evaluation.encoding import TokenizerWindow
 from effchal.evaluation.scenarios import MissingDataError, Scenario, expanded, load_scenario
-from effchal.prompts import PromptEncoder
+from effchal.prompts.encoder import PromptEncoder
 
 log = logging.getLogger("effchal.evaluate")
 

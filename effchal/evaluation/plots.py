@@ -6,7 +6,15 @@ from effchal.evaluation.compare import Comparison
 from effchal.evaluation.names import short_names
 from effchal.evaluation.results import BASELINE, EntrySummary
 from effchal.evaluation.stats import Interval
-from effchal.figures import COLOURS, FONT_PT, describe, draw_interval, grid, panels, save_figure
+from effchal.tracking.figures import (
+    COLOURS,
+    FONT_PT,
+    describe,
+    draw_interval,
+    grid,
+    panels,
+    save_figure,
+)
 
 ROW_IN, TITLE_IN, FRAME_IN = 0.36, 0.75, 0.9
 

@@ -41,7 +41,7 @@ from effchal.model_source import (
     identity,
     load_source_tokenizer,
 )
-from effchal.prompts import PromptEncoder
+from effchal.prompts.encoder import PromptEncoder
 from effchal.runs import device_name, git_commit, read_record, run_lock, versions, write_atomic
 from effchal.tracking.terminal import progress
 

@@ -10,7 +10,7 @@ from effchal.decoding.engine import Engine
 from effchal.model.adapter_names import BASE
 from effchal.model.adapters import check_plain
 from effchal.model_source import ModelSource, load_engine
-from effchal.shared_base import check_same_base, tokenizer_of_same_vocabulary
+from effchal.serving.shared_base import check_same_base, tokenizer_of_same_vocabulary
 
 log = logging.getLogger("effchal.evaluate")
 

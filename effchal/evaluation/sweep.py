@@ -4,13 +4,13 @@ import json
 import logging
 from pathlib import Path
 
+from effchal.cli.failures import fail
 from effchal.config import ConfigError, load_config
 from effchal.evaluation.compare import Settings, compare
 from effchal.evaluation.compare_text import as_markdown, as_text, shown
 from effchal.evaluation.plots import plot_comparison
 from effchal.evaluation.scored import EVALUATION, read_scored
 from effchal.evaluation.sides import ask_different_things, sides
-from effchal.failures import fail
 from effchal.runs import read_record, write_atomic
 
 log = logging.getLogger("effchal.evaluate")

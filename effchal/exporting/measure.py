@@ -11,7 +11,7 @@ from effchal.config import ConfigError
 from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
 from effchal.model.merge import MOST_NATS
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.encoder import PromptEncoder, Turn
 
 QUESTIONS = (
     "Why is the sky blue?",

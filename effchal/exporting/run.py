@@ -25,7 +25,7 @@ from effchal.model.device import pick_device
 from effchal.model.load import base_model_config
 from effchal.model.tokenizer import is_hub_id
 from effchal.model_source import ModelSource, check_model_source, load_engine, load_source_tokenizer
-from effchal.prompts import PromptEncoder
+from effchal.prompts.encoder import PromptEncoder
 from effchal.runs import versions
 from effchal.tracking.terminal import progress
 

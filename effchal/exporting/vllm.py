@@ -6,7 +6,7 @@ from pathlib import Path
 from effchal.config import Config
 from effchal.config.choices import DecodingMethod
 from effchal.exporting.adapter import adapter_config, write_adapter
-from effchal.model_card import VLLM_RANKS
+from effchal.training.model_card import VLLM_RANKS
 
 SCRIPT = "serve.sh"
 ADAPTER_NAME = "tuned"  # what a request's "model" says

@@ -17,7 +17,7 @@ from effchal.mixing.words import (
     word_hashes,
     words,
 )
-from effchal.prompts import Turn
+from effchal.prompts.encoder import Turn
 
 # An answer loops if it says up to 100 words, a letter among them, 8 times in a row over 50 words,
 # or if up to 8 bytes, not blank and without a digit, stand in a row over 300 bytes.

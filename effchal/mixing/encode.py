@@ -15,7 +15,7 @@ from effchal.config.choices import LossOn, TooLong
 from effchal.mixing.example import Example
 from effchal.mixing.store import open_arrow, write_arrow
 from effchal.mixing.too_long import shortened, split_by_turns
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.encoder import PromptEncoder, Turn
 
 IGNORE_INDEX = -100
 ROWS = 1024  # examples in each batch of a file but the last

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from effchal.chat_template import TemplateError
 from effchal.config.choices import DataEngine
 from effchal.mixing.encode import (
     EncodedBatch,
@@ -25,6 +24,7 @@ from effchal.mixing.select import SelectedSource
 from effchal.mixing.store import cached, key_of
 from effchal.mixing.stored_source import StoredSource
 from effchal.model.tokenizer import tokenizer_fingerprint
+from effchal.prompts.chat_template import TemplateError
 from effchal.tracking.terminal import progress
 
 BATCH = 512  # conversations

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from effchal.prompts import Turn
+from effchal.prompts.encoder import Turn
 
 
 @dataclass(frozen=True)

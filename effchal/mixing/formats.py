@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from effchal.config.choices import DataFormat
+from effchal.mixing.rows import Row, check_text
 from effchal.mixing.where import value_at
-from effchal.prompts import Turn, with_tool_calls
-from effchal.rows import Row, check_text
+from effchal.prompts.encoder import Turn, with_tool_calls
 
 LOOKED_AT = 20  # rows that must agree on a format
 SHAREGPT = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}

@@ -21,7 +21,7 @@ import pyarrow as pa
 from effchal import __version__
 from effchal.config import ConfigError
 from effchal.mixing.parallel import Job, Work
-from effchal.ray_cluster import connect, disconnect, environment
+from effchal.mixing.ray_cluster import connect, disconnect, environment
 from effchal.tracking.terminal import progress
 
 MOST_PER_TASK = 8  # batches; a task that a lost node had is done again

@@ -4,8 +4,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from effchal.figures import COLOURS, describe, panels, save_figure
 from effchal.runs import read_record
+from effchal.tracking.figures import COLOURS, describe, panels, save_figure
 
 log = logging.getLogger(__name__)
 

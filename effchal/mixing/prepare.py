@@ -16,12 +16,12 @@ from effchal.mixing.locate import pin_revisions
 from effchal.mixing.mix import Mix
 from effchal.mixing.order import TrainingOrder
 from effchal.mixing.parallel import released
+from effchal.mixing.ray_cluster import check_ray
 from effchal.mixing.readers import DataError
 from effchal.mixing.report import MixReport, report
 from effchal.mixing.select import Selection, select
 from effchal.model.tokenizer import load_tokenizer, pin_revision
-from effchal.prompts import PromptEncoder
-from effchal.ray_cluster import check_ray
+from effchal.prompts.encoder import PromptEncoder
 
 log = logging.getLogger(__name__)
 DIGEST = "2:"  # begins the digest of data; earlier versions had another one

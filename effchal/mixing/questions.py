@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from effchal.mixing.readers import KINDS, DataError, is_readable, read_rows
-from effchal.rows import Row, parse_json, read_csv, read_jsonl
+from effchal.mixing.rows import Row, parse_json, read_csv, read_jsonl
 
 MMLU_SUBJECTS = 57
 BBQ_SUBJECTS = (

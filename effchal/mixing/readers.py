@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from effchal.config import ConfigError
-from effchal.rows import Row, not_utf8, open_rows, parse_json, read_jsonl, unpacked_name, unpacking
+from effchal.mixing.rows import (
+    Row,
+    not_utf8,
+    open_rows,
+    parse_json,
+    read_jsonl,
+    unpacked_name,
+    unpacking,
+)
 
 BATCH = 1024  # rows of a parquet file that are Python objects at a time
 BUFFER = 2**20  # bytes of each column

@@ -12,7 +12,7 @@ from effchal.mixing.formats import format_of_rows, renamed, turns_of
 from effchal.mixing.locate import Located, locate
 from effchal.mixing.readers import DataError, read_rows
 from effchal.mixing.where import Seen, compile_where
-from effchal.prompts import Turn
+from effchal.prompts.encoder import Turn
 
 
 @dataclass

@@ -7,8 +7,8 @@ from typing import Any
 
 from effchal.config import ConfigError
 from effchal.config.errors import shown
-from effchal.rows import Row
-from effchal.rows import shown as with_type
+from effchal.mixing.rows import Row
+from effchal.mixing.rows import shown as with_type
 
 CONDITIONS = ("min", "max", "min_chars", "max_chars", "matches", "not")
 SHOWN_VALUES = 20  # of a column, in the message of a filter that keeps nothing

@@ -1,4 +1,4 @@
-"""The report as CSV, JSON and PNG files."""
+"""The report as files: the page, CSV, JSON, PNG."""
 
 import csv
 import json
@@ -6,12 +6,42 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from effchal.figures import FONT_PT, describe, panels, save_figure
+from effchal.config import ConfigError
+from effchal.tracking.figures import FONT_PT, describe, panels, save_figure
 
 MOST_RUNS = 12  # of one picture: those with the lowest validation loss
 MOST_LINES = 40
 MOST_PANELS = 12
 TITLE_LETTERS = 60  # of a line of a title
+
+
+def check_writable(path: Path | None) -> None:
+    """Raises ConfigError unless a file can be written there."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        reason = "is a folder" if path.is_dir() else f"lies in no folder: {path.parent} is missing"
+        raise ConfigError(f"{path} {reason}; give a file")
+
+
+def write_files(
+    page: str,
+    data: dict[str, Any],
+    output: Path,
+    table: Path | None,
+    everything: Path | None,
+    pictures: Path | None,
+) -> list[Path]:
+    """Write the page, and as CSV, JSON and a folder of PNG what has a path; all files written.
+
+    Raises:
+        OSError: it has the file's name.
+    """
+    output.write_text(page, encoding="utf-8")
+    written = [output]
+    for path, into in ((table, write_csv), (everything, write_json)):
+        if path is not None:
+            into(data, path)
+            written.append(path)
+    return written + (write_pngs(data, pictures) if pictures is not None else [])
 
 
 def write_csv(data: dict[str, Any], path: Path) -> None:

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from effchal.config import ConfigError
-from effchal.reporting.page import page_of
+from effchal.reporting.collect import NoRun, collect
+from effchal.reporting.page import fitting_page, page_of
+from effchal.reporting.payload import report_of
 
+NICENESS = 10  # the jobs that it follows come first
 HOST = "127.0.0.1"
 FILES = (
     ".lock", "config.yaml", "instances.jsonl", "metrics.jsonl", "mix.json", "multirun.yaml",
@@ -116,3 +119,23 @@ def make_server(
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise ConfigError(f"--port {port}: another program has it; take another one") from error
         raise ConfigError(f"--port {port}: {error}; take another one") from error
+
+
+def watch(folders: Sequence[Path], port: int) -> None:
+    """Serve the page until Ctrl-C."""
+    collect(folders)  # a folder that is missing is an error now
+    os.nice(NICENESS)
+
+    def make() -> dict[str, Any]:
+        there = [path for path in folders if path.is_dir()]
+        found = collect(there)
+        gone = [path for path in folders if path not in there]
+        found.others += [NoRun(path, "is not there any more") for path in gone]
+        return report_of(found, folders, lambda report: fitting_page(report)[1])
+
+    with make_server(make, folders, port) as server:
+        print(f"http://{HOST}:{server.server_port} follows the runs; Ctrl-C ends it", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print(file=sys.stderr)

@@ -7,7 +7,7 @@ from effchal.serving.openai import models
 from effchal.serving.refusals import RequestError
 from effchal.serving.routes import Route
 from effchal.serving.service import Service
-from effchal.shared_base import check_adapter, check_name
+from effchal.serving.shared_base import check_adapter, check_name
 
 
 def add_adapter(service: Service, base: ModelSource, name: str, path: str) -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from flask import Flask, Response, jsonify
 
-from effchal.arguments import quote
-from effchal.cli import compose_config
+from effchal.cli.arguments import quote
+from effchal.cli.compose import compose_config
 from effchal.config import Config, ConfigError
 from effchal.model_source import check_mergeable, check_model_source, inference_config, load_engine
 from effchal.serving.access import guard, register_errors
@@ -31,7 +31,7 @@ from effchal.serving.openapi import openapi_document
 from effchal.serving.page import page
 from effchal.serving.routes import Route, add_routes
 from effchal.serving.service import Service
-from effchal.shared_base import base_config, check_adapters, check_name
+from effchal.serving.shared_base import base_config, check_adapters, check_name
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
-from effchal.prompts import with_tool_calls
+from effchal.prompts.encoder import with_tool_calls
 from effchal.serving.fields import ApiRequest
 from effchal.serving.helm_types import NotSupported, Text
 

@@ -1,6 +1,6 @@
 """HELM's routes: POST /process, /tokenize, /decode."""
 
-from effchal.prompts import Turn
+from effchal.prompts.encoder import Turn
 from effchal.serving import helm_types as types
 from effchal.serving.access import log_answer, log_fields
 from effchal.serving.refusals import RequestError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from flask import Response
 
-from effchal.prompts import Turn
+from effchal.prompts.encoder import Turn
 from effchal.serving import openai_types as types
 from effchal.serving.access import log_answer, log_fields
 from effchal.serving.helm_types import DecodeRequest, DetokenizeResponse

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effchal.config import Config, ConfigError
-from effchal.prompts import PromptEncoder
+from effchal.prompts.encoder import PromptEncoder
 from effchal.serving.refusals import RequestError
 
 if TYPE_CHECKING:  # torch comes with them, and the master process must stay small to fork cleanly
     from effchal.decoding.engine import Engine
     from effchal.serving.scheduler import Scheduler
-    from effchal.shared_base import CheckedAdapter
+    from effchal.serving.shared_base import CheckedAdapter
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,18 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from effchal.chat_template import TemplateError
 from effchal.config import Config, ConfigError
 from effchal.config.choices import DecodingMethod
 from effchal.config.decoding import DecodingConfig, change_decoding
 from effchal.model.vocabulary import first_unknown
 from effchal.model_source import ModelSource
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.chat_template import TemplateError
+from effchal.prompts.encoder import PromptEncoder, Turn
 from effchal.serving.helm_types import SamplingRequest
 from effchal.serving.metrics import Metrics
 from effchal.serving.refusals import RequestError
 from effchal.serving.served import LoadedModel, ServedModel
-from effchal.shared_base import CheckedAdapter
+from effchal.serving.shared_base import CheckedAdapter
 
 if TYPE_CHECKING:  # torch comes with them, and the master process must stay small to fork cleanly
     from effchal.decoding.engine import Engine

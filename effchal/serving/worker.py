@@ -19,7 +19,7 @@ from typing import Any
 from gunicorn.http import errors, get_parser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from effchal.priority import give_way
+from effchal.prompts.priority import give_way
 from effchal.serving.incoming import HEAD_LIMIT_BYTES, Incoming, Refused
 from effchal.serving.metrics import UNREAD, Metrics
 from effchal.serving.refusals import error_answer

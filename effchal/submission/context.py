@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from effchal.bundle import sha256
-from effchal.cli import PACKAGE
+from effchal.cli.compose import PACKAGE
 from effchal.config import ConfigError
 
 CHECKSUMS = "SHA256SUMS"

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from effchal.bundle import check_bundle, replace_text
-from effchal.cli import overlay
+from effchal.cli.compose import overlay
+from effchal.cli.overrides import key_of
 from effchal.config import Config, ConfigError, load_config
 from effchal.config.io import as_yaml
 from effchal.conformance_checks.run import CHECKS
@@ -21,8 +22,7 @@ from effchal.evaluation.variants import variants_of
 from effchal.exporting.folder import check_free, written_whole
 from effchal.model.device import gpu_names
 from effchal.model_source import bundle_folder, check_model_source, load_source_tokenizer
-from effchal.overrides import key_of
-from effchal.prompts import PromptEncoder
+from effchal.prompts.encoder import PromptEncoder
 from effchal.rules import Finding, check_rules, summary
 from effchal.runs import git_commit, read_record, versions
 from effchal.submission import stages

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effchal.cli.overrides import key_of, quote
 from effchal.config import Config, ConfigError, to_plain
-from effchal.overrides import key_of, quote
 
 GROUPS = ("scenario", "sweep", "evaluate")  # of the config: what an evaluation goes by
 FOLDER = "evaluation/questions"

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from effchal.bundle import base_of_bundle, sha256
+from effchal.cli.overrides import key_of, parse_override, quote
 from effchal.config import Config, ConfigError, load_config
 from effchal.mixing.prepare import prepare_data
-from effchal.overrides import key_of, parse_override, quote
 from effchal.runs import read_record, versions, write_atomic
 from effchal.submission import stages
 from effchal.submission.context import check_checksums

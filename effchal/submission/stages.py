@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effchal.cli.overrides import quote
 from effchal.config import ConfigError, ConformanceConfig
 from effchal.conformance_checks.run import CHECKS, connect, report, run_checks
 from effchal.conformance_checks.verdict import Verdict
 from effchal.evaluation.helm.processes import PATIENCE_S, child, environment_without, tail
-from effchal.overrides import quote
 from effchal.runs import write_atomic
 from effchal.serving.ready import free_port, wait_ready
 from effchal.tracking.terminal import progress

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effchal.cli import job_age_s
+from effchal.cli.compose import job_age_s
 from effchal.config import ConfigError
 from effchal.runs import write_atomic
 from effchal.tracking.ending import read_run

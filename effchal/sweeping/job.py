@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from effchal.arguments import RUN_FILES
-from effchal.overrides import key_of, quote
+from effchal.cli.arguments import RUN_FILES
+from effchal.cli.overrides import key_of, quote
 
 PR_SET_PDEATHSIG = 1
 LOCK_WAIT_S = 60.0  # for a process of the same job that is about to end

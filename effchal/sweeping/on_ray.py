@@ -14,7 +14,7 @@ from hydra.core.utils import filter_overrides
 from omegaconf import DictConfig
 
 from effchal.config import ConfigError
-from effchal.ray_cluster import connect, environment
+from effchal.mixing.ray_cluster import connect, environment
 from effchal.sweeping.job import run_job
 from effchal.sweeping.processes import POLL_S, number_in, tell_end
 from effchal.tracking.manifest import NODE, Manifest

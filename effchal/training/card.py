@@ -8,10 +8,10 @@ from typing import Any
 from effchal.config import Config
 from effchal.model.device import peak_memory_gib
 from effchal.model.tokenizer import is_hub_id
-from effchal.model_card import TrainingFacts, model_card
 from effchal.runs import provenance
 from effchal.training.budget import WallClock
 from effchal.training.build import RunState, TrainingSetup
+from effchal.training.model_card import TrainingFacts, model_card
 
 
 def card_of(

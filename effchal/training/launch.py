@@ -11,8 +11,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from effchal.cli.overrides import key_of, quote
 from effchal.config import Config, ConfigError
-from effchal.overrides import key_of, quote
 
 if TYPE_CHECKING:  # what a run's data can be wrong about is found before torch loads
     import torch.distributed as dist

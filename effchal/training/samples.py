@@ -10,7 +10,7 @@ from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
 from effchal.model.load import evaluation_mode, model_shape
 from effchal.model.tokenizer import load_tokenizer
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.encoder import PromptEncoder, Turn
 from effchal.training.build import TrainingSetup
 from effchal.training.layers import as_loaded
 

@@ -18,7 +18,7 @@ from effchal.evaluation.run import run as run_evaluation
 from effchal.evaluation.scenarios import Instance, Scenario
 from effchal.evaluation.scenarios.types import Settings
 from effchal.model.tokenizer import load_tokenizer
-from effchal.prompts import PromptEncoder
+from effchal.prompts.encoder import PromptEncoder
 
 DOLA = {"method": "dola", "premature_layers": [0, 1]}
 PROMPTS = ["What is a budget?", "", "Zwei Wörter: é"]

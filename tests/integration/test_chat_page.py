@@ -13,7 +13,7 @@ from werkzeug.serving import make_server
 from effchal.model_source import check_model_source, load_engine
 from effchal.serving.app import make_app
 from effchal.serving.service import Service
-from effchal.shared_base import base_config, check_adapters
+from effchal.serving.shared_base import base_config, check_adapters
 
 HOSTILE = (
     "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>&amp;"

@@ -3,7 +3,7 @@
 import pytest
 from support.faulty_server import Faulty
 
-from effchal.arguments import hydra_arguments
+from effchal.cli.arguments import hydra_arguments
 from effchal.config import ConfigError, ConformanceConfig
 from effchal.config.conformance import conformance_override
 from effchal.conformance_checks import (

@@ -19,16 +19,15 @@ import pyarrow as pa
 import pytest
 from support.configs import compose_config
 
-from effchal import ray_cluster
-from effchal.cli import overlay
+from effchal.cli.compose import overlay
 from effchal.config import ConfigError, DataSourceConfig
 from effchal.config.choices import DataEngine, OnFault
-from effchal.mixing import encoded_source, on_ray, read, select
+from effchal.mixing import encoded_source, on_ray, ray_cluster, read, select
 from effchal.mixing.parallel import Workers
 from effchal.mixing.prepare import prepare_data, select_data
 from effchal.mixing.readers import DataError
 from effchal.mixing.stored_source import RowBatch
-from effchal.train import MAY_CHANGE
+from effchal.planning.training_run import MAY_CHANGE
 
 ASKED = "which of the seven lanterns burns longest when all of the winds are at rest"
 HAS_RAY = importlib.util.find_spec("ray") is not None

@@ -136,7 +136,7 @@ def test_an_installed_wheel_finds_its_config_from_any_folder(tmp_path):
     away = tmp_path / "away"
     away.mkdir()
     environment = os.environ | {"PYTHONPATH": str(site)}
-    where = [sys.executable, "-c", "import effchal.cli; print(effchal.cli.CONF_DIR)"]
+    where = [sys.executable, "-c", "from effchal.cli import compose; print(compose.CONF_DIR)"]
     found = subprocess.run(
         where, cwd=away, env=environment, check=True, capture_output=True, text=True
     ).stdout

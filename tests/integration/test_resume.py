@@ -26,15 +26,15 @@ from effchal.config import Config, ConfigError, load_config
 from effchal.config.choices import BundleOf
 from effchal.mixing.locate import BUILTIN_DIR
 from effchal.model.tiny import tiny_folder
+from effchal.planning.training_run import nothing_to_do, open_run
 from effchal.runs import checkpoints
-from effchal.train import nothing_to_do, open_run
 from effchal.training import build, loop, saving, validation
 
 
 def resume(folder, *typed):
     """What `effchal train <folder> <typed>` trains with, up to the first step."""
-    from effchal.arguments import hydra_arguments
-    from effchal.cli import compose_config
+    from effchal.cli.arguments import hydra_arguments
+    from effchal.cli.compose import compose_config
 
     *words, _ = hydra_arguments("train", [str(folder), *typed])
     return open_run(compose_config(words), words, folder)

@@ -12,7 +12,7 @@ from effchal.config import ConfigError
 from effchal.model_source import check_model_source, load_engine
 from effchal.serving.app import make_app, model_name, serving_config
 from effchal.serving.service import Service
-from effchal.shared_base import check_adapters
+from effchal.serving.shared_base import check_adapters
 
 BODY = {"prompt": "hello", "max_tokens": 12, "temperature": 0, "logprobs": 1, "ignore_eos": True}
 SHORT = ["serve.max_new_tokens=60", "serve.max_prompt_tokens=200"]

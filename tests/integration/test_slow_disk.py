@@ -108,10 +108,7 @@ def test_a_run_on_a_slow_disk_that_is_stopped_goes_on_where_it_was(slow, tmp_pat
 
 @pytest.mark.parametrize(
     ("seconds_of_sync", "holds_best"),
-    [
-        (lambda step: 4.0, True),
-        (lambda step: 0.5 if step < 12 else 12.0, False),
-    ],
+    [(lambda step: 4.0, True), (lambda step: 0.5 if step < 12 else 12.0, False)],
     ids=["slow", "slow from the twelfth step"],
 )
 def test_the_best_weights_take_time_that_was_kept_for_them_or_none(

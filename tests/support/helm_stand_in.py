@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from effchal.config import ModelConfig, PromptConfig
 from effchal.evaluation.encoding import TokenizerWindow
 from effchal.model.tokenizer import load_tokenizer
-from effchal.prompts import PromptEncoder
+from effchal.prompts.encoder import PromptEncoder
 from support.paths import ROOT
 
 HELM_BIN = ROOT / ".venv-helm" / "bin"

@@ -8,8 +8,8 @@ import time
 
 import torch
 
+from effchal.planning.training_run import run as run_training
 from effchal.runs import checkpoints
-from effchal.train import run as run_training
 from effchal.training.signals import StopSignals
 from support.forked import Command
 from support.paths import ROOT

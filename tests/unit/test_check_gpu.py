@@ -114,7 +114,9 @@ def test_an_error_of_our_own_measurement_fails_the_check(session, tmp_path):
     assert exit_code(session, tmp_path) == 0
     session.tell("decoding", system="effchal", base="nf4", error="ValueError: ours")
     assert exit_code(session, tmp_path) == 1
-    failures = [each for each in (tmp_path / "table.md").read_text().splitlines() if "FAILED" in each]
+    failures = [
+        each for each in (tmp_path / "table.md").read_text().splitlines() if "FAILED" in each
+    ]
     assert failures == ["FAILED decoding: system effchal, base nf4, error ValueError: ours"]
 
 

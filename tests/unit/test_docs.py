@@ -16,12 +16,12 @@ from support.shown_commands import (
     without_placeholders,
 )
 
-from effchal.arguments import SWEPT, parse_override
-from effchal.cli import compose_config
-from effchal.command_help import COMMANDS
+from effchal.cli.arguments import SWEPT, parse_override
+from effchal.cli.command_help import COMMANDS
+from effchal.cli.compose import compose_config
+from effchal.cli.evaluate_arguments import has_several_decodings, models_as_words, question_words
+from effchal.cli.several_models import are_several
 from effchal.config.words import own_words
-from effchal.evaluate_arguments import has_several_decodings, models_as_words, question_words
-from effchal.several_models import are_several
 
 README_LINES = 130
 SHOWN = shown_commands()

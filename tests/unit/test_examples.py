@@ -18,7 +18,7 @@ from effchal.mixing.packing import pack
 from effchal.model.load import add_adapter, load_base_model
 from effchal.model.tiny import tiny_folder
 from effchal.model.tokenizer import load_tokenizer
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.encoder import PromptEncoder, Turn
 from effchal.training.layers import prepare_training
 from effchal.training.step import make_optimizer, train_step
 

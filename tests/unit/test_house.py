@@ -13,6 +13,7 @@ from effchal import __version__
 FOLDERS = ("benchmarks", "effchal", "examples", "experiments", "scripts", "tests")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+NOUNS = ("bundle", "model_source", "rules", "runs")  # beside the commands; more is in packages
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -27,6 +28,18 @@ def test_a_file_has_at_most_300_lines_and_a_function_50(path):
         if isinstance(node, FUNCTION):
             lines = node.end_lineno - node.lineno + 1
             assert lines <= 50, f"{node.name} has {lines} lines"
+
+
+def test_a_command_is_a_short_file_that_nothing_imports():
+    from effchal.cli.command_help import COMMANDS
+
+    root = {path.stem for path in (ROOT / "effchal").glob("*.py")}
+    assert root == set(COMMANDS) | {"__init__", "__main__", "api", *NOUNS}
+    imports = re.compile(rf"^\s*(?:from|import) effchal\.({'|'.join(COMMANDS)})\b", re.MULTILINE)
+    for name in COMMANDS:
+        assert len((ROOT / "effchal" / f"{name}.py").read_text().splitlines()) <= 95, name
+    for path in (ROOT / "effchal").rglob("*.py"):
+        assert not imports.search(path.read_text()), path
 
 
 def test_no_test_file_imports_another():

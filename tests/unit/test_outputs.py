@@ -14,7 +14,7 @@ from effchal.runs import new_folder, nothing_left_if_refused, run_lock
 
 COMMAND = """
 import sys
-from effchal.cli import entry_point
+from effchal.cli.compose import entry_point
 from effchal.config import ConfigError
 
 @entry_point

@@ -8,7 +8,7 @@ from typing import Any
 
 from effchal.config import Config, ConfigError
 from effchal.model_source import ModelSource, load_source_tokenizer
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.encoder import PromptEncoder, Turn
 
 JOINT_TOKENS = 8  # that tokenizing template and prompt together may take more than apart
 MIN_PROMPT_TOKENS = 64

@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from effchal.cli import overlay
+from effchal.cli.compose import overlay
 from effchal.config import Config, ConfigError, load_config, save_config
 from effchal.evaluation.helm.deployment import model_name, place_data, write_deployment
 from effchal.evaluation.helm.processes import (

@@ -14,7 +14,7 @@ from effchal.evaluation.lm_eval.results import others_table, records_of, summary
 from effchal.evaluation.run import begin, check_plots, publish
 from effchal.model.device import peak_memory_gib
 from effchal.model_source import check_model_source, load_source_tokenizer
-from effchal.prompts import PromptEncoder
+from effchal.prompts.encoder import PromptEncoder
 from effchal.runs import device_name, run_lock, write_atomic
 
 OWN_FOLDER = "lm_eval"  # of lm-eval's own files

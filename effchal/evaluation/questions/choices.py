@@ -3,7 +3,7 @@
 from typing import Any
 
 from effchal.evaluation.questions.row_fields import CORRECT, no_question, one_of
-from effchal.rows import Row, check_text
+from effchal.mixing.rows import Row, check_text
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

@@ -22,8 +22,8 @@ from effchal.evaluation.questions.row_fields import (
 )
 from effchal.evaluation.scenarios.types import ScenarioError
 from effchal.mixing.formats import turns_in
-from effchal.prompts import Turn
-from effchal.rows import Row
+from effchal.mixing.rows import Row
+from effchal.prompts.encoder import Turn
 
 LETTER = "letter"  # a `match` of choices: the model is asked for an option letter
 LETTER_TOKENS = 8  # for an answer by letter, where the row gives no other limit

@@ -20,7 +20,7 @@ from effchal.evaluation.scenarios.types import (
     ScenarioError,
     Settings,
 )
-from effchal.prompts import Turn
+from effchal.prompts.encoder import Turn
 
 Scores = Callable[[Any], dict[str, float]]
 

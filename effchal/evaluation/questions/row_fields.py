@@ -5,7 +5,7 @@ import json
 import math
 from typing import Any, NoReturn
 
-from effchal.rows import Row, check_text, shown
+from effchal.mixing.rows import Row, check_text, shown
 
 PROMPTS = ("prompt", "question", "input", "instruction", "messages")
 ANSWERS = ("answers", "answer", "ideal", "target", "targets", "expected", "output", "completion")

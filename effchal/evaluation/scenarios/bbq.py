@@ -9,7 +9,7 @@ from effchal.evaluation.scenarios.helm_adapter import Item, Task, letter
 from effchal.evaluation.scenarios.multiple_choice import INSTRUCTIONS, letter_task
 from effchal.evaluation.scenarios.types import BiasTags, Instance, Reference, ScenarioError
 from effchal.mixing.questions import BBQ_SUBJECTS as SUBJECTS
-from effchal.rows import Row, read_jsonl
+from effchal.mixing.rows import Row, read_jsonl
 
 _TEST_ITEMS = 1000  # the last ones after shuffling; those before them are for examples
 _UNKNOWN = {  # descriptions of the answer that names no group

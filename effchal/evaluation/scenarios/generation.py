@@ -12,7 +12,7 @@ from effchal.evaluation.scenarios.metrics import import_rouge
 from effchal.evaluation.scenarios.multiple_choice import EXACT_MATCHES
 from effchal.evaluation.scenarios.nltk_words import tokenizer
 from effchal.evaluation.scenarios.types import Reference, ScenarioError, Settings
-from effchal.rows import Row, parse_json, read_jsonl
+from effchal.mixing.rows import Row, parse_json, read_jsonl
 
 # HELM's metrics by BIG-bench's name of them; a task's main one is the first.
 METRICS = {

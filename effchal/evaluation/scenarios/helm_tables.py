@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from effchal.evaluation.scenarios.types import MissingDataError, ScenarioError
-from effchal.rows import Row, parse_json, shown
+from effchal.mixing.rows import Row, parse_json, shown
 
 # By name: the place below scenario.path, and what to copy there by hand.
 _SOURCE = "a copy of <HELM's environment>/lib/python*/site-packages/helm/benchmark"

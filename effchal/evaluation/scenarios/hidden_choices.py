@@ -14,7 +14,7 @@ from effchal.evaluation.scenarios.files import find_file
 from effchal.evaluation.scenarios.helm_adapter import Item, Task
 from effchal.evaluation.scenarios.multiple_choice import letter_task
 from effchal.evaluation.scenarios.types import Reference, ScenarioError
-from effchal.rows import read_csv, shown
+from effchal.mixing.rows import read_csv, shown
 
 
 @dataclass(frozen=True)

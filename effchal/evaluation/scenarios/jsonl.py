@@ -30,7 +30,7 @@ from effchal.evaluation.scenarios.types import (
     ScenarioError,
     Settings,
 )
-from effchal.rows import Row, read_jsonl, shown
+from effchal.mixing.rows import Row, read_jsonl, shown
 
 _DEFAULTS: dict[str, Any] = {"max_new_tokens": 128, "stop": []}
 _FIELDS = {

@@ -8,7 +8,7 @@ import numpy
 from effchal.evaluation.scenarios.files import find_file
 from effchal.evaluation.scenarios.helm_adapter import Item, PromptFormat, Task
 from effchal.evaluation.scenarios.types import Reference, ScenarioError, Settings
-from effchal.rows import Row, read_jsonl
+from effchal.mixing.rows import Row, read_jsonl
 
 SPLITS = ("train", "test")
 SUBJECTS = {

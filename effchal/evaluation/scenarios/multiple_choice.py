@@ -6,7 +6,7 @@ from pathlib import Path
 from effchal.evaluation.scenarios.files import find_file
 from effchal.evaluation.scenarios.helm_adapter import Item, PromptFormat, Task
 from effchal.evaluation.scenarios.types import Reference, ScenarioError, Settings
-from effchal.rows import check_text, read_csv, shown
+from effchal.mixing.rows import check_text, read_csv, shown
 
 EXACT_MATCHES = ("quasi_exact_match", "prefix_exact_match", "quasi_prefix_exact_match")
 INSTRUCTIONS = "The following are multiple choice questions (with answers)"  # HELM's

@@ -11,7 +11,7 @@ from effchal.evaluation.scenarios.helm_adapter import Item, PromptFormat, Task
 from effchal.evaluation.scenarios.helm_tables import bias_words, nltk_data
 from effchal.evaluation.scenarios.stereotypes import BiasMeasures
 from effchal.evaluation.scenarios.types import Reference, RunMetric, ScenarioError, Settings
-from effchal.rows import Row
+from effchal.mixing.rows import Row
 
 _ARTICLE_WORDS = 512  # the rest of an article is cut
 SHOT_WORDS = range(50, 151)  # only articles of so many words become in-context examples

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from effchal.config import ConfigError
-from effchal.prompts import Turn
+from effchal.prompts.encoder import Turn
 
 
 class ScenarioError(ConfigError):

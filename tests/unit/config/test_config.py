@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from support.paths import ROOT
 
-from effchal.cli import CONF_DIR, compose_config, overlay
+from effchal.cli.compose import CONF_DIR, compose_config, overlay
 from effchal.config import Config, ConfigError, PromptConfig, load_config, save_config
 from effchal.config.choices import (
     DecodingMethod,

@@ -2,7 +2,7 @@ import re
 
 import write_config_page
 
-from effchal.cli import compose_config
+from effchal.cli.compose import compose_config
 from effchal.config import Config
 from effchal.config.describe import describe, groups, spell
 from effchal.config.nearest import known_keys

@@ -2,7 +2,7 @@
 
 import pytest
 
-from effchal.cli import compose_config
+from effchal.cli.compose import compose_config
 from effchal.config import ConfigError, load_config, save_config
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from effchal.cli import compose_config
+from effchal.cli.compose import compose_config
 from effchal.config import Config, ConfigError, DecodingConfig
 from effchal.config.describe import describe
 from effchal.config.nearest import hint, known_keys

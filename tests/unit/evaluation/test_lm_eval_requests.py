@@ -3,7 +3,7 @@
 import pytest
 from support.configs import compose_config
 
-from effchal.arguments import hydra_arguments
+from effchal.cli.arguments import hydra_arguments
 from effchal.config import ConfigError, LmEvalConfig
 from effchal.decoding.contrast import Dola
 from effchal.evaluation.lm_eval.encode import RequestEncoder, params_of, rolling_windows

@@ -19,7 +19,7 @@ from effchal.evaluation.run import run
 from effchal.evaluation.scored import read_scored
 from effchal.evaluation.seeds import MEAN
 from effchal.model.tokenizer import load_tokenizer
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.encoder import PromptEncoder, Turn
 from effchal.reporting.collect import collect
 from effchal.reporting.scores import scores_of
 

@@ -18,7 +18,7 @@ from effchal.evaluation.scenarios import ScenarioError, hub, sources
 from effchal.evaluation.scenarios.helm_tables import CANONICAL, TABLES
 from effchal.evaluation.scenarios.math_problems import SUBJECTS
 from effchal.evaluation.scenarios.prepare import needed_downloads, prepare
-from effchal.rows import read_jsonl
+from effchal.mixing.rows import read_jsonl
 
 MMLU = "mmlu:subject=x,data_augmentation=canonical"
 MATH = "math:subject=algebra,level=1,use_chain_of_thought=True"

@@ -9,7 +9,7 @@ from support.paths import ROOT
 from effchal.config import ConfigError
 from effchal.evaluation.questions.files import entry_names, own_files
 from effchal.evaluation.scenarios.metrics import score_completion
-from effchal.prompts import Turn
+from effchal.prompts.encoder import Turn
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from effchal.mixing.clean import Fault, fault_of, faults_of, loop_of, text_key
 from effchal.mixing.example import Example
 from effchal.mixing.sources import load_source
 from effchal.mixing.words import joined_hashes, parts, phrase_hashes, word_hashes, words
-from effchal.prompts import Turn
+from effchal.prompts.encoder import Turn
 
 LONGEST = (" ".join(f"word{i}" for i in range(100)) + " ") * 8
 

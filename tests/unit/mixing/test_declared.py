@@ -11,8 +11,8 @@ import pyarrow.parquet
 import pytest
 from support.paths import SHARED_CASES, needs_shared_cases
 
-from effchal.arguments import data_override, parse_override
-from effchal.cli import compose_config
+from effchal.cli.arguments import data_override, parse_override
+from effchal.cli.compose import compose_config
 from effchal.config import ConfigError
 from effchal.config.io import sources_of, with_named
 from effchal.mixing.locate import locate
@@ -228,7 +228,7 @@ def test_a_parquet_file_is_not_read_as_a_whole(tmp_path):
 
 TOLD = """
 import sys, time
-from effchal.cli import compose_config
+from effchal.cli.compose import compose_config
 from effchal.config import ConfigError
 from effchal.mixing.locate import locate
 from effchal.mixing.sources import SourceReader

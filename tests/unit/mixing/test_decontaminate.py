@@ -11,7 +11,7 @@ from effchal.mixing.decontaminate import Decontaminator
 from effchal.mixing.example import Example
 from effchal.mixing.questions import BBQ_SUBJECTS
 from effchal.mixing.sources import DataError
-from effchal.prompts import Turn
+from effchal.prompts.encoder import Turn
 
 LONG = "A farmer had fifteen sheep and all but eight of them died. How many sheep are left now?"
 NINE = "What happens to you if you eat watermelon seeds?"

@@ -13,7 +13,7 @@ from effchal.mixing.near_duplicates import (
     shared_text,
     signatures,
 )
-from effchal.prompts import Turn
+from effchal.prompts.encoder import Turn
 
 
 def text_of(seed, count=200):

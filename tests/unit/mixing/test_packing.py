@@ -21,7 +21,7 @@ from effchal.mixing.sources import load_source
 from effchal.model.load import load_base_model
 from effchal.model.structure import head
 from effchal.model.tokenizer import load_tokenizer
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.encoder import PromptEncoder, Turn
 
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
 

@@ -16,7 +16,7 @@ from effchal.mixing.packing import pack_for
 from effchal.mixing.prepare import prepare_data
 from effchal.mixing.show import COLOURED, PLAIN, lines, spelled, visible
 from effchal.model.tokenizer import load_tokenizer
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.encoder import PromptEncoder, Turn
 
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32, max_seq_len=256)
 TALK = (

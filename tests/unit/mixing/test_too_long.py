@@ -5,7 +5,7 @@ import pytest
 from effchal.config import ModelConfig, PromptConfig
 from effchal.config.choices import Dtype, LossOn, TooLong
 from effchal.mixing.encode import NO_ANSWER, EncodeJob
-from effchal.prompts import Turn
+from effchal.prompts.encoder import Turn
 
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)  # one token a byte
 

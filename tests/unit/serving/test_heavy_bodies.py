@@ -10,7 +10,7 @@ import pytest
 from support.http_client import helm_body, post
 
 from effchal.config import PromptConfig
-from effchal.prompts import LONG_TEXT, NICE, VERY_LONG_TEXT, PromptEncoder
+from effchal.prompts.encoder import LONG_TEXT, NICE, VERY_LONG_TEXT, PromptEncoder
 from effchal.serving.service import LONGEST_TEXT
 
 MANY = 50_000

@@ -9,7 +9,7 @@ from effchal.config import DecodingConfig
 from effchal.config.choices import DecodingMethod
 from effchal.decoding.contrast import Dola
 from effchal.decoding.sampling import SamplingParams
-from effchal.prompts import Turn
+from effchal.prompts.encoder import Turn
 from effchal.serving.app import make_app
 from effchal.serving.helm_types import ProcessRequest
 from effchal.serving.service import Service

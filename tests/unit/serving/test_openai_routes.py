@@ -4,7 +4,7 @@ import pytest
 from support.http_client import TALK, post
 
 from effchal.decoding.sampling import SamplingParams
-from effchal.prompts import Turn
+from effchal.prompts.encoder import Turn
 
 
 def alone(service, ids, **params):

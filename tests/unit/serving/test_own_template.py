@@ -17,7 +17,7 @@ from effchal.decoding.sampling import SamplingParams
 from effchal.model.tiny import tiny_folder
 from effchal.model.tokenizer import load_tokenizer
 from effchal.model_source import check_model_source, inference_config, load_engine
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.encoder import PromptEncoder, Turn
 from effchal.serving.app import make_app
 from effchal.serving.service import Service
 
@@ -100,7 +100,7 @@ from effchal.model.tokenizer import hide_torch, load_tokenizer
 hide_torch()
 from effchal.config import ModelConfig, PromptConfig
 from effchal.config.choices import Template
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.encoder import PromptEncoder, Turn
 tokenizer = load_tokenizer(ModelConfig(name={str(base)!r}))
 encoder = PromptEncoder(tokenizer, PromptConfig(template=Template.auto))
 print(tokenizer.decode(encoder.prompt_ids([Turn("user", "hi")])))

@@ -4,7 +4,7 @@ import jinja2
 from support.http_client import post
 
 from effchal.config import PromptConfig
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.encoder import PromptEncoder, Turn
 
 
 def test_tokenizers_of_other_clients_see_special_tokens(client, service):

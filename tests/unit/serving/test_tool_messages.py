@@ -15,9 +15,9 @@ from effchal.config import Config, ConfigError, ModelConfig, PromptConfig, Serve
 from effchal.config.choices import DataFormat, Template
 from effchal.decoding.engine import Engine
 from effchal.mixing.formats import turns_of
+from effchal.mixing.rows import Row
 from effchal.model.tokenizer import load_tokenizer
-from effchal.prompts import with_tool_calls
-from effchal.rows import Row
+from effchal.prompts.encoder import with_tool_calls
 from effchal.serving.app import make_app
 from effchal.serving.chat_messages import Message
 

@@ -27,7 +27,7 @@ def context(tmp_path_factory):
 
 @pytest.mark.integration
 def test_the_context_is_the_program(context):
-    code = "import effchal.cli as cli; print(cli.PACKAGE, cli.CONF_DIR)"
+    code = "import effchal.cli.compose as cli; print(cli.PACKAGE, cli.CONF_DIR)"
     run = [sys.executable, "-P", "-c", code]
     environment = {"PYTHONPATH": str(context), "PYTHONDONTWRITEBYTECODE": "1"}
     found = subprocess.run(run, env=environment, capture_output=True, text=True, check=True)

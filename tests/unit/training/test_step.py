@@ -11,7 +11,7 @@ from effchal.mixing.sources import load_source
 from effchal.model.load import add_adapter, load_base_model
 from effchal.model.structure import causal_lm
 from effchal.model.tokenizer import load_tokenizer
-from effchal.prompts import PromptEncoder
+from effchal.prompts.encoder import PromptEncoder
 from effchal.training.layers import prepare_training
 from effchal.training.step import (
     NonFiniteError,

@@ -7,7 +7,7 @@ from support.paths import SMOLLM2, needs_smollm2
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from effchal.mixing.locate import BUILTIN_DIR
-from effchal.word_cache import GPT2, PATTERNS, WordCache, cuts_at_spaces
+from effchal.prompts.word_cache import GPT2, PATTERNS, WordCache, cuts_at_spaces
 
 ByteLevel = pre_tokenizers.ByteLevel
 PIECES = ["a", "The", "word", "don't", "'s", "I'LL", "12", "3456", "9", "!", "...", "(", "é", "Ä"]

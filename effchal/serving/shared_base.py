@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from effchal.cli.several_models import BASE
 from effchal.config import Config, ConfigError
 from effchal.model_source import (
     ModelSource,
@@ -14,8 +15,7 @@ from effchal.model_source import (
     inference_config,
     load_source_tokenizer,
 )
-from effchal.prompts import PromptEncoder
-from effchal.several_models import BASE
+from effchal.prompts.encoder import PromptEncoder
 
 NAME = r"[A-Za-z0-9_-]+"
 SHARED = ("dtype", "quantization", "double_quant")  # keys of model.* that change the base's numbers

@@ -7,11 +7,11 @@ import pytest
 from support.chat_tokenizers import SPECIAL, chat_tokenizer
 from support.paths import SMOLLM2, needs_smollm2
 
-from effchal.chat_template import TemplateError
 from effchal.config import ModelConfig, PromptConfig
 from effchal.config.choices import Template
 from effchal.model.tokenizer import load_tokenizer
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.chat_template import TemplateError
+from effchal.prompts.encoder import PromptEncoder, Turn
 
 OWN = PromptConfig(template=Template.tokenizer)
 MAKERS = [*SPECIAL, pytest.param("smollm2", marks=needs_smollm2)]

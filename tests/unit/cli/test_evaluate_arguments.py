@@ -4,10 +4,10 @@ import pytest
 from omegaconf import OmegaConf
 from support.evaluations import write_bundle_files
 
-from effchal.arguments import hydra_arguments, parse_override
-from effchal.cli import compose_config
+from effchal.cli.arguments import hydra_arguments, parse_override
+from effchal.cli.compose import compose_config
+from effchal.cli.evaluate_arguments import models_as_words, question_words
 from effchal.config import ConfigError
-from effchal.evaluate_arguments import models_as_words, question_words
 from effchal.evaluation.helm.run import check
 
 ODD = ["q.jsonl", "a b.jsonl", "a=b.jsonl", "a,b.jsonl", 'it\'s "q".jsonl', "[x].jsonl", "${y}.csv"]

@@ -11,9 +11,9 @@ decoding=greedy,sled    several decodings, as Hydra's -m asks for them
 
 from typing import Any
 
+from effchal.cli.overrides import as_read, key_of, parse_override, quote, typed_paths
+from effchal.cli.several_models import BASE
 from effchal.config import ConfigError
-from effchal.overrides import as_read, key_of, parse_override, quote, typed_paths
-from effchal.several_models import BASE
 
 WITHOUT_QUESTIONS = ("helm", "serve")  # commands without questions of one's own
 REUSE = "evaluate.reuse=true"  # several models: none is evaluated twice; what is typed wins

@@ -7,20 +7,20 @@ from pathlib import Path
 
 from hydra.errors import HydraException
 
-from effchal.config import Config, ConfigError, load_config
-from effchal.config.io import split_weight
-from effchal.config.nearest import hint, known_keys
-from effchal.config.words import own_words
-from effchal.evaluate_arguments import (
+from effchal.cli.evaluate_arguments import (
     has_several_decodings,
     models_as_words,
     question_words,
     refuse_questions,
     sweep_over,
 )
-from effchal.overrides import as_read, full_key, parse_override, quote
+from effchal.cli.overrides import as_read, full_key, parse_override, quote
+from effchal.cli.several_models import are_several, bundles_of, split_base
+from effchal.config import Config, ConfigError, load_config
+from effchal.config.io import split_weight
+from effchal.config.nearest import hint, known_keys
+from effchal.config.words import own_words
 from effchal.runs import bundle_around, is_bundle
-from effchal.several_models import are_several, bundles_of, split_base
 
 # Hydra's flags that a value follows.
 VALUE_FLAGS = {"--cfg", "--package", "--config-path", "--config-name", "--config-dir"}

@@ -3,7 +3,7 @@
 import pytest
 
 from effchal.config import ConfigError
-from effchal.rows import Row, parse_json, read_jsonl, shown
+from effchal.mixing.rows import Row, parse_json, read_jsonl, shown
 
 
 class RowError(ConfigError):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from effchal.config import Config, DataMixConfig, DataSourceConfig, LoraConfig, ModelConfig
-from effchal.model_card import TrainingFacts, model_card
+from effchal.training.model_card import TrainingFacts, model_card
 
 FACTS = TrainingFacts(
     status="finished",

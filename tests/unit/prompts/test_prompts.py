@@ -1,11 +1,11 @@
 import pytest
 from support.paths import SMOLLM2, needs_smollm2
 
-from effchal.cli import compose_config
+from effchal.cli.compose import compose_config
 from effchal.config import ModelConfig, PromptConfig
 from effchal.config.choices import Dtype
 from effchal.model.tokenizer import load_tokenizer
-from effchal.prompts import PromptEncoder, Turn
+from effchal.prompts.encoder import PromptEncoder, Turn
 
 TALK = [
     Turn("user", "Hi"),

@@ -12,11 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from effchal.chat_template import ChatTemplate, Message, Rendered, TemplateError, plain_backend
 from effchal.config import PromptConfig
 from effchal.config.choices import Template
-from effchal.priority import give_way
-from effchal.word_cache import WordCache, cuts_at_spaces
+from effchal.prompts.chat_template import (
+    ChatTemplate,
+    Message,
+    Rendered,
+    TemplateError,
+    plain_backend,
+)
+from effchal.prompts.priority import give_way
+from effchal.prompts.word_cache import WordCache, cuts_at_spaces
 
 LONG_TEXT = 4096  # characters; less is encoded in a few milliseconds
 VERY_LONG_TEXT = 100_000  # characters; more may take seconds

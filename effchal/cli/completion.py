@@ -4,7 +4,7 @@ A shell asks `effchal --complete "<line up to the cursor>"` and gets whole words
 one a line; a word that is complete ends with a space.
 """
 
-from effchal.command_help import COMMANDS, choices_of_groups
+from effchal.cli.command_help import COMMANDS, choices_of_groups
 from effchal.config.describe import describe
 from effchal.config.errors import ConfigError
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from effchal.arguments import check_readable, hydra_arguments, quote
-from effchal.cli import compose_config, overlay
+from effchal.cli.arguments import check_readable, hydra_arguments, quote
+from effchal.cli.compose import compose_config, overlay
 from effchal.config import ConfigError, ModelConfig
 from effchal.config.choices import Quantization
 

@@ -4,10 +4,10 @@ import pytest
 from support.configs import compose_config
 from support.evaluations import write_bundle_files, write_evaluation
 
-from effchal.arguments import hydra_arguments
+from effchal.cli.arguments import hydra_arguments
+from effchal.cli.several_models import bundles_of
 from effchal.config import ConfigError, save_config
 from effchal.model_source import inference_config
-from effchal.several_models import bundles_of
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 import pytest
 from support.paths import ROOT
 
-from effchal import command_help, completion
+from effchal.cli import command_help, completion
 
 
 @pytest.mark.parametrize(

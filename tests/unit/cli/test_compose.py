@@ -10,14 +10,14 @@ from support.configs import compose_config as composed_once
 from support.paths import ROOT
 
 from effchal import __version__, command_help
-from effchal.arguments import hydra_arguments, quote, split_flags
-from effchal.cli import compose_config
+from effchal.cli.arguments import hydra_arguments, quote, split_flags
+from effchal.cli.compose import compose_config
 from effchal.config import ConfigError
 
 PROGRAM = [sys.executable, "-m", "effchal"]
 # A command that prints what it gets; its file's name makes it `train`.
 PRINTING_COMMAND = """
-from effchal.cli import entry_point
+from effchal.cli.compose import entry_point
 
 @entry_point
 def main(cfg, overrides, output_dir):

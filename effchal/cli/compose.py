@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from effchal.arguments import (
+from effchal.cli.arguments import (
     LOG_ONLY,
     RUN_DIRS,
     RUN_FILES,
@@ -36,15 +36,15 @@ from effchal.arguments import (
     values_of,
     wants_help,
 )
+from effchal.cli.failures import failure_kept, failure_of, one_line, one_line_errors
 from effchal.config import Config, ConfigError, to_config
-from effchal.failures import failure_kept, failure_of, one_line, one_line_errors
 from effchal.runs import bundle_around, new_folder, nothing_left_if_refused
 from effchal.tracking.lines import log_warnings
 from effchal.tracking.manifest import LEFT_BY_A_SWEEP, jobs_of_sweep, recorded_try
 from effchal.tracking.sweep import SweepJob, failures_of
 
 # An installed package carries the tree inside itself; a checkout has it beside the package.
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 CONF_DIR = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 PLUGINS = PACKAGE / "sweeping" / "plugins"  # Hydra takes plugins from below `hydra_plugins` alone
 sys.path.append(str(PLUGINS))
@@ -93,7 +93,7 @@ def entry_point(run: Run, after_sweep: AfterSweep | None = None) -> Callable[[],
         # Hydra then raises its errors to us, instead of printing them and exiting.
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")
         if wants_help(sys.argv[1:]):
-            from effchal.command_help import print_help
+            from effchal.cli.command_help import print_help
 
             return print_help(command, sys.argv[1:])
         try:

@@ -10,12 +10,18 @@ import textwrap
 from dataclasses import dataclass
 from typing import NoReturn
 
-from effchal.arguments import DATA_WORDS, FETCH_WORDS, hydra_arguments, parse_override, split_flags
-from effchal.cli import CONF_DIR, PACKAGE, compose_config
+from effchal.cli.arguments import (
+    DATA_WORDS,
+    FETCH_WORDS,
+    hydra_arguments,
+    parse_override,
+    split_flags,
+)
+from effchal.cli.compose import CONF_DIR, PACKAGE, compose_config
+from effchal.cli.failures import fail, one_line_errors
+from effchal.cli.several_models import BASE, BASE_PLAIN
 from effchal.config.conformance import LIST
 from effchal.config.describe import Key, describe, groups
-from effchal.failures import fail, one_line_errors
-from effchal.several_models import BASE, BASE_PLAIN
 
 
 @dataclass(frozen=True)

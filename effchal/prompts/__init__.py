@@ -1,0 +1,1 @@
+"""Conversation to token ids, by the same functions in training and in serving."""
