@@ -9,7 +9,8 @@ import pytest
 from support.configs import compose_config as composed_once
 from support.paths import ROOT
 
-from effchal import __version__, command_help
+from effchal import __version__
+from effchal.cli import command_help
 from effchal.cli.arguments import hydra_arguments, quote, split_flags
 from effchal.cli.compose import compose_config
 from effchal.config import ConfigError
@@ -28,9 +29,8 @@ main()
 
 
 def call(*arguments, program=PROGRAM, **options):
-    return subprocess.run(
-        [*program, *arguments], capture_output=True, text=True, cwd=ROOT, **options
-    )
+    command = [*program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
 
 
 @pytest.fixture
