@@ -44,10 +44,8 @@ class Saver:
             saved_s = self.clock.spent_s()
             card = self.card("a dry run")
             write_bundle(Path(folder) / "bundle", self.cfg, model, self.setup.tokenizer, card)
-            self.clock.add_cost("checkpoint", saved_s - started_s)
-            self.clock.add_cost("bundle", self.clock.spent_s() - saved_s)
-            if self.cfg.train.bundle is BundleOf.best:  # a checkpoint read, a second bundle written
-                self.clock.add_cost("best weights", self.clock.spent_s() - started_s)
+            self._took("checkpoint", saved_s - started_s)
+            self._took("bundle", self.clock.spent_s() - saved_s)
         log.info(
             "saving takes %.1f s; %.1f s are kept for the end",
             self.clock.spent_s() - started_s,
@@ -69,7 +67,7 @@ class Saver:
         save_checkpoint(self.checkpoints, model, optimizer, snapshot, kept)
         if is_best:  # not before the file is written
             state.keep_best()
-        self.clock.add_cost("checkpoint", self.clock.spent_s() - snapshot["spent_s"], periodic)
+        self._took("checkpoint", self.clock.spent_s() - snapshot["spent_s"], periodic)
 
     def try_checkpoint(self, periodic: bool = False) -> bool:
         """Write a checkpoint if the disk takes it. Returns whether it did.
@@ -89,7 +87,14 @@ class Saver:
     def write_bundle(self, status: str, is_best: bool = False) -> None:
         begun_s, card = self.clock.spent_s(), self.card(status, is_best)
         write_bundle(self.bundle, self.cfg, self.setup.model, self.setup.tokenizer, card)
-        self.clock.add_cost("bundle", self.clock.spent_s() - begun_s)
+        self._took("bundle", self.clock.spent_s() - begun_s)
+
+    def _took(self, what: str, seconds: float, periodic: bool = False) -> None:
+        self.clock.add_cost(what, seconds, periodic)
+        if self.cfg.train.bundle is BundleOf.best:  # a checkpoint is read, a second bundle written
+            costs = self.clock.costs
+            most_s = costs.get("checkpoint", 0.0) + costs.get("bundle", 0.0)
+            self.clock.add_cost("best weights", most_s)
 
     def complete_card(self, status: str) -> None:
         """Bring the model card of the last weights up to the last validation, if there is time."""
