@@ -42,6 +42,7 @@ from effchal.evaluation.scenarios.helm_tables import TABLES  # noqa: E402
 
 # HELM's metrics of summaries need packages beyond its own, so only prompts are compared.
 DRY = ("summarization_cnndm",)
+NEEDS_NLTK_DATA = ("sam_sum", "big_bench:task=made_up,subtask=sentences")
 IN_PLUGIN = ("sam_sum", "corr2cause", "ethics_")
 HEADING = "## Instance by instance with HELM"
 HEAD = ("entry", "data", "scenario of", "instances", "requests", "prompts", "scores", "of the run")
@@ -108,7 +109,7 @@ def compare_all(tmp: Path, options: argparse.Namespace) -> list[Outcome]:
     kinds = {
         entry: about
         for entry, about in ENTRIES.items()
-        if options.nltk_data is not None or entry != "sam_sum"
+        if options.nltk_data is not None or entry not in NEEDS_NLTK_DATA
     }
     ours = {
         (typed, entry): load_scenario(entry, data, options.instances, window)
