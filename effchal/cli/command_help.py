@@ -200,7 +200,8 @@ def docstring(command: str) -> str:
 
 
 def list_commands() -> str:
-    lines = [f"  {name:10}{docstring(name).splitlines()[0]}" for name in COMMANDS]
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:{width}}{docstring(name).splitlines()[0]}" for name in COMMANDS]
     return "\n".join(
         [
             "usage: effchal <command> [folder] [group=file] [key=value] [flags of Hydra]\n",

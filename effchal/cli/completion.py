@@ -4,9 +4,13 @@ A shell asks `effchal --complete "<line up to the cursor>"` and gets whole words
 one a line; a word that is complete ends with a space.
 """
 
+from dataclasses import replace
+
+from effchal.cli.arguments import FLAGS
 from effchal.cli.command_help import COMMANDS, choices_of_groups
 from effchal.config.describe import describe
 from effchal.config.errors import ConfigError
+from effchal.config.words import OVERRIDE_OF
 
 SCRIPTS = {
     # bash splits words at "=" and then replaces only what follows it.
@@ -51,9 +55,12 @@ def complete(line: str = "") -> list[str]:
         options = [f"{name} " for name in (*COMMANDS, "--help", "--version", "--completion")]
     elif words[0] not in COMMANDS:
         options = []
-    else:
+    elif current.startswith("-"):
         reads_config = bool(COMMANDS[words[0]].reads)
-        options = _overrides(words[0], current) if reads_config else ["--help "]
+        options = [f"{flag} " for flag in sorted(FLAGS) if flag.startswith("--")]
+        options = options if reads_config else ["--help "]
+    else:
+        options = _overrides(words[0], current) if COMMANDS[words[0]].reads else []
         if len(words) == 2:
             options += [f"{word} " for word in COMMANDS[words[0]].words]
     return [option for option in options if option.startswith(current)]
@@ -63,6 +70,9 @@ def _overrides(command: str, current: str) -> list[str]:
     """`group=file `, `key=`, `key=choice ` and `group.` of what the command reads."""
     reads = COMMANDS[command].reads.split()
     keys = [key for key in describe() if key.group in reads or key.name in reads]
+    if command in OVERRIDE_OF:  # its keys may be typed without their group
+        own = [key for key in keys if key.group == command]
+        keys += [replace(key, name=key.name.removeprefix(f"{command}.")) for key in own]
     files = {n: f for n, f in choices_of_groups().items() if n in reads or n == "experiment"}
     name, equals, _ = current.partition("=")
     if not equals:
@@ -72,7 +82,7 @@ def _overrides(command: str, current: str) -> list[str]:
         options = [f"{group}=" for group in files] + [
             f"{key.name}=" for key in keys if not key.group
         ]
-        return [*options, *sorted({f"{key.group}." for key in keys if key.group}), "--help "]
+        return [*options, *sorted({f"{key.group}." for key in keys if key.group})]
     if name in files:
         return [f"{name}={file} " for file in files[name]]
     values = {key.name: (*key.choices, *_constants(key.type)) for key in keys}

@@ -52,6 +52,9 @@ sys.path.append(str(PLUGINS))
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore")
 # Flags of Hydra that show something and run nothing.
 SHOWING_FLAGS = {"--cfg", "-c", "--info", "-i", "--hydra-help"}
+# Flags that say what Hydra does; it does one thing.
+ACTIONS = {"-c": "--cfg", "-i": "--info", "-r": "--run", "-m": "--multirun"}
+ACTIONS |= {"--multi": "--multirun"}
 # A launcher's process resolves the folder's name as well, from what this one keeps of it.
 OmegaConf.register_new_resolver("new_folder", str, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("minutes", lambda hours: math.ceil(60 * hours), replace=True)
@@ -99,6 +102,7 @@ def entry_point(run: Run, after_sweep: AfterSweep | None = None) -> Callable[[],
         try:
             with one_line_errors(), outputs:
                 sys.argv[1:] = hydra_arguments(command, sys.argv[1:])
+                check_actions(sys.argv[1:])
                 outputs.register(sys.argv[1:])
                 hydra.main(str(CONF_DIR), "config", version_base="1.3")(task)()
         finally:
@@ -109,6 +113,15 @@ def entry_point(run: Run, after_sweep: AfterSweep | None = None) -> Callable[[],
             sys.exit(f"error: {failures}")
 
     return main
+
+
+def check_actions(arguments: list[str]) -> None:
+    """Raise ConfigError for two flags of which each says what is done; Hydra has a traceback."""
+    flags = [flag.partition("=")[0] for flag in split_flags(arguments)[0]]
+    given = {ACTIONS.get(flag, flag) for flag in flags}
+    actions = sorted(given & {"--hydra-help", *ACTIONS.values()})
+    if len(actions) > 1:
+        raise ConfigError(f"{' and '.join(actions)} do not go together; leave all but one out")
 
 
 class Outputs:

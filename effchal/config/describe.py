@@ -37,6 +37,7 @@ MODULES = (
 )
 UNIT = re.compile(r"\[([^\]]+)\] ")
 NAMED_TYPES = {
+    "Any": "str or list[str]",
     "Layers": "low, high or list[int]",
     "list[Layers]": "list of layer sets",
     "Targets": "all-linear or list[str]",

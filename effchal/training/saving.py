@@ -10,8 +10,8 @@ from effchal.config.choices import BundleOf
 from effchal.runs import DRY_RUN_PREFIX
 from effchal.training.budget import WallClock
 from effchal.training.build import RunState, TrainingSetup
-from effchal.training.card import card_of
 from effchal.training.checkpoint import load_weights, save_checkpoint
+from effchal.training.run_card import card_of
 
 log = logging.getLogger("effchal.train")
 

@@ -130,7 +130,8 @@ def paths_named() -> list[tuple[str, str]]:
     top = "effchal|conf|docs|examples|experiments|benchmarks|scripts|tests"
     pattern = re.compile(rf"(?:{top})/[\w./-]+(?:::\w+)?")
     found = []
-    for path in documents():
+    studies = [*ROOT.glob("effchal/**/README.md"), *ROOT.glob("experiments/*/README.md")]
+    for path in [*documents(), *sorted(studies)]:
         for span in inline_code(path.read_text()):
             if pattern.fullmatch(span):
                 found.append((str(path.relative_to(ROOT)), span))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from effchal.cli.arguments import check_readable, hydra_arguments, quote
-from effchal.cli.compose import compose_config, overlay
+from effchal.cli.compose import check_actions, compose_config, overlay
 from effchal.config import ConfigError, ModelConfig
 from effchal.config.choices import Quantization
 
@@ -192,3 +192,21 @@ def test_the_words_of_data_are_no_folders():
         hydra_arguments("data", ["sho"])
     with pytest.raises(ConfigError, match="show: effchal plan takes no folder, only key=value"):
         hydra_arguments("plan", ["show"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [
+        ("-m --cfg job", "--cfg and --multirun"),
+        ("--run -c job", "--cfg and --run"),
+        ("--info all --hydra-help", "--hydra-help and --info"),
+    ],
+)
+def test_two_flags_that_each_say_what_is_done_are_refused(typed, named):
+    with pytest.raises(ConfigError, match=f"^{named} do not go together"):
+        check_actions(["lora.r=4", *typed.split()])
+
+
+@pytest.mark.parametrize("typed", ["-m lora.r=4,8", "--cfg=job --resolve -p lora", "lora.r=4"])
+def test_one_flag_that_says_what_is_done_is_taken(typed):
+    check_actions(typed.split())

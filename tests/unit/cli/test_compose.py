@@ -45,7 +45,7 @@ def test_alone_it_lists_every_command_with_a_line(arguments):
     result = call(*arguments)
     assert result.returncode == 0
     for name in command_help.COMMANDS:
-        assert f"\n  {name:10}" in result.stdout
+        assert f"\n  {name:13}{command_help.docstring(name).splitlines()[0]}\n" in result.stdout
 
 
 def test_every_command_has_a_first_line_that_fits_the_list():
