@@ -14,6 +14,7 @@ from pathlib import Path
 from effchal.cli.compose import entry_point
 from effchal.config import Config, ConfigError
 from effchal.evaluation.opening import open_evaluation, others_of_sweep
+from effchal.tracking.manifest import how_to_go_on
 from effchal.tracking.sweep import SweepJob
 from effchal.tracking.terminal import progress
 from effchal.tracking.tracker import check_tracking
@@ -39,7 +40,7 @@ def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         again = f"repair the function and go on with: effchal evaluate {run_dir}"
         sys.exit(f"error: {error}\nno answer is lost; {again}")
     except KeyboardInterrupt:
-        print(f"interrupted; go on with: effchal evaluate resume_from={run_dir}", file=sys.stderr)
+        print(f"interrupted; go on with: {how_to_go_on('evaluate', run_dir)}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 

@@ -16,6 +16,7 @@ from effchal.config import Config, ConfigError, load_config
 from effchal.evaluation.lm_eval.environment import made_ready
 from effchal.evaluation.lm_eval.process import LOG, MARK, LmEvalError
 from effchal.model_source import inference_config
+from effchal.tracking.manifest import how_to_go_on
 from effchal.tracking.sweep import SweepJob
 from effchal.tracking.terminal import progress
 from effchal.tracking.tracker import check_tracking
@@ -49,7 +50,7 @@ def lm_eval(cfg: Config, overrides: list[str], output_dir: Path) -> None:
 
     # As an exception, so that lm-eval is stopped on the way out.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    again = f"go on with: effchal lm_eval resume_from={run_dir}"
+    again = f"go on with: {how_to_go_on('lm_eval', run_dir)}"
     try:
         print(run(cfg, run_dir, variables))
         mirror_evaluation(cfg, run_dir)

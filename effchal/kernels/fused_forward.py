@@ -12,9 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from effchal.kernels.cpu_linear import FEW_ROWS, is_float32_on_cpu
-from effchal.kernels.decoding_linear import DecodingLinear, decoding_linear
 from effchal.kernels.layer_parts import LayerParts, parts_of
-from effchal.kernels.lora_linear import adapters_of, base_and_adapter
+from effchal.kernels.lora_linear import (
+    DecodingLinear,
+    adapters_of,
+    base_and_adapter,
+    decoding_linear,
+)
 from effchal.kernels.norm import RmsNorm, rms_norm_of
 from effchal.kernels.row_adapters import RowAdapters
 from effchal.kernels.scratch import ScratchBuffers

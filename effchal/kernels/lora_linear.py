@@ -1,11 +1,12 @@
 """Linear layers that share an input, as one product, with their LoRA adapters.
 
-`FusedLinear` lays them side by side; it computes forward and backward for training. What decoding
-does with them stands in `decoding_linear`. peft stays the owner of the adapters: its parameters are
-read and get gradients, its format is what is saved.
+`FusedLinear` lays them side by side; it computes forward and backward for training.
+`DecodingLinear` computes the same for a few rows without a gradient, each row with an adapter of
+its own where there are several. peft stays the owner of the adapters: its parameters are read and
+get gradients, its format is what is saved.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effchal.kernels.dropout import CountedMask, Mask, mask_of
-from effchal.kernels.frozen_weight import FloatWeight, FourBitWeight, is_four_bit
+from effchal.kernels.frozen_weight import FloatWeight, FourBitWeight, is_four_bit, side_by_side
+from effchal.kernels.row_adapters import RowAdapters
 from effchal.kernels.scratch import ScratchBuffers
 
 PEFT_LAYERS = ("peft.tuners.lora.layer", "peft.tuners.lora.bnb")
@@ -202,3 +204,60 @@ class FusedLinear:
         """(ranks, D_in)."""
         parts: list[Tensor] = [adapter.a for adapter in self.adapters]
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(dtype)
+
+
+class DecodingLinear:
+    """What a FusedLinear computes, for a few rows: (rows, in) -> (rows, sum of outs).
+
+    Adapters are multiplied in the weights' dtype, and their A's are laid in one memory, which
+    training must not do: there each is saved and updated on its own.
+    """
+
+    def __init__(self, joined: FusedLinear, scratch: ScratchBuffers, rows: RowAdapters) -> None:
+        self._product = joined.weight.few_rows(scratch)
+        self._bias = joined.bias if isinstance(joined.weight, FloatWeight) else None
+        self._dtype = joined.weight.dtype
+        self._rows = rows
+        self._adapters: dict[str, tuple[Tensor, list[Adapter]]] = {}
+
+    def add(self, name: str, adapters: list[Adapter]) -> None:
+        """Rows may choose these from now on."""
+        if adapters:
+            parts = [adapter.in_dtype(self._dtype) for adapter in adapters]
+            self._adapters[name] = side_by_side([each.a for each in parts]), parts
+
+    def drop(self, name: str) -> None:
+        self._adapters.pop(name, None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The result is valid until the next call with the same scratch buffers."""
+        result = self._product(x)
+        if self._bias is not None:
+            result += self._bias
+        for name, others in self._rows.parts:
+            if name not in self._adapters:
+                continue
+            a, parts = self._adapters[name]
+            low = F.linear(x, a)  # (rows, sum of r)
+            if others is not None:
+                low.masked_fill_(others, 0)
+            for each in parts:
+                result[:, each.columns].addmm_(low[:, each.ranks], each.b.t(), alpha=each.scale)
+        return result
+
+
+def decoding_linear(
+    modules: list[Any], scratch: ScratchBuffers, rows: RowAdapters
+) -> Callable[[Tensor], Tensor]:
+    """Layers that read the same input, as one function; unknown ones are called as they are."""
+    parts = [base_and_adapter(module) for module in modules]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or len({base.bias is None for base, _ in known}) > 1:
+        if len(modules) == 1:
+            return modules[0]
+        return lambda x: torch.cat([module(x) for module in modules], dim=-1)
+    joined = FusedLinear(modules, release=False)
+    linear = DecodingLinear(joined, scratch, rows)
+    for name in {name for _, name in known if name is not None}:
+        linear.add(name, joined.adapters)
+    return linear

@@ -63,6 +63,8 @@ class LibraryAdapters:
         import peft
 
         check_plain(folder)
+        if self._peft is None and self._layers():
+            raise ConfigError("this model has an adapter of its own; load its base model instead")
         self._activate(None)
         self._count += 1
         name = f"adapter_{self._count}"

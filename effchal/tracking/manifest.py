@@ -164,6 +164,14 @@ def sweep_of(folder: Path) -> Path | None:
     return folder.parent if is_job else None
 
 
+def how_to_go_on(command: str, folder: Path) -> str:
+    """What does the rest of an interrupted run, and of the sweep where it is a job of one."""
+    sweep = sweep_of(folder)
+    if sweep is None:
+        return f"effchal {command} resume_from={folder}"
+    return f"the same command with hydra.sweep.dir={sweep}"
+
+
 def own_overrides(folder: Path) -> str:
     """What this job of a sweep has and not all of its jobs have; empty for any other folder."""
     sweep = sweep_of(folder)

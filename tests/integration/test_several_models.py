@@ -1,10 +1,17 @@
 """effchal evaluate of several models: each scored once, compared at the end."""
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from support import forked
 from support.own_questions import write_questions
+from support.paths import ROOT
 
 from effchal.config import load_config
 
@@ -70,3 +77,32 @@ def test_base_against_tuned_is_one_command_and_no_model_is_asked_twice(folder):
     assert compared.returncode == 0, compared.stderr
     models = json.loads(compared.stdout)["models"]
     assert models["A"]["folder"] == f"outputs/evaluate/{second.name}/0"  # the newest of it
+
+
+def test_an_interrupt_names_what_does_the_rest_of_all_models(folder):
+    row = {"answers": ["x"], "max_new_tokens": 30}
+    lines = [json.dumps({"prompt": f"Question {number}:"} | row) for number in range(150)]
+    (folder / "many.jsonl").write_text("\n".join(lines) + "\n")
+    before = set(folder.glob("outputs/evaluate/*"))
+    words = ["base", "outputs/train/tuned", "data=many.jsonl", "evaluate.rows_at_once=4"]
+    words += ["evaluate.resamples=200"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "effchal", "evaluate", *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    sweep = None
+    while process.poll() is None and not (sweep and any(sweep.glob("0/instances.jsonl"))):
+        time.sleep(0.05)
+        sweep = next(iter(set(folder.glob("outputs/evaluate/*")) - before), None)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGINT, told
+    place = re.search(r"the same command with (hydra\.sweep\.dir=\S+)", told)[1]
+    result = effchal("evaluate", *words, place, folder=folder)
+    assert result.returncode == 0, result.stderr
+    assert [results(sweep / job)["status"] for job in "01"] == ["finished", "finished"]
+    assert (sweep / "comparison.json").is_file()

@@ -10,9 +10,9 @@ from effchal.config.choices import Dtype, Quantization
 from effchal.decoding.kv_cache import RowCache
 from effchal.decoding.taps import NewTokens, TappedModel
 from effchal.kernels.cpu_linear import PackedLinear, TiledLinear
-from effchal.kernels.decoding_linear import decoding_linear
 from effchal.kernels.frozen_weight import side_by_side
 from effchal.kernels.layer_parts import parts_of
+from effchal.kernels.lora_linear import decoding_linear
 from effchal.kernels.row_adapters import RowAdapters
 from effchal.kernels.scratch import ScratchBuffers
 from effchal.kernels.shared_prefix import attention_with_shared_prefix

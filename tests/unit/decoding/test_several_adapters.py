@@ -11,6 +11,7 @@ from effchal.decoding.engine import Engine
 from effchal.decoding.reading import parts_in_step
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.score import Scorer
+from effchal.decoding.taps import TappedModel
 from effchal.kernels.shared_prefix import attention_with_shared_prefix
 from effchal.model.adapter_names import BASE
 from effchal.model.load import load_adapter
@@ -190,6 +191,12 @@ def test_another_adapter_is_refused_and_leaves_the_others(tiny_engine, tmp_path,
         engine.model.load_adapter(other)
     (after,) = next(engine.generate(PROMPTS[:1], [[GREEDY]], 1, (name,)))
     assert_equal([after], [before])
+
+
+def test_a_model_with_an_adapter_of_its_own_takes_no_other(folders):
+    model = load_adapter(tiny_base(), folders[0])
+    with pytest.raises(ConfigError, match="has an adapter of its own; load its base model"):
+        TappedModel(model).load_adapter(folders[1])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
