@@ -204,7 +204,7 @@ class Engine:
         """Free the rows of sequences that were ended from outside."""
         for number in reversed(range(len(self.rows))):
             if any(each.done for each in self.rows[number].sequences):
-                self._regroup(number)
+                self.regroup(number)
 
     # Tokens
 
@@ -227,7 +227,7 @@ class Engine:
             raise
         # From the last, so that dropping a row moves only rows that are regrouped already.
         for number in reversed(numbers):
-            self._regroup(number)
+            self.regroup(number)
 
     def _choose(
         self, choices: Choices, numbers: list[int], states: Tensor, taps: tuple[Tap, ...]
@@ -249,7 +249,7 @@ class Engine:
                 choices.add([rows[i].sequences for i in some], logits)
         choices.count_layers(self.layer_counts)
 
-    def _regroup(self, number: int) -> None:
+    def regroup(self, number: int) -> None:
         """Give each chosen token of a row a row of its own; drop a row that nobody wants."""
         row = self.rows[number]
         by_token: dict[int, list[Sequence]] = {}

@@ -27,7 +27,7 @@ def drop_failed(engine: Engine, sequences: Iterable[Sequence], error: Exception)
     _forget_row_being_added(engine)
     for number in reversed(range(len(engine.rows))):
         if not failed.isdisjoint(engine.rows[number].sequences):
-            engine._regroup(number)
+            engine.regroup(number)
 
 
 def step_apart(engine: Engine) -> None:
@@ -72,7 +72,7 @@ def _settle(engine: Engine) -> None:
         else:
             for each in behind:  # the others of this row have their next token
                 each.fail(RuntimeError("the step failed before this answer had its next token"))
-        engine._regroup(number)
+        engine.regroup(number)
 
 
 def _forget_row_being_added(engine: Engine) -> None:

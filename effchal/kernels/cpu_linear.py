@@ -71,14 +71,14 @@ class PackedLinear:
     """
 
     def __init__(self, weight: Tensor) -> None:
-        self._weight, self._version = weight, -1
+        self._weight, self._packed_version = weight, -1
         self._packed: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """(rows, D) -> (rows, V), in memory of its own."""
         version = 0 if self._weight.is_inference() else self._weight._version
-        if version != self._version:
-            self._version = version
+        if version != self._packed_version:
+            self._packed_version = version
             self._packed = torch.ops.mkldnn._reorder_linear_weight(
                 self._weight.detach(), TYPICAL_ROWS
             )

@@ -9,7 +9,7 @@ from torch import nn
 
 from effchal.config import ConfigError
 from effchal.model.adapter_names import BASE, AdapterGone
-from effchal.model.structure import causal_lm
+from effchal.model.structure import causal_lm, forward_pre_hooks
 
 PEFTS_BASE = "__base__"  # peft's word for a row without an adapter
 # Keys of adapter_config.json of what is more than scale * B A x beside a linear layer.
@@ -87,7 +87,7 @@ class LibraryAdapters:
             raise ConfigError(f"{folder} {what}")
         self._peft.requires_grad_(False)
         for module in self._layers():
-            if self._choose not in module._forward_pre_hooks.values():
+            if self._choose not in forward_pre_hooks(module).values():
                 module.register_forward_pre_hook(self._choose, with_kwargs=True)
         return name
 

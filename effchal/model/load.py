@@ -17,7 +17,7 @@ from effchal.config import ConfigError, LoraConfig, ModelConfig
 from effchal.config.choices import Attention, Quantization
 from effchal.model.adapter_targets import adapter_targets, has_transposed_weights
 from effchal.model.device import check_dtype, pick_dtype
-from effchal.model.structure import max_positions, own_attention
+from effchal.model.structure import max_positions, own_attention, supports_flash_attention
 from effchal.model.text_model import is_multimodal, text_model_class, text_part
 from effchal.model.tokenizer import ModelError, base_model_path, loading, quiet_libraries
 
@@ -36,7 +36,7 @@ def pick_attention(cfg: ModelConfig, device: torch.device, model_class: Any) -> 
         and importlib.util.find_spec("flash_attn") is not None
         and torch.cuda.get_device_capability(device)[0] >= 8
         and pick_dtype(cfg.dtype, device) is torch.bfloat16  # its kernels know no float32
-        and model_class._supports_flash_attn
+        and supports_flash_attention(model_class)
     )
     if cfg.attention is Attention.flash_attention_2 and not can:
         raise ModelError(

@@ -78,6 +78,15 @@ class OwnEnd(nn.Module):
                 inner.forward = replaced
 
 
+def fresh_model(model_class: Any, config: Any, **options: Any) -> Any:
+    """A model of one of transformers' classes with fresh weights.
+
+    Args:
+        options: of transformers' `_from_config`, e.g. dtype and attn_implementation.
+    """
+    return model_class._from_config(config, **options)
+
+
 def checkpoint_layers(model: Any) -> None:
     """Keep the input of each layer only, and recompute the rest in the backward pass."""
     inner = causal_lm(model)
@@ -155,6 +164,11 @@ def attention_name(config: Any) -> str:
     return config._attn_implementation
 
 
+def supports_flash_attention(model_class: Any) -> bool:
+    """Whether a model's layers may call flash_attn."""
+    return model_class._supports_flash_attn
+
+
 def own_attention(model_class: Any) -> str:
     """The attention function that takes any mask: sdpa, or eager where a model has no other."""
     return "sdpa" if model_class._supports_sdpa else "eager"
@@ -167,6 +181,16 @@ def set_attention(model: Any) -> None:
         whole.set_attn_implementation(own_attention(type(whole)))
 
 
+def forward_hooks(module: nn.Module) -> dict[int, Any]:
+    """torch's own table of what is called after a module: a change of it takes effect."""
+    return module._forward_hooks
+
+
+def forward_pre_hooks(module: nn.Module) -> dict[int, Any]:
+    """torch's own table of what is called before a module."""
+    return module._forward_pre_hooks
+
+
 def has_foreign_hooks(module: nn.Module) -> bool:
     """Whether somebody wants to be called when a part of the model runs.
 
@@ -175,6 +199,6 @@ def has_foreign_hooks(module: nn.Module) -> bool:
     hooks = [
         hook
         for part in module.modules()
-        for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+        for hook in (*forward_hooks(part).values(), *forward_pre_hooks(part).values())
     ]
     return any(not hook.__module__.startswith("transformers.") for hook in hooks)

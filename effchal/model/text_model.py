@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from effchal.model.structure import backbone, causal_lm
+from effchal.model.structure import attention_name, backbone, causal_lm, fresh_model
 
 
 def text_model_class(config: Any) -> Any:
@@ -31,9 +31,9 @@ def from_config(config: Any, **options: Any) -> Any:
     """The text model of a config with fresh weights.
 
     Args:
-        options: of transformers' `_from_config`, e.g. dtype and attn_implementation.
+        options: of fresh_model, e.g. dtype and attn_implementation.
     """
-    return text_model_class(config)._from_config(config.get_text_config(), **options)
+    return fresh_model(text_model_class(config), config.get_text_config(), **options)
 
 
 def keep_layers(config: Any, kept: int) -> None:
@@ -54,8 +54,11 @@ def text_part(whole: Any) -> nn.Module:
     """The causal language model inside a multimodal one; the other towers are dropped."""
     config = whole.config.get_text_config()
     with torch.device("meta"):
-        model = text_model_class(whole.config)._from_config(
-            config, dtype=whole.dtype, attn_implementation=whole.config._attn_implementation
+        model = fresh_model(
+            text_model_class(whole.config),
+            config,
+            dtype=whole.dtype,
+            attn_implementation=attention_name(whole.config),
         )
     inner = whole.get_decoder()
     if type(inner) is not type(backbone(model)):

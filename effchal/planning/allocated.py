@@ -4,7 +4,8 @@ import weakref
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode  # private; checked with torch 2.13
+
+from effchal.planning.dispatch import TorchDispatchMode, storage_address
 
 
 class AllocatedBytes(TorchDispatchMode):
@@ -39,7 +40,7 @@ class AllocatedBytes(TorchDispatchMode):
                 self._add(part)
 
     def _add_storage(self, storage: torch.UntypedStorage) -> None:
-        address = storage._cdata
+        address = storage_address(storage)
         if address in self._known:
             return
         size = storage.nbytes()

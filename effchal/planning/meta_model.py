@@ -72,11 +72,9 @@ def to_fake(model: nn.Module, device: torch.device | None = None) -> None:
         return made[id(tensor)]
 
     for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            named: dict[str, Any] = tensors
-            for name, tensor in named.items():
-                if tensor is not None:
-                    named[name] = fake_of(tensor)
+        for named in (module.named_parameters, module.named_buffers):
+            for name, tensor in list(named(recurse=False, remove_duplicate=False)):
+                setattr(module, name, fake_of(tensor))
 
 
 def shape_config(cfg: ModelConfig) -> Any:

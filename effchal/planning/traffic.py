@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode  # private; checked with torch 2.13
+
+from effchal.planning.dispatch import TorchDispatchMode, schema_of, storage_address
 
 # Their time follows from their operations, which planning/flops.py counts.
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "addbmm", "linear", "mv", "addmv", "dot")
@@ -55,14 +56,15 @@ class Traffic(TorchDispatchMode):
 
 def launch_of(func: Any, args: tuple, kwargs: dict[str, Any], result: Any) -> Launch | None:
     """What an operation launches; None for a view, an allocation, or a question."""
-    outs = {argument.name for argument in func._schema.arguments if argument.is_out}
+    schema = schema_of(func)
+    outs = {argument.name for argument in schema.arguments if argument.is_out}
     given = [value for name, value in kwargs.items() if name not in outs]
     read, written = tensors_of([args, given]), tensors_of(result) or tensors_of(list(args[:1]))
-    full_name = func._schema.name.partition("::")[2]
+    full_name = schema.name.partition("::")[2]
     name = full_name.removesuffix("_")
     known = {storage_of(tensor) for tensor in read}
     is_new = any(storage_of(tensor) not in known for tensor in tensors_of(result))
-    if name in NO_WORK or not (is_new or func._schema.is_mutable):
+    if name in NO_WORK or not (is_new or schema.is_mutable):
         return None
     if name in PRODUCTS or any(part in name for part in PARTS_OF_PRODUCTS):
         return Launch(full_name, "product", 0)
@@ -84,7 +86,7 @@ def moved(tensors: Sequence[torch.Tensor]) -> int:
 
 
 def storage_of(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return storage_address(tensor.untyped_storage())
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from effchal.cli.overrides import key_of, quote
 from effchal.config import ConfigError
 from effchal.runs import run_lock
+from effchal.sweeping.basic import BasicLauncher, BasicSweeper
 from effchal.sweeping.halving import Halving
 from effchal.sweeping.processes import ProcessLauncher, gpus_in_groups, visible_gpus
 from effchal.tracking import manifest as manifests

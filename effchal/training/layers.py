@@ -22,6 +22,7 @@ from effchal.model.structure import (
     backbone,
     causal_lm,
     checkpoint_layers,
+    forward_hooks,
     layers_of,
 )
 
@@ -106,13 +107,14 @@ def fuse(
 @contextlib.contextmanager
 def as_loaded(model: Any) -> Iterator[None]:
     """Undo prepare_training for a while, so that the model can decode."""
+    # The second is what nn.Module.compile sets: private, checked with torch 2.13.0.
     whole, changed = causal_lm(model), ("forward", "_compiled_call_impl")
     attention = attention_name(whole.config)
     layers: Any = layers_of(model)
     kept = [
         {name: vars(layer).pop(name) for name in changed if name in vars(layer)} for layer in layers
     ]
-    hooks = backbone(model).get_input_embeddings()._forward_hooks
+    hooks = forward_hooks(backbone(model).get_input_embeddings())
     hooks_kept = dict(hooks)
     hooks.clear()
     try:

@@ -60,12 +60,11 @@ def place_unsharded(model: Any, device: torch.device) -> None:
     """Move all but the weights of the layers to the device, before layers are fused there."""
     sharded = {id(weight) for layer in layers_of(model) for weight in large_weights(layer)}
     for module in model.modules():
-        for parameter in module._parameters.values():
-            if parameter is not None and id(parameter) not in sharded:
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) not in sharded:
                 parameter.data = parameter.data.to(device)
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = buffer.to(device)
+        for name, buffer in list(module.named_buffers(recurse=False, remove_duplicate=False)):
+            setattr(module, name, buffer.to(device))
         if is_four_bit(module):
             four_bit_state(module).to(device)
 

@@ -86,3 +86,60 @@ def test_the_version_is_the_same_everywhere():
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
     newest = re.search(r"^## \[(.+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest[1] == __version__
+
+
+def is_private(name: object) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"_[^\W_]\w*", name) is not None
+
+
+def own_names(tree: ast.AST) -> set[str]:
+    """What a file defines: functions, classes, variables, attributes of self."""
+    own = set()
+    for node in ast.walk(tree):
+        match node:
+            case (
+                ast.FunctionDef(name=name)
+                | ast.AsyncFunctionDef(name=name)
+                | ast.ClassDef(name=name)
+                | ast.Name(id=name, ctx=ast.Store())
+                | ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store())
+            ):
+                own.add(name)
+    return own
+
+
+def foreign_private_names(tree: ast.AST, own: set[str], all_own: set[str]) -> set[str]:
+    """Private names that a file takes from objects of others; os._exit is documented."""
+    found = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(module=module, names=names):
+                found.update(*(f"{module}.{each.name}".split(".") for each in names))
+            case ast.Import(names=names):
+                found.update(*(each.name.split(".") for each in names))
+            case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name):
+                found |= {name} - all_own
+            case ast.Attribute(attr=name):
+                found |= {name} - own
+            case ast.Call(
+                func=ast.Name(id="getattr" | "hasattr" | "setattr" | "delattr"),
+                args=[_, ast.Constant(value=name), *_],
+            ):
+                found |= {name} - own
+    return set(filter(is_private, found - {"_exit"}))
+
+
+def test_a_private_name_of_a_library_stands_in_one_module_with_its_version():
+    files = sorted((ROOT / "effchal").rglob("*.py"))
+    trees = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in files}
+    own = {path: own_names(tree) for path, tree in trees.items()}
+    all_own = set().union(*own.values())
+    uses: dict[str, list[str]] = {}
+    for path, tree in trees.items():
+        for name in foreign_private_names(tree, own[path], all_own):
+            uses.setdefault(name, []).append(str(path))
+    assert {"_internal", "_cdata", "_version", "_linear_pointwise"} <= set(uses)
+    assert {name: places for name, places in uses.items() if len(places) > 1} == {}
+    for name, (place,) in uses.items():
+        says = re.search(r"checked[\s#]+with[\s#]+[\w\s#-]*\d", (ROOT / place).read_text())
+        assert says, f"{place} uses {name}: say the version that it was checked with"

@@ -6,11 +6,12 @@ Hydra takes plugins only from modules below `hydra_plugins`, and imports them al
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+from effchal.sweeping.basic import BasicSweeper
 
 
 class EffchalSweeper(BasicSweeper):
