@@ -3,15 +3,17 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from support.saved_adapters import NARROW, change_config, save_adapter, spoil_weights, tiny_base
 
 from effchal.config import ConfigError
 from effchal.decoding.contrast import Dola
 from effchal.decoding.engine import Engine
+from effchal.decoding.kv_cache import RowCache
 from effchal.decoding.reading import parts_in_step
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.score import Scorer
-from effchal.decoding.taps import TappedModel
+from effchal.decoding.taps import NewTokens, TappedModel
 from effchal.kernels.shared_prefix import attention_with_shared_prefix
 from effchal.model.adapter_names import BASE
 from effchal.model.load import load_adapter
@@ -207,6 +209,20 @@ def test_an_adapter_that_could_spoil_its_neighbours_is_refused(tiny_engine, tmp_
     with pytest.raises(ConfigError, match="not finite"):
         engine.model.load_adapter(folder)
     assert engine.complete(PROMPTS[0], GREEDY).ids == tiny_engine.complete(PROMPTS[0], GREEDY).ids
+
+
+def test_an_adapter_that_overflows_spoils_its_own_rows_alone(tiny_engine, folders, tmp_path):
+    engine, (_, good, _) = together(folders, tiny_engine.tokenizer)
+    huge = save_adapter(tmp_path / "huge", 1)
+    spoil_weights(huge, 3e38)  # finite, but no product with it is
+    rows, cache = (good, BASE, engine.model.load_adapter(huge)), RowCache()
+    for row, name in enumerate(rows):
+        cache.add_row()
+        prompt = NewTokens(cache, row, torch.tensor([[5, 9, 11]]), adapters=(name,))
+        engine.model.extend([prompt], (), torch.tensor([2]))
+    new = NewTokens(cache, 0, torch.tensor([[40]] * 3), adapters=rows)
+    states = engine.model.extend([new], (), torch.arange(3))  # (1, 3, D)
+    assert states[-1].isfinite().all(dim=-1).tolist() == [True, True, False]
 
 
 def test_layers_that_are_not_known_take_the_library_s(tiny_engine, folders, monkeypatch):
