@@ -13,14 +13,14 @@ from effchal.config import Config, ConfigError
 
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
-    from effchal.submission.reproduction import RECORD, reproduce, table  # imports torch
+    from effchal.submission.reproduction import RECORD, findings_table, reproduce  # imports torch
     from effchal.submission.stages import one_line_ends
 
     if (output_dir / RECORD).is_file():
         raise ConfigError(f"{output_dir} holds another reproduction; give another hydra.run.dir")
     with one_line_ends():
         findings = reproduce(cfg, overrides, output_dir)
-    print(table(findings))
+    print(findings_table(findings))
     failed = [each.what for each in findings if each.ok is False]
     if failed:
         sys.exit(f"error: not reproduced: {', '.join(failed)}")

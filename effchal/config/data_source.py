@@ -13,9 +13,9 @@ from effchal.config.choices import DataFormat, Origin
 class DataSourceConfig:
     """One source of training examples."""
 
-    # Data set id of the Hugging Face hub, a file (.jsonl, .json, .csv, .tsv, also with .gz or .zst
-    # behind; .parquet, .arrow), a folder of files or of `save_to_disk`, a pattern ("data/*.jsonl"),
-    # or builtin:<file>.
+    # Data set id of the Hugging Face hub, a file, a folder of files or of `save_to_disk`, a pattern
+    # ("data/*.jsonl"), or builtin:<file>. A file is .jsonl, .json, .csv or .tsv, also with .gz or
+    # .zst behind, or .parquet or .arrow.
     path: str = MISSING
     # How a row spells a conversation. auto = by the fields of the first rows.
     format: DataFormat = DataFormat.auto

@@ -46,14 +46,14 @@ ODD: list[tuple[str, Any]] = [
 def health(server: Server) -> None:
     """GET /health answers 200 while the process lives."""
     found = server.get("/health")
-    require(found.status == 200, found.told())
+    require(found.status == 200, found.summary())
 
 
 def ready(server: Server) -> None:
     """GET /ready answers 200 once the model answers."""
     process(server, max_new_tokens=1)
     found = server.get("/ready")
-    require(found.status == 200, f"the model answers, and /ready {found.told()}")
+    require(found.status == 200, f"the model answers, and /ready {found.summary()}")
 
 
 def metrics(server: Server) -> None:
@@ -71,7 +71,7 @@ def metrics(server: Server) -> None:
 
 def metric_values(exchange: Exchange) -> dict[str, float]:
     """The sum of each metric over its labels. Raises Broken where a line cannot be read."""
-    require(exchange.status == 200, exchange.told())
+    require(exchange.status == 200, exchange.summary())
     values: dict[str, float] = {}
     for line in exchange.received.splitlines():
         if not line or line.startswith("#"):
@@ -89,7 +89,7 @@ def error_status_400(server: Server) -> None:
     for path, body in WRONG:
         exchange = server.post(path, body)
         if exchange.status is None or exchange.status < 500:  # never_500 sees the others
-            require(exchange.status == 400, f"{path} {shown(body)} {exchange.told()}")
+            require(exchange.status == 400, f"{path} {shown(body)} {exchange.summary()}")
 
 
 def error_form(server: Server) -> None:
@@ -100,20 +100,20 @@ def error_form(server: Server) -> None:
             answer = exchange.json()
             error: Any = answer.get("error") if isinstance(answer, dict) else None
             ok = isinstance(error, dict) and isinstance(error.get("message"), str)
-            require(ok and "field" in error, f"{path} {shown(body)} {exchange.told()}")
+            require(ok and "field" in error, f"{path} {shown(body)} {exchange.summary()}")
 
 
 def error_status_413(server: Server) -> None:
     """A prompt that is too long for any model is answered with 413."""
     exchange = server.post("/process", helm_body(TOO_LONG, max_new_tokens=1))
-    require(exchange.status == 413, f"a prompt of {len(TOO_LONG)} characters {exchange.told()}")
+    require(exchange.status == 413, f"a prompt of {len(TOO_LONG)} characters {exchange.summary()}")
 
 
 def never_500(server: Server) -> None:
     """No bad input is answered with 500, and the server lives on."""
     for path, body in [*WRONG, *ODD]:
         exchange = server.post(path, body)
-        how = f"{path} {shown(body)} {exchange.told()}"
+        how = f"{path} {shown(body)} {exchange.summary()}"
         require(exchange.status is not None and exchange.status != 500, how)
     process(server, max_new_tokens=1)
 

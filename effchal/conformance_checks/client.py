@@ -35,7 +35,7 @@ class Exchange:
         except (ValueError, RecursionError):
             return None
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """What came back, in a few words."""
         return f"got {self.status}: {short(self.received, 200)}" if self.status else self.error
 

@@ -145,7 +145,7 @@ def completions_stream(server: Server) -> None:
     body = {"prompt": PROMPT, "max_tokens": 24, "temperature": 0, "stream": True}
     name = model_name(server)
     exchange = server.post("/v1/completions", body | ({"model": name} if name else {}))
-    require(exchange.status == 200, exchange.told())
+    require(exchange.status == 200, exchange.summary())
     kind = exchange.headers.get("content-type", "")
     require(kind.startswith("text/event-stream"), f"its content type is {kind!r}")
     lines = [line for line in exchange.received.splitlines() if line.startswith("data:")]
@@ -165,7 +165,7 @@ def text_of_event(data: str) -> str:
 
 def models(server: Server) -> None:
     """GET /v1/models names the model."""
-    require(model_name(server) is not None, f"it names none: {server.get('/v1/models').told()}")
+    require(model_name(server) is not None, f"it names none: {server.get('/v1/models').summary()}")
 
 
 def tokenizer_info(server: Server) -> None:

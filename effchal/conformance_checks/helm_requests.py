@@ -63,7 +63,7 @@ def read_answer(exchange: Exchange) -> Answer:
 
 def json_object(exchange: Exchange) -> dict[str, Any]:
     """Raises Broken unless the answer is a JSON object with status 200."""
-    require(exchange.status == 200, f"{exchange.path} {exchange.told()}")
+    require(exchange.status == 200, f"{exchange.path} {exchange.summary()}")
     body = exchange.json()
     if not isinstance(body, dict):
         raise Broken(f"{exchange.path}: the answer is no JSON object")

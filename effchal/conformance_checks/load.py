@@ -50,7 +50,7 @@ def process_contest_requests(server: Server) -> None:
     queues rather than refuses."""
     bodies = [helm_body(PROMPTS[1], **changes) for changes in SCENARIOS]
     for exchange in at_once(HELM_THREADS, lambda at: server.post("/process", bodies[at])):
-        require(exchange.status == 200, exchange.told())
+        require(exchange.status == 200, exchange.summary())
 
 
 def refused_past_the_bound(server: Server) -> None:
@@ -58,7 +58,7 @@ def refused_past_the_bound(server: Server) -> None:
     body = helm_body(PROMPTS[1], max_new_tokens=32)
     found = at_once(FLOOD, lambda _: server.post("/process", body))
     for exchange in found:
-        require(exchange.status in (200, 503), f"one of {FLOOD} requests {exchange.told()}")
+        require(exchange.status in (200, 503), f"one of {FLOOD} requests {exchange.summary()}")
         if exchange.status == 503:
             require("retry-after" in exchange.headers, "a 503 has no Retry-After")
     if all(exchange.status == 200 for exchange in found):

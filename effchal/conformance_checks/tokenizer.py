@@ -60,7 +60,7 @@ def tokenize_other_names(server: Server) -> None:
     for name in ("prompt", "content"):
         exchange = server.post("/tokenize", {name: TEXTS[0]})
         if exchange.status != 200:
-            raise CannotTell(f"optional, and {name} {exchange.told()}")
+            raise CannotTell(f"optional, and {name} {exchange.summary()}")
         ids = json_object(exchange).get("tokens")
         require(ids == expected, f"{name} gave {ids!r:.100}, text {expected!r:.100}")
 

@@ -103,8 +103,9 @@ def js_divergence(
     """Jensen-Shannon divergence in nats over the last axis, in [0, ln 2], float64.
 
     Early exits without a final norm can be so sharp that all are within 1e-7 of ln 2, where
-    float32 would choose by its noise. So this sums what is missing to ln 2, whose terms are all
-    positive: ((a + b) log(1 + b/a) + b log(a/b)) / 2, with a the larger and b the smaller of p, q.
+    float32 would choose by its noise. So this sums what is missing to ln 2. All terms of that
+    sum are positive: `((a + b) log(1 + b/a) + b log(a/b)) / 2`, where a is the larger and b the
+    smaller of p and q.
 
     Args:
         log_p, log_q: log-probabilities; their shapes broadcast.

@@ -13,7 +13,7 @@ from effchal.decoding.kv_cache import RowCache
 class LibraryCache(RowCache):
     """The rows of a model whose state is more than keys and values that can be cut.
 
-    A prompt goes through in one piece, and a row alone. What a row holds can be copied, but
+    A prompt goes through in one chunk, and a row alone. What a row holds can be copied, but
     not shortened.
     """
 

@@ -35,7 +35,7 @@ def step_apart(engine: Engine) -> None:
 
     A row that fails alone, too, is dropped with its error.
     """
-    _settle(engine)
+    _make_consistent(engine)
     for row in list(engine.rows):
         try:
             _step_row(engine, row)
@@ -56,13 +56,13 @@ def _step_row(engine: Engine, row: Row) -> None:
 
 
 @torch.inference_mode()
-def _settle(engine: Engine) -> None:
+def _make_consistent(engine: Engine) -> None:
     """Make cache and sequences agree, wherever the failed step stopped.
 
     Between two steps the cache holds all tokens of a row but its last one.
     """
     _forget_row_being_added(engine)
-    # From the last, as in a step: dropping a row moves only rows that are settled already.
+    # From the last, as in a step: dropping a row moves only rows that are stable already.
     for number in reversed(range(len(engine.rows))):
         row, held = engine.rows[number], engine.cache.lengths[number]
         running = [each for each in row.sequences if not each.done]

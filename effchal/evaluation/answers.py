@@ -75,7 +75,7 @@ class EvaluationTask:
 
 
 @dataclass(frozen=True)
-class Asked:
+class TaskBatch:
     """One scenario for one model."""
 
     task: EvaluationTask
@@ -97,8 +97,10 @@ def recorded(records: Records, batch: list[EncodedInstance]) -> list[Record]:
     return found
 
 
-def text_record(asked: Asked, encoded: EncodedInstance, completions: list[Completion]) -> Record:
-    task, scenario, instance = asked.task, asked.scenario, encoded.instance
+def text_record(
+    batch: TaskBatch, encoded: EncodedInstance, completions: list[Completion]
+) -> Record:
+    task, scenario, instance = batch.task, batch.scenario, encoded.instance
     decodings: dict[str, Answer] = {}
     for variant, completion in zip(task.variants, completions, strict=True):
         decodings[variant.name] = describe_completion(scenario, instance, completion)
@@ -160,16 +162,16 @@ def score_if_possible(scenario: Scenario, instance: Instance, text: str) -> dict
         return {}
 
 
-def score_batch(asked: Asked, prefix_tokens: int) -> list[Record]:
+def score_batch(batch: TaskBatch, prefix_tokens: int) -> list[Record]:
     """Records of instances that are answered by the most likely of given choices.
 
     Args:
         prefix_tokens: tokens that the prompts of the whole scenario begin with.
     """
-    task, scenario = asked.task, asked.scenario
+    task, scenario = batch.task, batch.scenario
     contrasts = contrasts_of(task.variants)
     records = []
-    for each in asked.encoded:
+    for each in batch.encoded:
         prompt, choices = each.prompt_ids, each.choice_ids
         scores = task.scorer.score(prompt, choices, list(contrasts), prefix_tokens)
         decodings: dict[str, Answer] = {}

@@ -9,8 +9,8 @@ from functools import partial
 
 from effchal.decoding.sampling import SamplingParams
 from effchal.evaluation.answers import (
-    Asked,
     EvaluationTask,
+    TaskBatch,
     params_of,
     recorded,
     score_batch,
@@ -23,14 +23,14 @@ from effchal.evaluation.scenarios import Instance
 log = logging.getLogger("effchal.evaluate")
 
 
-def answers(asked: list[Asked]) -> Iterator[tuple[EvaluationTask, list[Record]]]:
+def answers(wholes: list[TaskBatch]) -> Iterator[tuple[EvaluationTask, list[Record]]]:
     """Records of all instances, a batch at a time: those that generate, then those with choices.
 
     Batches do not depend on what is recorded already, so a resumed evaluation gives the same
     bits.
 
     Args:
-        asked: of one model; or of several on one base model, whose rows share each batch.
+        wholes: of one model; or of several on one base model, whose rows share each batch.
 
     Raises:
         ScenarioError: the data are not those of the records.
@@ -38,20 +38,21 @@ def answers(asked: list[Asked]) -> Iterator[tuple[EvaluationTask, list[Record]]]
             its own evaluation.
     """
     for has_choices in (False, True):
-        yield from answers_of_one_kind([of_one_kind(each, has_choices) for each in asked])
+        yield from answers_of_one_kind([of_one_kind(each, has_choices) for each in wholes])
 
 
-def of_one_kind(asked: Asked, has_choices: bool) -> Asked:
-    alike = [each for each in asked.encoded if bool(each.choice_ids) == has_choices]
-    return replace(asked, encoded=alike)
+def of_one_kind(batch: TaskBatch, has_choices: bool) -> TaskBatch:
+    alike = [each for each in batch.encoded if bool(each.choice_ids) == has_choices]
+    return replace(batch, encoded=alike)
 
 
-def answers_of_one_kind(asked: list[Asked]) -> Iterator[tuple[EvaluationTask, list[Record]]]:
-    first_task, rows = asked[0].task, max(1, asked[0].task.cfg.evaluate.rows_at_once // len(asked))
-    prefixes = [shared_prefix([each.prompt_ids for each in one.encoded]) for one in asked]
+def answers_of_one_kind(wholes: list[TaskBatch]) -> Iterator[tuple[EvaluationTask, list[Record]]]:
+    first_task = wholes[0].task
+    rows = max(1, first_task.cfg.evaluate.rows_at_once // len(wholes))
+    prefixes = [shared_prefix([each.prompt_ids for each in one.encoded]) for one in wholes]
     engine_has_prefixes = False
-    for start in range(0, max(len(one.encoded) for one in asked), rows):
-        batches = [replace(one, encoded=one.encoded[start : start + rows]) for one in asked]
+    for start in range(0, max(len(one.encoded) for one in wholes), rows):
+        batches = [replace(one, encoded=one.encoded[start : start + rows]) for one in wholes]
         known = [recorded(each.task.records, each.encoded) for each in batches]
         is_open = [len(a) < len(b.encoded) for a, b in zip(known, batches, strict=True)]
         yield from (
@@ -65,7 +66,7 @@ def answers_of_one_kind(asked: list[Asked]) -> Iterator[tuple[EvaluationTask, li
                 yield from alone(batch, first_task, partial(score_batch, batch, len(prefix)))
             continue
         if open_ and any(prefixes) and not engine_has_prefixes:
-            pairs = zip(prefixes, asked, strict=True)
+            pairs = zip(prefixes, wholes, strict=True)
             first_task.engine.hold_prefixes(
                 (prefix, one.task.adapter) for prefix, one in pairs if prefix
             )
@@ -74,7 +75,7 @@ def answers_of_one_kind(asked: list[Asked]) -> Iterator[tuple[EvaluationTask, li
 
 
 def generate_together(
-    batches: list[Asked], first: EvaluationTask
+    batches: list[TaskBatch], first: EvaluationTask
 ) -> Iterator[tuple[EvaluationTask, list[Record]]]:
     """Records of batches of several models; if that fails, of each model by itself."""
     if len(batches) > 1:
@@ -88,7 +89,7 @@ def generate_together(
 
 
 def alone(
-    batch: Asked, first: EvaluationTask, answer: Callable[[], list[Record]]
+    batch: TaskBatch, first: EvaluationTask, answer: Callable[[], list[Record]]
 ) -> Iterator[tuple[EvaluationTask, list[Record]]]:
     """A batch's records. What fails of another model than the first is left to its evaluation."""
     try:
@@ -101,7 +102,7 @@ def alone(
 
 
 @contextmanager
-def naming(batch: Asked) -> Iterator[None]:
+def naming(batch: TaskBatch) -> Iterator[None]:
     """Let an error name the instances that it came with."""
     try:
         yield
@@ -110,12 +111,12 @@ def naming(batch: Asked) -> Iterator[None]:
         raise FloatingPointError(f"{batch.scenario.entry}, one of {ids}: {error}") from error
 
 
-def generate_batch(batch: Asked) -> list[Record]:
+def generate_batch(batch: TaskBatch) -> list[Record]:
     ((_, records),) = generate_batches([batch])
     return records
 
 
-def generate_batches(batches: list[Asked]) -> list[tuple[EvaluationTask, list[Record]]]:
+def generate_batches(batches: list[TaskBatch]) -> list[tuple[EvaluationTask, list[Record]]]:
     """Records of instances that are answered by generated text, those of all models at once."""
     rows = [(one, each) for one in batches for each in one.encoded]
     found = batches[0].task.engine.generate(
@@ -130,7 +131,7 @@ def generate_batches(batches: list[Asked]) -> list[tuple[EvaluationTask, list[Re
     return [(one.task, by_task[id(one.task)]) for one in batches]
 
 
-def params_of_all(asked: Asked, instance: Instance) -> list[SamplingParams]:
+def params_of_all(batch: TaskBatch, instance: Instance) -> list[SamplingParams]:
     """Of each decoding."""
-    task = asked.task
-    return [params_of(task, asked.scenario, instance, variant) for variant in task.variants]
+    task = batch.task
+    return [params_of(task, batch.scenario, instance, variant) for variant in task.variants]

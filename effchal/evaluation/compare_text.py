@@ -14,7 +14,7 @@ NUMBER_STARTS = (*"0123456789+-<", "")
 def as_text(result: Comparison) -> str:
     """Who is who, an aligned table, a sentence for each line of it, and what was left out."""
     models = [[letter, *who(each), shown(each.folder)] for letter, each in result.models.items()]
-    blocks = [aligned(models, has_head=False), aligned(table(result))]
+    blocks = [aligned(models, has_head=False), aligned(difference_cells(result))]
     if len(result.differences) <= MOST_SENTENCES:
         blocks.append("\n".join(sentences(result)))
     return "\n\n".join([*blocks, *notes(result)])
@@ -26,7 +26,12 @@ def as_markdown(result: Comparison) -> str:
         [letter, *who(each), f"`{shown(each.folder)}`"] for letter, each in result.models.items()
     ]
     lines = "\n".join(f"- {line}" for line in sentences(result))
-    blocks = ["# Comparison", markdown_table(models), markdown_table(table(result)), lines]
+    blocks = [
+        "# Comparison",
+        markdown_table(models),
+        markdown_table(difference_cells(result)),
+        lines,
+    ]
     return "\n\n".join([*blocks, *notes(result)])
 
 
@@ -42,7 +47,7 @@ def shown(folder: Path) -> str:
     return str(folder.relative_to(Path.cwd()) if is_below else folder)
 
 
-def table(result: Comparison) -> list[list[str]]:
+def difference_cells(result: Comparison) -> list[list[str]]:
     """Cells of all differences, the head first. Columns that nothing fills are left out."""
     are_two = len(result.models) == 2
     other = "B" if are_two else "other"

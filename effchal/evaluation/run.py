@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from effchal.config import Config, ConfigError, load_config, save_config
-from effchal.evaluation.answers import Asked, EvaluationTask
+from effchal.evaluation.answers import EvaluationTask, TaskBatch
 from effchal.evaluation.batches import answers
 from effchal.evaluation.encoding import EncodedInstance, encode
 from effchal.evaluation.load import load_scenarios
@@ -235,7 +235,7 @@ def answer_all(evaluations: list[Prepared]) -> None:
     with progress("answering instances", total, "instances") as advance:
         for number, scenario in enumerate(evaluations[0].scenarios):
             asked = [
-                Asked(each.task, each.scenarios[number], each.encoded[number])
+                TaskBatch(each.task, each.scenarios[number], each.encoded[number])
                 for each in evaluations
             ]
             for task, records in answers(asked):

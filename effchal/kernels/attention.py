@@ -13,7 +13,7 @@ from effchal.kernels.varlen import runs_varlen, varlen_attention
 from effchal.model.route import route_of
 from effchal.model.structure import attention_name, backbone, causal_lm
 
-SEGMENTS = "effchal_segments"  # our name among transformers' attention functions
+PACKED = "effchal_packed"  # our name among transformers' attention functions
 FLASH = "flash_attention_2"
 # What layers tell every attention function, and causal attention within lengths needs not know.
 HARMLESS = {"position_ids", "position_embeddings", "past_key_values", "use_cache", "is_causal"}
@@ -36,15 +36,15 @@ def packed_hidden_states(
         input_ids, position_ids: (1, T) int64; positions restart with each example.
         lengths: of the examples; None reads them from position_ids, which waits for the device.
     """
-    segments = DocumentLengths(lengths or lengths_of(position_ids))
+    documents = DocumentLengths(lengths or lengths_of(position_ids))
     if not route_of(model).packed:
-        alone = input_ids.split(segments.lengths, dim=1)
+        alone = input_ids.split(documents.lengths, dim=1)
         states = [backbone(model)(ids, use_cache=False).last_hidden_state for ids in alone]
         return torch.cat(states, dim=1)
     function = use_packed_attention(model)
-    options: dict[str, Any] = {"segments": segments} if function == SEGMENTS else {}
+    options: dict[str, Any] = {"documents": documents} if function == PACKED else {}
     if function == FLASH:
-        options = _variable_length_options(segments, input_ids.device)
+        options = _variable_length_options(documents, input_ids.device)
     # No mask and no cache: an all-ones mask or the default cache would let examples see each other.
     output = backbone(model)(
         input_ids=input_ids, position_ids=position_ids, use_cache=False, **options
@@ -78,9 +78,9 @@ def use_packed_attention(model: Any, compiled: bool = False) -> str:
         from transformers import AttentionInterface
 
         AttentionInterface.register(
-            SEGMENTS, torch.compiler.disable(packed_attention) if compiled else packed_attention
+            PACKED, torch.compiler.disable(packed_attention) if compiled else packed_attention
         )
-        causal_lm(model).set_attn_implementation(SEGMENTS)
+        causal_lm(model).set_attn_implementation(PACKED)
     return attention_name(config)
 
 
@@ -97,7 +97,7 @@ def packed_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    segments: DocumentLengths | None = None,
+    documents: DocumentLengths | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -112,20 +112,20 @@ def packed_attention(
     Returns:
         (1, T, H, d), and no weights.
     """
-    if segments is None or attention_mask is not None:
+    if documents is None or attention_mask is not None:
         raise RuntimeError(
             "this model was prepared for packed rows; call it through packed_hidden_states"
         )
     _require_known(module, options)
     if dropout == 0 and runs_varlen(query):
-        lengths = segments.lengths
+        lengths = documents.lengths
         return varlen_attention(query, key, value, lengths, scaling, sliding_window), None
-    longest = max(segments.lengths)
+    longest = max(documents.lengths)
     masked = sliding_window is not None and 0 < sliding_window < longest
     if query.device.type == "cuda" and (masked or query.dtype is torch.float32):
         key, value = _one_head_each(query, key, value)
     mixed = []
-    parts = (tensor.split(segments.lengths, dim=2) for tensor in (query, key, value))
+    parts = (tensor.split(documents.lengths, dim=2) for tensor in (query, key, value))
     for q, k, v in zip(*parts, strict=True):
         window = _window_mask(q.shape[2], sliding_window, q.device)
         out = F.scaled_dot_product_attention(
@@ -178,11 +178,11 @@ def _masks_are_windows(config: Any) -> bool:
     )
 
 
-def _variable_length_options(segments: DocumentLengths, device: torch.device) -> dict[str, Any]:
+def _variable_length_options(documents: DocumentLengths, device: torch.device) -> dict[str, Any]:
     """Arguments of the variable-length kernel, which each layer would compute otherwise."""
-    ends = torch.tensor((0, *segments.lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    ends = torch.tensor((0, *documents.lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
     ends = ends.to(device, non_blocking=True)
-    longest = max(segments.lengths)
+    longest = max(documents.lengths)
     return {
         "cu_seq_lens_q": ends,
         "cu_seq_lens_k": ends,

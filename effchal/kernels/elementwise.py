@@ -1,4 +1,4 @@
-"""Element-wise work of a decoder layer. On a card each piece is one kernel.
+"""Element-wise work of a decoder layer. On a card, one kernel each.
 
 `Compiled` marks pure functions. On a card, torch's Inductor writes a kernel for each. It rounds
 once, where the function as it stands rounds after each operation. Each is an operation of its own

@@ -19,8 +19,9 @@ from effchal.mixing.words import (
 )
 from effchal.prompts.encoder import Turn
 
-# An answer loops if it says up to 100 words, a letter among them, 8 times in a row over 50 words,
-# or if up to 8 bytes, not blank and without a digit, stand in a row over 300 bytes.
+# An answer loops if it repeats up to 100 words, a letter among them, 8 times in a row, and the
+# repeats cover 50 words. It also loops if up to 8 bytes, not blank and without a digit, repeat over
+# 300 bytes.
 LOOP_TIMES, LOOP_WORDS, LOOP_PERIOD = 8, 50, 100
 LOOP_BYTES, LOOP_BYTE_PERIOD = 300, 8
 LOOP_AGAIN = 16  # phrases of four words that any loop of words has at least twice

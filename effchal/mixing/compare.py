@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from effchal.config import ConfigError
-from effchal.mixing.report_page import flat, table
+from effchal.mixing.report_page import aligned_table, flat
 from effchal.runs import read_record
 
 ABSENT = "absent"
@@ -24,7 +24,9 @@ def compare(a: str, b: str) -> tuple[bool, str]:
     if None in digests:
         verdict = "not known whether the data is the same: a mix.json has no sha256"
     rows = differences(*mixes)
-    lines = [f"A: {a}", f"B: {b}", verdict, *(["", table(("key", "A", "B"), rows)] if rows else [])]
+    lines = [f"A: {a}", f"B: {b}", verdict]
+    if rows:
+        lines += ["", aligned_table(("key", "A", "B"), rows)]
     return same, "\n".join(lines)
 
 

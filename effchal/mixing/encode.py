@@ -82,7 +82,7 @@ class _Collected:
 
 
 @dataclass(frozen=True)
-class EncodeJob:
+class EncodeWork:
     """All that the ids and targets of an example depend on, besides its turns."""
 
     model: ModelConfig  # its tokenizer
@@ -98,32 +98,32 @@ class EncodeJob:
 
 
 class Encoder:
-    def __init__(self, job: EncodeJob, prompts: PromptEncoder) -> None:
-        self.job, self.prompts = job, prompts
+    def __init__(self, work: EncodeWork, prompts: PromptEncoder) -> None:
+        self.work, self.prompts = work, prompts
 
     def __call__(self, batch: Iterable[bytes]) -> EncodedBatch:
         """Encode conversations as stored: see turns_of."""
         return self.encode([turns_of(stored) for stored in batch])
 
     def encode(self, conversations: Sequence[Sequence[Turn]]) -> EncodedBatch:
-        result, limit = _Collected(), self.job.max_seq_len
+        result, limit = _Collected(), self.work.max_seq_len
         conversations = [self._learned_turns(turns) for turns in conversations]
         encoded = self.prompts.conversations(conversations)
         for row, (turns, (ids, learned)) in enumerate(zip(conversations, encoded, strict=True)):
-            if len(ids) <= limit or self.job.too_long is TooLong.cut:
+            if len(ids) <= limit or self.work.too_long is TooLong.cut:
                 self._add(result, row, ids, learned)
-            elif self.job.too_long is TooLong.drop:
+            elif self.work.too_long is TooLong.drop:
                 result.dropped.append((row, "too_long"))
-            elif turns[0].role == "text" and self.job.too_long is TooLong.cut_prompt:
+            elif turns[0].role == "text" and self.work.too_long is TooLong.cut_prompt:
                 self._add(result, row, ids, learned)  # it has no prompt
             elif turns[0].role == "text":  # in pieces, each learned as a whole
                 for start in range(0, len(ids), limit):
                     end = start + limit
                     self._add(result, row, ids[start:end], learned[start:end])
             else:
-                fit = split_by_turns if self.job.too_long is TooLong.split else shortened
+                fit = split_by_turns if self.work.too_long is TooLong.split else shortened
                 for part in fit(turns, self.prompts, limit):
-                    is_cut = self.job.too_long is TooLong.cut_prompt and part != turns
+                    is_cut = self.work.too_long is TooLong.cut_prompt and part != turns
                     self._add(result, row, *self.prompts.conversation_ids(part), is_cut)
         return result.batch()
 
@@ -133,15 +133,15 @@ class Encoder:
         The end-of-sequence token after an answer is a target. A cut answer has none: the model
         must not learn to stop there.
         """
-        limit = self.job.max_seq_len
+        limit = self.work.max_seq_len
         flags = np.asarray(learned[:limit], bool)
-        if self.job.loss_on is LossOn.all:
+        if self.work.loss_on is LossOn.all:
             flags = np.ones_like(flags)
         result.add(row, np.asarray(ids[:limit], np.uint32), flags, cut or len(ids) > limit)
 
     def _learned_turns(self, turns: Sequence[Turn]) -> list[Turn]:
         """The turns, of which only the last answer is learned if loss_on says so."""
-        if self.job.loss_on is not LossOn.last:
+        if self.work.loss_on is not LossOn.last:
             return list(turns)
         last = max(i for i, turn in enumerate(turns) if turn.role in ("assistant", "text"))
         return [replace(t, learn=t.learn and i == last) for i, t in enumerate(turns)]
@@ -151,8 +151,8 @@ def encode_example(
     example: Example, encoder: PromptEncoder, max_seq_len: int, loss_on: LossOn = LossOn.answers
 ) -> EncodedExample | None:
     """Ids and targets of one example, cut after max_seq_len tokens; None if no target is left."""
-    job = EncodeJob(ModelConfig(), PromptConfig(), max_seq_len, loss_on)
-    batch = Encoder(job, encoder).encode([example.turns])
+    work = EncodeWork(ModelConfig(), PromptConfig(), max_seq_len, loss_on)
+    batch = Encoder(work, encoder).encode([example.turns])
     if not len(batch.rows):
         return None
     ids = batch.ids.astype(np.int64)

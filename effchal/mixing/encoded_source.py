@@ -14,7 +14,7 @@ from effchal.mixing.encode import (
     EncodedBatch,
     EncodedExample,
     EncodedFile,
-    EncodeJob,
+    EncodeWork,
     Ints,
     write_encoded,
 )
@@ -81,12 +81,12 @@ class Examples(Sequence[EncodedExample]):
 
 
 def encode_source(
-    selected: SelectedSource, job: EncodeJob, engine: DataEngine = DataEngine.local
+    selected: SelectedSource, work: EncodeWork, engine: DataEngine = DataEngine.local
 ) -> EncodedSource:
     """The chosen rows of a source as ids, encoded or found in the cache."""
     source, indices = selected.source, selected.indices
     rows = hashlib.sha256(np.packbits(selected.kept).tobytes()).hexdigest()
-    key = key_of("encode", source.key, rows, tokenizer_fingerprint(job.model), _asked(job))
+    key = key_of("encode", source.key, rows, tokenizer_fingerprint(work.model), _asked(work))
 
     def build(folder: Path) -> dict[str, Any]:
         digest, dropped = hashlib.sha256(), dict[str, list[int]]()
@@ -101,7 +101,7 @@ def encode_source(
 
         with progress(f"encoding source {source.name}", len(indices), "rows") as advance:
             workers = workers_for(engine, len(indices) >= LARGE)
-            results = run_counted(job, source.batches(indices, BATCH), workers, advance)
+            results = run_counted(work, source.batches(indices, BATCH), workers, advance)
             write_encoded(folder / "ids.arrow", counted(results))
         return {"sha256": digest.hexdigest(), "dropped": dropped}
 
@@ -110,6 +110,6 @@ def encode_source(
     return EncodedSource(selected, file, meta["sha256"], meta["dropped"])
 
 
-def _asked(job: EncodeJob) -> dict[str, Any]:
+def _asked(work: EncodeWork) -> dict[str, Any]:
     """What the ids depend on, besides rows and tokenizer."""
-    return asdict(job) | {"model": None}
+    return asdict(work) | {"model": None}

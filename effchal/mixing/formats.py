@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from effchal.config.choices import DataFormat
-from effchal.mixing.rows import Row, check_text
+from effchal.mixing.rows import DataRow, check_text
 from effchal.mixing.where import value_at
 from effchal.prompts.encoder import Turn, with_tool_calls
 
@@ -29,8 +29,8 @@ FIELDS = {  # what each format needs, the likeliest first
 
 
 def format_of_rows(
-    rows: Iterator[Row], wanted: DataFormat, columns: dict[str, str], key: str
-) -> tuple[DataFormat | None, Iterator[Row]]:
+    rows: Iterator[DataRow], wanted: DataFormat, columns: dict[str, str], key: str
+) -> tuple[DataFormat | None, Iterator[DataRow]]:
     """The format of rows, None if there is no row, and all the rows again.
 
     Args:
@@ -46,7 +46,7 @@ def format_of_rows(
     rows = itertools.chain(first, rows)
     if wanted is not DataFormat.auto:
         return wanted, rows
-    found: dict[DataFormat, Row] = {}
+    found: dict[DataFormat, DataRow] = {}
     for row in first:
         mapped = {name: row.fields[name] for name in columns}
         found.setdefault(format_of(mapped) or format_of(row.fields) or _no_format(row, key), row)
@@ -67,7 +67,7 @@ def format_of(fields: dict[str, Any]) -> DataFormat | None:
     return None
 
 
-def _no_format(row: Row, key: str) -> NoReturn:
+def _no_format(row: DataRow, key: str) -> NoReturn:
     shared = {each: sum(name in row.fields for name in names) for each, names in FIELDS.items()}
     nearest = max(FIELDS, key=lambda each: shared[each])
     if not shared[nearest]:
@@ -81,7 +81,7 @@ def _no_format(row: Row, key: str) -> NoReturn:
     )
 
 
-def turns_of(row: Row, kind: DataFormat, key: str) -> list[Turn]:
+def turns_of(row: DataRow, kind: DataFormat, key: str) -> list[Turn]:
     """The conversation of a row.
 
     Args:
@@ -119,7 +119,7 @@ def _kind_of_conversations(fields: dict[str, Any]) -> DataFormat:
     return DataFormat.lima
 
 
-def renamed(row: Row, columns: dict[str, str]) -> Row:
+def renamed(row: DataRow, columns: dict[str, str]) -> DataRow:
     """The row with the fields of a format in place of columns of other names.
 
     Raises:
@@ -134,7 +134,7 @@ def renamed(row: Row, columns: dict[str, str]) -> Row:
     return replace(row, fields=row.fields | values)
 
 
-def system_turn(row: Row) -> list[Turn]:
+def system_turn(row: DataRow) -> list[Turn]:
     """The system turn of a row that has one, first in its conversation."""
     if row.fields.get("system") is None:
         return []
@@ -142,7 +142,7 @@ def system_turn(row: Row) -> list[Turn]:
     return [Turn("system", text)] if text.strip() else []
 
 
-def lima_turns(row: Row) -> list[Turn]:
+def lima_turns(row: DataRow) -> list[Turn]:
     texts = row.fields.get("conversations")
     if not isinstance(texts, list):
         raise row.wrong("conversations", "a list of texts, question and answer in turn")
@@ -160,7 +160,7 @@ def lima_turns(row: Row) -> list[Turn]:
     return system_turn(row) + turns
 
 
-def platypus_turns(row: Row) -> list[Turn]:
+def platypus_turns(row: DataRow) -> list[Turn]:
     question = row.text("instruction")
     context = "" if row.fields.get("input") is None else row.text("input", may_be_empty=True)
     if context.strip():
@@ -169,12 +169,12 @@ def platypus_turns(row: Row) -> list[Turn]:
     return [*system_turn(row), Turn("user", question), answer]
 
 
-def messages_turns(row: Row) -> list[Turn]:
+def messages_turns(row: DataRow) -> list[Turn]:
     name = "messages" if "messages" in row.fields else "conversations"
     return _complete(system_turn(row) + turns_in(row, name), row, name)
 
 
-def sharegpt_turns(row: Row) -> list[Turn]:
+def sharegpt_turns(row: DataRow) -> list[Turn]:
     turns = system_turn(row)
     for turn in _objects(row, "conversations"):
         role = SHAREGPT[turn.choice("from", tuple(SHAREGPT))]
@@ -182,7 +182,7 @@ def sharegpt_turns(row: Row) -> list[Turn]:
     return _complete(turns, row, "conversations")
 
 
-def prompt_completion_turns(row: Row) -> list[Turn]:
+def prompt_completion_turns(row: DataRow) -> list[Turn]:
     if isinstance(row.fields.get("prompt"), str):
         turns = [Turn("user", row.text("prompt")), Turn("assistant", row.text("completion"))]
         return system_turn(row) + turns
@@ -190,11 +190,11 @@ def prompt_completion_turns(row: Row) -> list[Turn]:
     return _complete(turns, row, "completion")
 
 
-def text_turns(row: Row) -> list[Turn]:
+def text_turns(row: DataRow) -> list[Turn]:
     return [Turn("text", row.text("text"))]
 
 
-def turns_in(row: Row, name: str) -> list[Turn]:
+def turns_in(row: DataRow, name: str) -> list[Turn]:
     """The turns of a field in OpenAI's form."""
     turns = []
     for message in _objects(row, name):
@@ -204,7 +204,7 @@ def turns_in(row: Row, name: str) -> list[Turn]:
     return turns
 
 
-def _content(message: Row) -> str:
+def _content(message: DataRow) -> str:
     """The text of a message, of which the calls of tools are part, as JSON."""
     if not message.fields.get("tool_calls"):
         return _text(message)
@@ -214,19 +214,21 @@ def _content(message: Row) -> str:
     return with_tool_calls(text, [function.fields for function in functions])
 
 
-def _text(message: Row) -> str:
+def _text(message: DataRow) -> str:
     """A text, or a list of parts of text."""
     content = message.fields.get("content")
     if not isinstance(content, list):
         return message.text("content")
-    parts = [Row.of(part, f"{message.place}, field 'content'", message.error) for part in content]
+    parts = [
+        DataRow.of(part, f"{message.place}, field 'content'", message.error) for part in content
+    ]
     for part in parts:
         part.choice("type", ("text",))
     text = "".join(part.text("text", may_be_empty=True) for part in parts)
     return check_text(text, f"{message.place}, field 'content'", message.error)
 
 
-def _learns(turn: Row) -> bool:
+def _learns(turn: DataRow) -> bool:
     """Whether the turn's answer is learned from; `weight: 0` says no."""
     weight = turn.fields.get("weight")
     if weight not in (None, 0, 1):
@@ -234,15 +236,15 @@ def _learns(turn: Row) -> bool:
     return weight != 0
 
 
-def _objects(row: Row, name: str) -> list[Row]:
+def _objects(row: DataRow, name: str) -> list[DataRow]:
     values = row.fields.get(name)
     if not isinstance(values, list) or not values:
         raise row.wrong(name, "a list of objects")
     place = f"{row.place}, field {name!r}"
-    return [Row.of(v, f"{place}, turn {i}", row.error) for i, v in enumerate(values, start=1)]
+    return [DataRow.of(v, f"{place}, turn {i}", row.error) for i, v in enumerate(values, start=1)]
 
 
-def _complete(turns: list[Turn], row: Row, name: str) -> list[Turn]:
+def _complete(turns: list[Turn], row: DataRow, name: str) -> list[Turn]:
     """The turns, if they ask something and end with an answer to learn from."""
     problem = ""
     if turns[-1].role != "assistant":
@@ -256,7 +258,7 @@ def _complete(turns: list[Turn], row: Row, name: str) -> list[Turn]:
     return turns
 
 
-TURNS: dict[DataFormat, Callable[[Row], list[Turn]]] = {
+TURNS: dict[DataFormat, Callable[[DataRow], list[Turn]]] = {
     DataFormat.lima: lima_turns,
     DataFormat.platypus: platypus_turns,
     DataFormat.messages: messages_turns,

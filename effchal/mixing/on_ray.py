@@ -1,4 +1,4 @@
-"""Work on batches over a Ray cluster, by Ray Data: the same jobs, their results in the same order.
+"""Work on batches over a Ray cluster, by Ray Data: the same work, its results in the same order.
 
 Only names of files and rows travel to the nodes, which read the files themselves. An error of the
 work is a result as well, and raised here once all results before it are taken. So the first error
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from effchal import __version__
 from effchal.config import ConfigError
-from effchal.mixing.parallel import Job, Work
+from effchal.mixing.parallel import RowWork, Work
 from effchal.mixing.ray_cluster import connect, disconnect, environment
 from effchal.tracking.terminal import progress
 
@@ -29,11 +29,11 @@ TASKS_PER_CORE = 4  # at least, so that no core waits long for the last one
 RETRIES = 3  # of a task whose process or node is lost; without it, a batch too large never ends
 BLOCK_BYTES = 2**24  # of results; the driver holds a few blocks at a time
 REMEDY = "all nodes must see the sources and the cache under the same paths"
-_works: dict[str, Work] = {}  # of this process, by their jobs
+_works: dict[str, Work] = {}  # of this process, by their keys
 _connected_here = False
 
 
-def run_on_ray(job: Job, batches: list[Any]) -> Iterator[Any]:
+def run_on_ray(row_work: RowWork, batches: list[Any]) -> Iterator[Any]:
     """The results of each batch, in order; a work that gives an iterator has several for each.
 
     Raises:
@@ -47,7 +47,7 @@ def run_on_ray(job: Job, batches: list[Any]) -> Iterator[Any]:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it tells how it executes
     try:
         # Closed here, for an executor that outlives the connection would make another one.
-        with contextlib.closing(_results(ray, job, batches)) as rows:
+        with contextlib.closing(_results(ray, row_work, batches)) as rows:
             yield from _in_order(rows, len(batches))
     except ray.exceptions.RayError as error:
         raise ConfigError(f"Ray could not do the work: {_reason(error)}") from error
@@ -61,7 +61,9 @@ def release() -> None:
     _connected_here = False
 
 
-def _results(ray: Any, job: Job, batches: list[Any]) -> Generator[dict[str, Any], None, None]:
+def _results(
+    ray: Any, row_work: RowWork, batches: list[Any]
+) -> Generator[dict[str, Any], None, None]:
     """Rows of Stage's tables."""
     cores = ray.cluster_resources().get("CPU", 0)
     if cores < 1:
@@ -71,7 +73,7 @@ def _results(ray: Any, job: Job, batches: list[Any]) -> Generator[dict[str, Any]
         {"number": number, "batch": pickle.dumps(batch, pickle.HIGHEST_PROTOCOL)}
         for number, batch in enumerate(batches)
     ]
-    packed = ray.put(pickle.dumps(job, pickle.HIGHEST_PROTOCOL))  # once, not with each task
+    packed = ray.put(pickle.dumps(row_work, pickle.HIGHEST_PROTOCOL))  # once, not with each task
     stage = Stage(packed.hex(), partial(ray.get, packed), os.getcwd())
     with ray.data.DataContext.current(_context(ray)):
         rows = ray.data.from_items(items, override_num_blocks=-(-len(items) // per_task))
@@ -129,9 +131,15 @@ def _in_order(rows: Iterator[dict[str, Any]], count: int) -> Iterator[Any]:
 class Stage:
     """What Ray Data does with each block of batches: a task, so any node can do it again."""
 
-    def __init__(self, key: str, job: Callable[[], bytes], folder: str) -> None:
-        """`key` is the job's own, `job` gets its pickle, relative paths start from `folder`."""
-        self._key, self._job, self._folder = key, job, folder
+    def __init__(self, key: str, row_work: Callable[[], bytes], folder: str) -> None:
+        """A stage for one row work.
+
+        Args:
+            key: names the row work.
+            row_work: gets its pickle.
+            folder: relative paths start from it.
+        """
+        self._key, self._row_work, self._folder = key, row_work, folder
         self._version = __version__
 
     def __call__(self, batches: pa.Table) -> Iterator[pa.Table]:
@@ -171,7 +179,7 @@ class Stage:
             if Path(self._folder).is_dir():  # else all paths must be absolute
                 os.chdir(self._folder)
             _works.clear()
-            _works[self._key] = pickle.loads(self._job()).start()
+            _works[self._key] = pickle.loads(self._row_work()).start()
         return _works[self._key]
 
 

@@ -23,7 +23,7 @@ Work = Callable[[Any], Any]  # of one batch
 AHEAD = 2  # batches for each process that wait or are done, so that memory stays bounded
 
 
-class Job(Protocol):
+class RowWork(Protocol):
     """What a process is told once, pickled."""
 
     def start(self) -> Work:
@@ -45,7 +45,7 @@ def workers_for(engine: DataEngine, is_large: bool) -> Workers:
     return Workers.ray if engine is DataEngine.ray else Workers.cores
 
 
-def run_batches(job: Job, batches: Iterable[Any], workers: Workers) -> Iterator[Any]:
+def run_batches(row_work: RowWork, batches: Iterable[Any], workers: Workers) -> Iterator[Any]:
     """The result of each batch, in order.
 
     Args:
@@ -56,23 +56,23 @@ def run_batches(job: Job, batches: Iterable[Any], workers: Workers) -> Iterator[
     """
     match workers:
         case Workers.none:
-            yield from map(job.start(), batches)
+            yield from map(row_work.start(), batches)
         case Workers.cores:
-            yield from _over_cores(job, batches)
+            yield from _over_cores(row_work, batches)
         case Workers.ray:
             from effchal.mixing.on_ray import run_on_ray
 
-            yield from run_on_ray(job, list(batches))
+            yield from run_on_ray(row_work, list(batches))
 
 
-def _over_cores(job: Job, batches: Iterable[Any]) -> Iterator[Any]:
+def _over_cores(row_work: RowWork, batches: Iterable[Any]) -> Iterator[Any]:
     count = len(os.sched_getaffinity(0))
     local = threading.local()
     workers: list[Worker] = []
 
     def do(batch: Any) -> Any:
         if not hasattr(local, "worker"):
-            local.worker = Worker(job)
+            local.worker = Worker(row_work)
             workers.append(local.worker)
         return local.worker(batch)
 
@@ -102,7 +102,7 @@ def released() -> Iterator[None]:
 
 
 def run_counted(
-    job: Job, batches: Iterable[Any], workers: Workers, advance: Callable[[float], None]
+    row_work: RowWork, batches: Iterable[Any], workers: Workers, advance: Callable[[float], None]
 ) -> Iterator[Any]:
     """run_batches, which tells after each batch how many items are done."""
     sizes: collections.deque[int] = collections.deque()
@@ -113,7 +113,7 @@ def run_counted(
             yield batch
 
     done = 0
-    for result in run_batches(job, sized(), workers):
+    for result in run_batches(row_work, sized(), workers):
         yield result
         done += sizes.popleft()
         advance(done)
@@ -122,7 +122,7 @@ def run_counted(
 class Worker:
     """A process of its own. Unlike multiprocessing's, it never runs the caller's program again."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, row_work: RowWork) -> None:
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
@@ -131,7 +131,7 @@ class Worker:
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"},
         )
-        self._send(job)
+        self._send(row_work)
 
     def __call__(self, batch: Any) -> Any:
         self._send(batch)
@@ -174,11 +174,11 @@ def main() -> None:
     sys.stdout = sys.stderr  # nothing that a library prints may come between
     work: Work | None = None
     try:
-        job = pickle.load(questions)
+        row_work = pickle.load(questions)
         while True:
             batch = pickle.load(questions)
             try:
-                work = work or job.start()
+                work = work or row_work.start()
                 result = work(batch)
             except Exception as error:
                 result = error

@@ -10,7 +10,7 @@ import numpy as np
 
 from effchal.config import Config
 from effchal.config.choices import DataEngine, Template
-from effchal.mixing.encode import EncodeJob
+from effchal.mixing.encode import EncodeWork
 from effchal.mixing.encoded_source import Examples, encode_source
 from effchal.mixing.locate import pin_revisions
 from effchal.mixing.mix import Mix
@@ -53,10 +53,10 @@ def prepare_data(
     selection = selection or select_data(cfg)
     if cfg.prompt.template is not Template.own:
         warn_of_template(PromptEncoder(load_tokenizer(cfg.model), cfg.prompt))
-    job = EncodeJob(
+    work = EncodeWork(
         cfg.model, cfg.prompt, cfg.model.max_seq_len, cfg.train.loss_on, cfg.data_mix.clean.too_long
     )
-    sources = [encode_source(each, job, cfg.data_mix.engine) for each in selection.sources]
+    sources = [encode_source(each, work, cfg.data_mix.engine) for each in selection.sources]
     train = Examples(sources, [np.flatnonzero(~each.is_validation) for each in sources])
     validation = Examples(sources, [np.flatnonzero(each.is_validation) for each in sources])
     if not len(train):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from effchal.mixing.readers import KINDS, DataError, is_readable, read_rows
-from effchal.mixing.rows import Row, parse_json, read_csv, read_jsonl
+from effchal.mixing.rows import DataRow, parse_json, read_csv, read_jsonl
 
 MMLU_SUBJECTS = 57
 BBQ_SUBJECTS = (
@@ -93,7 +93,7 @@ def _truthful_qa(path: Path) -> Iterator[Question]:
     for place, values in lines:
         fields = dict(zip(columns, values, strict=False))
         question, *answers = (
-            Row(fields, place, DataError).text(name)
+            DataRow(fields, place, DataError).text(name)
             for name in ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
         )
         yield Question("truthful_qa", place, (question,), tuple(";".join(answers).split(";")))
@@ -121,13 +121,13 @@ def _bbq(path: Path) -> Iterator[Question]:
 
 
 def _big_bench(path: Path) -> Iterator[Question]:
-    task = Row.of(parse_json(path.read_bytes(), str(path), DataError), str(path), DataError)
+    task = DataRow.of(parse_json(path.read_bytes(), str(path), DataError), str(path), DataError)
     examples = task.fields.get("examples")
     if not isinstance(examples, list):
         raise task.wrong("examples", "a list of examples")
     evaluation = f"big_bench:task={path.parent.name}"
     for number, example in enumerate(examples, start=1):
-        row = Row.of(example, f"{path}, example {number}", DataError)
+        row = DataRow.of(example, f"{path}, example {number}", DataError)
         answers = (*(row.fields.get("target_scores") or ()), *_texts(row.fields.get("target")))
         yield Question(evaluation, row.place, (row.text("input"),), answers)
 

@@ -93,7 +93,7 @@ class FileBatch:
 
 
 @dataclass(frozen=True)
-class DigestJob:
+class DigestWork:
     owner: str
 
     def start(self) -> Work:
@@ -106,11 +106,11 @@ class DigestJob:
 def _digests(name: str, files: Sequence[Path], engine: DataEngine) -> list[str]:
     is_large = engine is DataEngine.ray and _bytes_of(files) >= MANY_BYTES
     workers = Workers.ray if is_large else Workers.none
-    return list(run_batches(DigestJob(name), map(FileBatch, files), workers))
+    return list(run_batches(DigestWork(name), map(FileBatch, files), workers))
 
 
 @dataclass(frozen=True)
-class CheckJob:
+class CheckWork:
     """What the rules for single rows say of each row, and the keys that it is known by."""
 
     clean: CleanConfig
@@ -131,7 +131,7 @@ class CheckJob:
 
 
 @dataclass(frozen=True)
-class ReadJob:
+class ReadWork:
     """Reads a file and checks its rows, all where the work is done.
 
     Gives batches of rows, numbered in the file, each with the format; then the summary of the
@@ -142,7 +142,7 @@ class ReadJob:
     clean: CleanConfig
 
     def start(self) -> Work:
-        check = CheckJob(self.clean).start()
+        check = CheckWork(self.clean).start()
 
         def work(
             batch: FileBatch,
@@ -164,7 +164,7 @@ def _read_here(
     numbered = (
         (int(each.id.rpartition(":")[2]), stored_turns(each.turns)) for each in iter(reader)
     )
-    results = run_counted(CheckJob(clean), batched(numbered, CHECKED), workers, advance)
+    results = run_counted(CheckWork(clean), batched(numbered, CHECKED), workers, advance)
     yield from itertools.chain.from_iterable(results)
     if [digest_of(path, reader.name) for path in reader.located.files] != digests:
         raise _changed(reader)
@@ -177,7 +177,7 @@ def _read_on_ray(
     files = iter(zip(reader.located.files, digests, strict=True))
     path, digest = next(files)
     batches = map(FileBatch, reader.located.files)
-    for what, rows in run_batches(ReadJob(reader.files, clean), batches, Workers.ray):
+    for what, rows in run_batches(ReadWork(reader.files, clean), batches, Workers.ray):
         if isinstance(what, FileSummary):
             reader.join(what, path)
             advance(reader.rows_read)

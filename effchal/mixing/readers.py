@@ -11,7 +11,7 @@ from typing import Any
 
 from effchal.config import ConfigError
 from effchal.mixing.rows import (
-    Row,
+    DataRow,
     not_utf8,
     open_rows,
     parse_json,
@@ -43,7 +43,7 @@ def is_readable(path: Path) -> bool:
     return suffix in READERS and (unpacked_name(path) == path.name or suffix not in COLUMNAR)
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[DataRow]:
     """The rows of a file that is_readable.
 
     Raises:
@@ -58,7 +58,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _read_json(path: Path) -> Iterator[Row]:
+def _read_json(path: Path) -> Iterator[DataRow]:
     with open_rows(path) as file, unpacking(path, DataError):
         content = file.read()
     rows = parse_json(content, str(path), DataError, _json_hint(content), unique_keys=True)
@@ -79,7 +79,7 @@ def _json_hint(content: bytes) -> str:
     return ""
 
 
-def _read_table(path: Path, separator: str) -> Iterator[Row]:
+def _read_table(path: Path, separator: str) -> Iterator[DataRow]:
     """Rows of a table as text; the first line names the columns."""
     with open_rows(path) as file, unpacking(path, DataError):
         lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
@@ -90,7 +90,7 @@ def _read_table(path: Path, separator: str) -> Iterator[Row]:
             _check_names(names, f"{path}, line 1")
             for values in table:
                 place = _line(path, table)
-                yield Row(_fields(names, values, place), place, DataError)
+                yield DataRow(_fields(names, values, place), place, DataError)
         except UnicodeDecodeError as error:
             reason = not_utf8(error.object)
             raise DataError(f"{path}, after line {table.line_num}: {reason}") from error
@@ -129,7 +129,7 @@ def _fields(names: list[str], values: list[str], place: str) -> dict[str, Any]:
     return dict(zip(names, values, strict=True))
 
 
-def _read_columnar(path: Path, batches_of: Callable[[Path], Iterator[Any]]) -> Iterator[Row]:
+def _read_columnar(path: Path, batches_of: Callable[[Path], Iterator[Any]]) -> Iterator[DataRow]:
     """Rows of a file that pyarrow reads. It comes with `datasets`; only training needs it."""
     import pyarrow
 
@@ -170,12 +170,12 @@ def _arrow_batches(path: Path) -> Iterator[Any]:
             yield from (batch.slice(i, BATCH) for i in range(0, batch.num_rows, BATCH))
 
 
-def _numbered(rows: Iterable[Any], path: Path) -> Iterator[Row]:
-    return (Row.of(row, f"{path}, row {i}", DataError) for i, row in enumerate(rows, start=1))
+def _numbered(rows: Iterable[Any], path: Path) -> Iterator[DataRow]:
+    return (DataRow.of(row, f"{path}, row {i}", DataError) for i, row in enumerate(rows, start=1))
 
 
 COLUMNAR = (".parquet", ".arrow")
-READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Path], Iterator[DataRow]]] = {
     ".jsonl": partial(read_jsonl, error=DataError),
     ".json": _read_json,
     ".csv": partial(_read_table, separator=","),

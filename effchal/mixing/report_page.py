@@ -16,13 +16,13 @@ ORIGINS = ("source", "format", "path", "files", "revision", "license", "origin",
 def page(report: MixReport) -> str:
     """The whole page. What stands above its first heading of the second level is the summary."""
     origins = [[origin(source, name) for name in ORIGINS] for source in report.sources]
-    parts = [summary(report), "## Sources", table(ORIGINS, origins)]
+    parts = [summary(report), "## Sources", aligned_table(ORIGINS, origins)]
     parts += ["## Left out", *rules(report, "dropped")]
     parts += ["## Found and kept", *rules(report, "reported")]
     parts += ["## Evaluations that were looked for", evaluations(report)]
     parts += ["## Lengths", lengths(report)]
     settings = ((key, json.dumps(value)) for key, value in flat(report.settings).items())
-    parts += ["## Settings", table(("key", "value"), settings)]
+    parts += ["## Settings", aligned_table(("key", "value"), settings)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -50,7 +50,10 @@ def summary(report: MixReport) -> str:
         f"Planned: {report.steps:,} steps, {report.epochs:.3g} epochs.",
         f"Digest: {report.sha256}",
     ]
-    tables = [table(COUNTS, counts(report.sources)), table(SHARES, shares(report.sources))]
+    tables = [
+        aligned_table(COUNTS, counts(report.sources)),
+        aligned_table(SHARES, shares(report.sources)),
+    ]
     return "\n\n".join(["# Data mix", *tables, "\n".join(lines)])
 
 
@@ -93,7 +96,7 @@ def rules(report: MixReport, kind: str) -> Iterator[str]:
             yield f"### {source.source}: {rule}, {one.count:,}"
             if one.examples:
                 rows = [(each.id, each.text, each.detail) for each in one.examples]
-                yield table(("row", "text", "why"), rows)
+                yield aligned_table(("row", "text", "why"), rows)
     if not found:
         yield "Nothing."
 
@@ -101,14 +104,14 @@ def rules(report: MixReport, kind: str) -> Iterator[str]:
 def evaluations(report: MixReport) -> str:
     rows = [(name, f"{count:,} questions") for name, count in report.checked.items()]
     rows += [(name, f"not checked: {why}") for name, why in report.not_checked.items()]
-    return table(("evaluation", ""), rows) if rows else "None."
+    return aligned_table(("evaluation", ""), rows) if rows else "None."
 
 
 def lengths(report: MixReport) -> str:
     bars = report.epoch.lengths
     highest = max(count for _, count in bars)
     rows = [(f"{top:,}", f"{n:,}", "#" * round(40 * n / highest)) for top, n in bars]
-    return table(("tokens up to", "examples of an epoch", ""), rows)
+    return aligned_table(("tokens up to", "examples of an epoch", ""), rows)
 
 
 def flat(value: Any, key: str = "") -> dict[str, Any]:
@@ -123,7 +126,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def aligned_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table that reads as Markdown and as plain text, with numbers to the right."""
     lines = []
     for column in zip(head, *([cell(each) for each in row] for row in rows), strict=True):

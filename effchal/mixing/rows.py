@@ -22,7 +22,7 @@ _IS_LIST = "; the file is one JSON list, so its name must end in .json"
 
 
 @dataclass(frozen=True)
-class Row:
+class DataRow:
     """An object with named fields, from a data file."""
 
     fields: dict[str, Any]
@@ -30,7 +30,7 @@ class Row:
     error: type[ConfigError]  # what the checks raise
 
     @classmethod
-    def of(cls, value: Any, place: str, error: type[ConfigError]) -> "Row":
+    def of(cls, value: Any, place: str, error: type[ConfigError]) -> "DataRow":
         """The value as a row. Raises `error` if it is not a dict."""
         if not isinstance(value, dict):
             raise error(f"{place}: expected an object with named fields, found {shown(value)}")
@@ -63,9 +63,9 @@ class Row:
             raise self.wrong(name, f"one of {', '.join(allowed)}")
         return value
 
-    def nested(self, name: str) -> "Row":
+    def nested(self, name: str) -> "DataRow":
         """A field that is itself an object with named fields."""
-        return Row.of(self.fields.get(name), f"{self.place}, field {name!r}", self.error)
+        return DataRow.of(self.fields.get(name), f"{self.place}, field {name!r}", self.error)
 
 
 def unpacked_name(path: Path) -> str:
@@ -86,7 +86,7 @@ def open_rows(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def read_jsonl(path: Path, error: type[ConfigError]) -> Iterator[Row]:
+def read_jsonl(path: Path, error: type[ConfigError]) -> Iterator[DataRow]:
     """The objects of a file with one on each line.
 
     Raises:
@@ -107,7 +107,7 @@ def read_jsonl(path: Path, error: type[ConfigError]) -> Iterator[Row]:
             value = parse_json(content, place, error, hint, unique_keys=True)
             if hint is _IS_LIST:
                 raise error(f"{place}: expected one object on each line{hint}")
-            yield Row.of(value, place, error)
+            yield DataRow.of(value, place, error)
 
 
 def read_csv(path: Path, error: type[ConfigError]) -> Iterator[tuple[str, list[str]]]:

@@ -143,7 +143,7 @@ def _near_duplicates(
     places = Places(kept)
 
     def build(_: Path) -> dict[str, Any]:
-        parts = list(_over_rows(NEAR, SignatureJob(threshold), stored, kept, engine))
+        parts = list(_over_rows(NEAR, SignatureWork(threshold), stored, kept, engine))
         signed = np.concatenate([part[0] for part in parts])
         lengths = np.concatenate([part[1] for part in parts])
 
@@ -168,7 +168,7 @@ def _contaminated(
     places = Places(kept)
 
     def build(_: Path) -> dict[str, Any]:
-        found = _over_rows(QUESTIONS, MatchJob(decontaminator), stored, kept, engine)
+        found = _over_rows(QUESTIONS, MatchWork(decontaminator), stored, kept, engine)
         details = enumerate(itertools.chain.from_iterable(found))
         return {"found": [[i, detail] for i, detail in details if detail]}
 
@@ -194,9 +194,9 @@ def _digest(kept: list[Ints]) -> str:
 
 
 def _over_rows(
-    what: str, job: Any, stored: list[StoredSource], kept: list[Ints], engine: DataEngine
+    what: str, work: Any, stored: list[StoredSource], kept: list[Ints], engine: DataEngine
 ) -> Iterator[Any]:
-    """The results of a job over all kept rows, batch by batch. `what` tells a person of it."""
+    """The results of a work over all kept rows, batch by batch. `what` tells a person of it."""
     batches = (
         batch
         for source, mask in zip(stored, kept, strict=True)
@@ -204,11 +204,11 @@ def _over_rows(
     )
     total = sum(int(mask.sum()) for mask in kept)
     with progress(what, total, "rows") as advance:
-        yield from run_counted(job, batches, workers_for(engine, total >= LARGE), advance)
+        yield from run_counted(work, batches, workers_for(engine, total >= LARGE), advance)
 
 
 @dataclass(frozen=True)
-class SignatureJob:
+class SignatureWork:
     """MinHash signatures and lengths of answers."""
 
     threshold: float
@@ -224,7 +224,7 @@ class SignatureJob:
 
 
 @dataclass(frozen=True)
-class MatchJob:
+class MatchWork:
     """What each row has of an evaluation, None where it has nothing."""
 
     decontaminator: Decontaminator

@@ -7,7 +7,7 @@ from typing import Any
 
 from effchal.config import ConfigError
 from effchal.config.errors import shown
-from effchal.mixing.rows import Row
+from effchal.mixing.rows import DataRow
 from effchal.mixing.rows import shown as with_type
 
 CONDITIONS = ("min", "max", "min_chars", "max_chars", "matches", "not")
@@ -49,7 +49,7 @@ class Where:
     tests: dict[str, Test]
     seen: Seen
 
-    def keeps(self, row: Row) -> bool:
+    def keeps(self, row: DataRow) -> bool:
         """Whether all conditions hold.
 
         Raises:
@@ -79,7 +79,7 @@ class Where:
         ]
 
 
-def value_at(row: Row, column: str, purpose: str) -> Any:
+def value_at(row: DataRow, column: str, purpose: str) -> Any:
     """The value of a column; `meta.lang` is the field `lang` of the object in `meta`.
 
     Raises:

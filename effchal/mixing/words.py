@@ -9,8 +9,8 @@ import numpy as np
 
 # A character of Chinese, Japanese or Korean is a word of its own.
 _ONE_WORD = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3])")
-# So many rows are hashed at a time, and so many characters, but for one row that is longer: arrays
-# of short rows fit a processor's cache, and those of long ones stay small.
+# At most so many rows and so many characters are hashed at a time; a longer row goes alone. Thus
+# arrays of short rows fit a processor's cache, and those of long rows stay small.
 TOGETHER, CHARACTERS = 64, 500_000
 _NO_WORD = re.compile("[^\\w\x00-\x7f]")
 _WORD = re.compile("[0-9a-z\u0080-\U0010ffff]+")

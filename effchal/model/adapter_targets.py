@@ -18,8 +18,8 @@ LEFT_OUT = re.compile(r"router|indexer|altup|(^|\.)(shared_expert_)?gate(\.|$)")
 def adapter_targets(model: Any, wanted: Targets) -> list[str]:
     """The modules that `lora.target_modules` means in this model, as peft takes them.
 
-    Of `all-linear`, the full names of the decoder's linear layers. Left out are the head,
-    routers, other towers (images, audio), those weights of a state-space mixer that its
+    For `all-linear`, these are the full names of the decoder's linear layers. Left out are the
+    head, routers and other towers (images, audio). So are weights of a state-space mixer that its
     kernels read past an adapter, and names that peft takes for a mixture's fused experts.
 
     Raises:

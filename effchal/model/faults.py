@@ -59,10 +59,10 @@ def release(error: BaseException) -> None:
             each.with_traceback(None)
             chain += [each.__cause__, each.__context__]
     if is_out_of_memory(error):
-        give_memory_back()
+        release_memory()
 
 
-def give_memory_back() -> None:
+def release_memory() -> None:
     """Collect cycles, and return free memory of torch's allocator to the GPU."""
     gc.collect()
     if torch.cuda.is_available():

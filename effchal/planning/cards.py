@@ -3,9 +3,15 @@
 Rates are dense: sheets that state them with sparsity state twice as much. They are for sums in
 float32; GeForce cards are faster with sums in float16, which training does not use.
 
-Figures are those of the documents below, by NVIDIA unless said, read in second copies. No copy
-was found for the bfloat16 rates of RTX 5090 and L4, the rates and bandwidth of RTX 6000 Ada, and
-all of A10, A10G, RTX 3090 and RTX A6000: they are stated from memory, and still to be checked.
+Figures are those of the documents below, by NVIDIA unless said, read in second copies. Some were
+found in no copy; they are stated from memory, and still to be checked:
+
+- the bfloat16 rates of RTX 5090 and L4,
+- the rates and bandwidth of RTX 6000 Ada,
+- all figures of A10, A10G, RTX 3090 and RTX A6000.
+
+The documents:
+
 - RTX 4090: Ada GPU architecture, appendix A. RTX 5090: RTX Blackwell GPU architecture, appendix.
 - RTX PRO 6000 (Workstation Edition, 600 W): RTX Blackwell PRO GPU architecture.
 - RTX 3090, RTX A6000: Ampere GA102 GPU architecture.

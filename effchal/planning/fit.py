@@ -114,7 +114,7 @@ def make_plan(cfg: Config, machine: Machine, data: PreparedData | None) -> Plan:
         ConfigError: no config.json, targets that the model lacks, or a dtype that the card lacks.
     """
     workload = workload_of(cfg, data) if data else stated_workload(cfg)
-    memory = memory_of(machine.settled(cfg), machine.device, workload)
+    memory = memory_of(machine.resolved(cfg), machine.device, workload)
     model = describe(shape_config(cfg.model))
     records = records_of(kind_of(cfg, machine.name, model))
     proven = [each.memory_limit for each in records if each.memory_limit is not None]
@@ -174,7 +174,7 @@ def hours_of_run(
         return measured_hours(cfg, workload, records)
     card = find_card(machine.name)
     if workload.tokens and memory and card:
-        return public_hours(machine.settled(cfg), workload, card, memory.cost)
+        return public_hours(machine.resolved(cfg), workload, card, memory.cost)
     return None
 
 

@@ -69,7 +69,7 @@ class Machine:
         limit = round(memory_gib * 2**30)
         return cls(torch.device("cuda"), cfg.budget.gpu or "a GPU", limit, CUDA_CONTEXT)
 
-    def settled(self, cfg: Config) -> Config:
+    def resolved(self, cfg: Config) -> Config:
         """The config with the dtype that model.dtype=auto means on this card.
 
         Raises:

@@ -23,9 +23,9 @@ from effchal.training.sharding import is_sharded
 from effchal.training.step import target_loss
 
 # Of the peak, on a GPU: what the allocator holds beyond tensors. It assumes segments that grow
-# (PYTORCH_ALLOC_CONF=expandable_segments:True, which this package asks for), so that what joining
-# q, k, v and gate, up frees is used again, and only rounding and unlucky sizes are left. Without
-# them a simulation of Mistral-7B left 1.9 to 3.1 GB. Not measured on a card.
+# (PYTORCH_ALLOC_CONF=expandable_segments:True, which this package asks for). Then memory that
+# joining q, k, v and gate, up frees is used again, and only rounding and unlucky sizes are left.
+# Without them a simulation of Mistral-7B left 1.9 to 3.1 GB. Not measured on a card.
 FRAGMENTS = 0.05
 # On a CPU, see experiments/planner: bytes of glibc's heap; holes, times what a layer makes;
 # what loading and unpacking 4-bit weights leaves, times their unpacked size.

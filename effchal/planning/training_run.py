@@ -36,9 +36,9 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
     """Config and folder of a new run, or of the one in cfg.resume_from.
 
     Raises:
-        ConfigError: the folder holds a run already or is a bundle, a frozen key was changed,
-            the base model is gone, there is nothing to train, an enforced rule is broken, or a
-            package that track.* asks for is missing.
+        ConfigError: the folder holds a run already or is a bundle; a frozen key was changed; the
+            base model is gone. Also if there is nothing to train, an enforced rule is broken, or
+            a package that `track` asks for is missing.
     """
     from effchal.model.tokenizer import ModelError, base_model_path
 

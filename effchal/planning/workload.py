@@ -108,10 +108,12 @@ def stated_workload(cfg: Config) -> Workload:
         source = "full examples up to train.max_steps"
         return Workload(source, train.max_steps, tokens, largest, largest, 0)
     sizes = [(source.weight, source.examples or 0, source.tokens or 0) for source in sources]
-    held_out = [min(mix.validation_fraction, mix.validation_max / max(1, n)) for _, n, _ in sizes]
-    parts = list(zip(sizes, held_out, strict=True))
-    of_epoch = round(sum(weight * count * (1 - held) for (weight, count, _), held in parts))
-    epoch_tokens = sum(weight * tokens * (1 - held) for (weight, _, tokens), held in parts)
+    validation_shares = [
+        min(mix.validation_fraction, mix.validation_max / max(1, n)) for _, n, _ in sizes
+    ]
+    parts = list(zip(sizes, validation_shares, strict=True))
+    of_epoch = round(sum(weight * count * (1 - share) for (weight, count, _), share in parts))
+    epoch_tokens = sum(weight * tokens * (1 - share) for (weight, _, tokens), share in parts)
     examples = max(1, examples_of_run(train, of_epoch))
     epochs = examples / max(1, of_epoch)
     return Workload(
@@ -120,6 +122,6 @@ def stated_workload(cfg: Config) -> Workload:
         tokens=round(epoch_tokens * epochs),
         largest=largest,
         validation=largest,
-        validation_tokens=round(sum(tokens * held for (_, _, tokens), held in parts)),
+        validation_tokens=round(sum(tokens * share for (_, _, tokens), share in parts)),
         epochs=epochs,
     )

@@ -243,8 +243,8 @@ class Service:
         try:
             self.loaded().scheduler.submit(queued)
         except QueueFull:
-            limit = self.cfg.serve.max_waiting
-            message = f"no room for {len(queued)} more (serve.max_waiting={limit}); try again"
+            limit = f"serve.max_waiting={self.cfg.serve.max_waiting}"
+            message = f"the queue is full: {len(queued)} more would exceed {limit}; try again"
             raise RequestError(503, message) from None
         return queued
 

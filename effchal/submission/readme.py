@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from effchal.submission.verdicts import widened
+from effchal.submission.verdicts import wider_interval
 from effchal.tracking.ending import NOT_MEASURED, loss
 from effchal.tracking.words import duration
 
@@ -130,7 +130,7 @@ def _scores(facts: Facts) -> str:
         for decoding, summary in each["decodings"].items():
             metric = each["main_metric"]
             if metric in summary["metrics"]:
-                interval = widened(summary, metric, each["instances"])
+                interval = wider_interval(summary, metric, each["instances"])
                 span = f"[{interval.low:.3f}, {interval.high:.3f}]" if interval else "one question"
                 score = f"{summary['metrics'][metric]['mean']:.3f}"
                 cells = (entry, str(each["instances"]), metric, decoding, score, span)

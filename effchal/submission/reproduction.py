@@ -177,7 +177,7 @@ def words_of(words: list[str], keys: tuple[str, ...]) -> list[str]:
     return [word for word in words if key_of(word).startswith(keys)]
 
 
-def table(findings: list[Finding]) -> str:
+def findings_table(findings: list[Finding]) -> str:
     """What was compared, for the screen."""
     marks = {True: "pass", False: "FAIL", None: ""}
     rows = [("", "compared", "handed in", "here")]

@@ -24,7 +24,7 @@ class Finding:
     ok: bool | None  # None: told, and not judged
 
 
-def widened(summary: Facts, metric: str, instances: int) -> Interval | None:
+def wider_interval(summary: Facts, metric: str, instances: int) -> Interval | None:
     """The interval of a score; None for that of one question, which says nothing.
 
     It is the exact interval where all answers are right or all are wrong.
@@ -73,7 +73,7 @@ def of_scores(there: Facts, here: Facts) -> list[Finding]:
             if metric not in summary["metrics"]:
                 continue
             what = f"{entry}, {metric}, {decoding}"
-            interval = widened(summary, metric, stated["instances"])
+            interval = wider_interval(summary, metric, stated["instances"])
             mean = summary["metrics"][metric]["mean"]
             found = _score(here, entry, decoding, metric)
             if interval is None:

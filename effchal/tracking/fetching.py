@@ -20,7 +20,7 @@ def hub_options(download: Callable[..., Any], advance: Advance) -> dict[str, Any
         return {}
     from huggingface_hub.utils import tqdm
 
-    class Told(tqdm):
+    class CountedDownload(tqdm):
         """A bar that draws nowhere, and counts by itself: switched off, the hub's does not."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -33,7 +33,7 @@ def hub_options(download: Callable[..., Any], advance: Advance) -> dict[str, Any
             advance(self._done, self._most)
             return drawn
 
-    return {"tqdm_class": Told}
+    return {"tqdm_class": CountedDownload}
 
 
 def read_response(response: http.client.HTTPResponse, what: str) -> bytes:

@@ -2,6 +2,7 @@
 
 <sweep>/sweep.json        the command, the jobs, the rungs of a common budget
 <sweep>/.jobs/<n>.jsonl   when each try of a job began and how it ended, written by that try
+
 What a run came to stands in its own record alone.
 """
 

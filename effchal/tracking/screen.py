@@ -9,7 +9,7 @@ from typing import TextIO, cast
 from rich.console import Console
 from rich.live import Live
 
-from effchal.tracking.jobs import Job
+from effchal.tracking.progress_tasks import ProgressTask
 from effchal.tracking.shown import Shown
 from effchal.tracking.view import REFRESHES_PER_S, View
 
@@ -42,13 +42,13 @@ class Forgiving(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def drawn(jobs: list[Job], shown: Shown | None) -> Iterator[View | None]:
+def drawn(tasks: list[ProgressTask], shown: Shown | None) -> Iterator[View | None]:
     """Draw while the block runs. None for a terminal that cannot move its cursor (TERM=dumb)."""
     console = Console(file=cast(TextIO, Forgiving(sys.stderr)))
     if not console.is_interactive:
         yield None
         return
-    view = View(jobs, shown)
+    view = View(tasks, shown)
     live = Live(
         view,
         console=console,

@@ -1,4 +1,4 @@
-"""How a run or a long job shows: a live view on a terminal, or else lines of the log."""
+"""How a run or a long task shows: a live view on a terminal, or else lines of the log."""
 
 import contextlib
 import logging
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from effchal.tracking.jobs import Job, running, told
+from effchal.tracking.progress_tasks import ProgressTask, log_progress, running
 from effchal.tracking.shown import Shown
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Advance(Protocol):
-    """Says how much of a job is done, and how much there is where that is known by then."""
+    """Says how much of a task is done, and how much there is where that is known by then."""
 
     def __call__(self, done: float, total: float | None = None) -> None: ...
 
@@ -36,7 +36,7 @@ def progress(
     done: float = 0.0,
     ends: Callable[[], str] | None = None,
 ) -> Iterator[Advance]:
-    """Tell how far a job is: in the live view, or else in a line now and then.
+    """Tell how far a task is: in the live view, or else in a line now and then.
 
     with progress("encoding rows", len(rows), "rows") as advance:
         for number, row in enumerate(rows, start=1):
@@ -45,19 +45,19 @@ def progress(
 
     Args:
         total: None where nobody knows.
-        unit: what is counted, in the plural, or B for bytes; empty for a job that counts nothing.
+        unit: what is counted, in the plural, or B for bytes; empty for a task that counts nothing.
         done: before this process.
-        ends: the estimate in words, where the job knows better.
+        ends: the estimate in words, where the task knows better.
     """
-    job = Job(what, total, unit, done, ends)
+    task = ProgressTask(what, total, unit, done, ends)
 
     def advance(done: float, total: float | None = None) -> None:
-        job.done, job.total = done, total or job.total
+        task.done, task.total = done, total or task.total
 
     with contextlib.ExitStack() as stack:
         if not _drawn:
             stack.enter_context(_on_screen(None))
-        stack.enter_context(told(job, lambda: not is_drawing()))
+        stack.enter_context(log_progress(task, lambda: not is_drawing()))
         yield advance
 
 

@@ -1,4 +1,4 @@
-"""The live view of a run or of a job, as rows of text: what stands in it, at any width."""
+"""The live view of a run or of a task, as rows of text: what stands in it, at any width."""
 
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from effchal.tracking.jobs import Job
+from effchal.tracking.progress_tasks import ProgressTask
 from effchal.tracking.shown import Shown
 from effchal.tracking.words import one_line, per_second, rate, sparkline
 
@@ -14,21 +14,21 @@ SPINNER, ASCII_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 NARROW, WIDE = 60, 90  # columns below which something is left out, and from which more is shown
 LABEL = len("validation")
 REFRESHES_PER_S = 2
-UNSEEN_S = 0.3  # a job outside of a run is not drawn before, so that a short one does not flash
+UNSEEN_S = 0.3  # a task outside of a run is not drawn before, so that a short one does not flash
 
 
 class View:
     """What rich draws. A fault in it is kept in `fault`, and from then on it draws nothing."""
 
-    def __init__(self, jobs: list[Job], shown: Shown | None = None) -> None:
-        self.jobs, self.shown = jobs, shown
+    def __init__(self, tasks: list[ProgressTask], shown: Shown | None = None) -> None:
+        self.tasks, self.shown = tasks, shown
         self.fault: Exception | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.fault is not None:
             return
         try:
-            text = draw(self.shown, list(self.jobs), options.max_width, options.ascii_only)
+            text = draw(self.shown, list(self.tasks), options.max_width, options.ascii_only)
             segments = list(console.render(text, options))
         except Exception as error:  # told at the end: here it would be drawn over
             self.fault = error
@@ -36,16 +36,18 @@ class View:
         yield from segments
 
 
-def draw(shown: Shown | None, jobs: list[Job], width: int, ascii_only: bool = False) -> Text:
+def draw(
+    shown: Shown | None, tasks: list[ProgressTask], width: int, ascii_only: bool = False
+) -> Text:
     """The view at a width in columns. One text costs a fifth of a table, twice a second.
 
     Args:
-        jobs: those that run, each inside the one before.
+        tasks: those that run, each inside the one before.
         ascii_only: the terminal knows no other characters.
     """
-    jobs = [job for job in jobs if shown is not None or job.seconds >= UNSEEN_S]
+    tasks = [task for task in tasks if shown is not None or task.seconds >= UNSEEN_S]
     lines = []
-    for label, cell in _rows(shown, jobs, width, ascii_only):
+    for label, cell in _rows(shown, tasks, width, ascii_only):
         line = Text().append(f"{label:{LABEL}} ", "dim").append_text(cell)
         line.truncate(width, overflow="crop" if ascii_only else "ellipsis")
         lines.append(line)
@@ -53,7 +55,7 @@ def draw(shown: Shown | None, jobs: list[Job], width: int, ascii_only: bool = Fa
 
 
 def _rows(
-    shown: Shown | None, jobs: list[Job], width: int, ascii_only: bool
+    shown: Shown | None, tasks: list[ProgressTask], width: int, ascii_only: bool
 ) -> Iterator[tuple[str, Text]]:
     if shown is not None:
         if shown.title and width >= NARROW:
@@ -63,12 +65,12 @@ def _rows(
         yield from _measured(shown, width, ascii_only)
         if shown.spent_s is not None:
             yield "time", _joined([shown.time(), shown.ends(brief=width < NARROW)])
-    if jobs:
-        job = jobs[-1]
-        if job.total and shown is None:
-            yield "", _bar(job.done, job.total, job.amount(), width, ascii_only)
-        brief = shown is not None and job.ends is not None  # the rows above tell the rest
-        yield "now", _job(job, width, ascii_only, brief)
+    if tasks:
+        task = tasks[-1]
+        if task.total and shown is None:
+            yield "", _bar(task.done, task.total, task.amount(), width, ascii_only)
+        brief = shown is not None and task.ends is not None  # the rows above tell the rest
+        yield "now", _task(task, width, ascii_only, brief)
 
 
 def _measured(shown: Shown, width: int, ascii_only: bool) -> Iterator[tuple[str, Text]]:
@@ -111,18 +113,18 @@ def _bar(done: float, total: float, text: str, width: int, ascii_only: bool) -> 
     return bar.append(f"  {text}")
 
 
-def _job(job: Job, width: int, ascii_only: bool, brief: bool) -> Text:
+def _task(task: ProgressTask, width: int, ascii_only: bool, brief: bool) -> Text:
     frames = ASCII_SPINNER if ascii_only else SPINNER
-    frame = frames[int(job.seconds * REFRESHES_PER_S) % len(frames)]
+    frame = frames[int(task.seconds * REFRESHES_PER_S) % len(frames)]
     if brief:
-        return Text(f"{frame} {job.what}")
-    parts = [f"{frame} {job.what}", job.amount()]
-    if width >= NARROW and job.unit and job.per_s is not None:
-        parts.append(rate(job.per_s, job.unit))
-    if job.unit or job.ends is not None:
-        parts.append(job.estimate())
-    elif job.seconds >= 1:
-        parts.append(f"{job.seconds:.0f} s")
+        return Text(f"{frame} {task.what}")
+    parts = [f"{frame} {task.what}", task.amount()]
+    if width >= NARROW and task.unit and task.per_s is not None:
+        parts.append(rate(task.per_s, task.unit))
+    if task.unit or task.ends is not None:
+        parts.append(task.estimate())
+    elif task.seconds >= 1:
+        parts.append(f"{task.seconds:.0f} s")
     return _joined(parts)
 
 

@@ -4,8 +4,8 @@ Everything that it sends stands in the folder: config.yaml, metrics.jsonl, run.j
 the data mix, and an evaluation's results. The end of its standard input is the run's end.
 
 **Steps.** wandb drops a row whose step is not above the last one. A run that is resumed after a
-kill goes back to its checkpoint, and does later steps again. So rows are counted by wandb
-itself, and charts have `train/step` as their x-axis: a step that is done again is a further row
+kill goes back to its checkpoint, and does later steps again. So wandb itself counts
+the rows, and charts have `train/step` as their x-axis. A step that is done again is a further row
 at the same place, and the last one counts. wandb's own rewind (`resume_from`) needs the
 network and an account that has it, so it is no way for an offline run. An offline run leaves
 one folder for each of its processes, all with the same id and resume="allow". `wandb sync` of

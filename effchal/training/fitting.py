@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from effchal.config import Config
 from effchal.mixing.packing import MicroBatch, capacity_of
-from effchal.model.faults import give_memory_back
+from effchal.model.faults import release_memory
 from effchal.training.build import RunState, TrainingSetup
 from effchal.training.checkpoint import random_states, set_random_states
 from effchal.training.step import MicroBatchTooLarge, StepStats
@@ -41,7 +41,7 @@ def step_that_fits(
         except MicroBatchTooLarge as error:
             failed = error.micro_batch
         setup.optimizer.zero_grad(set_to_none=True)
-        give_memory_back()
+        release_memory()
         set_random_states(random, setup.device)
         before_retry()
         if len(failed.lengths) == 1:

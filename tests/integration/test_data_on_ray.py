@@ -33,14 +33,14 @@ ASKED = "which of the seven lanterns burns longest when all of the winds are at 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 
 
-def stages(job, batches, per_task=2):
+def stages(row_work, batches, per_task=2):
     """What run_on_ray does but for Ray: stages on blocks of batches, their results in order."""
-    batches, key = list(batches), f"{id(job)} {len(batches)}"
+    batches, key = list(batches), f"{id(row_work)} {len(batches)}"
 
     def rows():
         packed = [{"number": n, "batch": pickle.dumps(b)} for n, b in enumerate(batches)]
         for start in range(0, len(packed), per_task):
-            stage = pickle.loads(pickle.dumps(on_ray.Stage(key, Pickled(job), os.getcwd())))
+            stage = pickle.loads(pickle.dumps(on_ray.Stage(key, Pickled(row_work), os.getcwd())))
             for table in stage(pa.Table.from_pylist(packed[start : start + per_task])):
                 yield from table.to_pylist()
 
@@ -50,10 +50,10 @@ def stages(job, batches, per_task=2):
 
 @dataclasses.dataclass
 class Pickled:
-    job: object
+    row_work: object
 
     def __call__(self):
-        return pickle.dumps(self.job)
+        return pickle.dumps(self.row_work)
 
 
 @pytest.fixture
@@ -70,9 +70,9 @@ def without_ray(monkeypatch, on_ray_all):
     """The engine `ray` runs its stages in this process."""
     calls = []
 
-    def run(job, batches):
-        calls.append(type(job).__name__)
-        return stages(job, batches)
+    def run(row_work, batches):
+        calls.append(type(row_work).__name__)
+        return stages(row_work, batches)
 
     monkeypatch.setattr(on_ray, "run_on_ray", run)
     monkeypatch.setattr("effchal.model.tokenizer.hide_torch", lambda: None)
@@ -133,7 +133,13 @@ def test_both_engines_leave_the_same_bytes(mix, tmp_path, monkeypatch, without_r
     caplog.clear()
     assert without_ray == []
     assert ours == built(mix, DataEngine.ray, tmp_path / "b", monkeypatch)
-    assert set(without_ray) == {"DigestJob", "ReadJob", "SignatureJob", "MatchJob", "EncodeJob"}
+    assert set(without_ray) == {
+        "DigestWork",
+        "ReadWork",
+        "SignatureWork",
+        "MatchWork",
+        "EncodeWork",
+    }
     assert warned == [each for each in caplog.messages if "no row where" in each]
     assert warned == ["source shards has no row where n is 77"]
     (report,) = (text for path, text in ours[1].items() if path.name == "mix.json")
@@ -186,7 +192,7 @@ def test_a_file_that_differs_on_a_node_is_refused(mix, monkeypatch, without_ray)
     whole = read.digest_of
 
     def changing(path, owner):
-        return whole(path, owner) + ("?" if without_ray[-1] == "ReadJob" else "")
+        return whole(path, owner) + ("?" if without_ray[-1] == "ReadWork" else "")
 
     monkeypatch.setattr(read, "digest_of", changing)
     with pytest.raises(DataError, match="changed while it was read"):
@@ -196,8 +202,8 @@ def test_a_file_that_differs_on_a_node_is_refused(mix, monkeypatch, without_ray)
 def test_a_node_says_which_file_it_lacks_and_which_version_it_has(tmp_path, monkeypatch):
     monkeypatch.setattr("effchal.model.tokenizer.hide_torch", lambda: None)
     with pytest.raises(ConfigError, match=rf"no file {tmp_path}/a on the Ray node \S+; all nodes"):
-        list(stages(read.DigestJob("s"), [read.FileBatch(tmp_path / "a")]))
-    stage = on_ray.Stage("other", Pickled(read.DigestJob("s")), str(tmp_path))
+        list(stages(read.DigestWork("s"), [read.FileBatch(tmp_path / "a")]))
+    stage = on_ray.Stage("other", Pickled(read.DigestWork("s")), str(tmp_path))
     stage._version = "0.0.1"
     block = pa.Table.from_pylist([{"number": 0, "batch": pickle.dumps(read.FileBatch(tmp_path))}])
     rows = itertools.chain.from_iterable(table.to_pylist() for table in stage(block))

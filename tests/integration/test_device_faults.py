@@ -28,7 +28,7 @@ def test_what_a_failed_step_held_is_free_before_the_rows_are_tried_alone(
 ):
     scheduler, extend = start(), tiny_engine.model.extend
     held, alive, emptied = [], [], []
-    monkeypatch.setattr("effchal.model.faults.give_memory_back", lambda: emptied.append(True))
+    monkeypatch.setattr("effchal.model.faults.release_memory", lambda: emptied.append(True))
 
     def short_of_memory(new, *rest):
         if len(new[0].ids) > 1:

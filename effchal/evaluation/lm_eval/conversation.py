@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 from effchal.config import ConfigError
 from effchal.evaluation.lm_eval.answers import Answerer, Answers
 from effchal.evaluation.lm_eval.process import LmEvalError, LmEvalProcess, Message
-from effchal.evaluation.lm_eval.results import Told
+from effchal.evaluation.lm_eval.results import Scores
 from effchal.tracking.terminal import progress
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ class Chat:
 
 
 class Conversation:
-    """The answers to one lm-eval process, and what it told of them.
+    """The answers to one lm-eval process, and the scores that it sends back.
 
     Attributes:
         kinds: by task, its type of output.
-        told: by decoding and task, questions and metrics.
+        scores: by decoding and task, questions and metrics.
         groups: by decoding and group, lm-eval's metrics.
         seconds: by kind of request, that this process took to answer.
     """
@@ -69,7 +69,7 @@ class Conversation:
         self._answerer, self._chat = answerer, chat
         self.version = ""
         self.kinds: dict[str, str] = {}
-        self.told: dict[str, Told] = {}
+        self.scores: dict[str, Scores] = {}
         self.groups: dict[str, dict[str, Any]] = {}
         self.seconds: dict[str, float] = {}
 
@@ -98,7 +98,7 @@ class Conversation:
         self.kinds, self.version = ready["tasks"], ready["version"]
         log.info("lm-eval %s: %s", self.version, ", ".join(self.kinds))
         for message in process.messages(self._reply):
-            self.told[message["decoding"]] = message["tasks"]
+            self.scores[message["decoding"]] = message["tasks"]
             self.groups[message["decoding"]] = message["groups"]
 
     def _reply(self, message: Message) -> Message:

@@ -24,7 +24,7 @@ HUB = (
 )
 
 
-class Wire:
+class ParentPipe:
     """The other process."""
 
     def __init__(self, descriptor: int) -> None:
@@ -51,7 +51,7 @@ class TaskError(Exception):
     """A task that cannot be run; one line for the user."""
 
 
-def make_model(wire: Wire) -> Any:
+def make_model(parent: ParentPipe) -> Any:
     """lm-eval's view of the model: it asks the other process for all decodings at once."""
     from lm_eval.api.model import LM
 
@@ -83,7 +83,7 @@ def make_model(wire: Wire) -> Any:
                     unknown[keys[-1]] = asked
             if unknown:
                 message = {"ask": kind, "requests": list(unknown.values())}
-                self._known |= wire.ask(message)["answers"]
+                self._known |= parent.ask(message)["answers"]
             return [self._known[key][self.decoding] for key in keys]
 
         @property
@@ -91,11 +91,11 @@ def make_model(wire: Wire) -> Any:
             return "effchal"
 
         def chat_template(self, chat_template: Any = False) -> str:
-            return wire.ask({"ask": "chat_template"})["text"]
+            return parent.ask({"ask": "chat_template"})["text"]
 
         def apply_chat_template(self, chat_history: Any, add_generation_prompt: Any = True) -> str:
             message = {"messages": chat_history, "add_generation_prompt": add_generation_prompt}
-            return wire.ask({"ask": "chat"} | message)["text"]
+            return parent.ask({"ask": "chat"} | message)["text"]
 
     return AskingModel()
 
@@ -168,7 +168,7 @@ def wanted_parts(loaded: dict[str, dict[str, Any]], kinds: list[str]) -> list[An
     return parts
 
 
-def run(job: dict[str, Any], wire: Wire) -> None:
+def run(job: dict[str, Any], parent: ParentPipe) -> None:
     """Run the tasks under each decoding, and send what lm-eval makes of the answers."""
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
@@ -177,8 +177,8 @@ def run(job: dict[str, Any], wire: Wire) -> None:
     tasks = {name: task for found in loaded.values() for name, task in found["tasks"].items()}
     check_tasks(tasks, job["options"]["confirm_run_unsafe_code"])
     kinds = {name: task.OUTPUT_TYPE for name, task in tasks.items()}
-    wire.send({"tasks": kinds, "version": importlib.metadata.version("lm_eval")})
-    model = make_model(wire)
+    parent.send({"tasks": kinds, "version": importlib.metadata.version("lm_eval")})
+    model = make_model(parent)
     for decoding, of_kinds in job["decodings"].items():
         parts = wanted_parts(loaded, of_kinds)
         if not parts:
@@ -195,11 +195,11 @@ def run(job: dict[str, Any], wire: Wire) -> None:
         )
         samples = results.pop("samples")
         scored = {name: scored_task(tasks[name], samples[name], results) for name in samples}
-        wire.send({"decoding": decoding, "tasks": scored, "groups": results.get("groups", {})})
+        parent.send({"decoding": decoding, "tasks": scored, "groups": results.get("groups", {})})
         tracker.save_results_aggregated(results, samples)
         for name in samples if job["log_samples"] else ():
             tracker.save_results_samples(name, samples[name])
-    wire.send({"done": True})
+    parent.send({"done": True})
 
 
 def check_tasks(tasks: dict[str, Any], may_run_code: bool) -> None:
@@ -277,15 +277,15 @@ def question_of(task: Any, sample: dict[str, Any], instances: list[Any]) -> dict
 
 
 def main() -> None:
-    wire = Wire(int(sys.argv[1]))
-    job = wire.receive()
+    parent = ParentPipe(int(sys.argv[1]))
+    job = parent.receive()
     try:
-        run(job, wire)
+        run(job, parent)
     except TaskError as error:
-        wire.send({"error": str(error)})
+        parent.send({"error": str(error)})
     except Exception as error:
         traceback.print_exc()
-        wire.send({"error": f"lm-eval failed: {in_a_line(error)}"})
+        parent.send({"error": f"lm-eval failed: {in_a_line(error)}"})
 
 
 if __name__ == "__main__":

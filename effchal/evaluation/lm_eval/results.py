@@ -16,17 +16,17 @@ from effchal.evaluation.results import (
 from effchal.evaluation.scenarios import Reference
 
 LOGPROB = "log-likelihood"  # of a question, where lm-eval has no metric of single questions
-Told = dict[str, Any]  # {task: {"questions": [...], "metrics": {...}}} of one decoding
+Scores = dict[str, Any]  # {task: {"questions": [...], "metrics": {...}}} of one decoding
 
 
-def records_of(task: str, kind: str, told: dict[str, Told], answers: Answers) -> list[Record]:
+def records_of(task: str, kind: str, scores: dict[str, Scores], answers: Answers) -> list[Record]:
     """A task's questions with their answers under all decodings that it was scored for.
 
     Args:
         kind: its type of output.
-        told: by decoding.
+        scores: by decoding.
     """
-    parts = {name: tasks[task]["questions"] for name, tasks in told.items() if task in tasks}
+    parts = {name: tasks[task]["questions"] for name, tasks in scores.items() if task in tasks}
     records = []
     for of_decodings in zip(*parts.values(), strict=True):
         first = of_decodings[0]
@@ -82,7 +82,7 @@ def references_of(kind: str, question: dict[str, Any]) -> list[Reference] | None
 
 
 def summary_of(
-    task: str, records: list[Record], told: dict[str, Told], cfg: EvaluateConfig
+    task: str, records: list[Record], scores: dict[str, Scores], cfg: EvaluateConfig
 ) -> EntrySummary:
     """Means with intervals; metrics of lm-eval's that are no mean over questions stand apart."""
     first = next(iter(records[0].decodings.values()))
@@ -91,7 +91,7 @@ def summary_of(
     for name, decoded in summary.decodings.items():
         others = {
             metric: float(value)
-            for metric, value in told[name][task]["metrics"].items()
+            for metric, value in scores[name][task]["metrics"].items()
             if metric not in decoded.metrics and isinstance(value, int | float)
         }
         decoded.of_all_instances = others or None

@@ -3,12 +3,12 @@
 from typing import Any
 
 from effchal.evaluation.questions.row_fields import CORRECT, no_question, one_of
-from effchal.mixing.rows import Row, check_text
+from effchal.mixing.rows import DataRow, check_text
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def choices_of(row: Row, name: str) -> tuple[str, ...]:
+def choices_of(row: DataRow, name: str) -> tuple[str, ...]:
     """The texts of a list, or of ARC's {"text": [...], "label": [...]}."""
     value = row.fields[name]
     texts = value.get("text") if isinstance(value, dict) else value
@@ -18,14 +18,14 @@ def choices_of(row: Row, name: str) -> tuple[str, ...]:
     return tuple(check_text(t, p, row.error) for t, p in zip(texts, places, strict=True))
 
 
-def labels_of(row: Row, name: str | None) -> list[str]:
+def labels_of(row: DataRow, name: str | None) -> list[str]:
     """What the choices are called: A, B, ..., or ARC's labels."""
     value = row.fields.get(name or "")
     labels = value.get("label") if isinstance(value, dict) else None
     return [str(each) for each in labels] if isinstance(labels, list) else list(LETTERS)
 
 
-def correct_of(row: Row, choices: tuple[str, ...], labels: list[str]) -> tuple[int, ...]:
+def correct_of(row: DataRow, choices: tuple[str, ...], labels: list[str]) -> tuple[int, ...]:
     """Positions from 0 of the right choices.
 
     They are given as such, or as a letter or the text of a choice; one or a list of them.

@@ -22,7 +22,7 @@ from effchal.evaluation.questions.row_fields import (
 )
 from effchal.evaluation.scenarios.types import ScenarioError
 from effchal.mixing.formats import turns_in
-from effchal.mixing.rows import Row
+from effchal.mixing.rows import DataRow
 from effchal.prompts.encoder import Turn
 
 LETTER = "letter"  # a `match` of choices: the model is asked for an option letter
@@ -33,7 +33,7 @@ LETTER_TOKENS = 8  # for an answer by letter, where the row gives no other limit
 class Question:
     """A row as a question, before it is known how answers are graded."""
 
-    row: Row
+    row: DataRow
     kind: str  # answered, choices, letters or messages
     prompt: str  # empty for messages
     turns: tuple[Turn, ...]  # messages alone
@@ -49,7 +49,7 @@ class Question:
     group: str | None
 
 
-def read_question(row: Row, max_new_tokens: int, may_lack_answer: bool) -> Question:
+def read_question(row: DataRow, max_new_tokens: int, may_lack_answer: bool) -> Question:
     """The question of a row.
 
     Args:
@@ -100,11 +100,11 @@ def read_question(row: Row, max_new_tokens: int, may_lack_answer: bool) -> Quest
     )
 
 
-def system_of(row: Row) -> list[Turn]:
+def system_of(row: DataRow) -> list[Turn]:
     return [Turn("system", row.text("system"))] if "system" in row.fields else []
 
 
-def match_of(row: Row, has_choices: bool) -> Match | str | None:
+def match_of(row: DataRow, has_choices: bool) -> Match | str | None:
     """The row's own `match`; LETTER or None for choices.
 
     Raises:
@@ -118,7 +118,7 @@ def match_of(row: Row, has_choices: bool) -> Match | str | None:
 
 
 def turns_and_answers(
-    row: Row, turns: tuple[Turn, ...], has_choices: bool
+    row: DataRow, turns: tuple[Turn, ...], has_choices: bool
 ) -> tuple[tuple[Turn, ...], list[str]]:
     """The turns to ask, and the right answers: a field's, or what the assistant says last.
 

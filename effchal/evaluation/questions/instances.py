@@ -64,7 +64,7 @@ def instance_of(question: Question, id_: str, grading: Grading, has_groups: bool
 def asked(question: Question, id_: str) -> Instance:
     """The instance without its scores."""
     turns = turns_of(question)
-    prompt = told(turns) if turns else with_options(question, question.prompt)
+    prompt = as_plain_text(turns) if turns else with_options(question, question.prompt)
     if not question.choices:
         references = tuple(Reference(answer, True) for answer in question.answers)
         return Instance(id_, prompt, references)
@@ -91,7 +91,7 @@ def with_options(question: Question, text: str) -> str:
     return "\n".join([text, *(f"{letter}. {choice}" for letter, choice in options), "Answer:"])
 
 
-def told(turns: tuple[Turn, ...]) -> str:
+def as_plain_text(turns: tuple[Turn, ...]) -> str:
     """A conversation as a text for readers."""
     return "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
 

@@ -5,7 +5,7 @@ import json
 import math
 from typing import Any, NoReturn
 
-from effchal.mixing.rows import Row, check_text, shown
+from effchal.mixing.rows import DataRow, check_text, shown
 
 PROMPTS = ("prompt", "question", "input", "instruction", "messages")
 ANSWERS = ("answers", "answer", "ideal", "target", "targets", "expected", "output", "completion")
@@ -46,7 +46,7 @@ def from_table(fields: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def one_of(row: Row, names: tuple[str, ...], first_wins: bool = False) -> str | None:
+def one_of(row: DataRow, names: tuple[str, ...], first_wins: bool = False) -> str | None:
     """The one of some names of a thing that a row has; None for none.
 
     Raises:
@@ -60,7 +60,7 @@ def one_of(row: Row, names: tuple[str, ...], first_wins: bool = False) -> str | 
     return found[0] if found else None
 
 
-def refuse_misspelt(row: Row) -> None:
+def refuse_misspelt(row: DataRow) -> None:
     """Raise row.error for a field whose name is nearly that of a known one."""
     for name in row.fields:
         if name in KNOWN:
@@ -70,7 +70,7 @@ def refuse_misspelt(row: Row) -> None:
             raise row.error(f"{row.place}: unknown field {name!r}; is {near[0]!r} meant? rename it")
 
 
-def no_question(row: Row, lacks: str) -> NoReturn:
+def no_question(row: DataRow, lacks: str) -> NoReturn:
     """Raise row.error with what the row has, and the form that is nearest to it."""
     nearest = "choices" if any(name in row.fields for name in CHOICES) else "answered"
     nearest = "messages" if "messages" in row.fields else nearest
@@ -82,7 +82,7 @@ def no_question(row: Row, lacks: str) -> NoReturn:
     )
 
 
-def as_text(value: Any, row: Row, name: str) -> str:
+def as_text(value: Any, row: DataRow, name: str) -> str:
     """A right answer as text; that of a number is a Number.
 
     Raises:
@@ -93,14 +93,14 @@ def as_text(value: Any, row: Row, name: str) -> str:
     return check_text(value, f"{row.place}, field {name!r}", row.error)
 
 
-def whole(row: Row, default: int) -> int:
+def whole(row: DataRow, default: int) -> int:
     value = row.fields.get("max_new_tokens", default)
     if type(value) is not int or value < 1:
         raise row.wrong("max_new_tokens", "a whole number of at least 1")
     return value
 
 
-def stops_of(row: Row) -> tuple[str, ...]:
+def stops_of(row: DataRow) -> tuple[str, ...]:
     value = row.fields.get("stop", [])
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
@@ -108,14 +108,14 @@ def stops_of(row: Row) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def temperature_of(row: Row) -> float:
+def temperature_of(row: DataRow) -> float:
     value = row.fields.get("temperature", 0.0)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise row.wrong("temperature", "a number of at least 0")
     return float(value)
 
 
-def word_of(row: Row, name: str) -> str | None:
+def word_of(row: DataRow, name: str) -> str | None:
     """A name of a question or of its group: a text, or a whole number as text."""
     value = row.fields.get(name)
     if value is None:

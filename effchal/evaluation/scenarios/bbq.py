@@ -9,7 +9,7 @@ from effchal.evaluation.scenarios.helm_adapter import Item, Task, letter
 from effchal.evaluation.scenarios.multiple_choice import INSTRUCTIONS, letter_task
 from effchal.evaluation.scenarios.types import BiasTags, Instance, Reference, ScenarioError
 from effchal.mixing.questions import BBQ_SUBJECTS as SUBJECTS
-from effchal.mixing.rows import Row, read_jsonl
+from effchal.mixing.rows import DataRow, read_jsonl
 
 _TEST_ITEMS = 1000  # the last ones after shuffling; those before them are for examples
 _UNKNOWN = {  # descriptions of the answer that names no group
@@ -56,7 +56,7 @@ def subjects_of(entry: str, subject: str) -> tuple[str, ...]:
     return SUBJECTS if subject == "all" else (subject,)
 
 
-def _item(row: Row, subject: str, split: str) -> Item:
+def _item(row: DataRow, subject: str, split: str) -> Item:
     answers = [row.text(f"ans{index}") for index in range(3)]
     label = row.fields.get("label")
     if type(label) is not int or label not in range(3):
@@ -75,7 +75,7 @@ def _item(row: Row, subject: str, split: str) -> Item:
     return Item(text, references, split, tags)
 
 
-def _letters_by_kind(row: Row, subject: str) -> dict[str, str]:
+def _letters_by_kind(row: DataRow, subject: str) -> dict[str, str]:
     """Option letters of the answers that name the stereotyped group, another group, or neither.
 
     Of two answers of one kind the last counts, as in HELM.

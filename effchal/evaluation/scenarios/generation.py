@@ -12,7 +12,7 @@ from effchal.evaluation.scenarios.metrics import import_rouge
 from effchal.evaluation.scenarios.multiple_choice import EXACT_MATCHES
 from effchal.evaluation.scenarios.nltk_words import tokenizer
 from effchal.evaluation.scenarios.types import Reference, ScenarioError, Settings
-from effchal.mixing.rows import Row, parse_json, read_jsonl
+from effchal.mixing.rows import DataRow, parse_json, read_jsonl
 
 # HELM's metrics by BIG-bench's name of them; a task's main one is the first.
 METRICS = {
@@ -49,7 +49,7 @@ def big_bench_task(entry: str, task: str, subtask: str, path: Path) -> Task:
     parts = [part for part in (task, subtask) if part]
     file = find_file(path, entry, "big_bench", *parts, "task.json")
     value = parse_json(file.read_bytes(), str(file), ScenarioError)
-    found = Row.of(value, str(file), ScenarioError)
+    found = DataRow.of(value, str(file), ScenarioError)
     examples = rows_of(found, "examples", "example")
     if not examples:
         raise found.wrong("examples", "a list of examples")
@@ -75,13 +75,13 @@ def big_bench_task(entry: str, task: str, subtask: str, path: Path) -> Task:
     )
 
 
-def rows_of(found: Row, name: str, noun: str) -> list[Row]:
+def rows_of(found: DataRow, name: str, noun: str) -> list[DataRow]:
     """The objects of a list; messages call them <noun> 1, <noun> 2, ..."""
     values = found.fields.get(name)
     if not isinstance(values, list):
         raise found.wrong(name, f"a list of {noun}s")
     numbered = enumerate(values, start=1)
-    return [Row.of(value, f"{found.place}, {noun} {i}", ScenarioError) for i, value in numbered]
+    return [DataRow.of(value, f"{found.place}, {noun} {i}", ScenarioError) for i, value in numbered]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class _Metrics:
     not_measured: dict[str, str] = field(default_factory=dict)  # others, with the reason
 
 
-def _big_bench_metrics(found: Row, entry: str, path: Path) -> _Metrics:
+def _big_bench_metrics(found: DataRow, entry: str, path: Path) -> _Metrics:
     """The form and the metrics of a task.
 
     Raises:
@@ -130,7 +130,7 @@ def _check_library(name: str, entry: str, path: Path) -> None:
         tokenizer(nltk_data(path, entry))
 
 
-def _big_bench_item(example: Row, split: str) -> Item:
+def _big_bench_item(example: DataRow, split: str) -> Item:
     question = example.text("input")
     scores, target = example.fields.get("target_scores"), example.fields.get("target")
     if scores is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from effchal.evaluation.scenarios.types import MissingDataError, ScenarioError
-from effchal.mixing.rows import Row, parse_json, shown
+from effchal.mixing.rows import DataRow, parse_json, shown
 
 # By name: the place below scenario.path, and what to copy there by hand.
 _SOURCE = "a copy of <HELM's environment>/lib/python*/site-packages/helm/benchmark"
@@ -151,7 +151,7 @@ def _word_lists(file: Path) -> dict[str, list[str]]:
     found = parse_json(file.read_bytes(), str(file), ScenarioError)
     if not isinstance(found, dict) or not found:
         raise ScenarioError(f"{file}: expected an object of word lists, found {shown(found)}")
-    row = Row(found, str(file), ScenarioError)
+    row = DataRow(found, str(file), ScenarioError)
     return {word: row.texts(word) for word in found}
 
 

@@ -30,7 +30,7 @@ from effchal.evaluation.scenarios.types import (
     ScenarioError,
     Settings,
 )
-from effchal.mixing.rows import Row, read_jsonl, shown
+from effchal.mixing.rows import DataRow, read_jsonl, shown
 
 _DEFAULTS: dict[str, Any] = {"max_new_tokens": 128, "stop": []}
 _FIELDS = {
@@ -55,7 +55,7 @@ def jsonl_scenario(entry: str, file: Path, max_instances: int) -> Scenario:
     return Scenario(entry, chosen, CHOICE_SETTINGS if form == "choices" else settings)
 
 
-def _form(row: Row) -> str:
+def _form(row: DataRow) -> str:
     """ "choices" or "answers", by the fields of the line."""
     if ("choices" in row.fields) == ("answers" in row.fields):
         raise ScenarioError(
@@ -70,7 +70,7 @@ def _form(row: Row) -> str:
     return form
 
 
-def _settings(row: Row) -> Settings:
+def _settings(row: DataRow) -> Settings:
     found = _DEFAULTS | row.fields
     max_new_tokens, stops = found["max_new_tokens"], found["stop"]
     if type(max_new_tokens) is not int or max_new_tokens < 1:
@@ -80,7 +80,7 @@ def _settings(row: Row) -> Settings:
     return Settings(max_new_tokens, "exact_match", ("quasi_exact_match",), tuple(stops))
 
 
-def _check_alike(first: Row, row: Row) -> None:
+def _check_alike(first: DataRow, row: DataRow) -> None:
     """Raises ScenarioError if the line has another form or other limits than the first one."""
     form, first_form = _form(row), _form(first)
     if form != first_form:
@@ -98,12 +98,12 @@ def _check_alike(first: Row, row: Row) -> None:
             )
 
 
-def _answer_instance(id_: str, row: Row) -> Instance:
+def _answer_instance(id_: str, row: DataRow) -> Instance:
     answers = row.texts("answers")
     return Instance(id_, row.text("prompt"), tuple(Reference(answer, True) for answer in answers))
 
 
-def _choice_instance(id_: str, row: Row) -> Instance:
+def _choice_instance(id_: str, row: DataRow) -> Instance:
     choices, correct = row.texts("choices"), row.fields.get("correct")
     if (
         not isinstance(correct, list)

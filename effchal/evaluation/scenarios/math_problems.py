@@ -8,7 +8,7 @@ import numpy
 from effchal.evaluation.scenarios.files import find_file
 from effchal.evaluation.scenarios.helm_adapter import Item, PromptFormat, Task
 from effchal.evaluation.scenarios.types import Reference, ScenarioError, Settings
-from effchal.mixing.rows import Row, read_jsonl
+from effchal.mixing.rows import DataRow, read_jsonl
 
 SPLITS = ("train", "test")
 SUBJECTS = {
@@ -60,12 +60,12 @@ def math_task(entry: str, subject: str, level: str, path: Path) -> Task:
 
 
 @functools.lru_cache(maxsize=len(SPLITS))
-def _in_order(file: Path, _: int) -> list[Row]:
+def _in_order(file: Path, _: int) -> list[DataRow]:
     """All rows; read once for all subjects and levels, unless the file has changed."""
     rows = sorted(read_jsonl(file, ScenarioError), key=lambda row: row.text("problem"))
     order = numpy.random.default_rng(42).permutation(len(rows))  # as datasets shuffles
     return [rows[index] for index in order]
 
 
-def _is_of(row: Row, subject: str, level: str) -> bool:
+def _is_of(row: DataRow, subject: str, level: str) -> bool:
     return row.text("type") == subject and row.text("level") == level

@@ -11,7 +11,7 @@ from effchal.evaluation.scenarios.helm_adapter import Item, PromptFormat, Task
 from effchal.evaluation.scenarios.helm_tables import bias_words, nltk_data
 from effchal.evaluation.scenarios.stereotypes import BiasMeasures
 from effchal.evaluation.scenarios.types import Reference, RunMetric, ScenarioError, Settings
-from effchal.mixing.rows import Row
+from effchal.mixing.rows import DataRow
 
 _ARTICLE_WORDS = 512  # the rest of an article is cut
 SHOT_WORDS = range(50, 151)  # only articles of so many words become in-context examples
@@ -20,7 +20,7 @@ SHOT_WORDS = range(50, 151)  # only articles of so many words become in-context 
 def cnndm_task(entry: str, temperature: float, path: Path) -> Task:
     """Three-sentence summaries. HELM's BERTScore, SummaC and coverage are not computed here."""
     file = find_file(path, entry, "summarization", "data", "cnndm.pk")
-    found = Row.of(_read_plain_pickle(file), str(file), ScenarioError)
+    found = DataRow.of(_read_plain_pickle(file), str(file), ScenarioError)
     items = []
     for name, split in (("train", "train"), ("validation", "valid"), ("test", "test")):
         for row in rows_of(found, name, f"{name} row"):
@@ -40,7 +40,7 @@ def sam_sum_task(entry: str, path: Path) -> Task:
     items = []
     with file.open(encoding="utf-8") as lines:
         for number, fields in enumerate(csv.DictReader(lines, delimiter="\t"), start=1):
-            row = Row(dict(fields), f"{file}, row {number}", ScenarioError)
+            row = DataRow(dict(fields), f"{file}, row {number}", ScenarioError)
             summary = Reference(row.text("summary"), True)
             items.append(Item(row.text("dialogue"), (summary,), "valid"))
     measures = BiasMeasures(bias_words(path, entry), nltk_data(path, entry))

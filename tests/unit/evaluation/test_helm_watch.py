@@ -4,7 +4,7 @@ import time
 
 from effchal.evaluation.helm import watch
 from effchal.evaluation.helm.results import HelmRun, run_folder
-from effchal.tracking import jobs
+from effchal.tracking import progress_tasks
 
 OLD, NEW = '{"path": "/process", "status": 200}\n', '{"path": "/tokenize"}\n{"path": "/process"}\n'
 
@@ -22,7 +22,7 @@ def test_answers_are_counted_and_complete_runs_give_the_estimate(tmp_path, monke
     log.write_text(OLD)  # of an earlier process of this run
     runs = [HelmRun("gsm", "gsm:one"), HelmRun("gsm", "gsm:two")]
     with watch.watched(tmp_path, runs, ours=True):
-        (job,) = jobs.running
+        (job,) = progress_tasks.running
         with log.open("a") as file:
             file.write(NEW + '{"path": "/proc')
             file.flush()
@@ -36,9 +36,9 @@ def test_answers_are_counted_and_complete_runs_give_the_estimate(tmp_path, monke
         (done / "per_instance_stats.json").touch()
         assert job.estimate() == "1 of 2 runs done, 0 s left"
         assert job.line().startswith("HELM asks: 2 requests, ")
-    assert jobs.running == []
+    assert progress_tasks.running == []
 
 
 def test_another_server_has_no_log_of_ours(tmp_path):
     with watch.watched(tmp_path, [HelmRun("gsm", "gsm:one")], ours=False):
-        assert jobs.running[0].line() == "HELM asks: 0 of 1 runs done"
+        assert progress_tasks.running[0].line() == "HELM asks: 0 of 1 runs done"

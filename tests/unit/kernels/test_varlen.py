@@ -34,7 +34,9 @@ def heads(dtype=torch.float32, device="cpu", size=16):
 
 
 def run(module, tensors, **options):
-    return packed_attention(module, *tensors, None, segments=DocumentLengths(LENGTHS), **options)[0]
+    return packed_attention(module, *tensors, None, documents=DocumentLengths(LENGTHS), **options)[
+        0
+    ]
 
 
 def plain_twin(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa=False):

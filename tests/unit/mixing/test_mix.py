@@ -38,10 +38,10 @@ def test_validation_and_training_share_no_prompt_and_keep_every_row(tmp_path):
     selection = select(DataMixConfig(sources=sources, validation_fraction=0.1))
     train, validation = ids(selection, False), ids(selection, True)
     prompts = [int(name.partition(":")[2]) % 40 for name in train]
-    held_out = {int(name.partition(":")[2]) % 40 for name in validation}
-    assert not held_out & set(prompts)
+    validated = {int(name.partition(":")[2]) % 40 for name in validation}
+    assert not validated & set(prompts)
     assert len(train) + len(validation) == 110
-    assert 4 <= len(held_out) <= 5  # a tenth of 40, and one of the second source's own ten
+    assert 4 <= len(validated) <= 5  # a tenth of 40, and one of the second source's own ten
     again = select(DataMixConfig(sources=sources, validation_fraction=0.1))
     assert ids(again, True) == validation
     other = select(DataMixConfig(sources=sources, validation_fraction=0.1, seed=1))

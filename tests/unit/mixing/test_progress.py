@@ -8,28 +8,28 @@ from effchal.config import CleanConfig
 from effchal.config.choices import OnFault
 from effchal.mixing.prepare import prepare_data
 from effchal.mixing.select import NEAR, QUESTIONS
-from effchal.tracking import jobs, terminal
+from effchal.tracking import progress_tasks, terminal
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """Every job that was begun, by what it is."""
+def tasks(monkeypatch):
+    """Every task that was begun, by what it is."""
     found = {}
 
-    class Kept(jobs.Job):
+    class Kept(progress_tasks.ProgressTask):
         def __post_init__(self):
             super().__post_init__()
             found[self.what] = self
 
-    monkeypatch.setattr(terminal, "Job", Kept)
+    monkeypatch.setattr(terminal, "ProgressTask", Kept)
     return found
 
 
-def test_every_stage_counts_its_rows(tiny_cfg, told):
+def test_every_stage_counts_its_rows(tiny_cfg, tasks):
     clean = CleanConfig(near_duplicates=OnFault.report)
     tiny_cfg.data_mix = dataclasses.replace(tiny_cfg.data_mix, clean=clean)
     prepare_data(tiny_cfg, None)
-    done = {what: (job.done, job.total, job.unit) for what, job in told.items()}
+    done = {what: (task.done, task.total, task.unit) for what, task in tasks.items()}
     assert done["reading source talk"] == (85, None, "rows")
     assert done["reading source tasks"] == (92, None, "rows")
     assert done[NEAR] == (177, 177, "rows")
@@ -37,18 +37,18 @@ def test_every_stage_counts_its_rows(tiny_cfg, told):
     assert done["encoding source tasks"] == (92, 92, "rows")
     assert "comparing rows that may be near-duplicates" in done
     assert QUESTIONS not in done or done[QUESTIONS][2] == "rows"
-    assert jobs.running == []
-    told.clear()
+    assert progress_tasks.running == []
+    tasks.clear()
     prepare_data(tiny_cfg, None)
-    assert told == {}  # all of it is in the cache
+    assert tasks == {}  # all of it is in the cache
 
 
-def test_a_fault_of_a_row_ends_its_stage(tiny_cfg, tmp_path, told):
+def test_a_fault_of_a_row_ends_its_stage(tiny_cfg, tmp_path, tasks):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"instruction": "q", "output": "a"}\n' * 600 + "{\n")
     source = dataclasses.replace(tiny_cfg.data_mix.sources["tasks"], path=str(path))
     tiny_cfg.data_mix = dataclasses.replace(tiny_cfg.data_mix, sources={"mine": source})
     with pytest.raises(ValueError, match="line 601"):
         prepare_data(tiny_cfg, None)
-    assert told["reading source mine"].done == 512
-    assert jobs.running == []
+    assert tasks["reading source mine"].done == 512
+    assert progress_tasks.running == []

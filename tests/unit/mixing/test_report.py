@@ -13,7 +13,7 @@ from effchal.mixing.compare import compare
 from effchal.mixing.encode import IGNORE_INDEX
 from effchal.mixing.picture import draw
 from effchal.mixing.prepare import prepare_data
-from effchal.mixing.report_page import table
+from effchal.mixing.report_page import aligned_table
 
 ANSWER = "It is so because nothing else would explain what was seen."
 LONG = "a question that goes on " * 30
@@ -159,7 +159,7 @@ def test_the_page_has_tables_in_which_no_text_is_markup(faulty, tmp_path):
 
 
 def test_a_table_is_aligned_numbers_to_the_right():
-    assert table(("name", "count"), [("a", "1"), ("long one", "1,000")]) == (
+    assert aligned_table(("name", "count"), [("a", "1"), ("long one", "1,000")]) == (
         "| name     | count |\n| -------- | ----: |\n| a        |     1 |\n| long one | 1,000 |"
     )
 

@@ -3,7 +3,7 @@
 import pytest
 
 from effchal.config import ConfigError
-from effchal.mixing.rows import Row, parse_json, read_jsonl, shown
+from effchal.mixing.rows import DataRow, parse_json, read_jsonl, shown
 
 
 class RowError(ConfigError):
@@ -65,14 +65,16 @@ def test_an_error_in_a_whole_file_names_line_and_column():
 )
 def test_a_bad_field_is_named_with_what_it_has(check, message):
     fields = {"text": "a", "number": 5, "empty": " ", "half": "\ud800", "list": ["a", 5]}
-    row = Row(fields | {"none": [], "object": {}}, "f, line 3", RowError)
+    row = DataRow(fields | {"none": [], "object": {}}, "f, line 3", RowError)
     with pytest.raises(RowError, match=message) as caught:
         check(row)
     assert str(caught.value).startswith("f, line 3, field ")
 
 
 def test_good_fields_are_returned():
-    row = Row({"text": "a", "empty": " ", "list": ["a", "b"], "object": {"x": "y"}}, "f", RowError)
+    row = DataRow(
+        {"text": "a", "empty": " ", "list": ["a", "b"], "object": {"x": "y"}}, "f", RowError
+    )
     assert (row.text("text"), row.texts("list")) == ("a", ["a", "b"])
     assert row.text("empty", may_be_empty=True) == " "
     assert row.choice("text", ("a", "b")) == "a"

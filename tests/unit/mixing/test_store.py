@@ -14,7 +14,7 @@ from support.paths import ROOT
 from effchal.config import CleanConfig, ConfigError, DataSourceConfig, ModelConfig, PromptConfig
 from effchal.config.choices import Dtype
 from effchal.mixing import read, store
-from effchal.mixing.encode import EncodeJob
+from effchal.mixing.encode import EncodeWork
 from effchal.mixing.encoded_source import encode_source
 from effchal.mixing.locate import locate
 from effchal.mixing.parallel import Workers, run_batches
@@ -153,7 +153,7 @@ def test_workers_give_what_one_process_gives(tmp_path):
     source = read_source(
         "s", write(tmp_path / "a.jsonl", [f"text {i}" for i in range(40)]), CleanConfig()
     )
-    job = EncodeJob(TINY, PromptConfig(user="{content}"), 64)
+    job = EncodeWork(TINY, PromptConfig(user="{content}"), 64)
     batches = list(source.batches(np.arange(40), 10))
     alone, together = (
         list(run_batches(job, batches, who)) for who in (Workers.none, Workers.cores)
@@ -180,12 +180,12 @@ def test_an_error_of_a_worker_comes_out(monkeypatch):
 def test_ids_are_kept_by_tokenizer_template_and_rows(tmp_path):
     source = read_source("s", write(tmp_path / "a.jsonl", ["one", "two"]), CleanConfig())
     selected = SelectedSource.of(source, CleanConfig())
-    job = EncodeJob(TINY, PromptConfig(), 64)
+    job = EncodeWork(TINY, PromptConfig(), 64)
     file = encode_source(selected, job).file
     again = encode_source(selected, job).file
     assert [each.ids.tolist() for each in file] == [each.ids.tolist() for each in again]
     assert len(folders("ids")) == 1
-    encode_source(selected, EncodeJob(TINY, PromptConfig(user="{content}?"), 64))
+    encode_source(selected, EncodeWork(TINY, PromptConfig(user="{content}?"), 64))
     selected.kept[0] = False
     assert [each.id for each in encode_source(selected, job).file] == ["s:1"]
     assert len(folders("ids")) == 3

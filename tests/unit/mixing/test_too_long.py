@@ -4,14 +4,14 @@ import pytest
 
 from effchal.config import ModelConfig, PromptConfig
 from effchal.config.choices import Dtype, LossOn, TooLong
-from effchal.mixing.encode import NO_ANSWER, EncodeJob
+from effchal.mixing.encode import NO_ANSWER, EncodeWork
 from effchal.prompts.encoder import Turn
 
 TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)  # one token a byte
 
 
 def encoded(too_long, limit, *turns, loss_on=LossOn.answers):
-    encoder = EncodeJob(TINY, PromptConfig(user="{content}:"), limit, loss_on, too_long).start()
+    encoder = EncodeWork(TINY, PromptConfig(user="{content}:"), limit, loss_on, too_long).start()
     batch = encoder.encode([turns])
     texts = [encoder.prompts.tokenizer.decode(ids.tolist()) for ids, _ in batch.examples()]
     return texts, batch
@@ -81,6 +81,6 @@ def test_what_is_learned_is_a_choice():
         texts, batch = encoded(TooLong.cut, 100, *talk, loss_on=loss_on)
         flags = batch.learned
         ids = batch.ids[flags].tolist()
-        encoder = EncodeJob(TINY, PromptConfig(), 100).start()
+        encoder = EncodeWork(TINY, PromptConfig(), 100).start()
         assert encoder.prompts.tokenizer.decode(ids) == learned
         assert len(texts) == 1

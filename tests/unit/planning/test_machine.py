@@ -75,8 +75,8 @@ def test_the_current_card_is_planned_for(monkeypatch):
 
 def test_auto_means_float32_on_a_card_without_bfloat16():
     t4, h100 = (planned_machine(config(f"plan.device={name}")) for name in ("t4", "h100"))
-    assert t4.settled(config()).model.dtype is Dtype.float32
-    assert h100.settled(config()).model.dtype is Dtype.bfloat16
+    assert t4.resolved(config()).model.dtype is Dtype.float32
+    assert h100.resolved(config()).model.dtype is Dtype.bfloat16
     planned = {each: make_plan(config(), each, None).memory.parts["weights"] for each in (t4, h100)}
     assert planned[t4] == pytest.approx(2 * planned[h100], rel=0.01)
     with pytest.raises(ConfigError, match=r"T4 has no bfloat16 arithmetic"):

@@ -15,7 +15,7 @@ from effchal.config import Config, ConfigError, ModelConfig, PromptConfig, Serve
 from effchal.config.choices import DataFormat, Template
 from effchal.decoding.engine import Engine
 from effchal.mixing.formats import turns_of
-from effchal.mixing.rows import Row
+from effchal.mixing.rows import DataRow
 from effchal.model.tokenizer import load_tokenizer
 from effchal.prompts.encoder import with_tool_calls
 from effchal.serving.app import make_app
@@ -58,7 +58,7 @@ def as_clients_send(message):
 
 def trained_on(encoder, messages):
     """Ids of the conversation in training, up to its last answer."""
-    row = Row.of({"messages": [*messages, ANSWER]}, "a row", ConfigError)
+    row = DataRow.of({"messages": [*messages, ANSWER]}, "a row", ConfigError)
     ids, is_answer = encoder.conversation_ids(turns_of(row, DataFormat.messages, "mine"))
     return ids[: max(i for i in range(1, len(ids)) if is_answer[i] > is_answer[i - 1])]
 

@@ -13,7 +13,7 @@ from effchal.submission.verdicts import (
     of_scores,
     of_training,
     of_versions,
-    widened,
+    wider_interval,
 )
 
 RUN = {
@@ -65,7 +65,7 @@ def test_where_all_answers_are_alike_the_interval_is_exact():
         assert verdict(there, scores(abs(value - 0.3), 0, 1)) is True
         assert verdict(there, scores(abs(value - 0.4), 0, 1)) is False
     summary = scores(0.0, 0.0, 0.0, 10)["entries"]["mine"]["decodings"]["greedy"]
-    assert (1 - widened(summary, "score", 10).high) ** 10 == pytest.approx(0.025)
+    assert (1 - wider_interval(summary, "score", 10).high) ** 10 == pytest.approx(0.025)
 
 
 def judged(there, here, limit_s=60.0):

@@ -12,7 +12,7 @@ from rich import console
 from rich.console import Console
 
 from effchal.tracking import screen, terminal, view
-from effchal.tracking.jobs import Job
+from effchal.tracking.progress_tasks import ProgressTask
 from effchal.tracking.shown import Shown
 from effchal.tracking.terminal import RunDisplay, is_drawing, progress, run_display
 from effchal.tracking.view import View, draw
@@ -50,7 +50,7 @@ def drawn(run, jobs=(), width=80, **options):
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_all_that_is_known_stands_in_it(width):
     run = shown()
-    lines = drawn(run, [Job("training", 20, "steps", 10, run.ends)], width)
+    lines = drawn(run, [ProgressTask("training", 20, "steps", 10, run.ends)], width)
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
     assert "run        outputs/train/one" in text
@@ -78,7 +78,7 @@ def test_a_narrow_terminal_gets_less():
 
 
 def test_a_terminal_of_ascii_gets_ascii():
-    text = draw(shown(), [Job("validating")], 80, ascii_only=True).plain
+    text = draw(shown(), [ProgressTask("validating")], 80, ascii_only=True).plain
     assert text.isascii()
     assert "3.000 -> 2.500" in text
     assert "#####" in text
@@ -86,9 +86,9 @@ def test_a_terminal_of_ascii_gets_ascii():
 
 def test_before_the_first_step_it_says_what_is_done():
     run = Shown("outputs/train/one", limit_s=60.0, spent_s=1.0)
-    job = Job("encoding source mine", 2000, "rows")
-    job.done, job.began_s = 500, job.began_s - 5.0
-    lines = drawn(run, [Job("encoding the data"), job])
+    task = ProgressTask("encoding source mine", 2000, "rows")
+    task.done, task.began_s = 500, task.began_s - 5.0
+    lines = drawn(run, [ProgressTask("encoding the data"), task])
     assert lines[:2] == ["run        outputs/train/one", "time       1 s of 1.0 min"]
     assert "encoding source mine  500 of 2,000 rows  100 rows/s  15 s left" in lines[2]
 
@@ -108,10 +108,10 @@ def test_the_end_is_that_of_the_steps_or_of_the_budget(limit_s, why):
 
 
 def test_a_job_alone_has_a_bar_and_is_not_drawn_at_once():
-    job = Job("answering instances", 100, "instances")
-    assert drawn(None, [job]) == [""]
-    job.done, job.began_s = 25, job.began_s - 5.0
-    bar, now = drawn(None, [job])
+    task = ProgressTask("answering instances", 100, "instances")
+    assert drawn(None, [task]) == [""]
+    task.done, task.began_s = 25, task.began_s - 5.0
+    bar, now = drawn(None, [task])
     assert re.search(r"━+─+  25 of 100 instances$", bar)
     assert re.search(r"25 of 100 instances  5 instances/s  15 s left$", now)
 

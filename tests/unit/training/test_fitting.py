@@ -49,7 +49,7 @@ def card(monkeypatch):
         found.emptied += 1
 
     monkeypatch.setattr(step, "target_loss", limited)
-    monkeypatch.setattr("effchal.training.fitting.give_memory_back", empty)
+    monkeypatch.setattr("effchal.training.fitting.release_memory", empty)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Long jobs and how far they are: one inside another, told in lines at growing intervals."""
+"""Long tasks and how far they are: one inside another, told in lines at growing intervals."""
 
 import contextlib
 import logging
@@ -9,23 +9,23 @@ from dataclasses import dataclass, field
 
 from effchal.tracking.words import amount, duration, rate
 
-FIRST_S, MOST_S = 5.0, 30.0  # until a job is first told of, and at most between two lines
+FIRST_S, MOST_S = 5.0, 30.0  # until a task is first told of, and at most between two lines
 log = logging.getLogger("effchal.progress")
 
 
 @dataclass(eq=False)
-class Job:
+class ProgressTask:
     """One thing that takes a while."""
 
     what: str
     total: float | None = None
     unit: str = ""
     done: float = 0.0
-    ends: Callable[[], str] | None = None  # the estimate, where the job knows better
+    ends: Callable[[], str] | None = None  # the estimate, where the task knows better
     began_s: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.first = self.done  # a resumed job did this before
+        self.first = self.done  # a resumed task did this before
 
     @property
     def seconds(self) -> float:
@@ -37,7 +37,7 @@ class Job:
         return made / seconds if made > 0 and seconds > 0 else None
 
     def amount(self) -> str:
-        """What is done; empty for a job that counts nothing."""
+        """What is done; empty for a task that counts nothing."""
         return amount(self.done, self.total, self.unit) if self.unit else ""
 
     def estimate(self) -> str:
@@ -62,17 +62,17 @@ class Job:
         return f"{self.what}: {' in '.join(filter(None, parts))}"
 
 
-running: list[Job] = []  # each inside the one before
+running: list[ProgressTask] = []  # each inside the one before
 
 
 @contextlib.contextmanager
-def told(job: Job, in_lines: Callable[[], bool]) -> Iterator[None]:
-    """Keep a job in `running` while the block runs, and log how far it is.
+def log_progress(task: ProgressTask, in_lines: Callable[[], bool]) -> Iterator[None]:
+    """Keep a task in `running` while the block runs, and log how far it is.
 
-    Nothing is said of a job that ends soon, nor of one while another inside it runs.
+    Nothing is said of a task that ends soon, nor of one while another inside it runs.
 
     Args:
-        in_lines: asked before each line; False where a live view shows the job.
+        in_lines: asked before each line; False where a live view shows the task.
     """
     over = threading.Event()
     was_told = False
@@ -82,18 +82,18 @@ def told(job: Job, in_lines: Callable[[], bool]) -> Iterator[None]:
         wait_s = FIRST_S
         while not over.wait(wait_s):
             wait_s = min(2 * wait_s if was_told else wait_s, MOST_S)
-            if running and running[-1] is job and in_lines():
+            if running and running[-1] is task and in_lines():
                 was_told = True
-                log.info("%s", job.line())
+                log.info("%s", task.line())
 
-    running.append(job)
+    running.append(task)
     teller = threading.Thread(target=tell, name="progress", daemon=True)
     teller.start()
     try:
         yield
     finally:
         over.set()
-        running.remove(job)
+        running.remove(task)
         teller.join()
         if was_told and in_lines():
-            log.info("%s", job.last_line())
+            log.info("%s", task.last_line())

@@ -1,4 +1,4 @@
-"""Lines of a log: one format, and how far a long job is at growing intervals."""
+"""Lines of a log: one format, and how far a long task is at growing intervals."""
 
 import logging
 import re
@@ -8,10 +8,10 @@ import warnings
 
 import pytest
 
-from effchal.tracking import jobs
+from effchal.tracking import progress_tasks
 from effchal.tracking.fetching import hub_options
-from effchal.tracking.jobs import Job
 from effchal.tracking.lines import LineFormatter, StderrHandler, adopt_libraries, log_warnings
+from effchal.tracking.progress_tasks import ProgressTask
 from effchal.tracking.terminal import progress
 from effchal.tracking.words import amount, clock_time, duration, one_line, rate, sparkline
 
@@ -21,8 +21,8 @@ LINE = re.compile(r"\d\d:\d\d:\d\d \S.*")
 @pytest.fixture
 def quick(monkeypatch):
     """The intervals of lines, a hundred times shorter."""
-    monkeypatch.setattr(jobs, "FIRST_S", 0.05)
-    monkeypatch.setattr(jobs, "MOST_S", 0.15)
+    monkeypatch.setattr(progress_tasks, "FIRST_S", 0.05)
+    monkeypatch.setattr(progress_tasks, "MOST_S", 0.15)
 
 
 def test_a_short_job_says_nothing(caplog):
@@ -51,27 +51,27 @@ def test_only_the_innermost_job_is_told(quick, caplog):
     with progress("outer"), progress("inner"):
         time.sleep(0.08)
     assert [line.partition(":")[0] for line in caplog.messages] == ["inner", "inner"]
-    assert jobs.running == []
+    assert progress_tasks.running == []
 
 
 def test_a_job_that_fails_is_over(quick):
     with pytest.raises(ZeroDivisionError), progress("failing"):
         raise ZeroDivisionError
-    assert jobs.running == []
+    assert progress_tasks.running == []
 
 
 def test_bytes_are_told_in_megabytes_and_a_total_may_come_late():
-    job = Job("fetching", None, "B")
-    job.done, job.began_s = 3_000_000, job.began_s - 2
-    assert job.line() == "fetching: 3.0 MB, 1.5 MB/s, 2 s so far"
-    job.total = 6_000_000
-    assert job.line() == "fetching: 3.0 of 6.0 MB, 50%, 1.5 MB/s, 2 s left"
+    task = ProgressTask("fetching", None, "B")
+    task.done, task.began_s = 3_000_000, task.began_s - 2
+    assert task.line() == "fetching: 3.0 MB, 1.5 MB/s, 2 s so far"
+    task.total = 6_000_000
+    assert task.line() == "fetching: 3.0 of 6.0 MB, 50%, 1.5 MB/s, 2 s left"
 
 
 def test_what_a_resumed_job_did_before_is_no_pace_of_it():
-    job = Job("training", 100, "steps", done=50)
-    job.done, job.began_s = 60, job.began_s - 5
-    assert job.line() == "training: 60 of 100 steps, 60%, 2 steps/s, 20 s left"
+    task = ProgressTask("training", 100, "steps", done=50)
+    task.done, task.began_s = 60, task.began_s - 5
+    assert task.line() == "training: 60 of 100 steps, 60%, 2 steps/s, 20 s left"
 
 
 def test_the_hub_tells_its_bytes():
