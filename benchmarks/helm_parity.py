@@ -275,10 +275,11 @@ def write(text: str) -> None:
     before, _, after = page.read_text(encoding="utf-8").partition(f"{HEADING}\n")
     rest = after[after.index("\n## ") :] if "\n## " in after else ""
     about = (
-        "`python benchmarks/helm_parity.py --nltk-data <folder> --write` writes this section. "
-        "Both sides get\nthe same answers from a script; a token is a byte, so many prompts are "
-        "cut. Tables of dialect and\nnames are made up, those of misspellings and contractions "
-        "HELM's own. `of the run`: the mean, its\nrobustness and fairness, and bias scores.\n"
+        "`python benchmarks/helm_parity.py --nltk-data <folder> --write` writes this section.\n"
+        "Both sides get the same answers from a script; a token is a byte, so many prompts are\n"
+        "cut. Tables of dialect and names are made up, those of misspellings and contractions\n"
+        "HELM's own. `of the run`: the mean, its robustness and fairness, and bias scores. `not\n"
+        "measured`: HELM's metric needs packages beyond its own, so prompts alone are compared.\n"
     )
     page.write_text(f"{before.rstrip()}\n\n{HEADING}\n\n{about}\n{text}\n{rest}", encoding="utf-8")
 

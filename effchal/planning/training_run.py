@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from effchal.training.ranks import Ranks
 
 # What imports torch is imported inside the functions: --help and --cfg job do without.
+
 # Keys that a resumed run takes from its command. Model and data must be the same ones.
 MAY_CHANGE = {"budget", "track", "sweep", "resume_from", "base_model"}
 MAY_CHANGE |= {"data_mix.sources.*.path", "data_mix.engine", "train.gpus", "train.parallel"}
