@@ -1,5 +1,6 @@
 """effchal evaluate of several models: each scored once, compared at the end."""
 
+import functools
 import json
 import os
 import re
@@ -90,6 +91,8 @@ def test_an_interrupt_names_what_does_the_rest_of_all_models(folder):
         [sys.executable, "-m", "effchal", "evaluate", *words],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
+        # A process that a shell put into the background ignores the signal, as do those it starts.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
