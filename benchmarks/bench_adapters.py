@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from bench_serve import make_prompts
@@ -51,7 +52,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of the schedulers' work")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
-        bundles = [make_bundle(Path(home, name), seed) for seed, name in enumerate("ab")]
+        bundles = in_thread(  # see engine_of
+            lambda: [make_bundle(Path(home, name), seed) for seed, name in enumerate("ab")]
+        )
         if args.requests:
             print(
                 "RESULT",
@@ -81,12 +84,23 @@ def config_of(bundle: Path | None, *words: str) -> Config:
 
 
 def engine_of(bundle: Path | None) -> Engine:
-    return load_engine(check_model_source(config_of(bundle)))
+    """Loaded in a thread that ends, as a server's is.
+
+    Compute threads belong to the thread that uses them. If those of the main thread stayed, there
+    would be more than cores, and the scheduler's would sleep between any two operations.
+    """
+    return in_thread(lambda: load_engine(check_model_source(config_of(bundle))))
+
+
+def in_thread(function: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function).result()
 
 
 def serving(bundles: list[Path], count: int, repeats: int) -> dict[str, object]:
     alone, shared = engine_of(bundles[0]), engine_of(None)
-    names = [shared.model.load_adapter(bundle / "adapter") for bundle in bundles]
+    folders = [bundle / "adapter" for bundle in bundles]
+    names = in_thread(lambda: [shared.model.load_adapter(folder) for folder in folders])
     prompts = [alone.tokenizer(text).input_ids for text in make_prompts(count)]
     rows = [[*names, BASE][i % 3] for i in range(count)]
     seconds: dict[str, list[float]] = {"one": [], "three": []}
@@ -111,7 +125,7 @@ def serving(bundles: list[Path], count: int, repeats: int) -> dict[str, object]:
 def ask(engine: Engine, prompts: list[list[int]], rows: list[str]) -> tuple[float, list[list[int]]]:
     """Seconds, and the ids of each answer, with eight clients."""
     cfg = ServeConfig(max_rows=CLIENTS)
-    scheduler = Scheduler(engine, cfg, Metrics())
+    scheduler = in_thread(lambda: Scheduler(engine, cfg, Metrics()))
 
     def client(pair: tuple[list[int], str]) -> list[int]:
         queued = QueuedPrompt(pair[0], [GREEDY], adapter=pair[1])
