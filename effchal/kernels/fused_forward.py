@@ -22,7 +22,7 @@ from effchal.kernels.lora_linear import (
 from effchal.kernels.norm import RmsNorm, rms_norm_of
 from effchal.kernels.row_adapters import RowAdapters
 from effchal.kernels.scratch import ScratchBuffers
-from effchal.kernels.shared_prefix import attention_with_shared_prefix, groups_of, is_worth_sharing
+from effchal.kernels.shared_prefix import SharedReads, attention_with_shared_prefix, shared_reads
 from effchal.model.adapter_names import BASE
 from effchal.model.structure import has_foreign_hooks
 
@@ -49,10 +49,10 @@ class Chunk:
     shared: int = 0  # first columns that all rows of an adapter have in common, and all tokens see
     adapters: tuple[str, ...] = ()  # of each row, where the model has several
 
-    @functools.cached_property
-    def groups(self) -> list[Tensor]:
-        """Rows of each adapter."""
-        return groups_of(self.adapters, len(self.ids))
+    @property
+    def reads(self) -> SharedReads:
+        """How rows read what those of their adapter have in common."""
+        return shared_reads(self.adapters or (BASE,) * len(self.ids))
 
 
 class Norm:
@@ -141,6 +141,9 @@ class FusedForward:
         x = self._embed(torch.cat([chunk.ids.flatten() for chunk in chunks]))  # (N, D)
         x = x if self._embed_scale == 1 else x * self._embed_scale
         positions = torch.cat([chunk.position_ids.flatten() for chunk in chunks])
+        order, back = self._rows.order, self._rows.back
+        if order is not None and back is not None:
+            x, positions, at = x[order], positions[order], back[at]
         chunks = [self._worth_sharing(chunk) for chunk in chunks]
         masks = [self._additive(chunk, x.dtype) for chunk in chunks]
         sizes = [chunk.ids.numel() for chunk in chunks]
@@ -153,12 +156,16 @@ class FusedForward:
                 torch.index_select(x, 0, at, out=state)
             qkv = layer.qkv(layer.norm(x)).view(len(x), -1, self._size)  # (N, all heads, size)
             turn = angles.get(None) or angles[self._kinds[number]]
+            values = qkv[:, self._heads + self._kv_heads :]
             qk = self._rotated(layer, qkv[:, : self._heads + self._kv_heads], *turn)
+            if back is not None:  # rows know their tokens by the order in which they came
+                qk, values = qk.index_select(0, back), values.index_select(0, back)
             mixed = [
-                self._attend(chunk, qk[end - size : end], qkv[end - size : end], number, by_kind)
+                self._attend(chunk, qk[end - size : end], values[end - size : end], number, by_kind)
                 for chunk, size, end, by_kind in zip(chunks, sizes, ends, masks, strict=True)
             ]
-            out = layer.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
+            attended = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+            out = layer.out(attended if order is None else attended.index_select(0, order))
             x = layer.add(x, out, layer.after_attention)
             gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, dim=-1)
             x = layer.add(x, layer.down(layer.act(gate) * up), layer.after_mlp)
@@ -202,7 +209,7 @@ class FusedForward:
         return qk * cos + qk.roll(self._size // 2, -1) * sin
 
     def _worth_sharing(self, chunk: Chunk) -> Chunk:
-        worth = chunk.shared > 0 and is_worth_sharing(chunk.shared, chunk.groups)
+        worth = chunk.shared > 0 and chunk.reads.are_worth(chunk.shared)
         return chunk if worth else replace(chunk, shared=0)
 
     def _additive(self, chunk: Chunk, dtype: torch.dtype) -> dict[str, Tensor | None]:
@@ -216,21 +223,21 @@ class FusedForward:
         }
 
     def _attend(
-        self, chunk: Chunk, qk: Tensor, qkv: Tensor, number: int, masks: dict[str, Tensor | None]
+        self, chunk: Chunk, qk: Tensor, values: Tensor, number: int, masks: dict[str, Tensor | None]
     ) -> Tensor:
         """(B * T, heads * size), of the tokens of a chunk."""
         rows, new = chunk.ids.shape
         mask, scale = masks[self._kinds[number]], self._layers[number].scale
         heads, kv_heads, size = self._heads, self._kv_heads, self._size
         new_keys = qk[:, heads:].view(rows, new, kv_heads, size).transpose(1, 2)
-        new_values = qkv[:, heads + kv_heads :].view(rows, new, kv_heads, size).transpose(1, 2)
+        new_values = values.view(rows, new, kv_heads, size).transpose(1, 2)
         keys, values = chunk.cache.update(new_keys, new_values, number)  # (B, kv heads, C, size)
         # The queries that share a key head stand as its rows: no copy of keys and values for each.
         queries = qk[:, :heads].view(rows, new, kv_heads, -1, size).permute(0, 2, 3, 1, 4)
         queries = queries.reshape(rows, kv_heads, -1, size)  # (B, kv heads, group * T, size)
         if chunk.shared:
             mixed = attention_with_shared_prefix(
-                queries, keys, values, mask, chunk.shared, chunk.groups, scale
+                queries, keys, values, mask, chunk.shared, chunk.reads, scale
             )
         else:
             mixed = F.scaled_dot_product_attention(

@@ -218,13 +218,14 @@ class DecodingLinear:
         self._bias = joined.bias if isinstance(joined.weight, FloatWeight) else None
         self._dtype = joined.weight.dtype
         self._rows = rows
-        self._adapters: dict[str, tuple[Tensor, list[Adapter]]] = {}
+        self._adapters: dict[str, tuple[Tensor, list[tuple[Adapter, Tensor]]]] = {}
 
     def add(self, name: str, adapters: list[Adapter]) -> None:
         """Rows may choose these from now on."""
         if adapters:
             parts = [adapter.in_dtype(self._dtype) for adapter in adapters]
-            self._adapters[name] = side_by_side([each.a for each in parts]), parts
+            with_b = [(each, each.b.detach().t()) for each in parts]  # B as (r, out)
+            self._adapters[name] = side_by_side([each.a for each in parts]), with_b
 
     def drop(self, name: str) -> None:
         self._adapters.pop(name, None)
@@ -234,15 +235,14 @@ class DecodingLinear:
         result = self._product(x)
         if self._bias is not None:
             result += self._bias
-        for name, others in self._rows.parts:
+        for name, tokens in self._rows.parts:
             if name not in self._adapters:
                 continue
             a, parts = self._adapters[name]
-            low = F.linear(x, a)  # (rows, sum of r)
-            if others is not None:
-                low.masked_fill_(others, 0)
-            for each in parts:
-                result[:, each.columns].addmm_(low[:, each.ranks], each.b.t(), alpha=each.scale)
+            own, out = (x, result) if tokens is None else (x[tokens], result[tokens])
+            low = F.linear(own, a)  # (tokens, sum of r)
+            for each, b in parts:
+                out[:, each.columns].addmm_(low[:, each.ranks], b, alpha=each.scale)
         return result
 
 

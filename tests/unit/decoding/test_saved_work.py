@@ -68,9 +68,9 @@ def test_a_held_prefix_changes_nothing(engine):
 def test_what_prompts_begin_with_alike_is_read_once_a_step_and_changes_nothing(engine, monkeypatch):
     read_once = []
 
-    def counted(q, k, v, mask, shared, groups, scale):
+    def counted(q, k, v, mask, shared, reads, scale):
         read_once.append(shared)
-        return attention_with_shared_prefix(q, k, v, mask, shared, groups, scale)
+        return attention_with_shared_prefix(q, k, v, mask, shared, reads, scale)
 
     examples = engine.tokenizer("The red fox sat on the mat. " * 8).input_ids
     few_shot = [examples + prompt for prompt in prompts(engine)]

@@ -79,11 +79,11 @@ def test_rows_of_two_adapters_and_the_base_answer_as_alone(tiny_engine, folders,
 def test_what_prompts_begin_with_alike_is_read_once_for_each_adapter(
     tiny_engine, folders, monkeypatch
 ):
-    groups_read = []
+    rows_read = []
 
-    def counted(q, k, v, mask, shared, groups, scale):
-        groups_read.append((shared, [group.tolist() for group in groups]))
-        return attention_with_shared_prefix(q, k, v, mask, shared, groups, scale)
+    def counted(q, k, v, mask, shared, reads, scale):
+        rows_read.append((shared, [(read.keys, read.rows.tolist()) for read in reads.reads]))
+        return attention_with_shared_prefix(q, k, v, mask, shared, reads, scale)
 
     monkeypatch.setattr("effchal.kernels.fused_forward.attention_with_shared_prefix", counted)
     monkeypatch.setattr("effchal.kernels.shared_prefix.WORTH_SHARING", 60)
@@ -100,7 +100,7 @@ def test_what_prompts_begin_with_alike_is_read_once_for_each_adapter(
         [sequence.completion() for (sequence,) in started],
         [complete(ids, GREEDY) for complete, ids in zip(expected, prompts, strict=True)],
     )
-    assert (30, [[0, 2], [1, 3]]) in groups_read
+    assert (30, [(slice(0, 2, 1), [0, 2, 1, 3])]) in rows_read
 
 
 def test_a_prompt_read_in_a_step_of_other_adapters_answers_as_alone(tiny_engine, folders):
