@@ -24,9 +24,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
+from common import ROOT, SMOLLM2, print_result
 
-ROOT = Path(__file__).resolve().parents[1]
-SMOLLM2 = ROOT / "outputs" / "models" / "smollm2_135m"
 SHIPPED = sorted((ROOT / "effchal" / "mixing" / "quickstart").glob("*.jsonl"))
 CHARACTERS = 1400  # of a row
 SHARD = 20_000  # rows of a file for Ray
@@ -139,7 +138,7 @@ def tell(result: dict, code: Path, keys: list[str], folder: str) -> None:
         "resident_mib": round(resident / 2**20),
         "own_mib": round(own / 2**20),
     }
-    print("RESULT", json.dumps(result), flush=True)
+    print_result(result)
 
 
 def resident_bytes(pid: int) -> int:

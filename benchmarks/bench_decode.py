@@ -16,7 +16,6 @@ The machine must be idle: a second busy thread makes every figure several times 
 import argparse
 import json
 import random
-import re
 import shlex
 import statistics
 import subprocess
@@ -29,6 +28,7 @@ from typing import Any
 
 import torch
 from bench_serve import word_problem
+from common import ROOT, SMOLLM2, forget_peak, memory_mib, print_result
 from machine import median_s, rates
 from torch import nn
 
@@ -43,8 +43,6 @@ from effchal.model.load import load_base_model
 from effchal.model.structure import head
 from effchal.model.tokenizer import load_tokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
-SMOLLM2 = str(ROOT / "outputs" / "models" / "smollm2_135m")
 NEW_TOKENS = 48
 PROMPT = list(range(1000, 1012))  # which tokens does not matter for speed
 LAYERS = 8
@@ -53,7 +51,7 @@ RUNS = 3
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=SMOLLM2)
+    parser.add_argument("--model", default=str(SMOLLM2))
     parser.add_argument("--dtype", choices=[dtype.value for dtype in Dtype], default="auto")
     parser.add_argument("--peer-python", help="python that has transformers, for its generate")
     parser.add_argument("--peer", help="command of another system's bench")
@@ -62,7 +60,7 @@ def main() -> None:
     if args.peak:
         return print_peak(args.model, args.dtype, args.peak[0], int(args.peak[1]))
     machine = rates()
-    print("RESULT", json.dumps({"system": "this machine"} | machine), flush=True)
+    print_result({"system": "this machine"} | machine)
     loaded = load(args.model, args.dtype)
     for batch in (1, 8):
         for text, prompts in texts(loaded[1], batch).items():
@@ -100,7 +98,7 @@ def load(path: str, dtype: str) -> Loaded:
     cfg = ModelConfig(name=path, dtype=Dtype(dtype), max_seq_len=128)
     has_tokenizer = (Path(path) / "tokenizer.json").is_file()
     return load_base_model(cfg, pick_device()), load_tokenizer(
-        cfg if has_tokenizer else ModelConfig(name=SMOLLM2)
+        cfg if has_tokenizer else ModelConfig(name=str(SMOLLM2))
     )
 
 
@@ -108,7 +106,7 @@ def report(name: str, loaded: Loaded, result: dict) -> None:
     parameters = list(loaded[0].parameters())  # a tied head counts once
     share = head(loaded[0]).weight.numel() / sum(parameter.numel() for parameter in parameters)
     about = {"model": name, "dtype": str(parameters[0].dtype), "head_share": round(share, 3)}
-    print("RESULT", json.dumps(about | result), flush=True)
+    print_result(about | result)
 
 
 def dola(engine: Engine) -> Dola:
@@ -194,11 +192,7 @@ def answers(args: argparse.Namespace, loaded: Loaded, batch: int) -> None:
         line = next(line for line in output.splitlines() if line.startswith("RESULT"))
         print(line, flush=True)
         best = max(best, json.loads(line.removeprefix("RESULT"))["tokens_per_s"])
-    print(
-        "RESULT",
-        json.dumps({"batch": batch, "effchal_over_transformers_best": round(ours / best, 2)}),
-        flush=True,
-    )
+    print_result({"batch": batch, "effchal_over_transformers_best": round(ours / best, 2)})
 
 
 @torch.inference_mode()
@@ -271,12 +265,11 @@ def peaks(args: argparse.Namespace, batch: int) -> dict:
 @torch.inference_mode()
 def print_peak(path: str, dtype: str, method: str, batch: int) -> None:
     loaded = load(path, dtype)
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak of loading
+    forget_peak()
     engine = start(loaded, spelling_nothing(batch), method == "dola")
     for _ in range(NEW_TOKENS):
         engine.step()
-    status = Path("/proc/self/status").read_text()
-    print(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024)
+    print(memory_mib("VmHWM"))
 
 
 def like_mistral(folder: Path) -> None:

@@ -12,7 +12,6 @@ published for 7B and 8B models on a GPU, and measures nothing.
 import argparse
 import csv
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -20,9 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from common import ALL_LINEAR, SMOLLM2, forget_peak, memory_mib, print_result
 
-ROOT = Path(__file__).resolve().parents[1]
-ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 COLUMNS = (
     "model",
     "dtype",
@@ -92,8 +90,7 @@ def random_models(folder: Path) -> dict[str, str]:
     }
     for name, shape in shapes.items():
         AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16).save_pretrained(folder / name)
-    small = ROOT / "outputs" / "models" / "smollm2_135m"
-    return {"smollm2": str(small)} | {name: str(folder / name) for name in shapes}
+    return {"smollm2": str(SMOLLM2)} | {name: str(folder / name) for name in shapes}
 
 
 def config_of(setting: tuple, path: str):
@@ -161,9 +158,9 @@ def worker(job: dict) -> None:
             batch = micro_batch()
             (target_loss(model, batch) / batch.target_tokens).backward()
 
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak of loading
+    forget_peak()
     step()
-    resident = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    resident = int(memory_mib("VmHWM") * 2**20)
     model.zero_grad(set_to_none=True)
     print(json.dumps({"live": live_peak(model, step), "resident": resident, "beside": before}))
 
@@ -235,7 +232,7 @@ def main() -> None:
                 "resident_off": round(whole / resident - 1, 4),
             }
             rows.append(row)
-            print("RESULT", json.dumps(row), flush=True)
+            print_result(row)
     for kind, aim in (("live", 0.05), ("resident", 0.15)):
         off = sorted(abs(row[f"{kind}_off"]) for row in rows)
         within = sum(each <= aim for each in off)

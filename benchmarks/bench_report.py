@@ -19,7 +19,8 @@ import time
 from hashlib import sha256
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from common import ROOT
+
 SOURCE = ROOT / "experiments" / "report" / "runs"
 SLOWEST = 25  # functions that --profile prints
 # What a reader does, and what has to be true before it is done.

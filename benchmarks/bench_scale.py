@@ -20,10 +20,10 @@ import time
 from pathlib import Path
 
 import psutil
+from common import ROOT, print_result
 
 from effchal.runs import read_json_lines
 
-ROOT = Path(__file__).resolve().parents[1]
 WORDS = ["river", "stone", "light", "number", "answer", "garden", "window", "letter"]
 WORDS += ["music", "winter", "engine"]
 POLL_S = 0.5
@@ -42,7 +42,7 @@ def main() -> None:
     for count, results in runs.items():
         medians = {key: median([result[key] for result in results]) for key in results[0]}
         each = [result["tokens_per_s_median_step"] for result in results]
-        print("RESULT", json.dumps({"examples": count} | medians | {"runs": each}), flush=True)
+        print_result({"examples": count} | medians | {"runs": each})
 
 
 def train(folder: Path, count: int) -> dict:

@@ -23,17 +23,17 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from common import SMOLLM2
 from machine import rates
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors import safe_open
-from server_process import ROOT, ServerProcess
+from server_process import ServerProcess
 
 from effchal.config import ModelConfig
 from effchal.config.choices import Dtype
 from effchal.model.device import pick_device, pick_dtype
 from effchal.model.tokenizer import load_tokenizer
 
-SMOLLM2 = ROOT / "outputs" / "models" / "smollm2_135m"
 NEW_TOKENS = 64
 CLIENTS = 8
 PORT = 8765

@@ -8,7 +8,6 @@ Last, the seconds that the admission check adds: of SmolLM2, and of Mistral-7B's
 
 import argparse
 import json
-import re
 import resource
 import statistics
 import subprocess
@@ -17,15 +16,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from common import ROOT, SMOLLM2, forget_peak, memory_mib, print_result
 from machine import rates
-
-ROOT = Path(__file__).resolve().parents[1]
-SMOLLM2 = str(ROOT / "outputs" / "models" / "smollm2_135m")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=SMOLLM2)
+    parser.add_argument("--model", default=str(SMOLLM2))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--load", metavar="DTYPE", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -37,9 +34,7 @@ def main() -> None:
         for arguments in (["effchal.train", "--help"], ["effchal.train", "--cfg", "job"], plan):
             time_command([sys.executable, "-m", *arguments], args.repeats)
     copy_gb_per_s = rates()["copy_gb_per_s"]
-    print(
-        "RESULT", json.dumps({"system": "this machine", "copy_gb_per_s": copy_gb_per_s}), flush=True
-    )
+    print_result({"system": "this machine", "copy_gb_per_s": copy_gb_per_s})
     for dtype in ("float32", "bfloat16"):
         command = [sys.executable, __file__, "--model", args.model, "--load", dtype]
         runs = [
@@ -53,10 +48,7 @@ def main() -> None:
         if dtype == "float32":
             copied_gb = (result["read_mib"] + result["weights_mib"]) * 2**20 / 1e9
             share = copied_gb / copy_gb_per_s / result["load_s"]
-        print(
-            "RESULT",
-            json.dumps({"dtype": dtype, **result, "share_of_copy_rate": share and round(share, 3)}),
-        )
+        print_result({"dtype": dtype, **result, "share_of_copy_rate": share and round(share, 3)})
 
 
 def time_command(command: list[str], repeats: int) -> None:
@@ -67,7 +59,7 @@ def time_command(command: list[str], repeats: int) -> None:
     }
     # The largest child so far; the commands come in the order of their size.
     result["peak_gib"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2)
-    print("RESULT", json.dumps(result | {"runs": [round(each, 2) for each in times]}), flush=True)
+    print_result(result | {"runs": [round(each, 2) for each in times]})
 
 
 def seconds(command: list[str]) -> float:
@@ -88,7 +80,7 @@ def load(name: str, dtype: str) -> dict:
     tiny = ModelConfig(name="builtin:tiny", dtype=Dtype(dtype))
     load_base_model(tiny, torch.device("cpu"))  # so that libraries are loaded
     before = status()
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
+    forget_peak()
     begun = time.perf_counter()
     model = load_base_model(cfg, torch.device("cpu"))
     took_s = time.perf_counter() - begun
@@ -129,11 +121,7 @@ def admission_seconds(model) -> dict[str, float]:
 
 
 def status() -> dict[str, float]:
-    text = Path("/proc/self/status").read_text()
-    return {
-        name: int(re.search(rf"{name}:\s+(\d+) kB", text)[1]) / 1024
-        for name in ("VmHWM", "VmRSS", "RssFile")
-    }
+    return {name: memory_mib(name) for name in ("VmHWM", "VmRSS", "RssFile")}
 
 
 if __name__ == "__main__":

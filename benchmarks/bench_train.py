@@ -21,7 +21,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from common import ROOT, SMOLLM2, print_result
+
 PEERS = ROOT / "benchmarks" / "peers"
 WORKER = ROOT / "benchmarks" / "train_worker.py"
 
@@ -34,7 +35,7 @@ def main() -> None:
         for library in range(1 + args.library):
             more = {"profile": True, "library": library}
             result = run([*wrap, sys.executable, WORKER], job | more)
-            print("RESULT", json.dumps(result), flush=True)
+            print_result(result)
         return
     commands = {
         f"effchal, {keep}": ([sys.executable, WORKER], {"keep": keep}) for keep in args.keep
@@ -46,7 +47,7 @@ def main() -> None:
     if args.litgpt:
         commands["litgpt"] = ([args.litgpt, PEERS / "train_litgpt.py"], {})
     rates = run([*wrap, sys.executable, ROOT / "benchmarks" / "machine.py"])
-    print("RESULT", json.dumps(rates), flush=True)
+    print_result(rates)
     results: dict[str, list[dict]] = {name: [] for name in commands}
     for _ in range(args.repeats):
         for name, (command, more) in commands.items():
@@ -58,7 +59,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data")
-    parser.add_argument("--model", default=str(ROOT / "outputs" / "models" / "smollm2_135m"))
+    parser.add_argument("--model", default=str(SMOLLM2))
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--steps", type=int, default=5, help="the first is not timed")
     parser.add_argument("--repeats", type=int, default=3)
@@ -133,7 +134,7 @@ def report(results: dict[str, list[dict]], rates: dict) -> None:
             gflop_per_cpu_s = median(runs, lambda r: r["flop"] / r["cpu_s"]) / 1e9
             share = gflop_per_cpu_s / rates["matmul_gflop_per_cpu_s"]
             line["share_of_matmul_rate"] = round(share, 3)
-        print("RESULT", json.dumps(line), flush=True)
+        print_result(line)
 
 
 def tokens_per_s(result: dict) -> float:

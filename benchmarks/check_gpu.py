@@ -18,13 +18,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from common import ROOT
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # read by torch's import
 sys.path.insert(0, str(ROOT))  # it runs without an installation, too
 
-from gpu_check.session import Session, print_result  # noqa: E402
-from gpu_check.workers import Part, Process, quiet, run_parts, work  # noqa: E402
+from gpu_check.session import Session, print_result
+from gpu_check.workers import Part, Process, quiet, run_parts, work
 
 PROOFS = ("kernels", "gradients", "answers", "resume")
 HERE = ("machine", "attention", *PROOFS)  # sections of this process

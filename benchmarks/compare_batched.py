@@ -8,32 +8,23 @@ Then the exit status is 1, unless states are bfloat16.
 """
 
 import argparse
-import json
 import sys
 from collections import Counter
-from pathlib import Path
 
 import torch
+from common import SMOLLM2, admitted_engine, instructions, print_result
 from compare_dola import TIED_LAYERS, margins
 
-from effchal.admission.admit import admit
-from effchal.config import ModelConfig
-from effchal.config.choices import Dtype
 from effchal.decoding.contrast import Contrast, Dola, Greedy, Sled
 from effchal.decoding.engine import Engine
 from effchal.decoding.layers import candidate_layers
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.sequence import Completion
-from effchal.model.device import pick_device
-from effchal.model.load import load_base_model
-from effchal.model.tokenizer import load_tokenizer
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=str(ROOT / "outputs" / "models" / "smollm2_135m"))
+    parser.add_argument("--model", default=str(SMOLLM2))
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--new-tokens", type=int, default=32)
@@ -41,10 +32,7 @@ def main() -> None:
     parser.add_argument("--few-shot", action="store_true")
     parser.add_argument("--tie", type=float, default=1e-4, help="nats")
     args = parser.parse_args()
-    cfg = ModelConfig(name=args.model, dtype=Dtype(args.dtype))
-    model = load_base_model(cfg, pick_device())
-    admit(model)
-    engine = Engine(model, load_tokenizer(cfg))
+    engine = admitted_engine(args.model, args.dtype)
     exact = engine.model.dtype is torch.float32
     prompts = make_prompts(engine, args.prompts, args.few_shot)
     high = candidate_layers("high", engine.model.num_layers, engine.model.tied)
@@ -54,17 +42,12 @@ def main() -> None:
         name = type(contrast).__name__.lower()
         found[name] = compare(engine, prompts, contrast, args)
         setting = {"decoding": name, "dtype": args.dtype, "rounds": not exact, "rows": args.rows}
-        print("RESULT", json.dumps(setting | found[name]), flush=True)
+        print_result(setting | found[name])
     sys.exit(exact and any(each["different"] for each in found.values()))
 
 
 def make_prompts(engine: Engine, count: int, few_shot: bool) -> list[list[int]]:
-    lines = (
-        (ROOT / "effchal" / "mixing" / "quickstart" / "instructions.jsonl")
-        .read_text(encoding="utf-8")
-        .splitlines()
-    )
-    rows = [json.loads(line) for line in lines]
+    rows = instructions()
     examples = "".join(f"Q: {row['instruction']}\nA: {row['output']}\n\n" for row in rows[-5:])
     engine.hold_prefixes([(engine.tokenizer(examples).input_ids, "")])
     asked = [f"Q: {row['instruction']}\nA:" for row in rows[:count]]

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import torch
+from common import print_result
 
 from effchal.config import Config, load_config
 from effchal.evaluation.helm.deployment import max_sequence_length, place_data, write_prod_env
@@ -47,10 +48,10 @@ def main() -> None:
             sys.exit(f"error: {name}: {error_of(log, name)}")
         folders = run_folder(ours, each["name"]), run_folder(theirs, name)
         results.append(compare(each["entry"], folders[0], folders[1], explain))
-        print("RESULT", json.dumps(results[-1]), flush=True)
+        print_result(results[-1])
     total, same = (sum(result[key] for result in results) for key in ("completions", "same_text"))
     result = {"entry": "all", "completions": total, "same_text": same, "share": same / total}
-    print("RESULT", json.dumps(result))
+    print_result(result)
 
 
 def run_theirs(cfg: Config, source: ModelSource, folder: Path) -> None:

@@ -10,22 +10,15 @@ import argparse
 import json
 import math
 import subprocess
-from pathlib import Path
 
 import torch
+from common import ROOT, SMOLLM2, admitted_engine, instructions, print_result
 
-from effchal.admission.admit import admit
-from effchal.config import ModelConfig
-from effchal.config.choices import Dtype
 from effchal.decoding.contrast import Dola, taps_of
 from effchal.decoding.engine import Engine
 from effchal.decoding.layer_logits import LayerLogits
 from effchal.decoding.sampling import SamplingParams
-from effchal.model.device import pick_device
-from effchal.model.load import load_base_model
-from effchal.model.tokenizer import load_tokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
 # Nats between scores: early logits reach hundreds, where float32 steps by 3e-5.
 TIE = 1e-2
 TIED_LAYERS = 1e-3  # of the divergence, relative
@@ -34,22 +27,15 @@ TIED_LAYERS = 1e-3  # of the divergence, relative
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer-python", required=True)
-    parser.add_argument("--model", default=str(ROOT / "outputs" / "models" / "smollm2_135m"))
+    parser.add_argument("--model", default=str(SMOLLM2))
     parser.add_argument("--prompts", type=int, default=56)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--layers", type=int, nargs="+", default=list(range(16, 30, 2)))
     args = parser.parse_args()
-    cfg = ModelConfig(name=args.model, dtype=Dtype.float32)
-    model = load_base_model(cfg, pick_device())
-    admit(model)
-    engine = Engine(model, load_tokenizer(cfg))
+    engine = admitted_engine(args.model)
     engine.ends = set()  # as in the peer: every answer has all its tokens
-    questions = ROOT / "effchal" / "mixing" / "quickstart" / "instructions.jsonl"
-    lines = questions.read_text(encoding="utf-8").splitlines()
-    prompts = [
-        engine.tokenizer(json.loads(line)["instruction"]).input_ids
-        for line in lines[: args.prompts]
-    ]
+    rows = instructions()[: args.prompts]
+    prompts = [engine.tokenizer(row["instruction"]).input_ids for row in rows]
     job = json.dumps({"prompts": prompts, "layers": args.layers, "new_tokens": args.new_tokens})
     command = [args.peer_python, str(ROOT / "benchmarks" / "peers" / "dola.py"), args.model]
     peer = json.loads(
@@ -78,7 +64,7 @@ def main() -> None:
         "prompts": len(prompts),
         "layers": args.layers,
     }
-    print("RESULT", json.dumps(result | counts | {"tokens_until_first_difference": tokens}))
+    print_result(result | counts | {"tokens_until_first_difference": tokens})
 
 
 @torch.inference_mode()

@@ -12,9 +12,9 @@ import argparse
 import json
 import statistics
 import time
-from pathlib import Path
 
 import torch
+from common import ALL_LINEAR, SMOLLM2
 from torch import Tensor, nn
 
 from effchal.config import LoraConfig, ModelConfig
@@ -26,8 +26,6 @@ from effchal.model.structure import backbone, head
 from effchal.planning.allocated import AllocatedBytes
 from effchal.training.layers import prepare_training
 
-ROOT = Path(__file__).resolve().parents[1]
-ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SETTINGS = {
     "float32": (None, 0.0),
     "NF4": (Quantization.nf4, 0.0),
@@ -37,8 +35,7 @@ SETTINGS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = ROOT / "outputs" / "models" / "smollm2_135m"
-    parser.add_argument("model", nargs="?", default=str(default))
+    parser.add_argument("model", nargs="?", default=str(SMOLLM2))
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
     levels = [level.value for level in ActivationCheckpointing]

@@ -10,7 +10,8 @@ the ids must be equal. Exit code 1 unless every step's loss is within 1e-4.
 import argparse
 import sys
 
-from bench_train import PEERS, ROOT, make_job, run
+from bench_train import PEERS, make_job, run
+from common import SMOLLM2
 from train_worker import prepare, train
 
 TOLERANCE = 1e-4  # nats
@@ -20,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data")
     parser.add_argument("--trl", metavar="PYTHON", required=True)
-    parser.add_argument("--model", default=str(ROOT / "outputs" / "models" / "smollm2_135m"))
+    parser.add_argument("--model", default=str(SMOLLM2))
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--max-seq-len", type=int, default=1024)
     args = parser.parse_args()

@@ -11,13 +11,13 @@ them, whatever a cache saves; writing unpacked NF4 weights is among them.
 """
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from common import print_result
 from launches import Counts, Launches
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode  # private; checked with 2.13 and 2.14
@@ -37,7 +37,7 @@ def main() -> None:
         rows = [training_row(args, device, keep) for keep in KEEPS]
         decode = decoding_row(args, device)
     for row in [*rows, decode]:
-        print("RESULT", json.dumps(row))
+        print_result(row)
     base = f"{args.quantization or 'bf16'}, dropout {args.dropout:g}, r {args.rank}"
     print(f"\nMistral-7B's shape, {base}, {args.tokens} tokens in {args.segments} examples")
     print(f"torch {torch.__version__}, fake tensors of {device}\n")

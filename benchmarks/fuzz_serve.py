@@ -38,6 +38,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from common import print_result
 from fuzz_bodies import FuzzRequest, fuzz_request
 from fuzz_neighbours import Neighbours
 from server_process import ServerProcess
@@ -90,7 +91,7 @@ def main() -> None:
         "faults": len(faults),
         "exit": stopped,
     }
-    print("RESULT", json.dumps(summary))
+    print_result(summary)
     sys.exit(bool(faults) or any(stopped) or worst > args.pause)
 
 
@@ -198,7 +199,7 @@ def run_schemathesis(args: argparse.Namespace) -> bool:
         conforms = subprocess.run(command, cwd=folder).returncode == 0
     counts = answers_by_status(server.get("/metrics"))
     stopped = server.stop()
-    print("RESULT", json.dumps({"answers": counts, "conforms": conforms, "exit": stopped}))
+    print_result({"answers": counts, "conforms": conforms, "exit": stopped})
     return not conforms or "500" in counts or stopped != 0
 
 

@@ -21,7 +21,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from common import ROOT
+
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from parity_entries import ENTRIES, answer, find_run  # noqa: E402

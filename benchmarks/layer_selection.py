@@ -11,40 +11,27 @@ import argparse
 import csv
 import json
 from collections import Counter
-from pathlib import Path
 
 import torch
+from common import ROOT, SMOLLM2, admitted_engine, instructions
 from torch import Tensor
 
-from effchal.admission.admit import admit
-from effchal.config import ModelConfig
-from effchal.config.choices import Dtype
 from effchal.decoding.contrast import Dola, taps_of
 from effchal.decoding.engine import Engine
 from effchal.decoding.layer_logits import LayerLogits
 from effchal.decoding.layers import candidate_layers
-from effchal.model.device import pick_device
-from effchal.model.load import load_base_model
-from effchal.model.tokenizer import load_tokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
 BATCH = 8  # texts that decode side by side
 POSITIONS_AT_ONCE = 16
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=str(ROOT / "outputs" / "models" / "smollm2_135m"))
+    parser.add_argument("--model", default=str(SMOLLM2))
     parser.add_argument("--texts", type=int, default=88)
     args = parser.parse_args()
-    cfg = ModelConfig(name=args.model, dtype=Dtype.float32)
-    model = load_base_model(cfg, pick_device())
-    admit(model)
-    engine = Engine(model, load_tokenizer(cfg))
-    file = ROOT / "effchal" / "mixing" / "quickstart" / "instructions.jsonl"
-    rows = [
-        json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[: args.texts]
-    ]
+    engine = admitted_engine(args.model)
+    rows = instructions()[: args.texts]
     texts = [
         engine.tokenizer(f"Q: {row['instruction']}\nA: {row['output']}").input_ids for row in rows
     ]

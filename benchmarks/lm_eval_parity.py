@@ -16,11 +16,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from common import ROOT, SMOLLM2, print_result
 from local_tasks import write_tasks
 from server_process import ServerProcess
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "outputs" / "models" / "smollm2_135m"
 TOLERANCE = 1e-3  # nats, of a whole continuation
 OURS = "effchal lm_eval"
 Samples = list[dict[str, Any]]
@@ -46,10 +45,10 @@ def main() -> None:
             log = place / "server.log"
             with ServerProcess("smollm2_135m", 8531, "model.dtype=float32", log=log) as server:
                 found["local-completions"] = run_theirs(*asked, "--url", server.url)
-            print(f"RESULT {json.dumps(ends(log))}")
+            print_result(ends(log))
         theirs = run_theirs(*asked)
     equal = [report(name, each, theirs) for name, each in found.items()]
-    print(f"RESULT {json.dumps({'model': 'hf', **times(theirs)})}")
+    print_result({"model": "hf", **times(theirs)})
     sys.exit(0 if all(equal) else 1)
 
 
@@ -81,7 +80,7 @@ def run_theirs(
     """One of lm-eval's own models on the tasks; see peers/lm_eval_model.py."""
     output = place / "theirs.json"
     program = str(ROOT / "benchmarks" / "peers" / "lm_eval_model.py")
-    command = [python, program, str(FOLDER), str(place / "tasks"), ",".join(names), str(output)]
+    command = [python, program, str(SMOLLM2), str(place / "tasks"), ",".join(names), str(output)]
     subprocess.run([*command, "--limit", str(limit), *more], check=True)
     return json.loads(output.read_text())
 
@@ -102,10 +101,10 @@ def report(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
         result = {"model": name, "task": task} | compare(*pair)
         scores = [scores_of(each["results"][task]) for each in (ours, theirs)]
         result |= {"scores": scores[0], "scores_of_hf": scores[1]}
-        print(f"RESULT {json.dumps(result)}")
+        print_result(result)
         equal = equal and scores[0] == scores[1] and result.get("largest", 0.0) <= TOLERANCE
     ratio = theirs["seconds"] / ours["seconds"]
-    print(f"RESULT {json.dumps({'model': name, **times(ours), 'times_faster_than_hf': ratio})}")
+    print_result({"model": name, **times(ours), "times_faster_than_hf": ratio})
     return equal
 
 

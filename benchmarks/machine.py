@@ -1,6 +1,5 @@
 """What this machine can do, for the benches to compare with: python benchmarks/machine.py"""
 
-import json
 import re
 import statistics
 import time
@@ -9,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import print_result
 
 from effchal.model.device import pick_device
 
 
 def main() -> None:
-    print("RESULT", json.dumps({"system": "this machine"} | rates()))
+    print_result({"system": "this machine"} | rates())
 
 
 def rates() -> dict[str, Any]:
@@ -45,18 +45,21 @@ def rates() -> dict[str, Any]:
 
 
 def median_s(
-    work: Callable[[], Any], clock: Callable[[], float] = time.perf_counter, runs: int = 5
+    work: Callable[[], Any],
+    clock: Callable[[], float] = time.perf_counter,
+    runs: int = 5,
+    warm: int = 1,
 ) -> float:
-    """Seconds of one call, after one that is not timed."""
+    """Median seconds of `runs` calls, after `warm` that are not timed."""
     finish = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     times = []
-    for _ in range(1 + runs):
+    for _ in range(warm + runs):
         finish()
         begun = clock()
         work()
         finish()
         times.append(clock() - begun)
-    return statistics.median(times[1:])
+    return statistics.median(times[warm:])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """Small random models whose tokenizer and embedding do not agree, as in some published ones."""
 
-import json
 from pathlib import Path
 
 import torch
 import transformers
-from server_process import ROOT
+from common import instructions
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 LEARNED = 400  # tokens
@@ -65,5 +64,4 @@ def byte_pairs() -> Tokenizer:
 
 
 def texts() -> list[str]:
-    file = ROOT / "effchal" / "mixing" / "quickstart" / "instructions.jsonl"
-    return [" ".join(map(str, json.loads(line).values())) for line in file.read_text().splitlines()]
+    return [" ".join(map(str, row.values())) for row in instructions()]

@@ -5,12 +5,12 @@ Planned is their way to train: the library's layers, and logits of all positions
 CUDA context are left out, as in their figures.
 """
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
 import torch
+from common import ALL_LINEAR, print_result
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
@@ -41,7 +41,6 @@ LLAMA_31_8B = LLAMA_2_7B | {
 }
 MISTRAL_7B = LLAMA_31_8B | {"vocab_size": 32000}
 QUERY_VALUE = ["q_proj", "v_proj"]
-ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 @dataclass(frozen=True)
@@ -183,4 +182,4 @@ def compare() -> None:
             "off": round(ours / setting.published - 1, 3),
             f"inputs_kept_{unit}": round((ours - current) / per, 2),
         }
-        print("RESULT", json.dumps(row), flush=True)
+        print_result(row)

@@ -10,10 +10,10 @@ import urllib.request
 from pathlib import Path
 
 import psutil
+from common import ROOT
 
 from effchal.serving.ready import is_ready, wait_ready
 
-ROOT = Path(__file__).resolve().parents[1]
 START_S = 600
 
 

@@ -11,14 +11,14 @@ tracebacks, is in outputs/soak_serve.log.
 """
 
 import argparse
-import json
 import signal
 import statistics
 import sys
 import time
 from collections import Counter
 
-from server_process import ROOT, ServerProcess
+from common import ROOT, print_result
+from server_process import ServerProcess
 from soak_load import Load, requests_to_repeat
 
 PORT = 8766
@@ -98,7 +98,7 @@ def main() -> int:
     grown = [round(mib[-1] / mib[1] - 1, 4) for mib in memory_mib]
     result = {"minutes": options.minutes, **counts, "memory_growth": grown}
     result |= {"memory_mib_by_fifths": memory_mib, "exit_codes": exits, "faults": faults[:10]}
-    print("RESULT", json.dumps(result))
+    print_result(result)
     return int(bool(faults) or any(exits) or max(grown) > GROWTH_ALLOWED)
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import torch
+from common import ALL_LINEAR, print_result
 from torch import nn
 
 from effchal.cli.compose import compose_config
@@ -25,7 +26,6 @@ from effchal.training.layers import prepare_training
 from effchal.training.step import make_optimizer, train_step
 
 OPERATIONS = 14  # shown by a profile
-ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     model, examples = prepare(job)
     result = (profile if job.get("profile") else train)(job, model, examples)
     how = "the library's layers" if job.get("library") else job.get("keep", "none")
-    print("RESULT", json.dumps({"system": f"effchal, {how}"} | result))
+    print_result({"system": f"effchal, {how}"} | result)
 
 
 def prepare(job: dict) -> tuple[nn.Module, list[EncodedExample]]:

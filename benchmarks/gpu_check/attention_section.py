@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from machine import median_s
 
 from effchal.config.choices import ActivationCheckpointing
 from effchal.decoding.engine import Engine
 from effchal.decoding.sampling import SamplingParams
 from effchal.training.layers import prepare_training
 from effchal.training.step import target_loss
-from gpu_check.measure import ON_CARD, attention_kernels, finish, free_memory, seconds
+from gpu_check.measure import ON_CARD, attention_kernels, finish, free_memory
 from gpu_check.models import adapt, large_model, make_tokenizer, micro_batch, random_ids, trainable
 from gpu_check.session import Session
 
@@ -64,8 +65,8 @@ def with_and_without_cudnn(
             first, again = [], []
             for cut in CUTS:
                 other = [each - cut - shift for each in lengths]
-                first.append(seconds(lambda o=other: work(o), runs=1, warm=0))
-                again.append(seconds(lambda o=other: work(o), runs=3, warm=0))
+                first.append(median_s(lambda o=other: work(o), runs=1, warm=0))
+                again.append(median_s(lambda o=other: work(o), runs=3, warm=0))
         session.tell(
             "attention",
             **told,

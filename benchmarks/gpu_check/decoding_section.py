@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from machine import median_s
 from torch import nn
 
 from effchal.config import ServeConfig
@@ -20,16 +21,7 @@ from effchal.model.structure import causal_lm
 from effchal.serving.metrics import Metrics
 from effchal.serving.queued import QueuedPrompt
 from effchal.serving.scheduler import Scheduler
-from gpu_check.measure import (
-    DEVICE,
-    ON_CARD,
-    finish,
-    free_memory,
-    host_waits,
-    peak_memory,
-    profile,
-    seconds,
-)
+from gpu_check.measure import DEVICE, ON_CARD, finish, free_memory, host_waits, peak_memory, profile
 from gpu_check.models import adapt, large_model, make_tokenizer, quantise, random_ids
 from gpu_check.recorder import Counted, forget, graphs
 from gpu_check.session import Session
@@ -163,7 +155,8 @@ def generate(session: Session, model: Any, told: dict[str, Any]) -> None:
             do_sample=False,
         )
 
-    taken = (seconds(lambda: answer(count), 1) - seconds(lambda: answer(1), 1)) / (count - 1)
+    all_s, first_s = (median_s(lambda new=new: answer(new), runs=1) for new in (count, 1))
+    taken = (all_s - first_s) / (count - 1)
     session.tell("decoding", **told, **rates(session, told, taken, weight_bytes(model)))
 
 

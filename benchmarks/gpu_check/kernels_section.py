@@ -1,10 +1,11 @@
 """Each compiled kernel against its function in float32, and the time of both."""
 
 import torch
+from machine import median_s
 
 from effchal.kernels import dropout, elementwise
 from effchal.kernels.elementwise import Compiled, is_compiled
-from gpu_check.measure import ON_CARD, seconds
+from gpu_check.measure import ON_CARD
 from gpu_check.session import Session
 
 ROWS, HIDDEN, MLP, HEADS, SIZE = 2048, 4096, 14336, 48, 128  # of Mistral-7B
@@ -52,7 +53,7 @@ def proof(session: Session, operation: Compiled, given: tuple) -> None:
         kernel=operation.function.__name__,
         compiled=is_compiled(given[0]),
         off=off,
-        ms=1000 * seconds(lambda: operation(*given), runs=20, warm=3),
-        uncompiled_ms=1000 * seconds(lambda: operation.function(*given), runs=20, warm=3),
+        ms=1000 * median_s(lambda: operation(*given), runs=20, warm=3),
+        uncompiled_ms=1000 * median_s(lambda: operation.function(*given), runs=20, warm=3),
         ok=off <= OFF,
     )

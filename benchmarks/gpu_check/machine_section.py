@@ -5,9 +5,10 @@ import subprocess
 from typing import Any
 
 import torch
+from machine import median_s
 
 from effchal.runs import git_commit
-from gpu_check.measure import DEVICE, GIB, ON_CARD, seconds
+from gpu_check.measure import DEVICE, GIB, ON_CARD
 from gpu_check.session import Session
 
 PACKAGES = ("transformers", "peft", "bitsandbytes", "flash_attn", "liger-kernel", "trl", "unsloth")
@@ -18,10 +19,10 @@ def machine(session: Session) -> None:
     """Card, driver, versions, and measured rates of products and copies."""
     size = 256 if session.tiny else 8192
     a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=DEVICE) for _ in range(2))
-    product_s = seconds(lambda: a @ b, runs=10, warm=3)
+    product_s = median_s(lambda: a @ b, runs=10, warm=3)
     source = torch.empty((1 if session.tiny else 4) * size**2, device=DEVICE)
     target = torch.empty_like(source)
-    copy_s = seconds(lambda: target.copy_(source), runs=10, warm=3)
+    copy_s = median_s(lambda: target.copy_(source), runs=10, warm=3)
     session.rates |= {
         "bf16_tflops": round(2 * size**3 / product_s / 1e12, 2),
         "copy_gb_per_s": round(2 * source.nbytes / copy_s / 1e9, 1),

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,19 +19,6 @@ def finish() -> None:
     """Wait until the card has done all that was queued."""
     if ON_CARD:
         torch.cuda.synchronize()
-
-
-def seconds(work: Callable[[], Any], runs: int = 3, warm: int = 1) -> float:
-    """Median of `runs` calls, after `warm` that are not timed."""
-    times = []
-    for i in range(warm + runs):
-        finish()
-        begun = time.perf_counter()
-        work()
-        finish()
-        if i >= warm:
-            times.append(time.perf_counter() - begun)
-    return statistics.median(times)
 
 
 def free_memory() -> None:

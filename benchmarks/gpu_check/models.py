@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import ALL_LINEAR
 from torch import nn
 
 from effchal.config import LoraConfig
@@ -12,7 +13,6 @@ from effchal.mixing.encode import EncodedExample
 from effchal.mixing.packing import MicroBatch, pack
 from effchal.model.load import add_adapter
 from gpu_check.measure import DEVICE, free_memory
-from gpu_check.session import ALL_LINEAR
 
 SMALL = {
     "vocab_size": 512,

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from common import ALL_LINEAR
 
 import effchal
 from effchal.planning.machine import CUDA_CONTEXT
@@ -11,7 +12,7 @@ from effchal.planning.memory import allocator_bytes, plan_memory
 from effchal.planning.workload import MicroBatchSize
 from gpu_check.measure import GIB
 from gpu_check.models import large_model, make_tokenizer
-from gpu_check.session import ALL_LINEAR, Session
+from gpu_check.session import Session
 from gpu_check.training_section import RANK, tokens_of
 
 KEEPS = ("none", "selective", "full")

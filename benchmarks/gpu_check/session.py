@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 # A card of 24 GB shows 23.5 GiB, of which CUDA itself takes half a one.
 CARD_GIB = 23.0
-ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 @dataclass

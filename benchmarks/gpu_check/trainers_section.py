@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import ALL_LINEAR
 
 from gpu_check.measure import DEVICE, ON_CARD, finish, free_memory, peak_memory
 from gpu_check.models import large_model, make_tokenizer, random_ids, trainable
-from gpu_check.session import ALL_LINEAR, Session
+from gpu_check.session import Session
 from gpu_check.training_section import (
     MAX_NORM,
     RANK,

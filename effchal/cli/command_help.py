@@ -20,8 +20,8 @@ from effchal.cli.arguments import (
 from effchal.cli.compose import CONF_DIR, PACKAGE, compose_config
 from effchal.cli.failures import fail, one_line_errors
 from effchal.cli.several_models import BASE, BASE_PLAIN
-from effchal.config.conformance import LIST
 from effchal.config.describe import Key, describe, groups
+from effchal.config.words import LIST
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from effchal.cli.arguments import FLAGS
 from effchal.cli.command_help import COMMANDS, choices_of_groups
 from effchal.config.describe import describe
 from effchal.config.errors import ConfigError
-from effchal.config.words import OVERRIDE_OF
+from effchal.config.words import GROUPS
 
 SCRIPTS = {
     # bash splits words at "=" and then replaces only what follows it.
@@ -70,7 +70,7 @@ def _overrides(command: str, current: str) -> list[str]:
     """`group=file `, `key=`, `key=choice ` and `group.` of what the command reads."""
     reads = COMMANDS[command].reads.split()
     keys = [key for key in describe() if key.group in reads or key.name in reads]
-    if command in OVERRIDE_OF:  # its keys may be typed without their group
+    if command in GROUPS:  # its keys may be typed without their group
         own = [key for key in keys if key.group == command]
         keys += [replace(key, name=key.name.removeprefix(f"{command}.")) for key in own]
     files = {n: f for n, f in choices_of_groups().items() if n in reads or n == "experiment"}

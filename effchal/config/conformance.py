@@ -1,11 +1,9 @@
 """The schema of conformance: which rules a server is checked for."""
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from effchal.config.errors import FINITE_ABOVE_0, require, require_keys
-
-LIST = "list"  # the word that shows the checks
 
 
 @dataclass
@@ -25,17 +23,3 @@ class ConformanceConfig:
         is_url = self.url is None or re.fullmatch(r"https?://[^/\s]+\S*", self.url) is not None
         require(is_url, "conformance.url", self.url, "an address like http://127.0.0.1:8080")
         require_keys(self, "conformance", FINITE_ABOVE_0, "timeout_s")
-
-
-def conformance_override(word: str) -> str:
-    """`only=a,b`, the word `list` or an address, as the override that it stands for."""
-    if word == LIST:
-        return "conformance.show_checks=true"
-    if re.match("https?://", word):
-        return f"conformance.url='{word}'"
-    name, equals, value = word.partition("=")
-    if not equals or name not in {each.name for each in fields(ConformanceConfig)}:
-        return word
-    if name == "only" and not value.startswith("["):
-        value = f"[{value}]"
-    return f"conformance.{name}={value}"

@@ -1,7 +1,7 @@
 """The schema of export: into which form a bundle goes, and where."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from os.path import expanduser
 
 from effchal.config.choices import ExportTo, GgufType, WeightType
@@ -37,10 +37,3 @@ class ExportConfig:
             value = getattr(self, key)
             if value is not None and not HUB_ID.fullmatch(value):
                 raise ConfigError(f"export.{key} must be <owner>/<name> of the hub, got {value}")
-
-
-def option_override(word: str) -> str:
-    """`to=merged`, typed to `effchal export`, as the override that it stands for."""
-    key, equals, value = word.partition("=")
-    is_option = equals and key in {each.name for each in fields(ExportConfig)}
-    return f"export.{key}={value}" if is_option else word

@@ -1,11 +1,10 @@
 """The schema of lm_eval: what lm-eval's tasks are asked, under lm-eval's own names."""
 
 import difflib
-import re
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from os.path import expanduser
-from typing import Any, get_origin
+from typing import Any
 
 from effchal.config.errors import ABOVE_0, AT_LEAST_0, ConfigError, require, require_keys, shown
 
@@ -58,19 +57,6 @@ class LmEvalConfig:
         if twice:
             raise ConfigError(f"lm_eval.tasks has {twice[0]} more than once")
         check_generation(self.gen_kwargs, "lm_eval.gen_kwargs")
-
-
-def option_override(word: str) -> str:
-    """`tasks=[gsm8k]`, typed to `effchal lm_eval`, as the override that it stands for.
-
-    Options that are dicts take any key, whether it is there already or not.
-    """
-    names = {each.name: each.type for each in fields(LmEvalConfig)}
-    name = re.split("[.=]", word.removeprefix("lm_eval."))[0]
-    if name not in names:
-        return word
-    force = "++" if get_origin(names[name]) is dict else ""
-    return f"{force}lm_eval.{word.removeprefix('lm_eval.')}"
 
 
 def check_generation(settings: dict[str, Any], where: str) -> None:

@@ -1,8 +1,7 @@
 """The schema of submit and reproduce: what is handed in, and what is done again."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from os.path import expanduser
-from typing import Any
 
 
 @dataclass
@@ -33,21 +32,3 @@ class ReproduceConfig:
 
     def __post_init__(self) -> None:
         self.folder = self.folder and expanduser(self.folder)
-
-
-def submit_override(word: str) -> str:
-    """`include_data=true`, typed to `effchal submit`, as the override that it stands for."""
-    return _grouped("submit", SubmitConfig, word)
-
-
-def reproduce_override(word: str) -> str:
-    """`retrain=false` or a folder, typed to `effchal reproduce`, as what it stands for."""
-    if "=" not in word and not word.startswith("~"):
-        word = f"folder={word}"
-    return _grouped("reproduce", ReproduceConfig, word)
-
-
-def _grouped(group: str, schema: type[Any], word: str) -> str:
-    key, equals, _ = word.partition("=")
-    is_option = equals and key in {each.name for each in fields(schema)}
-    return f"{group}.{word}" if is_option else word

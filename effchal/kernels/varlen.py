@@ -25,13 +25,7 @@ def runs_varlen(query: Tensor) -> bool:
 
 @functools.cache
 def _has_kernel(device: torch.device) -> bool:
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability(device) < FLASH_FROM:
-        return False
-    try:
-        from torch.nn.attention import varlen  # noqa: F401  from torch 2.10 on
-    except ImportError:
-        return False
-    return True
+    return torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= FLASH_FROM
 
 
 @functools.lru_cache(maxsize=8)

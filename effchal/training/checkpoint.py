@@ -16,11 +16,6 @@ from effchal.runs import checkpoints, sync, sync_folder
 
 log = logging.getLogger(__name__)
 FORMAT = 1
-RENAMED = {  # keys of a state without a format number, which came before 1
-    "heldout_before": "validation_loss_before",
-    "heldout_loss": "validation_loss",
-    "heldout_step": "validation_step",
-}
 
 
 def save_checkpoint(
@@ -74,12 +69,11 @@ def checkpoint_file(folder: Path, step: int) -> Path:
 
 def load_weights(folder: Path, step: int, model: nn.Module) -> bool:
     """Put the weights of a step into the model. Returns whether its checkpoint can be read."""
-    for path in (checkpoint_file(folder, step), folder / "best.pt"):  # the second is version 0.1's
-        content = _read(path)
-        if content is not None and content["state"]["step"] == step:
-            _copy_into(model, content["parameters"])
-            return True
-    return False
+    content = _read(checkpoint_file(folder, step))
+    if content is None:
+        return False
+    _copy_into(model, content["parameters"])
+    return True
 
 
 def load_checkpoint(
@@ -91,7 +85,7 @@ def load_checkpoint(
         Its `state`, or None if no checkpoint can be read.
 
     Raises:
-        ConfigError: a newer version of this package wrote it.
+        ConfigError: a newer or an earlier version of this package wrote it.
     """
     for path in checkpoints(folder):
         content = _read(path)
@@ -101,13 +95,16 @@ def load_checkpoint(
                 path.rename(path.with_suffix(".unreadable"))  # or it would count among those kept
             continue
         found = content.get("format", 0)
-        if found > FORMAT:
-            raise ConfigError(f"{path} has format {found}; this version reads up to {FORMAT}")
+        if found != FORMAT:
+            raise ConfigError(
+                f"{path} has format {found}, and this version reads {FORMAT}; go on with the "
+                "version that began the run, or start anew"
+            )
         _copy_into(model, content["parameters"])
         optimizer.load_state_dict(content["optimizer"])
         set_random_states(content, device_of(model))
         log.info("resumed from %s", path)
-        return {RENAMED.get(key, key): value for key, value in content["state"].items()}
+        return content["state"]
     return None
 
 
@@ -118,10 +115,7 @@ def random_states(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_states(content: dict[str, Any], device: torch.device) -> None:
-    """Set the states that a checkpoint holds, on whichever card training goes on.
-
-    Version 0.1 kept the states of all visible cards, and trained on the first one.
-    """
+    """Set the states that a checkpoint holds, on whichever card training goes on."""
     torch.set_rng_state(content["rng"])
     if content["rng_cuda"] and device.type == "cuda":
         torch.cuda.set_rng_state(content["rng_cuda"][0], device)

@@ -5,7 +5,7 @@ from support.faulty_server import Faulty
 
 from effchal.cli.arguments import hydra_arguments
 from effchal.config import ConfigError, ConformanceConfig
-from effchal.config.conformance import conformance_override
+from effchal.config.words import own_override
 from effchal.conformance_checks import (
     around,
     completions,
@@ -180,7 +180,7 @@ def test_a_pattern_chooses_checks_and_a_wrong_one_is_named():
     ],
 )
 def test_short_words_stand_for_keys(word, override):
-    assert conformance_override(word) == override
+    assert own_override("conformance", word) == override
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from support.paths import ROOT, SMOLLM2, needs_smollm2
 from support.training_runs import (
     TINY,
@@ -171,28 +170,6 @@ def test_checkpoints_that_are_all_damaged_are_no_fresh_start(tiny_cfg, tmp_path)
     with pytest.raises(ConfigError, match=r"no checkpoint in .* can be read"):
         run(tiny_cfg, tmp_path)
     assert (tmp_path / "metrics.jsonl").read_text() == records
-
-
-OLD_NAMES = {
-    "validation_loss_before": "heldout_before",
-    "validation_loss": "heldout_loss",
-    "validation_step": "heldout_step",
-}
-
-
-def test_a_run_whose_checkpoint_has_no_format_number_goes_on_exactly(tiny_cfg, tmp_path):
-    run(tiny_cfg, tmp_path / "whole")
-    run(tiny_cfg, tmp_path / "parts", Stop(after_steps=3))
-    newest = checkpoints(tmp_path / "parts" / "checkpoint")[0]
-    content = torch.load(newest, weights_only=True)
-    del content["format"]
-    content["state"] = {OLD_NAMES.get(key, key): v for key, v in content["state"].items()}
-    assert "heldout_step" in content["state"]
-    torch.save(content, newest)
-    assert run(tiny_cfg, tmp_path / "parts") == 0
-    assert same_weights(tmp_path / "whole", tmp_path / "parts")
-    whole, parts = record(tmp_path / "whole"), record(tmp_path / "parts")
-    assert whole["validation_loss_before"] == parts["validation_loss_before"]
 
 
 def test_seconds_of_a_process_killed_before_its_checkpoint_are_not_forgotten(tiny_cfg, tmp_path):
