@@ -259,7 +259,7 @@ def test_without_ray_the_engine_is_refused_before_any_row(tiny_cfg):
 def test_another_version_of_ray_is_refused(version, monkeypatch):
     monkeypatch.setattr(ray_cluster.importlib.metadata, "version", lambda name: version)
     with pytest.raises(ConfigError, match=f"another version of ray than {version}"):
-        ray_cluster.check_ray("data_mix.engine=ray", "another")
+        ray_cluster.check_ray()
 
 
 def test_an_address_without_a_cluster_is_told_at_once():
