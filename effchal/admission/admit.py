@@ -51,14 +51,14 @@ def admit_architecture(config: Any, longest: int | None = None) -> Route:
     return known[key]
 
 
-def admit(model: nn.Module, longest: int | None = None) -> Route:
+def admit(model: nn.Module) -> Route:
     """Check a model for decoding and scoring, and set its route.
 
     Raises:
         ModelError: no way gives what the model's own code gives.
     """
     whole = causal_lm(model)
-    route = admit_architecture(whole.config, longest)
+    route = admit_architecture(whole.config)
     if can_try_itself(model):
         route = Check(model, sizes_for(route)).route(route, training=False, decoding=True)
     set_route(model, route)

@@ -1,20 +1,22 @@
 """A comparison in words and tables: for a terminal, and as Markdown."""
 
-from pathlib import Path
-
 from effchal.evaluation.compare import POWER, Comparison, Difference
 from effchal.evaluation.names import short_names
 from effchal.evaluation.scored import Scored
 from effchal.evaluation.stats import ROUNDING
+from effchal.tracking import text_tables
+from effchal.tracking.ending import as_typed
 
 MOST_SENTENCES = 12  # on a terminal; Markdown has one for each line of the table
-NUMBER_STARTS = (*"0123456789+-<", "")
 
 
 def as_text(result: Comparison) -> str:
     """Who is who, an aligned table, a sentence for each line of it, and what was left out."""
-    models = [[letter, *who(each), shown(each.folder)] for letter, each in result.models.items()]
-    blocks = [aligned(models, has_head=False), aligned(difference_cells(result))]
+    models = [
+        [letter, *who(each), as_typed(each.folder.absolute())]
+        for letter, each in result.models.items()
+    ]
+    blocks = [text_tables.as_text(models), text_tables.as_text(difference_cells(result))]
     if len(result.differences) <= MOST_SENTENCES:
         blocks.append("\n".join(sentences(result)))
     return "\n\n".join([*blocks, *notes(result)])
@@ -23,13 +25,14 @@ def as_text(result: Comparison) -> str:
 def as_markdown(result: Comparison) -> str:
     models = [["", "model", "base model", "adapter", "template", "decoding", "evaluation"]]
     models += [
-        [letter, *who(each), f"`{shown(each.folder)}`"] for letter, each in result.models.items()
+        [letter, *who(each), f"`{as_typed(each.folder.absolute())}`"]
+        for letter, each in result.models.items()
     ]
     lines = "\n".join(f"- {line}" for line in sentences(result))
     blocks = [
         "# Comparison",
-        markdown_table(models),
-        markdown_table(difference_cells(result)),
+        text_tables.as_markdown(models),
+        text_tables.as_markdown(difference_cells(result)),
         lines,
     ]
     return "\n\n".join([*blocks, *notes(result)])
@@ -38,13 +41,6 @@ def as_markdown(result: Comparison) -> str:
 def who(each: Scored) -> list[str]:
     about = each.about
     return [each.model, about.base, about.adapter, about.template, each.decoding]
-
-
-def shown(folder: Path) -> str:
-    """The folder as it can be typed here, short where it lies below the working directory."""
-    folder = folder.absolute()
-    is_below = folder.is_relative_to(Path.cwd())
-    return str(folder.relative_to(Path.cwd()) if is_below else folder)
 
 
 def difference_cells(result: Comparison) -> list[list[str]]:
@@ -73,21 +69,6 @@ def difference_cells(result: Comparison) -> list[list[str]]:
 
 def p_text(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
-
-
-def aligned(rows: list[list[str]], has_head: bool = True) -> str:
-    """Columns of one width each; those of numbers to the right."""
-    columns = []
-    for column in zip(*rows, strict=True):
-        width = max(map(len, column))
-        is_number = all(cell[:1] in NUMBER_STARTS for cell in column[has_head:])
-        columns.append([cell.rjust(width) if is_number else cell.ljust(width) for cell in column])
-    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
-
-
-def markdown_table(rows: list[list[str]]) -> str:
-    head, *rest = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([head, "|---" * len(rows[0]) + "|", *rest])
 
 
 def sentences(result: Comparison) -> list[str]:

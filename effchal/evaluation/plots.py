@@ -1,11 +1,11 @@
 """The figures of an evaluation and of a comparison."""
 
+from dataclasses import astuple
 from pathlib import Path
 
 from effchal.evaluation.compare import Comparison
 from effchal.evaluation.names import short_names
 from effchal.evaluation.results import BASELINE, EntrySummary
-from effchal.evaluation.stats import Interval
 from effchal.tracking.figures import (
     COLOURS,
     FONT_PT,
@@ -44,7 +44,7 @@ def plot_scores(entries: dict[str, EntrySummary], path: Path, confidence: float)
     labels = []
     for row, (name, result) in enumerate(entries.items()):
         (decoded,) = result.decodings.values()
-        draw_interval(axis, row, triple(decoded.metrics[result.main_metric]), COLOURS[0])
+        draw_interval(axis, row, astuple(decoded.metrics[result.main_metric]), COLOURS[0])
         labels.append(f"{name}\n{result.main_metric}, n = {result.instances}")
     label_rows(axis, labels)
     describe(axis, x=f"score ({level(confidence)})")
@@ -59,9 +59,9 @@ def plot_decodings(entries: dict[str, EntrySummary], path: Path, confidence: flo
     for (left, right), (name, result) in zip(axes, entries.items(), strict=True):
         metric = result.main_metric
         for row, decoded in enumerate(result.decodings.values()):
-            draw_interval(left, row, triple(decoded.metrics[metric]), COLOURS[0])
+            draw_interval(left, row, astuple(decoded.metrics[metric]), COLOURS[0])
             if decoded.differences is not None:
-                draw_interval(right, row, triple(decoded.differences[metric]), COLOURS[1])
+                draw_interval(right, row, astuple(decoded.differences[metric]), COLOURS[1])
         right.axvline(0, color="grey", linewidth=1)
         label_rows(left, list(result.decodings))
         describe(left, f"{name}: {metric}, n = {result.instances}")
@@ -96,7 +96,7 @@ def plot_comparison(result: Comparison, path: Path) -> None:
     for each in result.differences:
         row, other = lines.index((each.entry, each.found.metric)), letters.index(each.other)
         at = row + step * (other - (len(letters) - 1) / 2)
-        draw_interval(axis, at, triple(each.found.difference), COLOURS[other % len(COLOURS)])
+        draw_interval(axis, at, astuple(each.found.difference), COLOURS[other % len(COLOURS)])
         found = each.found
         labels[row] = f"{names[each.entry]}\n{found.metric}, n = {found.instances}"
     axis.axvline(0, color="grey", linewidth=1, label=title(result, "A"))
@@ -115,10 +115,6 @@ def title(result: Comparison, letter: str) -> str:
 
 def level(confidence: float) -> str:
     return f"{100 * confidence:g} % interval"
-
-
-def triple(interval: Interval) -> tuple[float, float, float]:
-    return interval.mean, interval.low, interval.high
 
 
 def label_rows(axis, labels: list[str]) -> None:

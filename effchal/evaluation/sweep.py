@@ -7,11 +7,12 @@ from pathlib import Path
 from effchal.cli.failures import fail
 from effchal.config import ConfigError, load_config
 from effchal.evaluation.compare import Settings, compare
-from effchal.evaluation.compare_text import as_markdown, as_text, shown
+from effchal.evaluation.compare_text import as_markdown, as_text
 from effchal.evaluation.plots import plot_comparison
 from effchal.evaluation.scored import EVALUATION, read_scored
 from effchal.evaluation.sides import ask_different_things, sides
 from effchal.runs import read_record, write_atomic
+from effchal.tracking.ending import as_typed
 
 log = logging.getLogger("effchal.evaluate")
 
@@ -57,5 +58,6 @@ def compare_models(jobs: list[Path]) -> str:
         plot_comparison(result, folder / "comparison.png")
     except Exception as error:  # the comparison is complete without it
         log.warning("%s: no comparison.png (%s)", folder, error)
-    hint = f"kept in {shown(folder)}; again, or otherwise: effchal compare {shown(folder)}"
+    place = as_typed(folder.absolute())
+    hint = f"kept in {place}; again, or otherwise: effchal compare {place}"
     return f"{as_text(result)}\n\n{hint}\n"

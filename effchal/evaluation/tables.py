@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from effchal.evaluation.results import EntrySummary
+from effchal.tracking.text_tables import as_markdown
 
 COLUMNS = ("entry", "instances", "metric", "decoding", "score", "low", "high")
 DIFFERENCE_COLUMNS = ("difference", "difference_low", "difference_high", "answers_that_differ")
@@ -39,10 +40,7 @@ def results_table(entries: dict[str, EntrySummary], missing: dict[str, str]) -> 
     Args:
         missing: entries that were left out, with the reason.
     """
-    lines = [
-        "| entry | metric | decoding | score | difference to greedy | answers that differ |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = [("entry", "metric", "decoding", "score", "difference to greedy", "answers that differ")]
     for row in table_rows(entries):
         score = f"{row['score']:.3f}"
         if row["instances"] > 1:  # one question gives no interval
@@ -56,12 +54,12 @@ def results_table(entries: dict[str, EntrySummary], missing: dict[str, str]) -> 
             difference = f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
             others = f"{row['answers_that_differ']} of {row['instances']}" if is_of_all else ""
         metric = row["metric"] + ("" if is_of_all else f" (n = {row['instances']})")
-        cells = (row["entry"], metric, row["decoding"], score, difference, others)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        rows.append((row["entry"], metric, row["decoding"], score, difference, others))
     for entry, result in entries.items():
         for decoding, scores in result.having("of_all_instances").items():
             for metric, number in scores.items():
-                lines.append(f"| {entry} | {metric} | {decoding} | {number:.3f} | | |")
+                rows.append((entry, metric, decoding, f"{number:.3f}", "", ""))
+    lines = [as_markdown(rows)]
     unmeasured = {entry: each.not_measured for entry, each in entries.items() if each.not_measured}
     if unmeasured:
         lines += ["", "Not measured:", ""]

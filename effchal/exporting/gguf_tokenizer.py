@@ -6,7 +6,6 @@ from typing import Any
 from effchal.config import ConfigError
 
 # Patterns of pre-tokenizers, and llama.cpp's names of them.
-GPT2 = {"type": "ByteLevel", "use_regex": True}
 SPLITS = {
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "llama-bpe",

@@ -43,12 +43,6 @@ class Dropped:
             self.examples.append(DroppedExample(example.id, short(text), short(detail)))
         self.count += 1
 
-    def add_unread(self, example_id: str, detail: str) -> None:
-        """Count a row that is no conversation."""
-        if len(self.examples) < SHOWN:
-            self.examples.append(DroppedExample(example_id, "", short(detail)))
-        self.count += 1
-
     def shifted(self, rows: int) -> "Dropped":
         """The same, of a file before which the source has so many rows."""
         split = [(each, *each.id.rpartition(":")) for each in self.examples]

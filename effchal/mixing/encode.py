@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,40 +92,42 @@ class EncodeWork:
     loss_on: LossOn = LossOn.answers
     too_long: TooLong = TooLong.cut
 
-    def start(self) -> "Encoder":
+    @cached_property
+    def prompts(self) -> PromptEncoder:
         from effchal.model.tokenizer import load_tokenizer
 
-        return Encoder(self, PromptEncoder(load_tokenizer(self.model), self.prompt))
+        return PromptEncoder(load_tokenizer(self.model), self.prompt)
 
-
-class Encoder:
-    def __init__(self, work: EncodeWork, prompts: PromptEncoder) -> None:
-        self.work, self.prompts = work, prompts
+    def __getstate__(self) -> dict[str, Any]:
+        """Each process loads the tokenizer itself."""
+        return {name: value for name, value in vars(self).items() if name != "prompts"}
 
     def __call__(self, batch: Iterable[bytes]) -> EncodedBatch:
         """Encode conversations as stored: see turns_of."""
-        return self.encode([turns_of(stored) for stored in batch])
+        return self.encode([turns_of(stored) for stored in batch], self.prompts)
 
-    def encode(self, conversations: Sequence[Sequence[Turn]]) -> EncodedBatch:
-        result, limit = _Collected(), self.work.max_seq_len
+    def encode(
+        self, conversations: Sequence[Sequence[Turn]], prompts: PromptEncoder
+    ) -> EncodedBatch:
+        result, limit = _Collected(), self.max_seq_len
         conversations = [self._learned_turns(turns) for turns in conversations]
-        encoded = self.prompts.conversations(conversations)
+        encoded = prompts.conversations(conversations)
         for row, (turns, (ids, learned)) in enumerate(zip(conversations, encoded, strict=True)):
-            if len(ids) <= limit or self.work.too_long is TooLong.cut:
+            if len(ids) <= limit or self.too_long is TooLong.cut:
                 self._add(result, row, ids, learned)
-            elif self.work.too_long is TooLong.drop:
+            elif self.too_long is TooLong.drop:
                 result.dropped.append((row, "too_long"))
-            elif turns[0].role == "text" and self.work.too_long is TooLong.cut_prompt:
+            elif turns[0].role == "text" and self.too_long is TooLong.cut_prompt:
                 self._add(result, row, ids, learned)  # it has no prompt
             elif turns[0].role == "text":  # in pieces, each learned as a whole
                 for start in range(0, len(ids), limit):
                     end = start + limit
                     self._add(result, row, ids[start:end], learned[start:end])
             else:
-                fit = split_by_turns if self.work.too_long is TooLong.split else shortened
-                for part in fit(turns, self.prompts, limit):
-                    is_cut = self.work.too_long is TooLong.cut_prompt and part != turns
-                    self._add(result, row, *self.prompts.conversation_ids(part), is_cut)
+                fit = split_by_turns if self.too_long is TooLong.split else shortened
+                for part in fit(turns, prompts, limit):
+                    is_cut = self.too_long is TooLong.cut_prompt and part != turns
+                    self._add(result, row, *prompts.conversation_ids(part), is_cut)
         return result.batch()
 
     def _add(self, result: _Collected, row: int, ids: Any, learned: Any, cut: bool = False) -> None:
@@ -133,15 +136,15 @@ class Encoder:
         The end-of-sequence token after an answer is a target. A cut answer has none: the model
         must not learn to stop there.
         """
-        limit = self.work.max_seq_len
+        limit = self.max_seq_len
         flags = np.asarray(learned[:limit], bool)
-        if self.work.loss_on is LossOn.all:
+        if self.loss_on is LossOn.all:
             flags = np.ones_like(flags)
         result.add(row, np.asarray(ids[:limit], np.uint32), flags, cut or len(ids) > limit)
 
     def _learned_turns(self, turns: Sequence[Turn]) -> list[Turn]:
         """The turns, of which only the last answer is learned if loss_on says so."""
-        if self.work.loss_on is not LossOn.last:
+        if self.loss_on is not LossOn.last:
             return list(turns)
         last = max(i for i, turn in enumerate(turns) if turn.role in ("assistant", "text"))
         return [replace(t, learn=t.learn and i == last) for i, t in enumerate(turns)]
@@ -152,7 +155,7 @@ def encode_example(
 ) -> EncodedExample | None:
     """Ids and targets of one example, cut after max_seq_len tokens; None if no target is left."""
     work = EncodeWork(ModelConfig(), PromptConfig(), max_seq_len, loss_on)
-    batch = Encoder(work, encoder).encode([example.turns])
+    batch = work.encode([example.turns], encoder)
     if not len(batch.rows):
         return None
     ids = batch.ids.astype(np.int64)

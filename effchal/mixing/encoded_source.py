@@ -18,7 +18,7 @@ from effchal.mixing.encode import (
     Ints,
     write_encoded,
 )
-from effchal.mixing.parallel import run_counted, workers_for
+from effchal.mixing.parallel import run_counted
 from effchal.mixing.readers import DataError
 from effchal.mixing.select import SelectedSource
 from effchal.mixing.store import cached, key_of
@@ -86,7 +86,8 @@ def encode_source(
     """The chosen rows of a source as ids, encoded or found in the cache."""
     source, indices = selected.source, selected.indices
     rows = hashlib.sha256(np.packbits(selected.kept).tobytes()).hexdigest()
-    key = key_of("encode", source.key, rows, tokenizer_fingerprint(work.model), _asked(work))
+    asked = asdict(work) | {"model": None}  # what the ids depend on, besides rows and tokenizer
+    key = key_of("encode", source.key, rows, tokenizer_fingerprint(work.model), asked)
 
     def build(folder: Path) -> dict[str, Any]:
         digest, dropped = hashlib.sha256(), dict[str, list[int]]()
@@ -100,16 +101,11 @@ def encode_source(
                 yield number * BATCH, batch
 
         with progress(f"encoding source {source.name}", len(indices), "rows") as advance:
-            workers = workers_for(engine, len(indices) >= LARGE)
-            results = run_counted(work, source.batches(indices, BATCH), workers, advance)
+            used = engine if len(indices) >= LARGE else None
+            results = run_counted(work, source.batches(indices, BATCH), used, advance)
             write_encoded(folder / "ids.arrow", counted(results))
         return {"sha256": digest.hexdigest(), "dropped": dropped}
 
     folder, meta = cached("ids", key, build)
     file = EncodedFile(folder / "ids.arrow", lambda row: source.id_of(indices[row]))
     return EncodedSource(selected, file, meta["sha256"], meta["dropped"])
-
-
-def _asked(work: EncodeWork) -> dict[str, Any]:
-    """What the ids depend on, besides rows and tokenizer."""
-    return asdict(work) | {"model": None}

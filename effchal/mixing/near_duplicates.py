@@ -37,16 +37,16 @@ def answer_length(example: Example) -> int:
     return sum(len(turn.content) for turn in answers)
 
 
-def bands_of(threshold: float, permutations: int = PERMUTATIONS) -> tuple[int, int]:
+def bands_of(threshold: float) -> tuple[int, int]:
     """Bands and numbers in each: the longest bands that find RECALL of the pairs at the threshold.
 
     Of a pair of similarity s, a band of r numbers is equal with probability s^r.
     """
-    for rows in range(permutations, 0, -1):
-        bands = permutations // rows
+    for rows in range(PERMUTATIONS, 0, -1):
+        bands = PERMUTATIONS // rows
         if 1 - (1 - threshold**rows) ** bands >= RECALL:
             return bands, rows
-    return permutations, 1
+    return PERMUTATIONS, 1
 
 
 def signatures(texts: list[str], threshold: float) -> np.ndarray:

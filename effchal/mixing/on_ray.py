@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from effchal import __version__
 from effchal.config import ConfigError
-from effchal.mixing.parallel import RowWork, Work
+from effchal.mixing.parallel import Work
 from effchal.mixing.ray_cluster import connect, disconnect, environment
 from effchal.tracking.terminal import progress
 
@@ -33,7 +33,7 @@ _works: dict[str, Work] = {}  # of this process, by their keys
 _connected_here = False
 
 
-def run_on_ray(row_work: RowWork, batches: list[Any]) -> Iterator[Any]:
+def run_on_ray(work: Work, batches: list[Any]) -> Iterator[Any]:
     """The results of each batch, in order; a work that gives an iterator has several for each.
 
     Raises:
@@ -47,7 +47,7 @@ def run_on_ray(row_work: RowWork, batches: list[Any]) -> Iterator[Any]:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it tells how it executes
     try:
         # Closed here, for an executor that outlives the connection would make another one.
-        with contextlib.closing(_results(ray, row_work, batches)) as rows:
+        with contextlib.closing(_results(ray, work, batches)) as rows:
             yield from _in_order(rows, len(batches))
     except ray.exceptions.RayError as error:
         raise ConfigError(f"Ray could not do the work: {_reason(error)}") from error
@@ -61,9 +61,7 @@ def release() -> None:
     _connected_here = False
 
 
-def _results(
-    ray: Any, row_work: RowWork, batches: list[Any]
-) -> Generator[dict[str, Any], None, None]:
+def _results(ray: Any, work: Work, batches: list[Any]) -> Generator[dict[str, Any], None, None]:
     """Rows of Stage's tables."""
     cores = ray.cluster_resources().get("CPU", 0)
     if cores < 1:
@@ -73,7 +71,7 @@ def _results(
         {"number": number, "batch": pickle.dumps(batch, pickle.HIGHEST_PROTOCOL)}
         for number, batch in enumerate(batches)
     ]
-    packed = ray.put(pickle.dumps(row_work, pickle.HIGHEST_PROTOCOL))  # once, not with each task
+    packed = ray.put(pickle.dumps(work, pickle.HIGHEST_PROTOCOL))  # once, not with each task
     stage = Stage(packed.hex(), partial(ray.get, packed), os.getcwd())
     with ray.data.DataContext.current(_context(ray)):
         rows = ray.data.from_items(items, override_num_blocks=-(-len(items) // per_task))
@@ -131,15 +129,15 @@ def _in_order(rows: Iterator[dict[str, Any]], count: int) -> Iterator[Any]:
 class Stage:
     """What Ray Data does with each block of batches: a task, so any node can do it again."""
 
-    def __init__(self, key: str, row_work: Callable[[], bytes], folder: str) -> None:
-        """A stage for one row work.
+    def __init__(self, key: str, packed: Callable[[], bytes], folder: str) -> None:
+        """A stage for one work.
 
         Args:
-            key: names the row work.
-            row_work: gets its pickle.
+            key: names the work.
+            packed: gets its pickle.
             folder: relative paths start from it.
         """
-        self._key, self._row_work, self._folder = key, row_work, folder
+        self._key, self._packed, self._folder = key, packed, folder
         self._version = __version__
 
     def __call__(self, batches: pa.Table) -> Iterator[pa.Table]:
@@ -179,7 +177,7 @@ class Stage:
             if Path(self._folder).is_dir():  # else all paths must be absolute
                 os.chdir(self._folder)
             _works.clear()
-            _works[self._key] = pickle.loads(self._row_work()).start()
+            _works[self._key] = pickle.loads(self._packed())
         return _works[self._key]
 
 

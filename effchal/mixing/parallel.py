@@ -12,67 +12,46 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from effchal.config import ConfigError
 from effchal.config.choices import DataEngine
 
-Work = Callable[[Any], Any]  # of one batch
+Work = Callable[[Any], Any]  # of one batch; what it needs it loads with the first one
 AHEAD = 2  # batches for each process that wait or are done, so that memory stays bounded
 
 
-class RowWork(Protocol):
-    """What a process is told once, pickled."""
-
-    def start(self) -> Work:
-        """Load what the work needs."""
-        ...
-
-
-class Workers(Enum):
-    """Who does the work."""
-
-    none = "none"  # this process, as starting another one takes a second or two
-    cores = "cores"  # a process for each core
-    ray = "ray"  # processes of a Ray cluster, whose machines see the files under the same paths
-
-
-def workers_for(engine: DataEngine, is_large: bool) -> Workers:
-    if not is_large:
-        return Workers.none
-    return Workers.ray if engine is DataEngine.ray else Workers.cores
-
-
-def run_batches(row_work: RowWork, batches: Iterable[Any], workers: Workers) -> Iterator[Any]:
+def run_batches(work: Work, batches: Iterable[Any], engine: DataEngine | None) -> Iterator[Any]:
     """The result of each batch, in order.
 
     Args:
+        work: told to each process once, pickled.
         batches: for Ray, each a small object that names its file as `path`.
+        engine: None is this process, as starting another one takes a second or two.
 
     Raises:
         ConfigError: as the work raises it, a process was killed, or Ray cannot be used.
     """
-    match workers:
-        case Workers.none:
-            yield from map(row_work.start(), batches)
-        case Workers.cores:
-            yield from _over_cores(row_work, batches)
-        case Workers.ray:
+    match engine:
+        case None:
+            yield from map(work, batches)
+        case DataEngine.local:
+            yield from _over_cores(work, batches)
+        case DataEngine.ray:
             from effchal.mixing.on_ray import run_on_ray
 
-            yield from run_on_ray(row_work, list(batches))
+            yield from run_on_ray(work, list(batches))
 
 
-def _over_cores(row_work: RowWork, batches: Iterable[Any]) -> Iterator[Any]:
+def _over_cores(work: Work, batches: Iterable[Any]) -> Iterator[Any]:
     count = len(os.sched_getaffinity(0))
     local = threading.local()
     workers: list[Worker] = []
 
     def do(batch: Any) -> Any:
         if not hasattr(local, "worker"):
-            local.worker = Worker(row_work)
+            local.worker = Worker(work)
             workers.append(local.worker)
         return local.worker(batch)
 
@@ -102,7 +81,7 @@ def released() -> Iterator[None]:
 
 
 def run_counted(
-    row_work: RowWork, batches: Iterable[Any], workers: Workers, advance: Callable[[float], None]
+    work: Work, batches: Iterable[Any], engine: DataEngine | None, advance: Callable[[float], None]
 ) -> Iterator[Any]:
     """run_batches, which tells after each batch how many items are done."""
     sizes: collections.deque[int] = collections.deque()
@@ -113,7 +92,7 @@ def run_counted(
             yield batch
 
     done = 0
-    for result in run_batches(row_work, sized(), workers):
+    for result in run_batches(work, sized(), engine):
         yield result
         done += sizes.popleft()
         advance(done)
@@ -122,7 +101,7 @@ def run_counted(
 class Worker:
     """A process of its own. Unlike multiprocessing's, it never runs the caller's program again."""
 
-    def __init__(self, row_work: RowWork) -> None:
+    def __init__(self, work: Work) -> None:
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
@@ -131,7 +110,7 @@ class Worker:
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"},
         )
-        self._send(row_work)
+        self._send(work)
 
     def __call__(self, batch: Any) -> Any:
         self._send(batch)
@@ -172,13 +151,11 @@ def main() -> None:
     hide_torch()
     answers, questions = sys.stdout.buffer, sys.stdin.buffer
     sys.stdout = sys.stderr  # nothing that a library prints may come between
-    work: Work | None = None
     try:
-        row_work = pickle.load(questions)
+        work: Work = pickle.load(questions)
         while True:
             batch = pickle.load(questions)
             try:
-                work = work or row_work.start()
                 result = work(batch)
             except Exception as error:
                 result = error

@@ -98,7 +98,7 @@ def select_data(cfg: Config) -> Selection:
     Commits of model and data sets that the config does not name are written into it.
     """
     if cfg.data_mix.engine is DataEngine.ray:
-        check_ray("data_mix.engine=ray", "data_mix.engine=local, which builds the same mix")
+        check_ray()
     pin_revision(cfg.model)
     pin_revisions(cfg.data_mix)
     folder = cfg.scenario.path

@@ -21,13 +21,10 @@ ANSWER_S = 5.0  # how long a cluster's address may take to answer
 ADDRESS = re.compile(r"(?P<host>.+):(?P<port>\d+)")
 
 
-def check_ray(key: str, instead: str) -> None:
-    """Raise ConfigError if Ray is not installed, or in a version of no use.
-
-    Args:
-        key: asks for it.
-        instead: does without it.
-    """
+def check_ray() -> None:
+    """Raise ConfigError if Ray is not installed, or in a version of no use."""
+    key = "data_mix.engine=ray"
+    instead = "data_mix.engine=local, which builds the same mix"
     install = f"pip install 'effchal[ray]', or take {instead}"
     try:
         version = importlib.metadata.version("ray")

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from effchal.mixing.dropped import Dropped
 from effchal.mixing.encode import ROWS, stored_turns, turns_of
 from effchal.mixing.example import Example
 from effchal.mixing.locate import locate
-from effchal.mixing.parallel import Work, Workers, run_batches, run_counted, workers_for
+from effchal.mixing.parallel import run_batches, run_counted
 from effchal.mixing.readers import DataError
 from effchal.mixing.sources import FileReader, FileSummary, SourceReader
 from effchal.mixing.store import cached, key_of, write_arrow
@@ -50,8 +50,8 @@ def read_source(
 
     def build(folder: Path) -> dict[str, Any]:
         reader = SourceReader(name, cfg, located, clean.empty_answers is OnFault.drop)
-        workers = workers_for(engine, _bytes_of(located.files) >= LARGE_BYTES)
-        read = _read_on_ray if workers is Workers.ray else partial(_read_here, workers=workers)
+        used = engine if _bytes_of(located.files) >= LARGE_BYTES else None
+        read = _read_on_ray if used is DataEngine.ray else partial(_read_here, engine=used)
         dropped: dict[str, Dropped] = {}
         with progress(f"reading source {name}", unit="rows") as advance:
             checked = read(reader, clean, digests, advance)
@@ -92,79 +92,57 @@ class FileBatch:
     path: Path
 
 
-@dataclass(frozen=True)
-class DigestWork:
-    owner: str
-
-    def start(self) -> Work:
-        def work(batch: FileBatch) -> str:
-            return digest_of(batch.path, self.owner)
-
-        return work
+def digest_file(owner: str, batch: FileBatch) -> str:
+    return digest_of(batch.path, owner)
 
 
 def _digests(name: str, files: Sequence[Path], engine: DataEngine) -> list[str]:
     is_large = engine is DataEngine.ray and _bytes_of(files) >= MANY_BYTES
-    workers = Workers.ray if is_large else Workers.none
-    return list(run_batches(DigestWork(name), map(FileBatch, files), workers))
+    used = DataEngine.ray if is_large else None
+    return list(run_batches(partial(digest_file, name), map(FileBatch, files), used))
 
 
-@dataclass(frozen=True)
-class CheckWork:
+def check_rows(clean: CleanConfig, batch: list[tuple[int, bytes]]) -> list[Checked]:
     """What the rules for single rows say of each row, and the keys that it is known by."""
-
-    clean: CleanConfig
-
-    def start(self) -> Callable[[list[tuple[int, bytes]]], list[Checked]]:
-        def work(batch: list[tuple[int, bytes]]) -> list[Checked]:
-            examples = [Example(str(number), turns_of(stored)) for number, stored in batch]
-            faults = faults_of(examples, self.clean)
-            keys = [(bytes.fromhex(each.prompt_key), text_key(each)) for each in examples]
-            return [
-                (fault, (number, example.questions, *both, stored))
-                for fault, (number, stored), example, both in zip(
-                    faults, batch, examples, keys, strict=True
-                )
-            ]
-
-        return work
+    examples = [Example(str(number), turns_of(stored)) for number, stored in batch]
+    faults = faults_of(examples, clean)
+    keys = [(bytes.fromhex(each.prompt_key), text_key(each)) for each in examples]
+    return [
+        (fault, (number, example.questions, *both, stored))
+        for fault, (number, stored), example, both in zip(
+            faults, batch, examples, keys, strict=True
+        )
+    ]
 
 
-@dataclass(frozen=True)
-class ReadWork:
-    """Reads a file and checks its rows, all where the work is done.
+def read_file(
+    files: FileReader, clean: CleanConfig, batch: FileBatch
+) -> Iterator[tuple[DataFormat | None, list[Checked]] | tuple[FileSummary, str]]:
+    """Read a file and check its rows, all where the work is done.
 
     Gives batches of rows, numbered in the file, each with the format; then the summary of the
     file and the digest of what was read.
     """
-
-    files: FileReader
-    clean: CleanConfig
-
-    def start(self) -> Work:
-        check = CheckWork(self.clean).start()
-
-        def work(
-            batch: FileBatch,
-        ) -> Iterator[tuple[DataFormat | None, list[Checked]] | tuple[FileSummary, str]]:
-            summary = FileSummary()
-            rows = self.files.read(batch.path, summary)
-            numbered = ((number, stored_turns(turns)) for number, turns in rows)
-            for some in batched(numbered, CHECKED):
-                yield summary.format, check(some)
-            yield summary, digest_of(batch.path, self.files.name)
-
-        return work
+    summary = FileSummary()
+    rows = files.read(batch.path, summary)
+    numbered = ((number, stored_turns(turns)) for number, turns in rows)
+    for some in batched(numbered, CHECKED):
+        yield summary.format, check_rows(clean, some)
+    yield summary, digest_of(batch.path, files.name)
 
 
 def _read_here(
-    reader: SourceReader, clean: CleanConfig, digests: list[str], advance: Advance, workers: Workers
+    reader: SourceReader,
+    clean: CleanConfig,
+    digests: list[str],
+    advance: Advance,
+    engine: DataEngine | None,
 ) -> Iterator[Checked]:
-    """The rows of a source, read in this process and checked by `workers`."""
+    """The rows of a source, read in this process and checked by `engine`."""
     numbered = (
         (int(each.id.rpartition(":")[2]), stored_turns(each.turns)) for each in iter(reader)
     )
-    results = run_counted(CheckWork(clean), batched(numbered, CHECKED), workers, advance)
+    results = run_counted(partial(check_rows, clean), batched(numbered, CHECKED), engine, advance)
     yield from itertools.chain.from_iterable(results)
     if [digest_of(path, reader.name) for path in reader.located.files] != digests:
         raise _changed(reader)
@@ -177,7 +155,8 @@ def _read_on_ray(
     files = iter(zip(reader.located.files, digests, strict=True))
     path, digest = next(files)
     batches = map(FileBatch, reader.located.files)
-    for what, rows in run_batches(ReadWork(reader.files, clean), batches, Workers.ray):
+    work = partial(read_file, reader.files, clean)
+    for what, rows in run_batches(work, batches, DataEngine.ray):
         if isinstance(what, FileSummary):
             reader.join(what, path)
             advance(reader.rows_read)

@@ -18,7 +18,7 @@ from effchal.mixing.dropped import Dropped
 from effchal.mixing.encode import turns_of
 from effchal.mixing.example import Example
 from effchal.mixing.near_duplicates import answer_length, near_duplicates, shared_text, signatures
-from effchal.mixing.parallel import Work, run_counted, workers_for
+from effchal.mixing.parallel import Work, run_counted
 from effchal.mixing.read import read_source
 from effchal.mixing.readers import DataError
 from effchal.mixing.store import cached, key_of
@@ -132,9 +132,14 @@ def _sample(source: StoredSource, mask: Ints, seed: int) -> None:
     if limit is None or len(left) <= limit:
         return
     seeded = (f"{seed}:".encode() + key for key in source.text_keys[left].tolist())
-    ranks = b"".join(hashlib.sha256(each).digest()[:8] for each in seeded)
     mask[:] = False
-    mask[left[np.frombuffer(ranks, ">u8").argsort(kind="stable")[:limit]]] = True
+    mask[left[_drawn(seeded, limit)]] = True
+
+
+def _drawn(seeded: Iterable[bytes], count: int) -> Ints:
+    """(count,) indices of those with the smallest digests."""
+    ranks = b"".join(hashlib.sha256(each).digest()[:8] for each in seeded)
+    return np.frombuffer(ranks, ">u8").argsort(kind="stable")[:count]
 
 
 def _near_duplicates(
@@ -143,7 +148,7 @@ def _near_duplicates(
     places = Places(kept)
 
     def build(_: Path) -> dict[str, Any]:
-        parts = list(_over_rows(NEAR, SignatureWork(threshold), stored, kept, engine))
+        parts = list(_over_rows(NEAR, partial(sign_rows, threshold), stored, kept, engine))
         signed = np.concatenate([part[0] for part in parts])
         lengths = np.concatenate([part[1] for part in parts])
 
@@ -168,7 +173,8 @@ def _contaminated(
     places = Places(kept)
 
     def build(_: Path) -> dict[str, Any]:
-        found = _over_rows(QUESTIONS, MatchWork(decontaminator), stored, kept, engine)
+        work = partial(match_rows, decontaminator)
+        found = _over_rows(QUESTIONS, work, stored, kept, engine)
         details = enumerate(itertools.chain.from_iterable(found))
         return {"found": [[i, detail] for i, detail in details if detail]}
 
@@ -194,7 +200,7 @@ def _digest(kept: list[Ints]) -> str:
 
 
 def _over_rows(
-    what: str, work: Any, stored: list[StoredSource], kept: list[Ints], engine: DataEngine
+    what: str, work: Work, stored: list[StoredSource], kept: list[Ints], engine: DataEngine
 ) -> Iterator[Any]:
     """The results of a work over all kept rows, batch by batch. `what` tells a person of it."""
     batches = (
@@ -204,37 +210,20 @@ def _over_rows(
     )
     total = sum(int(mask.sum()) for mask in kept)
     with progress(what, total, "rows") as advance:
-        yield from run_counted(work, batches, workers_for(engine, total >= LARGE), advance)
+        yield from run_counted(work, batches, engine if total >= LARGE else None, advance)
 
 
-@dataclass(frozen=True)
-class SignatureWork:
+def sign_rows(threshold: float, batch: Iterable[bytes]) -> tuple[Ints, Ints]:
     """MinHash signatures and lengths of answers."""
-
-    threshold: float
-
-    def start(self) -> Work:
-        def work(batch: Iterable[bytes]) -> tuple[Ints, Ints]:
-            examples = [Example("", turns_of(stored)) for stored in batch]
-            lengths = np.array([answer_length(example) for example in examples])
-            texts = [shared_text(example) for example in examples]
-            return signatures(texts, self.threshold), lengths
-
-        return work
+    examples = [Example("", turns_of(stored)) for stored in batch]
+    lengths = np.array([answer_length(example) for example in examples])
+    return signatures([shared_text(example) for example in examples], threshold), lengths
 
 
-@dataclass(frozen=True)
-class MatchWork:
+def match_rows(decontaminator: Decontaminator, batch: Iterable[bytes]) -> list[str | None]:
     """What each row has of an evaluation, None where it has nothing."""
-
-    decontaminator: Decontaminator
-
-    def start(self) -> Work:
-        def work(batch: Iterable[bytes]) -> list[str | None]:
-            matches = self.decontaminator.matches([Example("", turns_of(row)) for row in batch])
-            return [match.detail if match else None for match in matches]
-
-        return work
+    matches = decontaminator.matches([Example("", turns_of(row)) for row in batch])
+    return [match.detail if match else None for match in matches]
 
 
 def _split(cfg: DataMixConfig, chosen: list[SelectedSource]) -> None:
@@ -260,5 +249,4 @@ def _validation_keys(keys: Ints, cfg: DataMixConfig) -> Ints:
     count = max(1, round(cfg.validation_fraction * len(unique)))
     count = max(0, min(count, cfg.validation_max, len(unique) - 1))  # something is left to learn
     seeded = (f"{cfg.seed}:{key.hex()}".encode() for key in unique.tolist())
-    ranks = b"".join(hashlib.sha256(each).digest()[:8] for each in seeded)
-    return unique[np.frombuffer(ranks, ">u8").argsort(kind="stable")[:count]]
+    return unique[_drawn(seeded, count)]

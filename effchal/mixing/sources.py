@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from effchal.config import DataSourceConfig
@@ -66,7 +67,8 @@ class FileReader:
             except DataError as error:
                 if not (self.drop_empty and error.is_empty_text):
                     raise
-                summary.empty.add_unread(f"{self.name}:{number}", str(error))
+                unread = partial(Example, f"{self.name}:{number}", ())
+                summary.empty.add(unread, str(error))
                 continue
             summary.roles.update(turn.role for turn in turns)
             yield number, turns

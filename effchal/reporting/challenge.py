@@ -37,7 +37,7 @@ from effchal.reporting.finals import (
     places,
 )
 from effchal.reporting.standing import Difference, Measured, Missing, Place, Span, Standing
-from effchal.reporting.text_tables import as_markdown, as_text
+from effchal.tracking.text_tables import as_text
 
 RESAMPLES = 1000
 Scores = dict[str, dict[Instance, float]]
@@ -57,16 +57,24 @@ class ChallengeReport:
 
     def text(self) -> str:
         """For the terminal."""
-        return _wrapped_notes(self._page(as_text, ""))
+        finals = self.finals
+        parts = [f"Track {finals.track} of 2023: {len(finals.entries)} finalists"]
+        for each in self.standings:
+            parts += standing_parts(each)
+        if self.differences or self.unpaired:
+            parts.append(f"Differences to {self.standings[0].scores.name}")
+            parts += [as_text(differences_table(self.differences))] if self.differences else []
+            parts.append("\n".join(f"- {each}" for each in self.unpaired))
+        parts.append("\n".join(f"- left out: {each}" for each in self.left_out))
+        parts += ["The finalists, without these runs", as_text(published_table(finals))]
+        parts.append("\n".join(field_notes(finals)))
+        return _wrapped_notes("\n\n".join(part for part in parts if part))
 
     def places(self) -> str:
         """The runs' own tables and notes alone."""
         parts = [f"Track {self.finals.track} of 2023: {len(self.finals.entries)} finalists"]
-        parts += [part for each in self.standings for part in standing_parts(each, as_text, "")]
+        parts += [part for each in self.standings for part in standing_parts(each)]
         return _wrapped_notes("\n\n".join(parts))
-
-    def markdown(self) -> str:
-        return self._page(as_markdown, "## ")
 
     def to_json(self) -> dict[str, Any]:
         """For programs: the standings, and the published table as recomputed."""
@@ -82,24 +90,10 @@ class ChallengeReport:
             "left_out": self.left_out,
         }
 
-    def _page(self, write: Any, mark: str) -> str:
-        finals = self.finals
-        parts = [f"{mark}Track {finals.track} of 2023: {len(finals.entries)} finalists"]
-        for each in self.standings:
-            parts += standing_parts(each, write, mark)
-        if self.differences or self.unpaired:
-            parts.append(f"{mark}Differences to {self.standings[0].scores.name}")
-            parts += [write(differences_table(self.differences))] if self.differences else []
-            parts.append("\n".join(f"- {each}" for each in self.unpaired))
-        parts.append("\n".join(f"- left out: {each}" for each in self.left_out))
-        parts += [f"{mark}The finalists, without these runs", write(published_table(finals))]
-        parts.append("\n".join(field_notes(finals)))
-        return "\n\n".join(part for part in parts if part) + "\n"
 
-
-def standing_parts(standing: Standing, write: Any, mark: str) -> list[str]:
-    title = f"{mark}{standing.scores.name} ({standing.scores.decoding})"
-    return [title, write(table_of(standing)), "\n".join(notes_of(standing))]
+def standing_parts(standing: Standing) -> list[str]:
+    title = f"{standing.scores.name} ({standing.scores.decoding})"
+    return [title, as_text(table_of(standing)), "\n".join(notes_of(standing))]
 
 
 def _wrapped_notes(text: str) -> str:

@@ -160,43 +160,28 @@ def read_run(folder: Path, kind: str) -> Run:
     """What the files of a run folder say; a damaged one is named in `problems`."""
     is_job = (folder.parent / "multirun.yaml").is_file()
     run = Run(folder, kind, folder.parent if is_job else None)
-    run.record = _json(run, RECORDS[kind])
-    run.plan = _json(run, "plan.json")
-    run.mix = run.record if kind == "data" else _json(run, "mix.json")
+    run.record = _content(run, RECORDS[kind])
+    run.plan = _content(run, "plan.json")
+    run.mix = run.record if kind == "data" else _content(run, "mix.json")
     try:
-        run.config = dict(_flat(_yaml(run, "config.yaml")))
+        run.config = dict(_flat(_content(run, "config.yaml")))
     except RecursionError:
         run.problems.append("config.yaml holds itself")
     return run
 
 
-def _json(run: Run, name: str) -> dict[str, Any]:
-    def load(text: str) -> Any:
-        return json.loads(text)
-
-    return _content(run, name, load)
-
-
-def _yaml(run: Run, name: str) -> dict[str, Any]:
-    def load(text: str) -> Any:
-        try:
-            return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        except yaml.YAMLError as error:
-            raise ValueError(str(error)) from error
-
-    return _content(run, name, load)
-
-
-def _content(run: Run, name: str, load: Any) -> dict[str, Any]:
+def _content(run: Run, name: str) -> dict[str, Any]:
     """The mapping that a file holds; {} where it is missing, or damaged and said to be so."""
     try:
-        content = load((run.folder / name).read_text(encoding="utf-8"))
+        text = (run.folder / name).read_text(encoding="utf-8")
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        content = json.loads(text) if name.endswith(".json") else yaml.load(text, Loader=loader)
     except FileNotFoundError:
         return {}
     except OSError as error:
         run.problems.append(f"{name} cannot be read: {error.strerror}")
         return {}
-    except (ValueError, RecursionError):
+    except (ValueError, yaml.YAMLError, RecursionError):
         run.problems.append(f"{name} is damaged")
         return {}
     except Exception as error:  # YAML's tags can raise any

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from effchal.evaluation.names import short_names
+from effchal.evaluation.stats import exact_interval
 from effchal.reporting.collect import Run
 from effchal.reporting.scores import LONGEST, mapping
 
@@ -134,10 +135,8 @@ def interval_of(score: dict[str, Any]) -> tuple[float, float] | None:
     low, high, count = score.get("low"), score.get("high"), int(score["instances"] or 0)
     if low is None or high is None:
         return None
-    if low == high and low in (0, 1) and count > 0:
-        rare = 1 - 0.025 ** (1 / count)
-        return (0.0, rare) if low == 0 else (1 - rare, 1.0)
-    return low, high
+    exact = exact_interval(low, count) if low == high and count > 0 else None
+    return exact or (low, high)
 
 
 def counted(instances: int) -> str:

@@ -75,7 +75,7 @@ def shown(value: Any) -> str:
 
 def run_labels(runs: Sequence[Run], words: Sequence[str]) -> list[str]:
     """A short name for each run, unlike any other's: its sweep and what differs, or its folder."""
-    short = [_label(run, differing, brief=True) for run, differing in zip(runs, words, strict=True)]
+    short = [_label(run, differing) for run, differing in zip(runs, words, strict=True)]
     twice = {name for name, count in Counter(short).items() if count > 1}
     labels: dict[str, None] = {}  # in their order
     for run, name in zip(runs, short, strict=True):
@@ -101,7 +101,7 @@ def sweep_names(runs: Sequence[Run]) -> list[str | None]:
     return [names[run.sweep] if run.sweep else None for run in runs]
 
 
-def _label(run: Run, differing: str, brief: bool) -> str:
+def _label(run: Run, differing: str) -> str:
     if run.sweep is None:
         return TIME.sub("", run.folder.name) or run.folder.name
     sweep = TIME.sub("", run.sweep.name) or run.sweep.name

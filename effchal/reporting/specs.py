@@ -29,9 +29,9 @@ def chart(**parts: Any) -> Spec:
     return {"data": {"name": "table"}, "width": "container"} | parts
 
 
-def by_run(title: str | None = "run") -> Spec:
+def by_run() -> Spec:
     """Colour by run, with a legend below that picks runs by a click."""
-    legend = {"orient": "bottom", "columns": "$columns", "title": title, "labelLimit": 240}
+    legend = {"orient": "bottom", "columns": "$columns", "title": "run", "labelLimit": 240}
     return {"field": "run", "type": "nominal", "sort": None, "legend": legend}
 
 

@@ -1,10 +1,9 @@
 """What a report says of one run among the finalists."""
 
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from effchal.evaluation.stats import exact_interval
+from effchal.evaluation.stats import exact_interval, mcnemar
 from effchal.reporting.contest_scores import ContestScores
 
 
@@ -97,8 +96,7 @@ class Difference:
     @property
     def p(self) -> float:
         """Of the exact sign test; McNemar's, for answers that are right or wrong."""
-        n, k = self.better + self.worse, min(self.better, self.worse)
-        return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
+        return mcnemar(self.better, self.worse)
 
     @property
     def verdict(self) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 from effchal.submission.verdicts import wider_interval
 from effchal.tracking.ending import NOT_MEASURED, loss
+from effchal.tracking.text_tables import as_markdown
 from effchal.tracking.words import duration
 
 Facts = dict[str, Any]
@@ -123,8 +124,7 @@ def _absent(facts: Facts, mix: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _scores(facts: Facts) -> str:
-    lines = ["| entry | instances | metric | decoding | score | stated interval |"]
-    lines.append("|---|---:|---|---|---:|---|")
+    rows = [("entry", "instances", "metric", "decoding", "score", "stated interval")]
     found = facts["evaluation"]
     for entry, each in found["entries"].items():
         for decoding, summary in each["decodings"].items():
@@ -133,8 +133,8 @@ def _scores(facts: Facts) -> str:
                 interval = wider_interval(summary, metric, each["instances"])
                 span = f"[{interval.low:.3f}, {interval.high:.3f}]" if interval else "one question"
                 score = f"{summary['metrics'][metric]['mean']:.3f}"
-                cells = (entry, str(each["instances"]), metric, decoding, score, span)
-                lines.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
+                rows.append((entry, str(each["instances"]), metric, decoding, score, span))
+    lines = [as_markdown(rows)]
     lines += [f"\nLeft out: {entry}: {why}" for entry, why in found["missing"].items()]
     lines.append(
         "\nAn interval has a confidence of 95 % unless the evaluation's config says otherwise. "
@@ -152,6 +152,7 @@ def _training(facts: Facts) -> str:
     run = facts["training"]
     memory = run["peak_memory_gib"]
     rows = [
+        ("what", "value"),
         ("command", f"`{run['command']}`"),
         ("status", run["status"]),
         ("steps", f"{run['step']} of {run['steps_planned']}"),
@@ -164,7 +165,7 @@ def _training(facts: Facts) -> str:
         ("digest of the data", f"`{run['data_sha256']}`"),
         ("digest of the adapter", f"`{run['adapter_sha256']}`"),
     ]
-    return "\n".join(["| what | value |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
+    return as_markdown(rows)
 
 
 def _losses(run: Facts) -> str:
@@ -172,13 +173,11 @@ def _losses(run: Facts) -> str:
 
 
 def _data(facts: Facts, mix: dict[str, Any]) -> str:
-    lines = [
-        "| source | examples | licence | origin | SHA-256 of the rows |",
-        "|---|---:|---|---|---|",
-    ]
+    rows = [("source", "examples", "licence", "origin", "SHA-256 of the rows")]
     for each in mix["sources"]:
         cells = (each["source"], f"{each['examples']:,}", each["license"], each["origin"])
-        lines.append(f"| {' | '.join(cells)} | `{each['sha256'][:16]}…` |")
+        rows.append((*cells, f"`{each['sha256'][:16]}…`"))
+    lines = [as_markdown(rows)]
     lines.append("\n`training/mix.md` is the data report.")
     for each in _absent(facts, mix):
         lines.append(

@@ -35,6 +35,7 @@ from effchal.submission.verdicts import (
     of_training,
     of_versions,
 )
+from effchal.tracking.text_tables import as_text
 
 # Keys that may be typed: where things lie on this machine, and what it may spend.
 OF_TRAINING = ("base_model", "budget.hours", "train.gpus", "train.parallel", "data_mix.sources.")
@@ -182,9 +183,4 @@ def findings_table(findings: list[Finding]) -> str:
     marks = {True: "pass", False: "FAIL", None: ""}
     rows = [("", "compared", "handed in", "here")]
     rows += [(marks[each.ok], each.what, each.there, each.here) for each in findings]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = (
-        "  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True))
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    return as_text(rows)

@@ -1,6 +1,5 @@
 """Jobs of a sweep on this machine, several at a time, each in a process and on GPUs of its own."""
 
-import contextlib
 import logging
 import os
 import queue
@@ -62,7 +61,7 @@ class ProcessLauncher:
         self._places: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
         for number in range(at_once):
             self._places.put(groups[number % len(groups)])
-        self._running: set[subprocess.Popen] = set()
+        self._started: list[subprocess.Popen] = []
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list:
         """Do all jobs. Their results lie in their folders.
@@ -80,8 +79,8 @@ class ProcessLauncher:
                         each.result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-                for process in list(self._running):
-                    process.terminate()
+                for process in list(self._started):
+                    process.terminate()  # nothing to one that has ended
         if signals.received:
             sys.exit(128 + signals.received)
         return []
@@ -98,24 +97,11 @@ class ProcessLauncher:
             environment["OMP_NUM_THREADS"] = str(max(1, threads))
         folder, output = manifest.folder_of(number), manifest.log_of(number)
         try:
-            with self._counted() as started:
-                code = run_job(manifest.command, overrides, folder, output, environment, started)
+            started = self._started.append
+            code = run_job(manifest.command, overrides, folder, output, environment, started)
         finally:
             self._places.put(place)
         tell_end(manifest, number, code)
-
-    @contextlib.contextmanager
-    def _counted(self):
-        process: list[subprocess.Popen] = []
-
-        def started(each: subprocess.Popen) -> None:
-            process.append(each)
-            self._running.add(each)
-
-        try:
-            yield started
-        finally:
-            self._running.difference_update(process)
 
 
 def number_in(words: Sequence[str]) -> int:

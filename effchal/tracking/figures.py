@@ -48,13 +48,11 @@ def describe(axis: Any, title: str = "", x: str = "", y: str = "") -> None:
         axis.set_ylabel(y, fontsize=FONT_PT)
 
 
-def draw_interval(
-    axis: Any, row: float, at: tuple[float, float, float], colour: str, label: str | None = None
-) -> None:
+def draw_interval(axis: Any, row: float, at: tuple[float, ...], colour: str) -> None:
     """A point with its interval. `at` is (mean, low, high)."""
     mean, low, high = at
     axis.plot([low, high], [row, row], color=colour, linewidth=2)
-    axis.plot(mean, row, "o", color=colour, label=label)
+    axis.plot(mean, row, "o", color=colour)
 
 
 def save_figure(figure: Any, path: Path) -> None:

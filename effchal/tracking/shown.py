@@ -52,11 +52,6 @@ class Shown:
         (first, begin), (last, end) = self._ends[0], self._ends[-1]
         return (end - begin) / (last - first)
 
-    @property
-    def best(self) -> tuple[int, float] | None:
-        """Step and loss of the lowest validation."""
-        return min(self.validation, key=lambda pair: pair[1], default=None)
-
     def ends(self, brief: bool = False) -> str:
         """When the run ends, and by what unless brief; empty before that can be told."""
         if self.step_s is None or self.spent_s is None or self.step >= (self.steps or 0):

@@ -58,14 +58,6 @@ class Tracker:
             except OSError as error:
                 log.warning("TensorBoard's file cannot be written (%s)", error)
 
-    def log_samples(self, step: int, samples: list[dict[str, str]], spent_s: float) -> None:
-        """Keep what the model wrote after `step`.
-
-        Args:
-            samples: each with `prompt` and `completion`.
-        """
-        self.log({"step": step, "samples": samples, "spent_s": spent_s})
-
     def close(self) -> None:
         """End the mirrors: a few seconds at most. run.json and the bundle are written before."""
         if self._tensorboard:

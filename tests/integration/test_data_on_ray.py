@@ -22,8 +22,7 @@ from support.configs import compose_config
 from effchal.cli.compose import overlay
 from effchal.config import ConfigError, DataSourceConfig
 from effchal.config.choices import DataEngine, OnFault
-from effchal.mixing import encoded_source, on_ray, ray_cluster, read, select
-from effchal.mixing.parallel import Workers
+from effchal.mixing import encoded_source, on_ray, parallel, ray_cluster, read, select
 from effchal.mixing.prepare import prepare_data, select_data
 from effchal.mixing.readers import DataError
 from effchal.mixing.stored_source import RowBatch
@@ -59,10 +58,14 @@ class Pickled:
 @pytest.fixture
 def on_ray_all(monkeypatch):
     """The engine `ray` is asked for small sources, too; the other one starts no process."""
-    who = {DataEngine.ray: Workers.ray, DataEngine.local: Workers.none}
-    for module in (read, select, encoded_source):
-        monkeypatch.setattr(module, "workers_for", lambda engine, is_large: who[engine])
-    monkeypatch.setattr(read, "MANY_BYTES", 0)
+    for module, limit in (
+        (read, "MANY_BYTES"),
+        (read, "LARGE_BYTES"),
+        (select, "LARGE"),
+        (encoded_source, "LARGE"),
+    ):
+        monkeypatch.setattr(module, limit, 0)
+    monkeypatch.setattr(parallel, "_over_cores", map)
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ def without_ray(monkeypatch, on_ray_all):
     calls = []
 
     def run(row_work, batches):
-        calls.append(type(row_work).__name__)
+        calls.append(getattr(row_work, "func", type(row_work)).__name__)
         return stages(row_work, batches)
 
     monkeypatch.setattr(on_ray, "run_on_ray", run)
@@ -133,13 +136,7 @@ def test_both_engines_leave_the_same_bytes(mix, tmp_path, monkeypatch, without_r
     caplog.clear()
     assert without_ray == []
     assert ours == built(mix, DataEngine.ray, tmp_path / "b", monkeypatch)
-    assert set(without_ray) == {
-        "DigestWork",
-        "ReadWork",
-        "SignatureWork",
-        "MatchWork",
-        "EncodeWork",
-    }
+    assert set(without_ray) == {"digest_file", "read_file", "sign_rows", "match_rows", "EncodeWork"}
     assert warned == [each for each in caplog.messages if "no row where" in each]
     assert warned == ["source shards has no row where n is 77"]
     (report,) = (text for path, text in ours[1].items() if path.name == "mix.json")
@@ -192,7 +189,7 @@ def test_a_file_that_differs_on_a_node_is_refused(mix, monkeypatch, without_ray)
     whole = read.digest_of
 
     def changing(path, owner):
-        return whole(path, owner) + ("?" if without_ray[-1] == "ReadWork" else "")
+        return whole(path, owner) + ("?" if without_ray[-1] == "read_file" else "")
 
     monkeypatch.setattr(read, "digest_of", changing)
     with pytest.raises(DataError, match="changed while it was read"):
@@ -202,8 +199,8 @@ def test_a_file_that_differs_on_a_node_is_refused(mix, monkeypatch, without_ray)
 def test_a_node_says_which_file_it_lacks_and_which_version_it_has(tmp_path, monkeypatch):
     monkeypatch.setattr("effchal.model.tokenizer.hide_torch", lambda: None)
     with pytest.raises(ConfigError, match=rf"no file {tmp_path}/a on the Ray node \S+; all nodes"):
-        list(stages(read.DigestWork("s"), [read.FileBatch(tmp_path / "a")]))
-    stage = on_ray.Stage("other", Pickled(read.DigestWork("s")), str(tmp_path))
+        list(stages(partial(read.digest_file, "s"), [read.FileBatch(tmp_path / "a")]))
+    stage = on_ray.Stage("other", Pickled(partial(read.digest_file, "s")), str(tmp_path))
     stage._version = "0.0.1"
     block = pa.Table.from_pylist([{"number": 0, "batch": pickle.dumps(read.FileBatch(tmp_path))}])
     rows = itertools.chain.from_iterable(table.to_pylist() for table in stage(block))
@@ -262,7 +259,7 @@ def test_without_ray_the_engine_is_refused_before_any_row(tiny_cfg):
 def test_another_version_of_ray_is_refused(version, monkeypatch):
     monkeypatch.setattr(ray_cluster.importlib.metadata, "version", lambda name: version)
     with pytest.raises(ConfigError, match=f"another version of ray than {version}"):
-        ray_cluster.check_ray("data_mix.engine=ray", "another")
+        ray_cluster.check_ray()
 
 
 def test_an_address_without_a_cluster_is_told_at_once():

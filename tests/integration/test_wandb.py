@@ -137,7 +137,8 @@ def test_samples_are_a_table_that_grows_over_processes(tmp_path):
     for step in (1, 2):
         tracker = Tracker(folder, OFFLINE, "run", step - 1)
         tracker.log({"step": step, "loss": 1.0})
-        tracker.log_samples(step, [{"prompt": "Who?", "completion": str(step)}], 1.0)
+        samples = [{"prompt": "Who?", "completion": str(step)}]
+        tracker.log({"step": step, "samples": samples, "spent_s": 1.0})
         tracker.close()
         when_ended(folder, count=step)
     table = when_ended(folder, count=2)[-1].table("samples/completions")

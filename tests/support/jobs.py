@@ -4,11 +4,9 @@ import os
 import signal
 
 
-class Killed:
-    def start(self):
-        return lambda _: os.kill(os.getpid(), signal.SIGKILL)
+def killed(batch):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Faulty:
-    def start(self):
-        return lambda batch: divmod(batch, 0)
+def faulty(batch):
+    return divmod(batch, 0)

@@ -167,5 +167,5 @@ def reach_loopback_directly() -> None:
         os.environ[key] = ",".join(filter(None, ("127.0.0.1,localhost", os.environ.get(key))))
 
 
-def tail(log: Path, lines: int = 12) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+def tail(log: Path) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])

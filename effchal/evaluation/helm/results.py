@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from effchal.tracking.text_tables import as_markdown
+
 SUITE = "effchal"
 FILES = ("run_spec", "scenario", "scenario_state", "stats", "per_instance_stats")  # .json
 # The first that a scenario reports is its score.
@@ -96,7 +98,7 @@ def error_of(log: str, name: str) -> str:
 
 def runs_table(runs: list[HelmRun]) -> str:
     """Markdown, a line for each run."""
-    lines = ["| run | metric | score | split | scored | requests |", "|---|---|---|---|---|---|"]
+    rows = [["run", "metric", "score", "split", "scored", "requests"]]
     for run in runs:
         cells = [run.name, "FAILED", "", "", "", ""]
         if run.score is not None:
@@ -104,5 +106,5 @@ def runs_table(runs: list[HelmRun]) -> str:
             score = "" if found.score is None else f"{found.score:.3f}"
             cells[1:] = [found.metric or "-", score, found.split or "-"]
             cells += [str(found.scored), str(found.requests)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    return as_markdown(rows) + "\n"

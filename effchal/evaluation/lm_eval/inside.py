@@ -18,11 +18,6 @@ import sys
 import traceback
 from typing import Any
 
-HUB = (
-    "; its data are on the Hugging Face hub: fetch them once where there is a network "
-    "(HF_HUB_OFFLINE unset), or write a task over files of your own"
-)
-
 
 class ParentPipe:
     """The other process."""

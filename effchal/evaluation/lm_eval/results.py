@@ -14,6 +14,7 @@ from effchal.evaluation.results import (
     summarise,
 )
 from effchal.evaluation.scenarios import Reference
+from effchal.tracking.text_tables import as_markdown
 
 LOGPROB = "log-likelihood"  # of a question, where lm-eval has no metric of single questions
 Scores = dict[str, Any]  # {task: {"questions": [...], "metrics": {...}}} of one decoding
@@ -107,22 +108,17 @@ def others_table(
         groups: by decoding and group, lm-eval's metrics.
     """
     rows = [
-        (task, metric, name, value)
+        (task, metric, name, f"{value:.4g}")
         for task, summary in entries.items()
         for name, metrics in summary.having("of_all_instances").items()
         for metric, value in metrics.items()
     ]
     rows += [
-        (group, key.removesuffix(",none"), name, value)
+        (group, key.removesuffix(",none"), name, f"{value:.4g}")
         for name, of_decoding in groups.items()
         for group, metrics in of_decoding.items()
         for key, value in metrics.items()
         if "," in key and "_stderr," not in key and isinstance(value, int | float)
     ]
-    lines = [f"| {task} | {metric} | {name} | {value:.4g} |" for task, metric, name, value in rows]
-    head = [
-        "",
-        "| task or group | metric over all questions | decoding | score |",
-        "|---|---|---|---|",
-    ]
-    return "\n".join([*head, *lines]) + "\n" if lines else ""
+    head = ("task or group", "metric over all questions", "decoding", "score")
+    return f"\n{as_markdown([head, *rows])}\n" if rows else ""

@@ -1,7 +1,6 @@
 """A run of lm-eval's tasks: lm-eval asks and scores, our engine answers, and both keep results."""
 
 import json
-import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ OPTIONS = (
     "confirm_run_unsafe_code",
 )
 SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
-log = logging.getLogger("effchal.lm_eval")
 
 
 def run(cfg: Config, run_dir: Path, variables: dict[str, str]) -> str:

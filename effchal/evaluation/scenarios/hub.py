@@ -71,10 +71,6 @@ class Download:
     record: str  # its name; a folder may hold several sources
     fetch: Callable[[], dict[str, bytes]]  # contents by name
 
-    def is_kept(self) -> bool:
-        """Whether a whole fetch of this commit is there."""
-        return self.kept_bytes() is not None
-
     def kept_bytes(self) -> int | None:
         """The size of the files; None if a whole fetch of this commit is not there."""
         try:
@@ -93,7 +89,7 @@ class Download:
             ScenarioError: the source is out of reach or lacks what is asked for. Nothing of it
                 is written then.
         """
-        if self.is_kept():
+        if self.kept_bytes() is not None:
             return
         files = self.fetch()
         date = datetime.now(UTC).isoformat(timespec="seconds")
@@ -186,12 +182,9 @@ def _from_hub(entry: str, name: str, args: dict[str, str], cache: Path) -> Itera
         kinds["mmlu"] = ("mmlu/data", source, partial(mmlu_files, subject))
     if name in kinds:  # an entry of a user's own file needs nothing
         folder, source, convert = kinds[name]
-        fetch = partial(_converted, entry, source, convert)
-        yield Download(entry, source, cache / folder, record, fetch)
-
-
-def _converted(entry: str, source: Source, convert: Convert) -> dict[str, bytes]:
-    return convert(_load_dataset(entry, source))
+        yield Download(
+            entry, source, cache / folder, record, lambda: convert(_load_dataset(entry, source))
+        )
 
 
 def _file_download(

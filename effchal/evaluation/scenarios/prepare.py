@@ -1,6 +1,5 @@
 """All data of a list of entries in one folder, for a machine without a network."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,6 @@ from effchal.evaluation.scenarios.entries import parse_entry
 from effchal.evaluation.scenarios.hub import Download, downloads, useful_downloads
 from effchal.evaluation.scenarios.run_arguments import expanded
 from effchal.evaluation.scenarios.types import ScenarioError
-
-log = logging.getLogger("effchal.fetch")
 
 
 @dataclass(frozen=True)

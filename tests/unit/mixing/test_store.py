@@ -8,16 +8,16 @@ import time
 
 import numpy as np
 import pytest
-from support.jobs import Faulty, Killed
+from support.jobs import faulty, killed
 from support.paths import ROOT
 
 from effchal.config import CleanConfig, ConfigError, DataSourceConfig, ModelConfig, PromptConfig
-from effchal.config.choices import Dtype
+from effchal.config.choices import DataEngine, Dtype
 from effchal.mixing import read, store
 from effchal.mixing.encode import EncodeWork
 from effchal.mixing.encoded_source import encode_source
 from effchal.mixing.locate import locate
-from effchal.mixing.parallel import Workers, run_batches
+from effchal.mixing.parallel import run_batches
 from effchal.mixing.read import read_source
 from effchal.mixing.readers import DataError
 from effchal.mixing.select import SelectedSource
@@ -155,9 +155,7 @@ def test_workers_give_what_one_process_gives(tmp_path):
     )
     job = EncodeWork(TINY, PromptConfig(user="{content}"), 64)
     batches = list(source.batches(np.arange(40), 10))
-    alone, together = (
-        list(run_batches(job, batches, who)) for who in (Workers.none, Workers.cores)
-    )
+    alone, together = (list(run_batches(job, batches, who)) for who in (None, DataEngine.local))
     for one, other in zip(alone, together, strict=True):
         for name in ("rows", "lengths", "ids", "learned", "truncated"):
             assert getattr(one, name).tolist() == getattr(other, name).tolist()
@@ -167,14 +165,14 @@ def test_workers_give_what_one_process_gives(tmp_path):
 def test_a_worker_that_dies_is_told(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
     with pytest.raises(ConfigError, match=r"ended with code -9; was it killed for memory"):
-        list(run_batches(Killed(), [1, 2, 3], Workers.cores))
+        list(run_batches(killed, [1, 2, 3], DataEngine.local))
 
 
 @pytest.mark.integration
 def test_an_error_of_a_worker_comes_out(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
     with pytest.raises(ZeroDivisionError):
-        list(run_batches(Faulty(), [1], Workers.cores))
+        list(run_batches(faulty, [1], DataEngine.local))
 
 
 def test_ids_are_kept_by_tokenizer_template_and_rows(tmp_path):

@@ -11,9 +11,9 @@ TINY = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)  # one token a byte
 
 
 def encoded(too_long, limit, *turns, loss_on=LossOn.answers):
-    encoder = EncodeWork(TINY, PromptConfig(user="{content}:"), limit, loss_on, too_long).start()
-    batch = encoder.encode([turns])
-    texts = [encoder.prompts.tokenizer.decode(ids.tolist()) for ids, _ in batch.examples()]
+    work = EncodeWork(TINY, PromptConfig(user="{content}:"), limit, loss_on, too_long)
+    batch = work.encode([turns], work.prompts)
+    texts = [work.prompts.tokenizer.decode(ids.tolist()) for ids, _ in batch.examples()]
     return texts, batch
 
 
@@ -81,6 +81,6 @@ def test_what_is_learned_is_a_choice():
         texts, batch = encoded(TooLong.cut, 100, *talk, loss_on=loss_on)
         flags = batch.learned
         ids = batch.ids[flags].tolist()
-        encoder = EncodeWork(TINY, PromptConfig(), 100).start()
-        assert encoder.prompts.tokenizer.decode(ids) == learned
+        prompts = EncodeWork(TINY, PromptConfig(), 100).prompts
+        assert prompts.tokenizer.decode(ids) == learned
         assert len(texts) == 1

@@ -260,8 +260,6 @@ def test_the_report_is_the_same_every_time_in_every_form(tmp_path):
     assert first.text() == second.text()
     assert json.loads(json.dumps(first.to_json())) == json.loads(json.dumps(second.to_json()))
     assert max(map(len, first.text().splitlines())) <= 120
-    assert "| MMLU | EM | 40 | 0.425 [" in first.markdown()
-    assert "|---" not in first.text()
 
 
 def test_the_published_table_is_shown_recomputed():

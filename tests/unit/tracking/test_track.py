@@ -25,12 +25,6 @@ def test_every_record_is_on_disk_at_once(tmp_path):
     assert not (tmp_path / "wandb").exists()
 
 
-def test_samples_are_a_record_of_their_own(tmp_path):
-    samples = [{"prompt": "Who?", "completion": "I."}]
-    Tracker(tmp_path, TrackConfig(), "run").log_samples(4, samples, 8.0)
-    assert records(tmp_path) == [{"step": 4, "samples": samples, "spent_s": 8.0}]
-
-
 def test_rewinding_drops_later_steps_and_a_cut_line_but_not_their_seconds(tmp_path):
     lines = [json.dumps({"step": step, "spent_s": 10.0 * step}) for step in range(1, 6)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 6, "spe')
@@ -84,7 +78,8 @@ def test_tensorboard_hides_what_a_resumed_run_does_again(tmp_path):
     rewind_metrics(tmp_path, step=3)
     resumed = Tracker(tmp_path, cfg, "run", step=3)
     resumed.log({"step": 4, "loss": 40.0, "tokens": 10})
-    resumed.log_samples(4, [{"prompt": "Who?", "completion": "I."}], 2.0)
+    samples = [{"prompt": "Who?", "completion": "I."}]
+    resumed.log({"step": 4, "samples": samples, "spent_s": 2.0})
     resumed.close()
     shown = scalars(tmp_path / "tensorboard")
     assert shown["train/loss"] == {1: 1.0, 2: 2.0, 3: 3.0, 4: 40.0}

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 Rows = Sequence[Sequence[str]]
+NUMBERS = re.compile(r"(< )?[-+]?[\d.,/]+")  # one, a bound, or several counts
 
 
 def as_text(rows: Rows) -> str:
@@ -30,4 +31,4 @@ def as_markdown(rows: Rows) -> str:
 def is_numeric(cells: Sequence[str]) -> bool:
     """Whether all cells that are not empty hold numbers alone."""
     filled = [cell for cell in cells if cell]
-    return bool(filled) and all(re.fullmatch(r"[-+]?[\d.,]+", cell) for cell in filled)
+    return bool(filled) and all(map(NUMBERS.fullmatch, filled))
