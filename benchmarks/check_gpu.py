@@ -22,6 +22,7 @@ from common import ROOT
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # read by torch's import
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # equal runs have equal bits
 sys.path.insert(0, str(ROOT))  # it runs without an installation, too
 
 from gpu_check.session import Session, print_result

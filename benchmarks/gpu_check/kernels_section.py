@@ -4,7 +4,7 @@ import torch
 from machine import median_s
 
 from effchal.kernels import dropout, elementwise
-from effchal.kernels.elementwise import Compiled, is_compiled
+from effchal.kernels.elementwise import OneKernel, is_compiled
 from gpu_check.measure import ON_CARD
 from gpu_check.session import Session
 
@@ -20,20 +20,20 @@ def kernels(session: Session) -> None:
         session.attempt("kernels", lambda s, o=operation, g=given: proof(s, o, g), kernel=name)
 
 
-def cases(shrunk_by: int) -> list[tuple[Compiled, tuple]]:
+def cases(shrunk_by: int) -> list[tuple[OneKernel, tuple]]:
     rows, hidden, mlp = (size // shrunk_by for size in (ROWS, HIDDEN, MLP))
     x, dy, gain = made(rows, hidden), made(rows, hidden), made(hidden)
     gate_up, heads = made(rows, 2 * mlp), made(rows, HEADS, SIZE)
     cos, sin = made(rows, 1, SIZE // 2), made(rows, 1, SIZE // 2)
-    places, seed = dropout.places_of(x), 2**61 + 7
+    least, seed = round(0.95 * 2**dropout.BITS), 2**61 + 7
     return [
         (elementwise.normed, (x, gain, 1e-5)),
         (elementwise.normed_backward, (dy, x, gain, 1e-5, dy)),
         (elementwise.rotated, (heads, cos, sin, TURNING, -1.0)),
         (elementwise.gated, (gate_up, "silu")),
         (elementwise.gated_backward, (gate_up, made(rows, mlp), "silu")),
-        (dropout.dropped, (x, *places, 0.95, seed)),
-        (dropout.added_dropped, (dy, x, *places, 0.95, seed)),
+        (dropout.dropped, (x, least, seed)),
+        (dropout.added_dropped, (dy, x, least, seed)),
     ]
 
 
@@ -41,7 +41,7 @@ def made(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.bfloat16, device="cuda" if ON_CARD else "cpu")
 
 
-def proof(session: Session, operation: Compiled, given: tuple) -> None:
+def proof(session: Session, operation: OneKernel, given: tuple) -> None:
     upcast = [
         each.float() if torch.is_tensor(each) and each.is_floating_point() else each
         for each in given

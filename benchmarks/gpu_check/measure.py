@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from effchal.model.device import pick_device
+
 GIB = 2**30
-DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+DEVICE = pick_device()
 ON_CARD = DEVICE.type == "cuda"
 TOP_KERNELS = 12  # shown by a profile
 

@@ -138,7 +138,9 @@ NONE = {
     "train_embeddings embedding_lr freeze full_finetune full_finetuning": (
         "only adapters are trained"
     ),
-    "use_liger_kernel liger_kernel enable_liger_kernel": "it is used where it is installed",
+    "use_liger_kernel liger_kernel enable_liger_kernel": (
+        "the logits of all positions never exist together"
+    ),
     "group_by_length length_column_name padding padding_side padding_free pad_to_max_length"
     " pad_to_sequence_len": "rows are packed and hold no padding; see train.packing",
     "shuffle": "each epoch has an order of its own; see data_mix.seed",

@@ -1,13 +1,11 @@
 """Dropout whose mask is never kept: a seed makes it again in the backward pass."""
 
-import functools
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from effchal.kernels.elementwise import Compiled, is_compiled
+from effchal.kernels.elementwise import OneKernel, is_compiled
 
 GOLDEN, MIX = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9  # of SplitMix64
 BITS = 24  # of a hash that decide
@@ -53,15 +51,15 @@ class CountedMask:
     seed: int
 
     def times(self, x: Tensor) -> Tensor:
-        return dropped(x, *places_of(x), self.kept, self.seed)
+        return dropped(x, self._least, self.seed)
 
     def add(self, dx: Tensor, d_dropped: Tensor) -> Tensor:
-        return added_dropped(dx, d_dropped, *places_of(dx), self.kept, self.seed)
+        return added_dropped(d_dropped, dx, self._least, self.seed)
 
-
-def places_of(x: Tensor) -> list[Tensor]:
-    """The numbers of the rows and of the columns of x, (T,) and (D,) int64."""
-    return [_places(size, x.device, getattr(x, "fake_mode", None)) for size in x.shape]
+    @property
+    def _least(self) -> int:
+        """Hashes of BITS bits below it stay."""
+        return round(self.kept * 2**BITS)
 
 
 def keep_mask(x: Tensor, probability: float, seed: int) -> Tensor:
@@ -72,35 +70,25 @@ def keep_mask(x: Tensor, probability: float, seed: int) -> Tensor:
     return torch.empty_like(x).bernoulli_(probability, generator=generator)
 
 
-@Compiled
-def dropped(x: Tensor, rows: Tensor, columns: Tensor, kept: float, seed: int) -> Tensor:
+@OneKernel
+def dropped(x: Tensor, least: int, seed: int) -> Tensor:
     """(T, D): x where it stays, else 0."""
-    return torch.where(_stays(rows, columns, kept, seed), x, 0.0)
+    return torch.where(_stays(x, least, seed), x, 0.0)
 
 
-@Compiled
-def added_dropped(
-    dx: Tensor, d_dropped: Tensor, rows: Tensor, columns: Tensor, kept: float, seed: int
-) -> Tensor:
-    """(T, D): dx, plus d_dropped where it stays."""
-    return dx + torch.where(_stays(rows, columns, kept, seed), d_dropped, 0.0)
+@OneKernel
+def added_dropped(x: Tensor, added: Tensor, least: int, seed: int) -> Tensor:
+    """(T, D): `added`, plus x where it stays."""
+    return added + torch.where(_stays(x, least, seed), x, 0.0)
 
 
-def _stays(rows: Tensor, columns: Tensor, kept: float, seed: int) -> Tensor:
+def _stays(x: Tensor, least: int, seed: int) -> Tensor:
     """(T, D) bool, by SplitMix64's hash of each place."""
+    rows, columns = (torch.arange(size, device=x.device) for size in x.shape)
     hashed = _signed(GOLDEN) * (rows[:, None] * 2**20 + columns) + seed
     for shift in (30, 27):
         hashed = (hashed ^ _shifted(hashed, shift)) * _signed(MIX)
-    return _shifted(hashed, 64 - BITS) < round(kept * 2**BITS)
-
-
-@functools.lru_cache(maxsize=32)
-def _places(size: int, device: torch.device, fake_mode: Any) -> Tensor:
-    """(size,) int64, 0 and up.
-
-    They lie in memory: Inductor's own arithmetic on places overflows (torch 2.13).
-    """
-    return torch.arange(size, device=device)
+    return _shifted(hashed, 64 - BITS) < least
 
 
 def _shifted(value: Tensor, bits: int) -> Tensor:

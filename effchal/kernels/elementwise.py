@@ -1,8 +1,7 @@
 """Element-wise work of a decoder layer. On a card, one kernel each.
 
-`Compiled` marks pure functions. On a card, torch's Inductor writes a kernel for each. It rounds
-once, where the function as it stands rounds after each operation. Each is an operation of its own
-to torch, so that counts of launches and bytes see it as one.
+`OneKernel` marks pure functions. On a card, `triton_elementwise` computes each. It rounds once,
+where the function as it stands rounds after each operation.
 """
 
 import functools
@@ -60,38 +59,36 @@ def is_compiled(x: Tensor) -> bool:
 
 @functools.cache
 def missing_compiler() -> str | None:
-    """What Inductor lacks to write kernels for a card; None if nothing."""
+    """What Triton lacks to compile kernels for a card; None if nothing."""
     if importlib.util.find_spec("triton") is None:
         return "the package triton"
     names = [os.environ.get("CC"), "gcc", "clang", "cc"]
     return None if any(name and shutil.which(name) for name in names) else "a C compiler (gcc)"
 
 
-class Compiled:
-    """An operation effchal::<name>: one kernel on a card, the function itself elsewhere."""
+class OneKernel:
+    """A function of tensors and numbers: one Triton kernel on a card, as it stands elsewhere."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
-        """function: of tensors and numbers; the first argument says where it runs."""
+        """function: its first argument says where it runs; `triton_elementwise` has its name."""
         self.function = function
-
-        @functools.wraps(function)
-        def choose(x: Tensor, *others: Any) -> Tensor:
-            return (self.kernel if is_compiled(x) else function)(x, *others)
-
         name = f"effchal::{function.__name__}"
-        self._operation = torch.library.custom_op(name, choose, mutates_args=())
-        self._operation.register_fake(function)
+        self._counted = torch.library.custom_op(name, function, mutates_args=())
+        self._counted.register_fake(function)
 
     @functools.cached_property
     def kernel(self) -> Callable[..., Tensor]:
-        """Made when it is first called: importing torch's compiler takes a second."""
-        return torch.compile(self.function, dynamic=True, fullgraph=True)
+        from effchal.kernels import triton_elementwise  # Triton is not there without a card
 
-    def __call__(self, *arguments: Any) -> Tensor:
-        return self._operation(*arguments)
+        return getattr(triton_elementwise, self.function.__name__)
+
+    def __call__(self, x: Tensor, *others: Any) -> Tensor:
+        if type(x) is not Tensor:  # a fake one, whose launches and bytes are counted
+            return self._counted(x, *others)
+        return (self.kernel if is_compiled(x) else self.function)(x, *others)
 
 
-@Compiled
+@OneKernel
 def normed(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     """x / rms(x) * gain over the last dimension."""
     upcast = x.float()
@@ -99,7 +96,7 @@ def normed(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     return (upcast * scale * gain.float()).to(x.dtype)
 
 
-@Compiled
+@OneKernel
 def normed_backward(
     dy: Tensor, x: Tensor, gain: Tensor, eps: float, added: Tensor | None
 ) -> Tensor:
@@ -111,7 +108,7 @@ def normed_backward(
     return (dx if added is None else dx + added.float()).to(x.dtype)
 
 
-@Compiled
+@OneKernel
 def rotated(heads: Tensor, cos: Tensor, sin: Tensor, count: int, sign: float) -> Tensor:
     """(T, all heads, size), the first `count` turned by (T, 1, rotated / 2) angles."""
     half, turning = cos.shape[-1], heads[:, :count]
@@ -121,14 +118,14 @@ def rotated(heads: Tensor, cos: Tensor, sin: Tensor, count: int, sign: float) ->
     return torch.cat([torch.cat(turned, -1), heads[:, count:]], 1)
 
 
-@Compiled
+@OneKernel
 def gated(gate_up: Tensor, name: str) -> Tensor:
     """(T, 2 F) -> (T, F): activation(gate) * up."""
     gate, up = gate_up.chunk(2, dim=-1)
     return BY_NAME[name].forward(gate) * up
 
 
-@Compiled
+@OneKernel
 def gated_backward(gate_up: Tensor, dy: Tensor, name: str) -> Tensor:
     """(T, 2 F), gradient of gated's gate and up."""
     gate, up = gate_up.chunk(2, dim=-1)

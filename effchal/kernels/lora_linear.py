@@ -7,36 +7,19 @@ get gradients, its format is what is saved.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effchal.kernels.adapter_copies import Adapter, AdapterCopies
 from effchal.kernels.dropout import CountedMask, Mask, mask_of
 from effchal.kernels.frozen_weight import FloatWeight, FourBitWeight, is_four_bit, side_by_side
 from effchal.kernels.row_adapters import RowAdapters
 from effchal.kernels.scratch import ScratchBuffers
 
 PEFT_LAYERS = ("peft.tuners.lora.layer", "peft.tuners.lora.bnb")
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """One layer's LoRA, scale * B(A(x)), and the columns of the fused output that it adds to."""
-
-    a: nn.Parameter  # (r, D_in)
-    b: nn.Parameter  # (out, r)
-    scale: float
-    columns: slice  # of the fused output
-    ranks: slice  # of the fused rank
-
-    def in_dtype(self, dtype: torch.dtype) -> "Adapter":
-        if self.a.dtype == self.b.dtype == dtype:
-            return self
-        a, b = (nn.Parameter(part.detach().to(dtype), False) for part in (self.a, self.b))
-        return replace(self, a=a, b=b)
 
 
 def base_and_adapter(module: Any) -> tuple[Any, str | None] | None:
@@ -117,6 +100,7 @@ class FusedLinear:
         self.bias = torch.cat(biases) if biases else None
         self.dropout = dropout_of(modules)
         self.adapters = adapters_of(modules, [name for _, name in parts])
+        self._copies = AdapterCopies(self.adapters)
 
     def own_weight(self) -> nn.Module | None:
         """A module that owns the joined weight, see FloatWeight.own; None where none is joined."""
@@ -143,16 +127,18 @@ class FusedLinear:
             y = y if bias is None else y.add_(bias)
         if not self.adapters:
             return y, None
+        self._copies.take(x.dtype)
         low = self._low(x, self._mask(x, seed))
-        for adapter in self.adapters:
-            b, scale = adapter.b.to(x.dtype), self._scale(adapter)
-            y[:, adapter.columns].addmm_(low[:, adapter.ranks], b.T, alpha=scale)
+        for adapter, b in zip(self.adapters, self._copies.bs, strict=True):
+            y[:, adapter.columns].addmm_(low[:, adapter.ranks], b.T, alpha=self._scale(adapter))
         return y, low
 
     def backward(
         self, dy: Tensor, x: Tensor, low: Tensor | None, want_dx: bool = True, seed: int = 0
     ) -> tuple[Tensor | None, list[Tensor]]:
         """Gradient of x (None unless wanted), and those of `parameters()`.
+
+        Adapters are those of the last `forward`.
 
         Args:
             low: as `forward` gave it; made again where it is None.
@@ -164,21 +150,19 @@ class FusedLinear:
         mask = self._mask(x, seed)
         low = self._low(x, mask) if low is None else low
         d_low = torch.empty_like(low)
-        d_bs = []
-        for adapter in self.adapters:
+        gradients = self._copies.blank_gradients(dy)
+        da, *d_bs = self._copies.parts(gradients)
+        for adapter, b, db in zip(self.adapters, self._copies.bs, d_bs, strict=True):
             dy_part, d_low_part = dy[:, adapter.columns], d_low[:, adapter.ranks]
             scale = self._scale(adapter)
             # beta=0: what stood in the memory is not read.
-            d_low_part.addmm_(dy_part, adapter.b.to(dy.dtype), beta=0, alpha=scale)
-            db = torch.empty_like(adapter.b, dtype=dy.dtype)
+            d_low_part.addmm_(dy_part, b, beta=0, alpha=scale)
             db.addmm_(dy_part.T, low[:, adapter.ranks], beta=0, alpha=scale)
-            d_bs.append(db.to(adapter.b.dtype))
-        da = d_low.T @ (x if mask is None else mask.times(x))  # (ranks, D_in)
-        d_as = [da[adapter.ranks].to(adapter.a.dtype) for adapter in self.adapters]
+        torch.mm(d_low.T, x if mask is None else mask.times(x), out=da)
         if dx is not None:
-            a = self._joined_a(dy.dtype)
+            a = self._copies.a
             dx = dx.addmm_(d_low, a) if mask is None else mask.add(dx, d_low @ a)
-        return dx, [gradient for pair in zip(d_as, d_bs, strict=True) for gradient in pair]
+        return dx, self._copies.of_parameters(gradients)
 
     @property
     def drops(self) -> bool:
@@ -198,12 +182,7 @@ class FusedLinear:
         return adapter.scale / self._kept
 
     def _low(self, x: Tensor, mask: Mask | CountedMask | None) -> Tensor:
-        return (x if mask is None else mask.times(x)) @ self._joined_a(x.dtype).T  # (T, ranks)
-
-    def _joined_a(self, dtype: torch.dtype) -> Tensor:
-        """(ranks, D_in)."""
-        parts: list[Tensor] = [adapter.a for adapter in self.adapters]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(dtype)
+        return (x if mask is None else mask.times(x)) @ self._copies.a.T  # (T, ranks)
 
 
 class DecodingLinear:

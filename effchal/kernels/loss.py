@@ -1,7 +1,5 @@
 """Cross-entropy of the target positions, chunk by chunk: the logits of all never exist together."""
 
-import functools
-import importlib.util
 from typing import Any
 
 import torch
@@ -26,32 +24,12 @@ def chunked_loss(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
         hidden: (n, D) of the target positions.
         targets: (n,) int64.
     """
-    plain = is_frozen_product(head) and head.weight.dtype == hidden.dtype
-    if hidden.device.type == "cuda" and plain and has_fused_loss():
-        return fused_loss(head.weight, hidden, targets)
     parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
     return ChunkedLoss.apply(head, torch.is_grad_enabled(), hidden, targets, *parameters)
 
 
 def is_frozen_product(head: Any) -> bool:
     return type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
-
-
-@functools.cache
-def has_fused_loss() -> bool:
-    """Whether the package liger_kernel is here."""
-    return importlib.util.find_spec("liger_kernel") is not None
-
-
-def fused_loss(weight: Tensor, hidden: Tensor, targets: Tensor) -> Tensor:
-    """`chunked_loss` under a frozen (V, D) head by Liger's kernel.
-
-    Gradients take the place of a chunk's logits, which take about the memory of `hidden`. It waits
-    for the device: version 0.8.5 counts targets, and checks whether it must scale.
-    """
-    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
-
-    return liger_fused_linear_cross_entropy(hidden, weight, targets, reduction="sum")
 
 
 class ChunkedLoss(torch.autograd.Function):

@@ -19,20 +19,22 @@ def runs_varlen(query: Tensor) -> bool:
     """Whether the kernel takes such queries, (1, H, T, d)."""
     size = query.shape[-1]
     fits = query.dtype in (torch.bfloat16, torch.float16) and size <= MOST_HEAD_DIM
-    on_card = query.device.type == "cuda"
-    return on_card and fits and size % 8 == 0 and _has_kernel(query.device)
+    return query.is_cuda and fits and size % 8 == 0 and _has_kernel(query.device)
 
 
 @functools.cache
 def _has_kernel(device: torch.device) -> bool:
-    return torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= FLASH_FROM
+    """A card that a run is planned for, and that is not here, counts as new enough."""
+    if not torch.cuda.is_available():
+        return True
+    return torch.cuda.get_device_capability(device) >= FLASH_FROM
 
 
 @functools.lru_cache(maxsize=8)
-def ends_of(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+def ends_of(lengths: tuple[int, ...], device: torch.device, fake_mode: Any = None) -> Tensor:
     """(examples + 1,) int32: where each example of a row begins, and where the last one ends.
 
-    The layers of a pass share it.
+    The layers of a pass share it. Fake tensors of one mode must not meet another's.
     """
     ends = [0, *itertools.accumulate(lengths)]
     return torch.tensor(ends, dtype=torch.int32).to(device, non_blocking=True)
@@ -59,12 +61,11 @@ def varlen_attention(
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (each.squeeze(0).transpose(0, 1) for each in (query, key, value))  # (T, heads, d)
-    ends, longest = ends_of(lengths, query.device), max(lengths)
-    options: dict[str, Any] = {}
-    if q.shape[1] != k.shape[1] and _takes_grouped_heads():
-        options["enable_gqa"] = True
-    elif q.shape[1] != k.shape[1]:
-        k, v = (each.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for each in (k, v))
+    ends = ends_of(lengths, query.device, getattr(query, "fake_mode", None))
+    longest = max(lengths)
+    # torch 2.11 takes grouped heads without a word.
+    grouped = {"enable_gqa": q.shape[1] != k.shape[1]}
+    options: dict[str, Any] = grouped if _asks_for_grouped_heads() else {}
     before = -1 if not window or longest <= window else window - 1
     mixed = varlen_attn(
         q, k, v, ends, ends, longest, longest, scale=scaling, window_size=(before, 0), **options
@@ -74,7 +75,7 @@ def varlen_attention(
 
 
 @functools.cache
-def _takes_grouped_heads() -> bool:
+def _asks_for_grouped_heads() -> bool:
     """From torch 2.12 on."""
     from torch.nn.attention.varlen import varlen_attn
 

@@ -82,7 +82,7 @@ def train_step(
         loss_sums.append(fitting_backward(model, micro_batch, planned, ranks))
         if len(loss_sums) < len(micro_batches) and must_cut is not None and must_cut():
             break
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [each for group in optimizer.param_groups for each in group["params"]]
     was_cut = len(loss_sums) < len(micro_batches)
     done = micro_batches[: len(loss_sums)]
     losses_of_all = sum_over(ranks, trainable, loss_sums)

@@ -1,4 +1,6 @@
-"""Functions that a card runs as one kernel each: in the layers, and what Inductor makes of them."""
+"""Functions that a card runs as one kernel each: in the layers, and as Triton computes them."""
+
+import os
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ def as_on_a_card(monkeypatch):
     """Layers call the functions of a card, each of which runs as it stands."""
     for module in (elementwise, dropout, norm):
         monkeypatch.setattr(module, "is_compiled", lambda x: True)
-    monkeypatch.setattr(elementwise.Compiled, "kernel", property(lambda self: self.function))
+    monkeypatch.setattr(elementwise.OneKernel, "kernel", property(lambda self: self.function))
 
 
 @pytest.mark.parametrize("keep", list(ActivationCheckpointing))
@@ -65,29 +67,33 @@ def test_nothing_is_compiled_on_a_cpu():
     assert not elementwise.is_compiled(torch.ones(2))
 
 
-def arguments(dtype):
+def arguments():
     """Of each function, for a few rows."""
     draw = torch.Generator().manual_seed(0)
 
     def made(*shape):
-        return torch.randn(*shape, generator=draw).to(dtype)
+        return torch.randn(*shape, generator=draw)
 
-    x, dy, gain, gate_up = made(5, 64), made(5, 64), made(64), made(5, 64)
-    heads, cos, sin = made(5, 6, 16), made(5, 1, 4), made(5, 1, 4)
+    x, dy, gain, gate_up = made(5, 60), made(5, 60), made(60), made(5, 2 * 1100)
+    heads, cos, sin = made(5, 6, 20), made(5, 1, 6), made(5, 1, 12)[..., :6]
     yield elementwise.normed, (x, gain, 1e-5)
-    yield elementwise.normed_backward, (dy, x, gain, 1e-5, dy)
+    yield elementwise.normed_backward, (dy, x, gain, 1e-5, None)
+    yield elementwise.normed_backward, (dy[:, :30], x[:, :30], gain[:30], 1e-5, dy[:, :30])
     yield elementwise.rotated, (heads, cos, sin, 4, -1.0)
-    yield elementwise.gated, (gate_up, "silu")
+    once = [angles[:1].expand(6, -1, -1) for angles in (cos, sin)]
+    yield elementwise.rotated, (heads.transpose(0, 1), *once, 5, 1.0)
     for name in BY_NAME:
-        yield elementwise.gated_backward, (gate_up, made(5, 32), name)
-    yield dropout.dropped, (x, *dropout.places_of(x), 0.9, 2**61 + 7)
-    yield dropout.added_dropped, (dy, x, *dropout.places_of(x), 0.9, 2**31 + 7)
+        yield elementwise.gated, (gate_up, name)
+        yield elementwise.gated_backward, (gate_up, made(5, 1100), name)
+    for seed in (0, 1, 2**31 + 7, 2**61 + 7):
+        yield dropout.dropped, (gate_up, 2**23, seed)
+        yield dropout.added_dropped, (gate_up, 2 * gate_up, 2**23, seed)
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize("number", [1, 2, 4, 7])
-def test_a_compiled_function_is_the_function(number):
-    operation, given = list(arguments(torch.float32))[number]
-    expected = operation.function(*given)
-    torch.testing.assert_close(operation.kernel(*given), expected)
-    assert torch.equal(operation(*given), expected)
+@pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1", reason="needs triton and TRITON_INTERPRET=1"
+)
+@pytest.mark.parametrize("number", range(len(list(arguments()))))
+def test_a_kernel_is_its_function(number):
+    operation, given = list(arguments())[number]
+    torch.testing.assert_close(operation.kernel(*given), operation.function(*given))

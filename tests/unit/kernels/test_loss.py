@@ -1,6 +1,3 @@
-import importlib.util
-import os
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +7,7 @@ from effchal.config import LoraConfig, ModelConfig
 from effchal.config.choices import Dtype
 from effchal.kernels import loss
 from effchal.kernels.dropout import draw_seed, keep_mask
-from effchal.kernels.loss import chunked_loss, fused_loss
+from effchal.kernels.loss import chunked_loss
 from effchal.model.load import add_adapter, load_base_model
 from effchal.model.structure import head
 
@@ -109,32 +106,3 @@ def test_a_loss_far_from_every_target_stays_finite():
     assert torch.isfinite(found)
     assert torch.isfinite(gradient).all()
     assert found == pytest.approx(whole(head, HIDDEN * 1e4, TARGETS).item(), rel=1e-5)
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("liger_kernel") is None, reason="no package liger_kernel"
-)
-@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
-def test_ligers_loss_is_ours(dtype, close):
-    """On a GPU, which takes it by itself, or with TRITON_INTERPRET=1."""
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu and os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("no GPU, and TRITON_INTERPRET=1 is not set")
-    device = torch.device("cuda" if on_gpu else "cpu")
-    head, hidden = plain_head().to(dtype), HIDDEN.to(dtype)
-    expected, (gradient,) = loss_and_gradients(chunked_loss, head, hidden)
-    head, hidden, targets = head.to(device), hidden.to(device).requires_grad_(), TARGETS.to(device)
-
-    def loss_of() -> torch.Tensor:
-        return (
-            chunked_loss(head, hidden, targets)
-            if on_gpu
-            else fused_loss(head.weight, hidden, targets)
-        )
-
-    found = loss_of()
-    assert found.item() == pytest.approx(expected.item(), rel=close)
-    (other,) = torch.autograd.grad(found / 7, hidden)
-    assert (other.cpu() - gradient).abs().max() <= close * gradient.abs().max()
-    with torch.no_grad():
-        assert loss_of().item() == pytest.approx(expected.item(), rel=close)
