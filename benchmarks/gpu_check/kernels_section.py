@@ -1,6 +1,7 @@
 """Each compiled kernel against its function in float32, and the time of both."""
 
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from machine import median_s
 
 from effchal.kernels import dropout, elementwise
@@ -18,6 +19,8 @@ def kernels(session: Session) -> None:
     for operation, given in cases(shrunk_by=32 if session.tiny else 1):
         name = operation.function.__name__
         session.attempt("kernels", lambda s, o=operation, g=given: proof(s, o, g), kernel=name)
+    if ON_CARD:
+        session.attempt("kernels", unpacked, kernel="unpack_4_bits")
 
 
 def cases(shrunk_by: int) -> list[tuple[OneKernel, tuple]]:
@@ -56,4 +59,24 @@ def proof(session: Session, operation: OneKernel, given: tuple) -> None:
         ms=1000 * median_s(lambda: operation(*given), runs=20, warm=3),
         uncompiled_ms=1000 * median_s(lambda: operation.function(*given), runs=20, warm=3),
         ok=off <= OFF,
+    )
+
+
+def unpacked(session: Session) -> None:
+    """NF4 weights have bitsandbytes' bits."""
+    from effchal.kernels.triton_elementwise import unpack_4_bits
+
+    packed, state = quantize_4bit(made(MLP, HIDDEN), compress_statistics=True, quant_type="nf4")
+    found, true = (torch.empty(MLP, HIDDEN, dtype=state.dtype, device="cuda") for _ in range(2))
+    dequantize_4bit(packed, state, out=true)
+    unpack_4_bits(packed, state, found)
+    session.tell(
+        "kernels",
+        kernel="unpack_4_bits",
+        compiled=True,
+        off=float((found.float() - true.float()).abs().max()),
+        ms=1000 * median_s(lambda: unpack_4_bits(packed, state, found), runs=20, warm=3),
+        uncompiled_ms=1000
+        * median_s(lambda: dequantize_4bit(packed, state, out=true), runs=20, warm=3),
+        ok=torch.equal(found, true),
     )

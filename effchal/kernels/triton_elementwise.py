@@ -3,6 +3,8 @@
 `elementwise.py` and `dropout.py` have the functions that these compute, and say what is what.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -200,3 +202,40 @@ def _with_dropped(x: Tensor, added: Tensor | None, least: int, seed: int) -> Ten
     grid = rows, triton.cdiv(size, BLOCK)
     _dropped[grid](x, more, y, seed, least, size, added is not None, BLOCK=BLOCK)
     return y
+
+
+@triton.jit
+def _unpacked(
+    packed, absmax, code, scales, scale_code, offset, out, count,
+    VALUES: tl.constexpr, NESTED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0).to(tl.int64)
+    at = program * BLOCK + tl.arange(0, BLOCK)  # bytes, of two values each
+    inside = at < count
+    byte = tl.load(packed + at, mask=inside, other=0).to(tl.int32)
+    block = at // (VALUES // 2)
+    scale = tl.load(absmax + block, mask=inside, other=0).to(tl.int32)
+    largest = tl.load(scale_code + scale) * tl.load(
+        scales + block // NESTED, mask=inside, other=0.0
+    )
+    largest += tl.load(offset)
+    first, second = tl.load(code + (byte >> 4)), tl.load(code + (byte & 15))
+    both = tl.interleave(first * largest, second * largest)
+    place = program * BLOCK * 2 + tl.arange(0, BLOCK * 2)
+    tl.store(out + place, both.to(out.dtype.element_ty), mask=place < 2 * count)
+
+
+def unpack_4_bits(packed: Tensor, state: Any, out: Tensor) -> None:
+    """Write a weight of bitsandbytes, whose scales are in 8 bits, to `out`: one launch, not three.
+
+    Args:
+        packed: (n, 1) uint8, two values each.
+        state: bitsandbytes' QuantState, nested.
+        out: (out, in), contiguous.
+    """
+    count = packed.numel()
+    _unpacked[(triton.cdiv(count, BLOCK),)](
+        packed, state.absmax, state.code, state.state2.absmax, state.state2.code, state.offset, out,
+        count, VALUES=state.blocksize, NESTED=state.state2.blocksize, BLOCK=BLOCK,
+        enable_fp_fusion=False,  # as bitsandbytes rounds
+    )  # fmt: skip

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from support.adapted_models import (
     assert_close,
     is_fused,
@@ -90,10 +91,25 @@ def arguments():
         yield dropout.added_dropped, (gate_up, 2 * gate_up, 2**23, seed)
 
 
-@pytest.mark.skipif(
+interpreted = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="needs triton and TRITON_INTERPRET=1"
 )
+
+
+@interpreted
 @pytest.mark.parametrize("number", range(len(list(arguments()))))
 def test_a_kernel_is_its_function(number):
     operation, given = list(arguments())[number]
     torch.testing.assert_close(operation.kernel(*given), operation.function(*given))
+
+
+@interpreted
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_4_bits_are_unpacked_as_bitsandbytes_does(kind):
+    from effchal.kernels.triton_elementwise import unpack_4_bits
+
+    weight = torch.randn(300, 448, generator=torch.Generator().manual_seed(0))
+    packed, state = quantize_4bit(weight, compress_statistics=True, quant_type=kind)
+    found = torch.full_like(weight, torch.nan)
+    unpack_4_bits(packed, state, found)
+    assert torch.equal(found, dequantize_4bit(packed, state))
