@@ -1,16 +1,22 @@
-"""Each compiled kernel against its function in float32, and the time of both."""
+"""Each Triton kernel against its plain twin in float32, and the time of both."""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from machine import median_s
+from torch import Tensor
 
 from effchal.kernels import dropout, elementwise
-from effchal.kernels.elementwise import OneKernel, is_compiled
+from effchal.kernels.elementwise import OneKernel
 from gpu_check.measure import ON_CARD
 from gpu_check.session import Session
 
 ROWS, HIDDEN, MLP, HEADS, SIZE = 2048, 4096, 14336, 48, 128  # of Mistral-7B
 TURNING = 40  # heads of queries and keys
+LENGTHS, COLUMNS = 8, 2048  # rows and cached tokens of a decode step
 OFF = 2**-6  # of the largest number; rounding to bfloat16 once changes 2**-9
 
 
@@ -21,6 +27,7 @@ def kernels(session: Session) -> None:
         session.attempt("kernels", lambda s, o=operation, g=given: proof(s, o, g), kernel=name)
     if ON_CARD:
         session.attempt("kernels", unpacked, kernel="unpack_4_bits")
+        session.attempt("kernels", attended, kernel="attention_of_new_tokens")
 
 
 def cases(shrunk_by: int) -> list[tuple[OneKernel, tuple]]:
@@ -40,7 +47,7 @@ def cases(shrunk_by: int) -> list[tuple[OneKernel, tuple]]:
     ]
 
 
-def made(*shape: int) -> torch.Tensor:
+def made(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.bfloat16, device="cuda" if ON_CARD else "cpu")
 
 
@@ -49,17 +56,9 @@ def proof(session: Session, operation: OneKernel, given: tuple) -> None:
         each.float() if torch.is_tensor(each) and each.is_floating_point() else each
         for each in given
     ]
-    true = operation.function(*upcast)
-    off = float((operation(*given) - true).abs().max() / true.abs().max())
-    session.tell(
-        "kernels",
-        kernel=operation.function.__name__,
-        compiled=is_compiled(given[0]),
-        off=off,
-        ms=1000 * median_s(lambda: operation(*given), runs=20, warm=3),
-        uncompiled_ms=1000 * median_s(lambda: operation.function(*given), runs=20, warm=3),
-        ok=off <= OFF,
-    )
+    name, function = operation.function.__name__, operation.function
+    off = distance(operation(*given), function(*upcast))
+    tell(session, name, off, OFF, lambda: operation(*given), lambda: function(*given))
 
 
 def unpacked(session: Session) -> None:
@@ -68,15 +67,57 @@ def unpacked(session: Session) -> None:
 
     packed, state = quantize_4bit(made(MLP, HIDDEN), compress_statistics=True, quant_type="nf4")
     found, true = (torch.empty(MLP, HIDDEN, dtype=state.dtype, device="cuda") for _ in range(2))
-    dequantize_4bit(packed, state, out=true)
-    unpack_4_bits(packed, state, found)
+
+    def ours() -> None:
+        unpack_4_bits(packed, state, found)
+
+    def theirs() -> None:
+        dequantize_4bit(packed, state, out=true)
+
+    ours()
+    theirs()
+    tell(session, "unpack_4_bits", distance(found, true.float()), 0.0, ours, theirs)
+
+
+def attended(session: Session) -> None:
+    """Some rows of different lengths, in bfloat16, against torch's attention in float32."""
+    from effchal.kernels.triton_attention import attention_of_new_tokens
+
+    q = made(LENGTHS, 8, 4, SIZE)
+    k, v = (made(LENGTHS, 8, COLUMNS, SIZE) for _ in range(2))
+    ends = torch.arange(1, LENGTHS + 1, device=q.device)[:, None] * COLUMNS // LENGTHS
+    unseen = torch.arange(COLUMNS, device=q.device)[None] >= ends
+    mask = q.new_zeros(LENGTHS, 1, 1, COLUMNS).masked_fill_(unseen[:, None, None], -torch.inf)
+
+    def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=SIZE**-0.5)
+
+    def ours() -> Tensor:
+        return attention_of_new_tokens(q, k, v, mask, SIZE**-0.5)
+
+    off = distance(ours(), plain(*(each.float() for each in (q, k, v, mask))))
+    tell(session, "attention_of_new_tokens", off, OFF, ours, lambda: plain(q, k, v, mask))
+
+
+def distance(found: Tensor, true: Tensor) -> float:
+    """The largest difference over the largest number; NaN stays NaN."""
+    return float((found.float() - true).abs().max() / true.abs().max())
+
+
+def tell(
+    session: Session,
+    kernel: str,
+    off: float,
+    most: float,
+    compiled: Callable[[], Any],
+    uncompiled: Callable[[], Any],
+) -> None:
     session.tell(
         "kernels",
-        kernel="unpack_4_bits",
-        compiled=True,
-        off=float((found.float() - true.float()).abs().max()),
-        ms=1000 * median_s(lambda: unpack_4_bits(packed, state, found), runs=20, warm=3),
-        uncompiled_ms=1000
-        * median_s(lambda: dequantize_4bit(packed, state, out=true), runs=20, warm=3),
-        ok=torch.equal(found, true),
+        kernel=kernel,
+        compiled=ON_CARD,
+        off=off,
+        ms=1000 * median_s(compiled, runs=20, warm=3),
+        uncompiled_ms=1000 * median_s(uncompiled, runs=20, warm=3),
+        ok=off <= most,
     )

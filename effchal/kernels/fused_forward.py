@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from effchal.kernels.cpu_linear import FEW_ROWS, is_float32_on_cpu
+from effchal.kernels.elementwise import is_compiled
 from effchal.kernels.layer_parts import LayerParts, parts_of
 from effchal.kernels.lora_linear import (
     DecodingLinear,
@@ -239,6 +240,10 @@ class FusedForward:
             mixed = attention_with_shared_prefix(
                 queries, keys, values, mask, chunk.shared, chunk.reads, scale
             )
+        elif mask is not None and new == 1 and is_compiled(queries):
+            from effchal.kernels.triton_attention import attention_of_new_tokens
+
+            mixed = attention_of_new_tokens(queries, keys, values, mask, scale)
         else:
             mixed = F.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=mask, scale=scale
