@@ -1,5 +1,6 @@
 """Each Triton kernel against its plain twin in float32, and the time of both."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from effchal.kernels import dropout, elementwise
 from effchal.kernels.elementwise import OneKernel
+from effchal.kernels.guarded_kernel import distance
 from gpu_check.measure import ON_CARD
 from gpu_check.session import Session
 
@@ -24,7 +26,8 @@ def kernels(session: Session) -> None:
     """On a CPU nothing is compiled, and the functions themselves are held against float32."""
     for operation, given in cases(shrunk_by=32 if session.tiny else 1):
         name = operation.function.__name__
-        session.attempt("kernels", lambda s, o=operation, g=given: proof(s, o, g), kernel=name)
+        work = functools.partial(proof, operation=operation, given=given)
+        session.attempt("kernels", work, kernel=name)
     if ON_CARD:
         session.attempt("kernels", unpacked, kernel="unpack_4_bits")
         session.attempt("kernels", attended, kernel="attention_of_new_tokens")
@@ -57,8 +60,9 @@ def proof(session: Session, operation: OneKernel, given: tuple) -> None:
         for each in given
     ]
     name, function = operation.function.__name__, operation.function
-    off = distance(operation(*given), function(*upcast))
-    tell(session, name, off, OFF, lambda: operation(*given), lambda: function(*given))
+    kernel = operation.guarded.kernel if ON_CARD else function
+    off = distance(kernel(*given), function(*upcast))
+    tell(session, name, off, OFF, lambda: kernel(*given), lambda: function(*given))
 
 
 def unpacked(session: Session) -> None:
@@ -97,11 +101,6 @@ def attended(session: Session) -> None:
 
     off = distance(ours(), plain(*(each.float() for each in (q, k, v, mask))))
     tell(session, "attention_of_new_tokens", off, OFF, ours, lambda: plain(q, k, v, mask))
-
-
-def distance(found: Tensor, true: Tensor) -> float:
-    """The largest difference over the largest number; NaN stays NaN."""
-    return float((found.float() - true).abs().max() / true.abs().max())
 
 
 def tell(

@@ -35,24 +35,32 @@ def resume(session: Session) -> None:
 def compare(session: Session, dropout: float, deterministic: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        whole = weights_after(session, folder, dropout, save=True)
-        again = weights_after(session, folder, dropout)
-        resumed = weights_after(session, folder, dropout, load=True)
+        whole, losses = weights_after(session, folder, dropout, save=True)
+        again, other_losses = weights_after(session, folder, dropout)
+        resumed, _ = weights_after(session, folder, dropout, load=True)
     same = torch.equal(whole, resumed)
+    others = [
+        i for i, pair in enumerate(zip(losses, other_losses, strict=True)) if len({*pair}) > 1
+    ]
     session.tell(
         "resume",
         dropout=dropout,
         deterministic=deterministic,
         resumed_has_the_same_bits=same,
         repeated_has_the_same_bits=torch.equal(whole, again),
+        resumed_is_the_repeated_one=torch.equal(resumed, again),
+        first_other_loss=others[0] if others else None,
         ok=same or not deterministic,
     )
 
 
 def weights_after(
     session: Session, folder: Path, dropout: float, save: bool = False, load: bool = False
-) -> torch.Tensor:
-    """Adapter weights after all steps; saved on the way, or taken up from what was saved."""
+) -> tuple[torch.Tensor, list[float]]:
+    """Adapter weights after all steps, and the loss of each that was done.
+
+    The run is saved on the way, or taken up from what was saved.
+    """
     dtype = torch.bfloat16 if ON_CARD else torch.float32
     lengths = [50, 31, 70] if session.tiny else [200, 131, 300]
     steps = STEPS // 2 if session.tiny else STEPS
@@ -60,13 +68,15 @@ def weights_after(
     prepare_training(model, ActivationCheckpointing.selective)
     optimizer = make_optimizer(model, TrainConfig())
     torch.manual_seed(7)
-    first = 0
+    first, losses = 0, []
     if load:
         state = load_checkpoint(folder, model, optimizer)
         assert state is not None
         first = state["step"]
     for step in range(first, steps):
-        train_step(model, optimizer, [micro_batch(lengths, 512, step)], 0.3)
+        stats = train_step(model, optimizer, [micro_batch(lengths, 512, step)], 0.3)
+        losses.append(stats.loss)
         if save and step + 1 == steps // 2:
             save_checkpoint(folder, model, optimizer, {"step": step + 1})
-    return torch.cat([parameter.detach().flatten().cpu() for parameter in trainable(model)])
+    flat = [parameter.detach().flatten().cpu() for parameter in trainable(model)]
+    return torch.cat(flat), losses

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from effchal.kernels.guarded_kernel import GuardedKernel
+
 aten = torch.ops.aten
 
 
@@ -72,20 +74,15 @@ class OneKernel:
     def __init__(self, function: Callable[..., Tensor]) -> None:
         """function: its first argument says where it runs; `triton_elementwise` has its name."""
         self.function = function
+        self.guarded = GuardedKernel("triton_elementwise", function)
         name = f"effchal::{function.__name__}"
         self._counted = torch.library.custom_op(name, function, mutates_args=())
         self._counted.register_fake(function)
 
-    @functools.cached_property
-    def kernel(self) -> Callable[..., Tensor]:
-        from effchal.kernels import triton_elementwise  # Triton is not there without a card
-
-        return getattr(triton_elementwise, self.function.__name__)
-
     def __call__(self, x: Tensor, *others: Any) -> Tensor:
         if type(x) is not Tensor:  # a fake one, whose launches and bytes are counted
             return self._counted(x, *others)
-        return (self.kernel if is_compiled(x) else self.function)(x, *others)
+        return (self.guarded if is_compiled(x) else self.function)(x, *others)
 
 
 @OneKernel

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from effchal.kernels.cpu_linear import linear_by
 from effchal.kernels.elementwise import is_compiled
+from effchal.kernels.guarded_kernel import GuardedKernel
 from effchal.kernels.scratch import ScratchBuffers
 from effchal.model.host_memory import release_pages
 
@@ -97,19 +98,24 @@ def unpack(linear: Any, out: Tensor) -> None:
     """
     if hasattr(linear, "unpack_into"):  # the planner's layers have no numbers
         return linear.unpack_into(out)
-    from bitsandbytes.functional import dequantize_4bit
-
     packed, state = linear.weight.data, four_bit_state(linear)
     if getattr(state, "packing_format_for_cpu", False):
         raise RuntimeError("a 4-bit weight ran in evaluation mode on this CPU; load it again")
-    if is_compiled(out) and state.nested:
-        from effchal.kernels.triton_elementwise import unpack_4_bits
+    (unpack_by_kernel if is_compiled(out) and state.nested else unpack_4_bits)(packed, state, out)
 
-        unpack_4_bits(packed, state, out)
-    elif out.is_cuda and state.dtype == out.dtype:
+
+def unpack_4_bits(packed: Tensor, state: Any, out: Tensor) -> Tensor:
+    """Write a weight of bitsandbytes to `out`, and return it."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    if out.is_cuda and state.dtype == out.dtype:
         dequantize_4bit(packed, state, out=out)
     else:
         out.copy_(dequantize_4bit(packed, state))
+    return out
+
+
+unpack_by_kernel = GuardedKernel("triton_elementwise", unpack_4_bits, by_rows=False)
 
 
 def four_bit_state(linear: Any) -> Any:

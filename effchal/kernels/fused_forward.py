@@ -13,6 +13,7 @@ from torch import Tensor
 
 from effchal.kernels.cpu_linear import FEW_ROWS, is_float32_on_cpu
 from effchal.kernels.elementwise import is_compiled
+from effchal.kernels.guarded_kernel import GuardedKernel
 from effchal.kernels.layer_parts import LayerParts, parts_of
 from effchal.kernels.lora_linear import (
     DecodingLinear,
@@ -30,6 +31,14 @@ from effchal.model.structure import has_foreign_hooks
 # Beyond, the library's layers are as fast; where weights are tiled, FEW_ROWS. On CUDA estimated: a
 # pass of the default serve.prefill_tokens and many rows fits.
 FEW_TOKENS = {"cpu": 128, "cuda": 512}
+
+
+def attention_of_new_tokens(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float) -> Tensor:
+    """(B, kv heads, queries, size); the mask is added to the scores."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+
+
+attention_by_kernel = GuardedKernel("triton_attention", attention_of_new_tokens)
 
 
 class KeysAndValues(Protocol):
@@ -241,13 +250,9 @@ class FusedForward:
                 queries, keys, values, mask, chunk.shared, chunk.reads, scale
             )
         elif mask is not None and new == 1 and is_compiled(queries):
-            from effchal.kernels.triton_attention import attention_of_new_tokens
-
-            mixed = attention_of_new_tokens(queries, keys, values, mask, scale)
+            mixed = attention_by_kernel(queries, keys, values, mask, scale)
         else:
-            mixed = F.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=mask, scale=scale
-            )
+            mixed = attention_of_new_tokens(queries, keys, values, mask, scale)
         by_token = mixed.view(rows, kv_heads, -1, new, size).permute(0, 3, 1, 2, 4)
         return by_token.reshape(rows * new, heads * size)
 

@@ -225,7 +225,7 @@ def _unpacked(
     tl.store(out + place, both.to(out.dtype.element_ty), mask=place < 2 * count)
 
 
-def unpack_4_bits(packed: Tensor, state: Any, out: Tensor) -> None:
+def unpack_4_bits(packed: Tensor, state: Any, out: Tensor) -> Tensor:
     """Write a weight of bitsandbytes, whose scales are in 8 bits, to `out`: one launch, not three.
 
     Args:
@@ -239,3 +239,4 @@ def unpack_4_bits(packed: Tensor, state: Any, out: Tensor) -> None:
         count, VALUES=state.blocksize, NESTED=state.state2.blocksize, BLOCK=BLOCK,
         enable_fp_fusion=False,  # as bitsandbytes rounds
     )  # fmt: skip
+    return out

@@ -17,6 +17,7 @@ from support.adapted_models import (
 from effchal.config.choices import ActivationCheckpointing
 from effchal.kernels import dropout, elementwise, norm
 from effchal.kernels.elementwise import BY_NAME
+from effchal.kernels.guarded_kernel import GuardedKernel
 from effchal.training.layers import prepare_training
 
 
@@ -25,7 +26,7 @@ def as_on_a_card(monkeypatch):
     """Layers call the functions of a card, each of which runs as it stands."""
     for module in (elementwise, dropout, norm):
         monkeypatch.setattr(module, "is_compiled", lambda x: True)
-    monkeypatch.setattr(elementwise.OneKernel, "kernel", property(lambda self: self.function))
+    monkeypatch.setattr(GuardedKernel, "kernel", property(lambda self: self.twin))
 
 
 @pytest.mark.parametrize("keep", list(ActivationCheckpointing))
@@ -100,7 +101,7 @@ interpreted = pytest.mark.skipif(
 @pytest.mark.parametrize("number", range(len(list(arguments()))))
 def test_a_kernel_is_its_function(number):
     operation, given = list(arguments())[number]
-    torch.testing.assert_close(operation.kernel(*given), operation.function(*given))
+    torch.testing.assert_close(operation.guarded.kernel(*given), operation.function(*given))
 
 
 @interpreted

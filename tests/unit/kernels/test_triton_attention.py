@@ -1,4 +1,4 @@
-"""Attention of new tokens by Triton's interpreter, against torch's; alone and within decode steps."""
+"""Attention of new tokens by Triton's interpreter: against torch's, and within decode steps."""
 
 import os
 
@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.random_models import MODELS, check_paths_agree, random_model
+
+from effchal.kernels import fused_forward
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="needs triton and TRITON_INTERPRET=1"
@@ -43,13 +45,10 @@ def test_it_is_torchs_attention_and_reads_no_column_that_nobody_sees(
 
 @pytest.mark.parametrize("name", MODELS)
 def test_steps_by_it_give_the_states_of_the_models_own(name, monkeypatch):
-    from effchal.kernels import triton_attention
-
     calls = []
-    kernel = triton_attention.attention_of_new_tokens
-    monkeypatch.setattr(
-        triton_attention, "attention_of_new_tokens", lambda *a: calls.append(0) or kernel(*a)
-    )
+    kernel = fused_forward.attention_by_kernel.kernel
+    counted = lambda *given: calls.append(0) or kernel(*given)  # noqa: E731
+    monkeypatch.setattr(fused_forward.attention_by_kernel, "kernel", counted)
     monkeypatch.setattr("effchal.kernels.fused_forward.is_compiled", lambda x: True)
     check_paths_agree(random_model(*MODELS[name]))
     assert calls
