@@ -132,8 +132,8 @@ class TrainConfig:
     activation_checkpointing: ActivationCheckpointing = ActivationCheckpointing.none
     # Run torch.compile on the library's own layers, in place of the fused ones.
     compile: bool = False
-    # On a GPU, run each layer's element-wise work (norms, rotation, gate, dropout) in compiled
-    # kernels, one each. It needs Triton and a C compiler.
+    # On a GPU, run each layer's element-wise work (norms, rotation, gate, dropout, unpacking of
+    # NF4) in Triton kernels, one each. It needs Triton and a C compiler.
     compile_elementwise: bool = True
     # [steps] How often to validate. Validation also runs before the first step and after the last.
     validate_every: int = 50

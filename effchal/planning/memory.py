@@ -25,7 +25,7 @@ from effchal.training.step import target_loss
 # Of the peak, on a GPU: what the allocator holds beyond tensors. It assumes segments that grow
 # (PYTORCH_ALLOC_CONF=expandable_segments:True, which this package asks for). Then memory that
 # joining q, k, v and gate, up frees is used again, and only rounding and unlucky sizes are left.
-# Without them a simulation of Mistral-7B left 1.9 to 3.1 GB. Not measured on a card.
+# Without them a simulation of Mistral-7B left 1.9 to 3.1 GB.
 FRAGMENTS = 0.05
 # On a CPU, see experiments/planner: bytes of glibc's heap; holes, times what a layer makes;
 # what loading and unpacking 4-bit weights leaves, times their unpacked size.
@@ -278,8 +278,8 @@ def micro_batch_of(size: MicroBatchSize) -> MicroBatch:
 def allocator_bytes(memory: Memory, device: torch.device) -> int:
     """What the allocator holds beyond allocated tensors.
 
-    On a GPU this is a guess, not measured. On a CPU it is glibc's heap, whose holes grow
-    with what a layer allocates and frees: see experiments/planner.
+    On a GPU it is a share: 1 to 6 % on an H100, see experiments/gpu. On a CPU it is glibc's
+    heap, whose holes grow with what a layer allocates and frees: see experiments/planner.
     """
     if device.type == "cuda":
         return round(FRAGMENTS * memory.peak)
