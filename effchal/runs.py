@@ -249,7 +249,6 @@ def versions() -> dict[str, str]:
     """Versions of the packages that numbers depend on; kernels only where installed."""
     packages = ("torch", "transformers", "peft", "tokenizers")
     found = {"effchal": __version__} | {name: importlib.metadata.version(name) for name in packages}
-    for name in ("bitsandbytes", "flash_attn"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        found["bitsandbytes"] = importlib.metadata.version("bitsandbytes")
     return found

@@ -11,7 +11,7 @@ from effchal.runs import git_commit
 from gpu_check.measure import DEVICE, GIB, ON_CARD
 from gpu_check.session import Session
 
-PACKAGES = ("transformers", "peft", "bitsandbytes", "flash_attn", "liger-kernel", "trl", "unsloth")
+PACKAGES = ("transformers", "peft", "bitsandbytes", "liger-kernel", "trl", "unsloth")
 PACKAGES += ("triton",)
 
 

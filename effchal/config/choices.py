@@ -16,12 +16,6 @@ class Dtype(Enum):
     float32 = "float32"
 
 
-class Attention(Enum):
-    auto = "auto"  # flash attention where it is installed and the card supports it, else SDPA
-    sdpa = "sdpa"
-    flash_attention_2 = "flash_attention_2"
-
-
 class Template(Enum):
     own = "own"  # the texts of prompt.*
     tokenizer = "tokenizer"  # the chat template of the model's tokenizer

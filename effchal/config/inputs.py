@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import MISSING, OmegaConf
 
-from effchal.config.choices import Attention, Dtype, Quantization, Template
+from effchal.config.choices import Dtype, Quantization, Template
 from effchal.config.errors import Bound, ConfigError, require_keys
 
 TEXTS = ("system", "user", "assistant", "after_answer")
@@ -45,8 +45,6 @@ class ModelConfig:
     quantization: Quantization | None = None
     # For nf4: quantise the quantisation constants too.
     double_quant: bool = True
-    # Which implementation computes attention.
-    attention: Attention = Attention.auto
     # On a GPU, decode steps of one adapter are recorded as CUDA graphs: fewer calls of the host for
     # each token. The first replay of each is compared with the step itself.
     cuda_graphs: bool = True

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from effchal.config.errors import ConfigError, check_numbers, shown
-from effchal.config.nearest import RENAMED, RENAMED_VALUES, explain
+from effchal.config.nearest import REMOVED, RENAMED, RENAMED_VALUES, explain
 from effchal.config.schema import Config
 
 NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
@@ -159,4 +159,9 @@ def _config_of(text: str) -> Config | None:
         if node is not None and key in node:
             value = node.pop(key)
             OmegaConf.update(tree, new, RENAMED_VALUES.get(old, {}).get(value, value))
+    for old in REMOVED:
+        group, _, key = old.rpartition(".")
+        node = OmegaConf.select(tree, group)
+        if node is not None:
+            node.pop(key, None)
     return to_config(tree)

@@ -17,6 +17,8 @@ RENAMED = {
     "train.loss_on_prompt": "train.loss_on",
 }
 RENAMED_VALUES = {"train.loss_on_prompt": {True: "all", False: "answers"}}
+# Keys that are left out of saved files; typed, they are an error that says why.
+REMOVED = {"model.attention": "torch's own kernels are the one way to compute attention"}
 # Of difflib's ratio; below it a suggestion would be a guess. Higher where more keys are compared.
 ALIKE_IN_GROUP, ALIKE, ALIKE_PEER = 0.75, 0.8, 0.88
 LONG = 7  # characters; a shorter word is like many
@@ -74,6 +76,8 @@ def hint(unknown: str, schema: type) -> str:
     """What is known of a key: its name here, or the keys of its group where none is close."""
     if unknown in RENAMED:
         return f"it is {RENAMED[unknown]} now"
+    if unknown in REMOVED:
+        return f"leave it out: {REMOVED[unknown]}"
     keys, name = known_keys(schema), _last(unknown)
     word = name.lower().replace("-", "_")
     peers = PEERS if any("." in key for key in keys) else {}  # they speak of the whole schema

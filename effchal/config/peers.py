@@ -58,7 +58,7 @@ HERE = {
     " bnb_4bit_quant_type qlora": "model.quantization=nf4 for 4 bits; 8 bits are not supported",
     "bnb_4bit_use_double_quant use_double_quant double_quantization": "model.double_quant",
     "attn_implementation flash_attention flash_attn use_flash_attention_2 sdp_attention": (
-        "model.attention"
+        "torch's own kernels attend within packed rows, and there is nothing to choose"
     ),
     "max_length max_seq_length max_sequence_length cutoff_len sequence_len sequence_length seq_len"
     " seq_length context_length context_window block_size model_max_length": (

@@ -14,7 +14,6 @@ from effchal.model.route import route_of
 from effchal.model.structure import attention_name, backbone, causal_lm
 
 PACKED = "effchal_packed"  # our name among transformers' attention functions
-FLASH = "flash_attention_2"
 # What layers tell every attention function, and causal attention within lengths needs not know.
 HARMLESS = {"position_ids", "position_embeddings", "past_key_values", "use_cache", "is_causal"}
 HARMLESS |= {"cache_position", "num_items_in_batch", "output_attentions", "output_hidden_states"}
@@ -43,8 +42,6 @@ def packed_hidden_states(
         return torch.cat(states, dim=1)
     function = use_packed_attention(model)
     options: dict[str, Any] = {"documents": documents} if function == PACKED else {}
-    if function == FLASH:
-        options = _variable_length_options(documents, input_ids.device)
     # No mask and no cache: an all-ones mask or the default cache would let examples see each other.
     output = backbone(model)(
         input_ids=input_ids, position_ids=position_ids, use_cache=False, **options
@@ -65,8 +62,8 @@ def lengths_of(position_ids: Tensor) -> tuple[int, ...]:
 def use_packed_attention(model: Any, compiled: bool = False) -> str:
     """Make the model attend within examples; returns the name of its attention function now.
 
-    It is ours, or flash attention. A model with masks beyond windows keeps its own: sdpa under a
-    dense mask, which transformers makes from position_ids. Decoding sets the model back to sdpa.
+    A model with masks beyond windows keeps its own: sdpa under a dense mask, which transformers
+    makes from position_ids. Decoding sets the model back to sdpa.
 
     Args:
         compiled: torch.compile leaves our function out. Lengths differ each step, so it would be
@@ -176,16 +173,3 @@ def _masks_are_windows(config: Any) -> bool:
         kinds <= {"full_attention", "sliding_attention"}
         and getattr(config, "attention_chunk_size", None) is None
     )
-
-
-def _variable_length_options(documents: DocumentLengths, device: torch.device) -> dict[str, Any]:
-    """Arguments of the variable-length kernel, which each layer would compute otherwise."""
-    ends = torch.tensor((0, *documents.lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
-    ends = ends.to(device, non_blocking=True)
-    longest = max(documents.lengths)
-    return {
-        "cu_seq_lens_q": ends,
-        "cu_seq_lens_k": ends,
-        "max_length_q": longest,
-        "max_length_k": longest,
-    }

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,38 +13,12 @@ from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
 from effchal.config import ConfigError, LoraConfig, ModelConfig
-from effchal.config.choices import Attention, Quantization
+from effchal.config.choices import Quantization
 from effchal.model.adapter_targets import adapter_targets, has_transposed_weights
 from effchal.model.device import check_dtype, pick_dtype
-from effchal.model.structure import max_positions, own_attention, supports_flash_attention
+from effchal.model.structure import max_positions, own_attention
 from effchal.model.text_model import is_multimodal, text_model_class, text_part
 from effchal.model.tokenizer import ModelError, base_model_path, loading, quiet_libraries
-
-
-def pick_attention(cfg: ModelConfig, device: torch.device, model_class: Any) -> str:
-    """transformers' name of the attention to use.
-
-    Args:
-        model_class: transformers', of the model.
-
-    Raises:
-        ModelError: flash attention was asked for and cannot run here.
-    """
-    can = (
-        device.type == "cuda"
-        and importlib.util.find_spec("flash_attn") is not None
-        and torch.cuda.get_device_capability(device)[0] >= 8
-        and pick_dtype(cfg.dtype, device) is torch.bfloat16  # its kernels know no float32
-        and supports_flash_attention(model_class)
-    )
-    if cfg.attention is Attention.flash_attention_2 and not can:
-        raise ModelError(
-            "model.attention=flash_attention_2 needs the package flash_attn, an Ampere card or "
-            "newer, model.dtype=bfloat16 and a model that supports it; use model.attention=auto"
-        )
-    if can and cfg.attention is not Attention.sdpa:
-        return "flash_attention_2"
-    return own_attention(model_class)
 
 
 def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
@@ -70,7 +43,6 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
             bnb_4bit_use_double_quant=cfg.double_quant,
             bnb_4bit_compute_dtype=dtype,
         )
-    attention = pick_attention(cfg, device, text_model_class(config))
     multimodal = is_multimodal(config)
     with loading(cfg):
         loader: Any = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
@@ -78,7 +50,7 @@ def load_base_model(cfg: ModelConfig, device: torch.device) -> nn.Module:
             path,
             revision=cfg.revision,
             dtype=dtype,
-            attn_implementation=attention,
+            attn_implementation=own_attention(text_model_class(config)),
             device_map={"": device},
             use_safetensors=True,  # no pickle
             **options,

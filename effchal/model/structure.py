@@ -164,11 +164,6 @@ def attention_name(config: Any) -> str:
     return config._attn_implementation
 
 
-def supports_flash_attention(model_class: Any) -> bool:
-    """Whether a model's layers may call flash_attn."""
-    return model_class._supports_flash_attn
-
-
 def own_attention(model_class: Any) -> str:
     """The attention function that takes any mask: sdpa, or eager where a model has no other."""
     return "sdpa" if model_class._supports_sdpa else "eager"

@@ -53,7 +53,6 @@ def kind_of(cfg: Config, device_name: str, model: str) -> dict[str, Any]:
         "dtype": cfg.model.dtype.value,
         "quantization": cfg.model.quantization and cfg.model.quantization.value,
         "double_quant": cfg.model.double_quant,
-        "attention": cfg.model.attention.value,
         "max_seq_len": cfg.model.max_seq_len,
         "lora": adapter,
         "examples_per_step": train.examples_per_step,
@@ -88,6 +87,7 @@ def records_of(kind: dict[str, Any]) -> list[Record]:
             record = Record(**line)
         except TypeError:
             continue  # another version's
+        record.kind.pop("attention", None)  # of model.attention, before there was one way
         if record.kind == kind:
             found.append(record)
     runs = [record for record in found if record.source == "run"]

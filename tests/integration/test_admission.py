@@ -113,9 +113,9 @@ def test_the_model_itself_shows_a_mask_that_is_wrong_for_one_row(monkeypatch, dt
     assert Check(model, ITSELF).route(start, False, True).decoding is Decoding.library
 
 
-def test_flash_attention_stays_what_it_was():
+def test_an_attention_that_was_set_stays():
     model = random_model("llama-3.1")
-    model.set_attn_implementation("eager")  # stands for flash attention, which is not here
+    model.set_attn_implementation("eager")
     TrainingAdmission(model, 64)
     assert model.config._attn_implementation == "eager"
 

@@ -112,7 +112,7 @@ def test_no_validation_example_is_a_run_without_validation(tiny_cfg, tmp_path):
         (["data_mix.sources.quickstart_instructions.path=nope.jsonl"], "no file nope.jsonl"),
         (["model.name=./nowhere"], "error: model.name: no folder ./nowhere"),
         (["lora.target_modules=[query]"], "error: lora.target_modules has ['query']"),
-        (["model.attention=flash_attention_2"], "needs the package flash_attn"),
+        (["model.attention=sdpa"], "unknown key model.attention; leave it out: torch's own"),
     ],
 )
 def test_bad_input_is_one_line_before_any_work(tmp_path, overrides, message):

@@ -38,3 +38,14 @@ def test_a_file_saved_with_old_keys_still_loads(tmp_path):
 def test_an_old_key_that_is_typed_is_refused_with_its_new_name(old, new, value):
     with pytest.raises(ConfigError, match=f"unknown key {old}; it is {new} now"):
         compose_config([f"{old}={value}"])
+
+
+def test_a_key_that_is_gone_is_left_out_of_a_saved_file_and_refused_when_typed(tmp_path):
+    cfg, path = compose_config(["model=tiny"]), tmp_path / "config.yaml"
+    save_config(cfg, path)
+    text = path.read_text().replace("\nmodel:\n", "\nmodel:\n  attention: flash_attention_2\n")
+    assert "flash_attention_2" in text
+    path.write_text(text)
+    assert load_config(path) == cfg
+    with pytest.raises(ConfigError, match=r"unknown key model\.attention; leave it out: torch's"):
+        compose_config(["model.attention=sdpa"])

@@ -10,16 +10,10 @@ import torch
 from support.paths import ROOT, needs_smollm2
 
 from effchal.config import ConfigError, LoraConfig, ModelConfig
-from effchal.config.choices import Attention, Dtype, Quantization
+from effchal.config.choices import Dtype, Quantization
 from effchal.kernels.attention import packed_hidden_states
-from effchal.model.load import (
-    add_adapter,
-    base_model_fingerprint,
-    evaluation_mode,
-    load_base_model,
-    pick_attention,
-)
-from effchal.model.structure import backbone, checkpoint_layers, head, layers_of
+from effchal.model.load import add_adapter, base_model_fingerprint, evaluation_mode, load_base_model
+from effchal.model.structure import backbone, checkpoint_layers, head, layers_of, own_attention
 from effchal.model.tiny import tiny_folder
 from effchal.model.tokenizer import ModelError, base_model_path, load_tokenizer, pin_revision
 
@@ -203,16 +197,11 @@ def test_unknown_target_modules_are_named_beside_the_known():
         add_adapter(load_base_model(TINY, CPU), LoraConfig(target_modules=["query"]), seed=0)
 
 
-def test_attention_that_cannot_run_is_refused_before_loading():
+def test_a_model_without_sdpa_attends_by_its_own_code():
     from transformers import BloomForCausalLM, LlamaForCausalLM
 
-    assert pick_attention(TINY, CPU, LlamaForCausalLM) == "sdpa"
-    assert pick_attention(TINY, CPU, BloomForCausalLM) == "eager"
-    with pytest.raises(
-        ModelError,
-        match=r"^model\.attention=flash.* needs the package flash_attn.*model\.attention=auto",
-    ):
-        load_base_model(dataclasses.replace(TINY, attention=Attention.flash_attention_2), CPU)
+    assert own_attention(LlamaForCausalLM) == "sdpa"
+    assert own_attention(BloomForCausalLM) == "eager"
 
 
 @pytest.mark.parametrize(
