@@ -150,7 +150,7 @@ def meta_model(args: Any, layers: int) -> nn.Module:
 
 
 def forward_and_backward(model: nn.Module, args: Any) -> None:
-    """Of the layers. The loss, which a kernel of Liger's may compute, is no part of a layer."""
+    """Of the layers. The loss is no part of a layer."""
     from effchal.kernels.attention import packed_hidden_states
 
     device = next(model.parameters()).device

@@ -57,9 +57,6 @@ HERE = {
     "load_in_4bit load_in_8bit quantize quantization_bit quantization_config quant_type"
     " bnb_4bit_quant_type qlora": "model.quantization=nf4 for 4 bits; 8 bits are not supported",
     "bnb_4bit_use_double_quant use_double_quant double_quantization": "model.double_quant",
-    "attn_implementation flash_attention flash_attn use_flash_attention_2 sdp_attention": (
-        "torch's own kernels attend within packed rows, and there is nothing to choose"
-    ),
     "max_length max_seq_length max_sequence_length cutoff_len sequence_len sequence_length seq_len"
     " seq_length context_length context_window block_size model_max_length": (
         "model.max_seq_len, in tokens"
@@ -114,6 +111,9 @@ HERE = {
 
 # Their words, and why we have none.
 NONE = {
+    "attn_implementation flash_attention flash_attn use_flash_attention_2 sdp_attention": (
+        "torch's own kernels attend within packed rows"
+    ),
     "deepspeed ddp fsdp fsdp_config accelerate strategy num_nodes num_gpus n_gpu devices"
     " num_devices num_processes nproc_per_node world_size tensor_parallel_size"
     " data_parallel_size local_rank": (

@@ -33,7 +33,7 @@ class AdapterCopies:
     """A and B of each adapter as `take` found them, and memory for their gradients."""
 
     a: Tensor  # (ranks, D_in): all A's, one below the other
-    bs: list[Tensor]  # (out, r) of each adapter
+    bs: list[Tensor]  # (out, r) of each adapter; the parameters where the dtype is theirs
 
     def __init__(self, adapters: Sequence[Adapter]) -> None:
         self._as = [adapter.a for adapter in adapters]
@@ -46,7 +46,7 @@ class AdapterCopies:
     @torch.no_grad()
     def take(self, dtype: torch.dtype) -> None:
         """Copy the adapters as they are now."""
-        if dtype is not self._dtype:
+        if dtype is not self._dtype or self.a.device != self._as[0].device:
             self._allocate(dtype)
         if self._targets:  # one launch; private to torch, checked with 2.11 and 2.13
             torch._foreach_copy_(self._targets, self._sources)

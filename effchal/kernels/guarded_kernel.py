@@ -3,11 +3,13 @@
 import functools
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from effchal.model.faults import is_out_of_memory
 
 FEW = 64  # rows of the trial: it must take no memory that a plan does not know
 OFF = 2**-5  # of the largest number; a twin in bfloat16 rounds several times, by 2**-9 each
@@ -29,7 +31,7 @@ class GuardedKernel:
             by_rows: a trial takes some rows of each tensor that has more than one dimension.
         """
         self._module, self.twin, self._by_rows = module, twin, by_rows
-        self._good: set[tuple[torch.dtype, int]] = set()
+        self._good: set[Hashable] = set()
         self._failed = False
 
     @functools.cached_property
@@ -38,43 +40,61 @@ class GuardedKernel:
         return getattr(module, self.twin.__name__)
 
     def __call__(self, x: Tensor, *others: Any) -> Tensor:
-        if hasattr(x, "fake_mode"):  # a tensor of the planner has no numbers
+        if hasattr(x, "fake_mode") or self._failed:  # a tensor of the planner has no numbers
             return self.twin(x, *others)
-        kind = x.dtype, x.shape[-1]
-        if kind not in self._good and not self._passes(kind, (x, *others)):
-            return self.twin(x, *others)
-        return self.kernel(x, *others)
+        kind = x.shape[-1], *map(_kind_of, (x, *others))
+        if kind in self._good or self._passes(kind, (x, *others)):
+            try:
+                return self.kernel(x, *others)
+            except Exception as error:  # of a size whose code was not compiled before
+                self._fail_by(error)
+        return self.twin(x, *others)
 
-    def _passes(self, kind: tuple[torch.dtype, int], arguments: tuple[Any, ...]) -> bool:
-        if self._failed:
-            return False
+    def _passes(self, kind: Hashable, arguments: tuple[Any, ...]) -> bool:
         if self._by_rows:
             arguments = tuple(map(_few_rows, arguments))
-        expected = self.twin(*arguments).clone()
-        if not expected.isfinite().all():  # nothing to compare with
+        expected = self.twin(*arguments)[:FEW].clone()
+        # Zeros prove nothing: gradients are, of positions that no target follows.
+        if not expected.isfinite().all() or not expected.any():
             return False
         try:
-            off = distance(self.kernel(*arguments), expected)
-        except torch.OutOfMemoryError:
-            raise
+            off = distance(self.kernel(*arguments)[:FEW], expected)
         except Exception as error:
-            lines = str(error).strip().splitlines() or [""]
-            trouble = f"{type(error).__name__}: {lines[0]}"
-        else:
-            if off <= OFF:
-                self._good.add(kind)
-                return True
-            trouble = f"its result is {off:.2g} from its plain twin's, relative to the largest"
-        self._failed = True
-        name = self.twin.__name__
-        log.warning("going on without the Triton kernel %s, which is slower: %s", name, trouble)
+            self._fail_by(error)
+            return False
+        if off <= OFF:
+            self._good.add(kind)
+            return True
+        self._fail(f"its result is {off:.2g} from its plain twin's, relative to the largest")
         return False
+
+    def _fail_by(self, error: Exception) -> None:
+        """Raises `error` again where memory lacks: the caller may try with less."""
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise error
+        lines = str(error).strip().splitlines() or [""]
+        self._fail(f"{type(error).__name__}: {lines[0]}")
+
+    def _fail(self, trouble: str) -> None:
+        self._failed = True
+        log.warning(
+            "going on without the Triton kernel %s, which is slower and may take more memory: %s",
+            self.twin.__name__,
+            trouble,
+        )
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
     """The largest difference over the largest number; NaN stays NaN."""
     off = (found.float() - expected.float()).abs().max()
     return float(off / expected.float().abs().max().clamp_min(1e-30))
+
+
+def _kind_of(argument: Any) -> Hashable:
+    """What a kernel is compiled for anew, sizes aside."""
+    if isinstance(argument, Tensor):
+        return argument.dtype
+    return argument if isinstance(argument, str) else type(argument).__name__
 
 
 def _few_rows(argument: Any) -> Any:

@@ -4,7 +4,12 @@ import gc
 
 import torch
 
-NO_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+NO_MEMORY = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "Triton Error [CUDA]: out of memory",
+)
 # After one of these CUDA refuses every call of this process.
 LOST = (
     "device-side assert",

@@ -87,7 +87,6 @@ def records_of(kind: dict[str, Any]) -> list[Record]:
             record = Record(**line)
         except TypeError:
             continue  # another version's
-        record.kind.pop("attention", None)  # of model.attention, before there was one way
         if record.kind == kind:
             found.append(record)
     runs = [record for record in found if record.source == "run"]

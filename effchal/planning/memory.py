@@ -26,7 +26,7 @@ from effchal.training.step import target_loss
 # (PYTORCH_ALLOC_CONF=expandable_segments:True, which this package asks for). Then memory that
 # joining q, k, v and gate, up frees is used again, and only rounding and unlucky sizes are left.
 # Without them a simulation of Mistral-7B left 1.9 to 3.1 GB.
-FRAGMENTS = 0.05
+FRAGMENTS = 0.06
 # On a CPU, see experiments/planner: bytes of glibc's heap; holes, times what a layer makes;
 # what loading and unpacking 4-bit weights leaves, times their unpacked size.
 HEAP, HOLES, UNPACKED = 80 * 2**20, 1.0, 0.85

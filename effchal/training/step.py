@@ -90,7 +90,7 @@ def train_step(
     target_tokens = sum(targets for targets, _ in tokens)
     if was_cut:
         gradients = [parameter.grad for parameter in trainable if parameter.grad is not None]
-        # One launch for all of them; private to torch, checked with 2.13.0.
+        # One launch for all of them; private to torch, checked with 2.11 and 2.13.
         torch._foreach_mul_(gradients, planned / target_tokens)
     grad_norm = torch.nn.utils.clip_grad_norm_(trainable, max_grad_norm)
     if before_update is not None:

@@ -20,6 +20,12 @@ def with_samples(cfg, **train):
     return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, samples=PROMPTS, **train))
 
 
+def cut_no_validation(cfg, monkeypatch):
+    """However slow this machine is now."""
+    cfg.budget.periodic_work_share = 1.0
+    monkeypatch.setattr(validation, "LAST_FACTOR", 1000)
+
+
 @pytest.mark.parametrize(
     ("dropout", "keep"),
     [
@@ -29,7 +35,8 @@ def with_samples(cfg, **train):
         (0.1, ActivationCheckpointing.selective),
     ],
 )
-def test_losses_and_weights_are_the_same_to_the_bit(tiny_cfg, tmp_path, dropout, keep):
+def test_losses_and_weights_are_the_same_to_the_bit(tiny_cfg, tmp_path, monkeypatch, dropout, keep):
+    cut_no_validation(tiny_cfg, monkeypatch)
     tiny_cfg.lora.dropout, tiny_cfg.train.activation_checkpointing = dropout, keep
     run(tiny_cfg, tmp_path / "without")
     run(with_samples(tiny_cfg, sample_tokens=8), tmp_path / "with")
@@ -45,8 +52,7 @@ def test_losses_and_weights_are_the_same_to_the_bit(tiny_cfg, tmp_path, dropout,
 def test_each_validation_leaves_answers_which_the_bundle_gives_too(
     tiny_cfg, tmp_path, caplog, monkeypatch
 ):
-    tiny_cfg.budget.periodic_work_share = 1.0  # none is cut, however slow this machine is now
-    monkeypatch.setattr(validation, "LAST_FACTOR", 1000)
+    cut_no_validation(tiny_cfg, monkeypatch)
     run(with_samples(tiny_cfg, sample_tokens=8), tmp_path)
     found = [line for line in metrics(tmp_path) if "samples" in line]
     assert [line["step"] for line in found] == [0, 3, 6]

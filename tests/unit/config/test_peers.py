@@ -24,7 +24,7 @@ WORDS = {
         adam_beta1=none run_name=name resume_from_checkpoint=resume_from push_to_hub=none
         label_smoothing_factor=none group_by_length=none load_best_model_at_end=train.bundle=best
         max_steps=train.max_steps max_grad_norm=train.max_grad_norm torch_compile=train.compile
-        attn_implementation=torch,own load_in_4bit=model.quantization=nf4
+        attn_implementation=none load_in_4bit=model.quantization=nf4
         model_name_or_path=model.name trust_remote_code=none dataloader_num_workers=none""",
     "trl": """
         max_length=model.max_seq_len,in,tokens max_seq_length=model.max_seq_len

@@ -52,7 +52,7 @@ def broken(*_):
 @pytest.mark.parametrize(
     ("function", "told"),
     [
-        (broken, "kernel doubled, which is slower: ValueError: no such target"),
+        (broken, "which is slower and may take more memory: ValueError: no such target"),
         (lambda *some: 1.1 * doubled(*some), "its result is 0.1 from its plain twin's"),
         (lambda *some: doubled(*some) * torch.nan, "its result is nan from"),
     ],
@@ -68,10 +68,11 @@ def test_a_kernel_that_fails_or_differs_is_left_for_good(guarded, caplog, functi
     assert told in message
 
 
-def test_numbers_that_are_not_finite_leave_the_trial_for_later(guarded, caplog):
+def test_numbers_that_prove_nothing_leave_the_trial_for_later(guarded, caplog):
     call, seen = guarded(doubled)
     x, gain, more = given()
     assert call(x * torch.nan, gain, more).isnan().all()
+    assert not call(0 * x, gain, 0 * more).any()
     assert not seen
     call(x, gain, more)
     assert len(seen) == 2
@@ -91,3 +92,17 @@ def test_rounding_is_no_difference(guarded):
     call, seen = guarded(lambda *some: doubled(*(each.float() for each in some)).bfloat16())
     call(*given(dtype=torch.bfloat16))
     assert len(seen) == 2
+
+
+def test_a_kernel_that_fails_at_another_size_is_left_then(guarded, caplog):
+    def short(x, *others):
+        if len(x) > FEW:
+            raise RuntimeError("out of resource: shared memory")
+        return doubled(x, *others)
+
+    call, seen = guarded(short)
+    for _ in range(2):
+        assert torch.equal(call(*given()), doubled(*given()))
+    assert len(seen) == 2
+    (message,) = caplog.messages
+    assert "RuntimeError: out of resource" in message
