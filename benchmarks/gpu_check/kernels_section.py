@@ -5,13 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+from bitsandbytes.functional import quantize_4bit
 from machine import median_s
 from torch import Tensor
 
 from effchal.kernels import dropout, elementwise
 from effchal.kernels.elementwise import OneKernel
+from effchal.kernels.frozen_weight import unpack_by_kernel
+from effchal.kernels.fused_forward import attention_by_kernel
 from effchal.kernels.guarded_kernel import distance
 from gpu_check.measure import ON_CARD
 from gpu_check.session import Session
@@ -67,40 +68,25 @@ def proof(session: Session, operation: OneKernel, given: tuple) -> None:
 
 def unpacked(session: Session) -> None:
     """NF4 weights have bitsandbytes' bits."""
-    from effchal.kernels.triton_elementwise import unpack_4_bits
-
     packed, state = quantize_4bit(made(MLP, HIDDEN), compress_statistics=True, quant_type="nf4")
     found, true = (torch.empty(MLP, HIDDEN, dtype=state.dtype, device="cuda") for _ in range(2))
-
-    def ours() -> None:
-        unpack_4_bits(packed, state, found)
-
-    def theirs() -> None:
-        dequantize_4bit(packed, state, out=true)
-
-    ours()
-    theirs()
-    tell(session, "unpack_4_bits", distance(found, true.float()), 0.0, ours, theirs)
+    ours = functools.partial(unpack_by_kernel.kernel, packed, state, found)
+    theirs = functools.partial(unpack_by_kernel.twin, packed, state, true)
+    tell(session, "unpack_4_bits", distance(ours(), theirs()), 0.0, ours, theirs)
 
 
 def attended(session: Session) -> None:
     """Some rows of different lengths, in bfloat16, against torch's attention in float32."""
-    from effchal.kernels.triton_attention import attention_of_new_tokens
-
     q = made(LENGTHS, 8, 4, SIZE)
     k, v = (made(LENGTHS, 8, COLUMNS, SIZE) for _ in range(2))
     ends = torch.arange(1, LENGTHS + 1, device=q.device)[:, None] * COLUMNS // LENGTHS
     unseen = torch.arange(COLUMNS, device=q.device)[None] >= ends
     mask = q.new_zeros(LENGTHS, 1, 1, COLUMNS).masked_fill_(unseen[:, None, None], -torch.inf)
-
-    def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=SIZE**-0.5)
-
-    def ours() -> Tensor:
-        return attention_of_new_tokens(q, k, v, mask, SIZE**-0.5)
-
-    off = distance(ours(), plain(*(each.float() for each in (q, k, v, mask))))
-    tell(session, "attention_of_new_tokens", off, OFF, ours, lambda: plain(q, k, v, mask))
+    given, scale = (q, k, v, mask), SIZE**-0.5
+    ours = functools.partial(attention_by_kernel.kernel, *given, scale)
+    plain = functools.partial(attention_by_kernel.twin, *given, scale)
+    true = attention_by_kernel.twin(*(each.float() for each in given), scale)
+    tell(session, "attention_of_new_tokens", distance(ours(), true), OFF, ours, plain)
 
 
 def tell(

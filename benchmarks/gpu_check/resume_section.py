@@ -39,9 +39,7 @@ def compare(session: Session, dropout: float, deterministic: bool) -> None:
         again, other_losses = weights_after(session, folder, dropout)
         resumed, _ = weights_after(session, folder, dropout, load=True)
     same = torch.equal(whole, resumed)
-    others = [
-        i for i, pair in enumerate(zip(losses, other_losses, strict=True)) if len({*pair}) > 1
-    ]
+    pairs = enumerate(zip(losses, other_losses, strict=True))
     session.tell(
         "resume",
         dropout=dropout,
@@ -49,7 +47,7 @@ def compare(session: Session, dropout: float, deterministic: bool) -> None:
         resumed_has_the_same_bits=same,
         repeated_has_the_same_bits=torch.equal(whole, again),
         resumed_is_the_repeated_one=torch.equal(resumed, again),
-        first_other_loss=others[0] if others else None,
+        first_other_loss=next((step for step, (one, other) in pairs if one != other), None),
         ok=same or not deterministic,
     )
 

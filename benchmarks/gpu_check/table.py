@@ -12,6 +12,7 @@ TRAINING = {
     "dropout": "dropout",
     "segments": "examples",
     "new_lengths": "new lengths",
+    "kernels": "own kernels",
     "tokens_per_s": "tokens/s",
     "share_of_product_rate": "of product rate",
     "allocated_gib": "GiB",

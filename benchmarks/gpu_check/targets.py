@@ -40,7 +40,8 @@ def judged(
 
 def best(session: Session, system: str, base: str, field: str, least: bool = False) -> list[float]:
     """The best of a system's runs of one long example without dropout; empty: none."""
-    runs = session.of("training", system=system, base=base, segments=1, dropout=0.0)
+    about = {"system": system, "base": base, "segments": 1, "dropout": 0.0, "kernels": None}
+    runs = session.of("training", **about)
     values = [run[field] for run in runs if field in run]
     return [min(values) if least else max(values)] if values else []
 
@@ -138,7 +139,7 @@ def plans(session: Session) -> Iterator[Target]:
             continue
         base, keep = plan["base"], plan["keep"]
         wanted = {"system": "effchal", "base": base, "keep": keep, "segments": 1, "dropout": 0.0}
-        runs = session.of("training", **wanted)
+        runs = session.of("training", kernels=None, **wanted)
         off = [plan["planned_gib"] / r["allocated_gib"] - 1 for r in runs if "allocated_gib" in r]
         yield judged(
             f"planned over measured peak, {base}, {keep}",

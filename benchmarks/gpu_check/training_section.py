@@ -13,6 +13,7 @@ import torch
 
 from effchal.config import TrainConfig
 from effchal.config.choices import ActivationCheckpointing
+from effchal.kernels.elementwise import allow_compiling
 from effchal.model.structure import causal_lm, checkpoint_layers
 from effchal.training.layers import prepare_training
 from effchal.training.step import make_optimizer, train_step
@@ -52,6 +53,9 @@ def effchal(session: Session, base: str) -> None:
         segments=SEGMENTS,
         new_lengths=True,
     )
+    allow_compiling(False)
+    ours(session, model, base, none, lambda i: [tokens], segments=1, kernels=False)
+    allow_compiling(True)
     details(session, model, base)
     del model
     free_memory()

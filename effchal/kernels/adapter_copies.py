@@ -1,8 +1,7 @@
 """LoRA adapters of layers that share an input, in the dtype of their products.
 
 Adapters are kept in float32, and the products of a layer are in bfloat16. Casting each A and B
-at each use took 36 launches a layer of a training step. A host may need longer to start them than
-a card to run them.
+at each use takes a launch each. A host may need longer to start them than a card to run them.
 """
 
 from collections.abc import Sequence
