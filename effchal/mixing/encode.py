@@ -14,7 +14,7 @@ import pyarrow as pa
 from effchal.config import ModelConfig, PromptConfig
 from effchal.config.choices import LossOn, TooLong
 from effchal.mixing.example import Example
-from effchal.mixing.store import open_arrow, write_arrow
+from effchal.mixing.store import mapped_table, write_arrow
 from effchal.mixing.too_long import shortened, split_by_turns
 from effchal.prompts.encoder import PromptEncoder, Turn
 
@@ -237,27 +237,20 @@ class EncodedFile(Sequence[EncodedExample]):
 
     def __init__(self, path: Path, id_of: Callable[[int], str]) -> None:
         """`id_of` tells the id of a conversation by its row."""
-        self._reader, self._id_of = open_arrow(path), id_of
-        batches = [self._reader.get_batch(i) for i in range(self._reader.num_record_batches)]
+        self._id_of = id_of
+        *columns, self._ids, self._learned = mapped_table(path).columns
         self.rows, self.lengths, self.target_counts, self.truncated = (
-            _joined(batches, name) for name in ("row", "length", "targets", "truncated")
+            column.to_numpy() for column in columns
         )
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: Any) -> Any:
-        number, place = divmod(int(index), ROWS)
-        batch = self._reader.get_batch(number)
-        ids = batch.column("ids")[place].values.to_numpy().astype(np.int64)
-        learned = batch.column("learned")[place].values.to_numpy(zero_copy_only=False)
+        ids = self._ids[index].values.to_numpy().astype(np.int64)
+        learned = self._learned[index].values.to_numpy(zero_copy_only=False)
         targets, truncated = targets_of(ids, learned), bool(self.truncated[index])
         return EncodedExample(self.id_at(index), ids, targets, truncated)
 
     def id_at(self, index: int) -> str:
         return self._id_of(self.rows[index])
-
-
-def _joined(batches: list[pa.RecordBatch], name: str) -> Ints:
-    parts = [batch.column(name).to_numpy(zero_copy_only=False) for batch in batches]
-    return np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -97,6 +97,6 @@ def write_arrow(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
             writer.write_batch(batch)
 
 
-def open_arrow(path: Path) -> pa.ipc.RecordBatchFileReader:
-    """The batches of a file, read when they are asked for."""
-    return pa.ipc.open_file(pa.memory_map(str(path)))
+def mapped_table(path: Path) -> pa.Table:
+    """The rows of a file, read when they are asked for."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from effchal.config import DataSourceConfig
 from effchal.mixing.encode import ROWS, turns_of
 from effchal.mixing.example import Example
 from effchal.mixing.locate import Located
-from effchal.mixing.store import open_arrow
+from effchal.mixing.store import mapped_table
 
 Ints = npt.NDArray[Any]
 StoredRow = tuple[int, int, bytes, bytes, bytes]  # as SCHEMA has them
@@ -39,6 +39,7 @@ class StoredSource:
     key: str  # of its content
     path: Path
     meta: dict[str, Any]  # rows_read, rows_kept, format, dropped by rule
+    turns: pa.ChunkedArray  # (n,) mapped: read when they are asked for
     numbers: Ints  # (n,)
     questions: Ints  # (n,)
     prompt_keys: Ints  # (n,) bytes
@@ -49,11 +50,8 @@ class StoredSource:
         cls, name: str, cfg: DataSourceConfig, located: Located, key: str, path: Path, meta: Any
     ) -> "StoredSource":
         """Read all columns but the turns."""
-        reader = open_arrow(path)
-        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        names = ("number", "questions", "prompt_key", "text_key")
-        columns = [_column(batches, each) for each in names]
-        return cls(name, cfg, located, key, path, meta, *columns)
+        *columns, turns = mapped_table(path).columns
+        return cls(name, cfg, located, key, path, meta, turns, *map(_values, columns))
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -62,13 +60,7 @@ class StoredSource:
         return f"{self.name}:{self.numbers[index]}"
 
     def example(self, index: int) -> Example:
-        number, place = divmod(int(index), ROWS)
-        stored = self._mapped.get_batch(number).column("turns")[place].as_py()
-        return Example(self.id_of(index), turns_of(stored))
-
-    @cached_property
-    def _mapped(self) -> pa.ipc.RecordBatchFileReader:
-        return open_arrow(self.path)
+        return Example(self.id_of(index), turns_of(self.turns[index].as_py()))
 
     def batches(self, indices: Ints, size: int) -> Iterator["RowBatch"]:
         """Some rows, in rising order; the last batch may be smaller."""
@@ -119,14 +111,9 @@ def record_batch(rows: list[StoredRow]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
-def _column(batches: list[pa.RecordBatch], name: str) -> Ints:
-    kind = SCHEMA.field(name).type
-    if not pa.types.is_fixed_size_binary(kind):
-        parts = [batch.column(name).to_numpy() for batch in batches]
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
-    size = kind.byte_width
-    raw = b"".join(
-        bytes(column.buffers()[1])[column.offset * size : (column.offset + len(column)) * size]
-        for column in (batch.column(name) for batch in batches)
-    )
-    return np.frombuffer(raw, f"V{size}")
+def _values(column: pa.ChunkedArray) -> Ints:
+    if not pa.types.is_fixed_size_binary(column.type):
+        return column.to_numpy()
+    size = column.type.byte_width
+    joined = column.combine_chunks()
+    return np.frombuffer(joined.buffers()[1], f"V{size}", len(joined))
