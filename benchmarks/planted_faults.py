@@ -20,6 +20,7 @@ from effchal.config.choices import OnFault
 from effchal.mixing.clean import faults_of, text_key
 from effchal.mixing.decontaminate import Decontaminator
 from effchal.mixing.example import Example
+from effchal.mixing.locate import locate
 from effchal.mixing.near_duplicates import (
     PHRASE_WORDS,
     answer_length,
@@ -28,7 +29,7 @@ from effchal.mixing.near_duplicates import (
     signatures,
 )
 from effchal.mixing.questions import known_questions
-from effchal.mixing.sources import load_source
+from effchal.mixing.sources import SourceReader
 from effchal.mixing.words import joined_hashes, words
 from effchal.prompts.encoder import Turn
 
@@ -46,9 +47,14 @@ class Planted:
         self.kind[self.examples[-1].id] = kind
 
 
+def rows_of(name: str, path: Path) -> list[Example]:
+    cfg = DataSourceConfig(path=str(path))
+    return list(SourceReader(name, cfg, locate(name, cfg)))
+
+
 def plant(data: Path) -> Planted:
     """The first rows of LIMA, and rows made of the others of it with one fault each."""
-    lima = load_source("lima", DataSourceConfig(path=str(data / "train" / "lima.jsonl")))
+    lima = rows_of("lima", data / "train" / "lima.jsonl")
     found, draw = Planted(lima[:CLEAN]), random.Random(18)
     long = [each for each in lima[:CLEAN] if len(words(each.turns[1].content)) >= 250]
     others = iter(lima[CLEAN:])
@@ -146,7 +152,7 @@ def refusals(data: Path) -> dict[str, str]:
             path = Path(folder) / "rows.jsonl"
             path.write_bytes(b"\n".join([*rows[:EACH], spoil(rows[EACH]), *rows]))
             try:
-                load_source("planted", DataSourceConfig(path=str(path)))
+                rows_of("planted", path)
                 said[kind] = "nothing"
             except ConfigError as error:
                 said[kind] = str(error).replace(f"{folder}/", "")

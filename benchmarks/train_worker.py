@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from common import ALL_LINEAR, print_result
 from torch import nn
@@ -14,14 +15,12 @@ from effchal.cli.compose import compose_config
 from effchal.config import LoraConfig, ModelConfig, TrainConfig
 from effchal.config.choices import ActivationCheckpointing, Dtype, LossOn, Schedule
 from effchal.kernels.attention import use_packed_attention
-from effchal.mixing.encode import EncodedExample, encode_example
-from effchal.mixing.example import Example
+from effchal.mixing.encode import EncodedExample, EncodeWork, targets_of
 from effchal.mixing.packing import MicroBatch, pack
 from effchal.model.device import pick_device
 from effchal.model.load import add_adapter, load_base_model
 from effchal.model.structure import head
-from effchal.model.tokenizer import load_tokenizer
-from effchal.prompts.encoder import PromptEncoder, Turn
+from effchal.prompts.encoder import Turn
 from effchal.training.layers import prepare_training
 from effchal.training.step import make_optimizer, train_step
 
@@ -39,12 +38,16 @@ def main() -> None:
 def prepare(job: dict) -> tuple[nn.Module, list[EncodedExample]]:
     """Model with adapter, and the job's pairs as examples whose every token is a target."""
     cfg = ModelConfig(name=job["model"], dtype=Dtype(job["dtype"]), max_seq_len=job["max_seq_len"])
-    encoder = PromptEncoder(load_tokenizer(cfg), compose_config(["prompt=chatml"]).prompt)
+    work = EncodeWork(cfg, compose_config(["prompt=chatml"]).prompt, cfg.max_seq_len, LossOn.all)
     pairs = [
         (Turn("user", question), Turn("assistant", answer)) for question, answer in job["pairs"]
     ]
-    rows = [Example(f"row:{i}", turns) for i, turns in enumerate(pairs)]
-    examples = [encode_example(row, encoder, job["max_seq_len"], LossOn.all) for row in rows]
+    batch = work.encode(pairs, work.prompts)
+    wide = [(ids.astype(np.int64), learned) for ids, learned in batch.examples()]
+    examples = [
+        EncodedExample(f"row:{i}", ids, targets_of(ids, learned), False)
+        for i, (ids, learned) in enumerate(wide)
+    ]
     lora = LoraConfig(r=job["r"], alpha=job["alpha"], target_modules=ALL_LINEAR)
     model = add_adapter(load_base_model(cfg, pick_device()), lora, job["seed"])
     if job.get("library"):

@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from effchal.config import ModelConfig, PromptConfig
 from effchal.config.choices import LossOn, TooLong
-from effchal.mixing.example import Example
 from effchal.mixing.store import mapped_table, write_arrow
 from effchal.mixing.too_long import shortened, split_by_turns
 from effchal.prompts.encoder import PromptEncoder, Turn
@@ -148,19 +147,6 @@ class EncodeWork:
             return list(turns)
         last = max(i for i, turn in enumerate(turns) if turn.role in ("assistant", "text"))
         return [replace(t, learn=t.learn and i == last) for i, t in enumerate(turns)]
-
-
-def encode_example(
-    example: Example, encoder: PromptEncoder, max_seq_len: int, loss_on: LossOn = LossOn.answers
-) -> EncodedExample | None:
-    """Ids and targets of one example, cut after max_seq_len tokens; None if no target is left."""
-    work = EncodeWork(ModelConfig(), PromptConfig(), max_seq_len, loss_on)
-    batch = work.encode([example.turns], encoder)
-    if not len(batch.rows):
-        return None
-    ids = batch.ids.astype(np.int64)
-    targets = targets_of(ids, batch.learned)
-    return EncodedExample(example.id, ids, targets, bool(batch.truncated[0]))
 
 
 def targets_of(ids: Ints, learned: Ints) -> Ints:

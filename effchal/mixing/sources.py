@@ -10,7 +10,7 @@ from effchal.config.choices import DataFormat
 from effchal.mixing.dropped import Dropped
 from effchal.mixing.example import Example
 from effchal.mixing.formats import format_of_rows, renamed, turns_of
-from effchal.mixing.locate import Located, locate
+from effchal.mixing.locate import Located
 from effchal.mixing.readers import DataError, read_rows
 from effchal.mixing.where import Seen, compile_where
 from effchal.prompts.encoder import Turn
@@ -153,12 +153,3 @@ class SourceReader:
         """E.g. "messages, 3 roles"."""
         count = len(self.roles)
         return f"{self.format.value}, {count} role{'s' if count != 1 else ''}"
-
-
-def load_source(name: str, cfg: DataSourceConfig) -> list[Example]:
-    """All examples of one source in memory, which is for tests and small files.
-
-    Raises:
-        DataError: as locate and SourceReader.
-    """
-    return list(SourceReader(name, cfg, locate(name, cfg)))

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from support.examples import encode_example
 from support.paths import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -12,7 +13,6 @@ from effchal.config import DecodingConfig, LoraConfig, ModelConfig, PromptConfig
 from effchal.config.choices import DecodingMethod, Dtype
 from effchal.decoding.layers import contrast_of
 from effchal.decoding.sampling import SamplingParams
-from effchal.mixing.encode import encode_example
 from effchal.mixing.example import Example
 from effchal.mixing.packing import pack
 from effchal.model.load import add_adapter, load_base_model

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from support.examples import load_source
 from support.paths import SHARED_DATA, needs_shared_data
 
 from effchal.config import CleanConfig, DataSourceConfig
 from effchal.config.choices import OnFault
 from effchal.mixing.clean import Fault, fault_of, faults_of, loop_of, text_key
 from effchal.mixing.example import Example
-from effchal.mixing.sources import load_source
 from effchal.mixing.words import joined_hashes, parts, phrase_hashes, word_hashes, words
 from effchal.prompts.encoder import Turn
 

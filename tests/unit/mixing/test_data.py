@@ -3,13 +3,14 @@ import sys
 import types
 
 import pytest
+from support.examples import load_source
 from support.paths import SHARED_DATA, needs_shared_data
 
 from effchal.config import CleanConfig, DataSourceConfig
 from effchal.config.choices import DataFormat
 from effchal.mixing.locate import BUILTIN_DIR
 from effchal.mixing.read import read_source
-from effchal.mixing.sources import DataError, load_source
+from effchal.mixing.sources import DataError
 
 LIMA = {"conversations": ["q", "a"], "source": "x"}
 PLATYPUS = {"instruction": "add", "input": "1 1", "output": "2", "data_source": "math"}

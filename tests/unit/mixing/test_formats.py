@@ -4,13 +4,14 @@ import json
 import re
 
 import pytest
+from support.examples import encode_example, load_source
 
 from effchal.cli.compose import compose_config
 from effchal.config import CleanConfig, ConfigError, DataSourceConfig, ModelConfig, PromptConfig
 from effchal.config.choices import DataFormat
-from effchal.mixing.encode import IGNORE_INDEX, encode_example
+from effchal.mixing.encode import IGNORE_INDEX
 from effchal.mixing.read import read_source
-from effchal.mixing.sources import DataError, load_source
+from effchal.mixing.sources import DataError
 from effchal.prompts.encoder import PromptEncoder
 
 PARTS = [{"type": "text", "text": "Name a "}, {"type": "text", "text": "prime."}]

@@ -5,12 +5,13 @@ import sys
 import types
 
 import pytest
+from support.examples import load_source
 
 from effchal.config import ConfigError, DataMixConfig, DataSourceConfig
 from effchal.mixing.hub import download
 from effchal.mixing.locate import is_local, locate, pin_revisions
 from effchal.mixing.readers import DataError, read_rows
-from effchal.mixing.sources import SourceReader, load_source
+from effchal.mixing.sources import SourceReader
 
 COMMIT = "5d3ce1ca586ebe629847b7c81bfb7fa6373b9dbc"
 

@@ -6,18 +6,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.configs import compose_config
+from support.examples import encode_example, load_source
 from support.paths import SHARED_DATA, needs_shared_data, needs_smollm2
 
 from effchal.config import DataSourceConfig, ModelConfig, PromptConfig, TrainConfig
 from effchal.config.choices import DataFormat, Dtype, LossOn, WeighBy
 from effchal.kernels.attention import lengths_of, packed_hidden_states
 from effchal.mixing.best_fit import best_fit
-from effchal.mixing.encode import IGNORE_INDEX, EncodedExample, encode_example, targets_of
+from effchal.mixing.encode import IGNORE_INDEX, EncodedExample, targets_of
 from effchal.mixing.example import Example
 from effchal.mixing.mix import Mix
 from effchal.mixing.order import TrainingOrder
 from effchal.mixing.packing import pack
-from effchal.mixing.sources import load_source
 from effchal.model.load import load_base_model
 from effchal.model.structure import head
 from effchal.model.tokenizer import load_tokenizer

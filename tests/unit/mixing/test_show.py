@@ -5,12 +5,12 @@ import re
 
 import pytest
 import torch  # noqa: F401  # or the rows would be encoded in other processes
+from support.examples import encode_example
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from effchal.config import Config, ConfigError, DataMixConfig, DataSourceConfig, ModelConfig
 from effchal.config.choices import Dtype
-from effchal.mixing.encode import encode_example
 from effchal.mixing.example import Example
 from effchal.mixing.packing import pack_for
 from effchal.mixing.prepare import prepare_data

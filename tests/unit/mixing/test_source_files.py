@@ -8,10 +8,11 @@ import json
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from support.examples import load_source
 
 from effchal.config import DataSourceConfig
 from effchal.config.choices import DataFormat
-from effchal.mixing.sources import DataError, load_source
+from effchal.mixing.sources import DataError
 
 OK_ROWS = [{"instruction": f"Say {i}", "input": "", "output": f"{i} it is"} for i in range(3)]
 OK_LINES = "".join(json.dumps(row) + "\n" for row in OK_ROWS).encode()

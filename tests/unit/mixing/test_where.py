@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from support.examples import load_source
 
 from effchal.config import CleanConfig, ConfigError, DataSourceConfig
 from effchal.mixing.read import read_source
 from effchal.mixing.readers import DataError
-from effchal.mixing.sources import load_source
 
 COLUMNS = ("text", "score", "ok", "lang", "tags", "meta")
 ROWS = [

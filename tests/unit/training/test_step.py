@@ -1,13 +1,13 @@
 import pytest
 import torch
+from support.examples import encode_example, load_source
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from effchal.config import DataSourceConfig, LoraConfig, ModelConfig, PromptConfig
 from effchal.config import TrainConfig as Train
 from effchal.config.choices import ActivationCheckpointing, DataFormat, Dtype, Optimizer
-from effchal.mixing.encode import IGNORE_INDEX, encode_example
+from effchal.mixing.encode import IGNORE_INDEX
 from effchal.mixing.packing import pack
-from effchal.mixing.sources import load_source
 from effchal.model.load import add_adapter, load_base_model
 from effchal.model.structure import causal_lm
 from effchal.model.tokenizer import load_tokenizer
