@@ -2,10 +2,7 @@
 
 import os
 import re
-import shlex
 from pathlib import Path
-
-from hydra.errors import HydraException
 
 from effchal.cli.evaluate_arguments import (
     has_several_decodings,
@@ -14,7 +11,7 @@ from effchal.cli.evaluate_arguments import (
     refuse_questions,
     sweep_over,
 )
-from effchal.cli.overrides import as_read, full_key, parse_override, quote
+from effchal.cli.overrides import as_read, check_readable, full_key, key_of, parse_override, quote
 from effchal.cli.several_models import are_several, bundles_of, split_base
 from effchal.config import Config, ConfigError, load_config
 from effchal.config.io import split_weight
@@ -28,6 +25,9 @@ VALUE_FLAGS |= {"--experimental-rerun", "-c", "-p", "-cp", "-cn", "-cd"}
 FLAGS = VALUE_FLAGS | {"--help", "--hydra-help", "--version", "--resolve", "--run", "--multirun"}
 FLAGS |= {"--shell-completion", "--info"}
 SWEEP_FLAGS = {"-m", "--multirun", "--multi"}
+# Other names of flags that say what Hydra does; it does one thing.
+ACTIONS = dict.fromkeys(SWEEP_FLAGS, "--multirun") | {"-c": "--cfg", "-i": "--info", "-r": "--run"}
+SHOWING = {"--cfg", "--info", "--hydra-help"}  # those that show something and run nothing
 INFO_VALUES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 # The file by which a folder is known as a run of a command that can go on with it.
 RUN_FILES = {"train": "config.yaml", "evaluate": "results.json", "helm": "scores.json"}
@@ -82,9 +82,10 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     is_trained = command == "submit" and any(word.startswith("bundle=") for word in words)
     words = question_words(words) if command == "evaluate" or is_trained else words
     words = model_overrides(data_overrides(words))
-    is_sweep = not SWEEP_FLAGS.isdisjoint(flags)
+    shows = min(actions_of(flags) & SHOWING, default="")
+    is_sweep = not shows and not SWEEP_FLAGS.isdisjoint(flags)
     for word in words:
-        check_readable(word, is_sweep)
+        check_readable(word, is_sweep, shows)
     words = resumed(command, words)
     check_output(command, words)
     return [*words, *flags]
@@ -109,6 +110,12 @@ def split_flags(typed: list[str]) -> tuple[list[str], list[str]]:
         else:
             words.append(word)
     return flags, words
+
+
+def actions_of(flags: list[str]) -> set[str]:
+    """What the flags tell Hydra to do, by long names: --cfg, --info, --multirun and the like."""
+    names = (flag.partition("=")[0] for flag in flags)
+    return {ACTIONS.get(name, name) for name in names} & {*SHOWING, *ACTIONS.values()}
 
 
 def check_flags(flags: list[str]) -> None:
@@ -168,7 +175,7 @@ def data_overrides(words: list[str]) -> list[str]:
     `data` alone is the whole mix, so it takes the empty one of conf/data_mix/own.yaml.
     """
     words = [new_key_override(data_override(path_override(full_key(w)))) for w in words]
-    keys = [word.partition("=")[0].lstrip("+") for word in words]
+    keys = set(map(key_of, words))
     if "data" in keys and "data_mix" not in keys:
         return [*words, "data_mix=own"]
     return words
@@ -200,7 +207,7 @@ def model_overrides(words: list[str]) -> list[str]:
     The default group and an experiment's speak of their own model, so `other` takes their place.
     A group that is typed stays, but for the commit of its own model.
     """
-    keys = {word.partition("=")[0].lstrip("+") for word in words}
+    keys = set(map(key_of, words))
     if "model.name" not in keys or keys & {"bundle", "resume_from"}:  # these bring their own
         return words
     if "model" not in keys:
@@ -226,23 +233,6 @@ def path_override(word: str) -> str:
     return f"{key}={quote(os.path.expanduser(value))}"
 
 
-def check_readable(word: str, is_sweep: bool) -> None:
-    """Raise ConfigError, with how to type it, if Hydra cannot read the word."""
-    key, _, value = word.partition("=")
-    as_text = shlex.quote(f"{key}={quote(value)}")
-    if "'" not in value and '"' not in value:
-        as_text = f"'{key}=\"{value}\"'"
-    try:
-        wants_sweep = parse_override(word).is_sweep_override()
-    except (HydraException, ValueError) as error:  # ValueError: a number of thousands of digits
-        raise ConfigError(f"cannot read {word}; if it is a text, type {as_text}") from error
-    if wants_sweep and not is_sweep:
-        raise ConfigError(
-            f"{word} has several values, which is a sweep and needs -m; type a list as "
-            f"'{key}=[{value}]', a text as {as_text}"
-        )
-
-
 def resumed(command: str, words: list[str]) -> list[str]:
     """The words of a command that goes on with a run: in its own folder, so that its log does too.
 
@@ -257,7 +247,7 @@ def resumed(command: str, words: list[str]) -> list[str]:
         return words  # the command says what is wrong
     result = []
     for word in words:
-        key = word.partition("=")[0].lstrip("+")
+        key = key_of(word)
         source = SOURCE_PATH.fullmatch(key)
         if source is not None:
             sources = load_config(folder / "config.yaml").data_mix.sources

@@ -27,7 +27,8 @@ from effchal.cli.arguments import (
     LOG_ONLY,
     RUN_DIRS,
     RUN_FILES,
-    check_readable,
+    SHOWING,
+    actions_of,
     data_overrides,
     hydra_arguments,
     model_overrides,
@@ -37,6 +38,7 @@ from effchal.cli.arguments import (
     wants_help,
 )
 from effchal.cli.failures import failure_kept, failure_of, one_line, one_line_errors
+from effchal.cli.overrides import check_readable
 from effchal.config import Config, ConfigError, to_config
 from effchal.runs import bundle_around, new_folder, nothing_left_if_refused
 from effchal.tracking.lines import log_warnings
@@ -50,11 +52,6 @@ PLUGINS = PACKAGE / "sweeping" / "plugins"  # Hydra takes plugins from below `hy
 sys.path.append(str(PLUGINS))
 # conf/hydra/launcher has files of the names that a plugin has, on purpose.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore")
-# Flags of Hydra that show something and run nothing.
-SHOWING_FLAGS = {"--cfg", "-c", "--info", "-i", "--hydra-help"}
-# Flags that say what Hydra does; it does one thing.
-ACTIONS = {"-c": "--cfg", "-i": "--info", "-r": "--run", "-m": "--multirun"}
-ACTIONS |= {"--multi": "--multirun"}
 # A launcher's process resolves the folder's name as well, from what this one keeps of it.
 OmegaConf.register_new_resolver("new_folder", str, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("minutes", lambda hours: math.ceil(60 * hours), replace=True)
@@ -117,9 +114,7 @@ def entry_point(run: Run, after_sweep: AfterSweep | None = None) -> Callable[[],
 
 def check_actions(arguments: list[str]) -> None:
     """Raise ConfigError for two flags of which each says what is done; Hydra has a traceback."""
-    flags = [flag.partition("=")[0] for flag in split_flags(arguments)[0]]
-    given = {ACTIONS.get(flag, flag) for flag in flags}
-    actions = sorted(given & {"--hydra-help", *ACTIONS.values()})
+    actions = sorted(actions_of(split_flags(arguments)[0]))
     if len(actions) > 1:
         raise ConfigError(f"{' and '.join(actions)} do not go together; leave all but one out")
 
@@ -137,8 +132,7 @@ class Outputs:
         flags, words = split_flags(arguments)
         typed = map(Path, values_of(words, RUN_DIRS))
         self.of_user = {folder.absolute() for folder in typed if folder.is_dir()}
-        shows_only = not SHOWING_FLAGS.isdisjoint(flag.partition("=")[0] for flag in flags)
-        make = str if shows_only else self._make
+        make = self._make if SHOWING.isdisjoint(actions_of(flags)) else str
         # Cached, for Hydra asks more than once, and again for each job of a sweep.
         OmegaConf.register_new_resolver("new_folder", make, use_cache=True, replace=True)
 

@@ -1,6 +1,7 @@
 """Overrides of the command line: how Hydra reads them, and how a path is quoted for it."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
+
+from effchal.config import ConfigError
 
 
 def parse_override(word: str) -> Any:
@@ -21,6 +24,27 @@ def as_read(word: str) -> tuple[bool, Any]:
         return True, None if override.is_sweep_override() else override.value()
     except (HydraException, ValueError):
         return False, None
+
+
+def check_readable(word: str, is_sweep: bool, shows: str = "") -> None:
+    """Raise ConfigError, with how to type it, if Hydra cannot read the word.
+
+    Args:
+        shows: a flag that shows one run, so that several values have no meaning.
+    """
+    key, _, value = word.partition("=")
+    as_text = shlex.quote(f"{key}={quote(value)}")
+    if "'" not in value and '"' not in value:
+        as_text = f"'{key}=\"{value}\"'"
+    try:
+        wants_sweep = parse_override(word).is_sweep_override()
+    except (HydraException, ValueError) as error:  # ValueError: a number of thousands of digits
+        raise ConfigError(f"cannot read {word}; if it is a text, type {as_text}") from error
+    if wants_sweep and not is_sweep:
+        why = f"{word} has several values, which is a sweep and needs -m"
+        if shows:
+            why = f"{word} has several values, and {shows} shows one run: type one value"
+        raise ConfigError(f"{why}; type a list as '{key}=[{value}]', a text as {as_text}")
 
 
 def quote(value: str) -> str:

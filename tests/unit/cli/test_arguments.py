@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from effchal.cli.arguments import check_readable, hydra_arguments, quote
+from effchal.cli.arguments import hydra_arguments
 from effchal.cli.compose import check_actions, compose_config, overlay
+from effchal.cli.overrides import check_readable, quote
 from effchal.config import ConfigError, ModelConfig
 from effchal.config.choices import Quantization
 
@@ -210,3 +211,13 @@ def test_two_flags_that_each_say_what_is_done_are_refused(typed, named):
 @pytest.mark.parametrize("typed", ["-m lora.r=4,8", "--cfg=job --resolve -p lora", "lora.r=4"])
 def test_one_flag_that_says_what_is_done_is_taken(typed):
     check_actions(typed.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "typed"), [("train", "decoding=a,b --cfg job"), ("evaluate", "--info decoding=a,b")]
+)
+def test_several_values_beside_a_flag_that_shows_one_run_are_told_so(command, typed):
+    flag = "--info" if "--info" in typed else "--cfg"
+    told = f"decoding=a,b has several values, and {flag} shows one run: type one value; "
+    with pytest.raises(ConfigError, match=told):
+        hydra_arguments(command, typed.split())
