@@ -189,6 +189,15 @@ def read_record(path: Path) -> dict[str, Any]:
     raise ConfigError(f"{path} is damaged; take another folder")
 
 
+def flat(record: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested dicts by dotted key; an empty dict inside is a value."""
+    found: dict[str, Any] = {}
+    for key, value in record.items():
+        is_group = isinstance(value, dict) and value
+        found |= flat(value, f"{prefix}{key}.") if is_group else {f"{prefix}{key}": value}
+    return found
+
+
 def sync(handle: int) -> None:
     """Have what was written survive a power cut, as far as the file system can promise it."""
     with where_supported():

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from effchal.config import ConfigError
-from effchal.mixing.report_page import aligned_table, flat
-from effchal.runs import read_record
+from effchal.mixing.report_page import aligned_table
+from effchal.runs import flat, read_record
 
 ABSENT = "absent"
 

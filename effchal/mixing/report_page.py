@@ -3,10 +3,10 @@
 import html
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from effchal.mixing.dropped import Dropped
 from effchal.mixing.report import MixReport, SourceReport
+from effchal.runs import flat
 
 COUNTS = ("source", "rows read", "filtered", "dropped", "kept", "validation", "several turns")
 SHARES = ("source", "weight", "tokens", "learned", "declared", "rows of epoch", "tokens of epoch")
@@ -112,14 +112,6 @@ def lengths(report: MixReport) -> str:
     highest = max(count for _, count in bars)
     rows = [(f"{top:,}", f"{n:,}", "#" * round(40 * n / highest)) for top, n in bars]
     return aligned_table(("tokens up to", "examples of an epoch", ""), rows)
-
-
-def flat(value: Any, key: str = "") -> dict[str, Any]:
-    """The values of nested dicts by dotted key."""
-    if not isinstance(value, dict) or not value:
-        return {key: value}
-    parts = [flat(each, f"{key}.{name}" if key else name) for name, each in value.items()]
-    return {name: each for part in parts for name, each in part.items()}
 
 
 def percent(share: float) -> str:

@@ -17,7 +17,7 @@ import yaml
 
 from effchal.config import ConfigError
 from effchal.reporting.helm_answers import helm_instances
-from effchal.runs import is_bundle, read_json_lines
+from effchal.runs import flat, is_bundle, read_json_lines
 
 # The files by which a folder is known as a run, and the command that leaves them. The first wins.
 MARKS = {
@@ -164,7 +164,7 @@ def read_run(folder: Path, kind: str) -> Run:
     run.plan = _content(run, "plan.json")
     run.mix = run.record if kind == "data" else _content(run, "mix.json")
     try:
-        run.config = dict(_flat(_content(run, "config.yaml")))
+        run.config = flat(_content(run, "config.yaml"))
     except RecursionError:
         run.problems.append("config.yaml holds itself")
     return run
@@ -191,14 +191,6 @@ def _content(run: Run, name: str) -> dict[str, Any]:
         run.problems.append(f"{name} holds no mapping")
         return {}
     return content
-
-
-def _flat(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def is_at_work(folder: Path) -> bool:

@@ -1,10 +1,11 @@
 """What a run says at its end: what it reached, and the commands that come next."""
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
 
+from effchal.config import ConfigError
+from effchal.runs import read_record
 from effchal.tracking.words import duration, per_second
 
 NOT_MEASURED = "not measured"
@@ -13,10 +14,9 @@ NOT_MEASURED = "not measured"
 def read_run(folder: Path) -> dict[str, Any] | None:
     """run.json of a folder; None where there is none that can be read."""
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_record(folder / "run.json")
+    except (OSError, ConfigError):
         return None
-    return record if isinstance(record, dict) else None
 
 
 def as_typed(folder: Path) -> str:
