@@ -18,8 +18,7 @@ from effchal.exporting.card import ADAPTER, GGUF, MERGED, VLLM, Form, export_car
 from effchal.exporting.folder import check_free, check_space, size_of, written_whole
 from effchal.exporting.hub import require_online, upload
 from effchal.exporting.measure import Measured, Reference, check, measure, reference
-from effchal.exporting.merge import merged_model, stored_dtype, weight_bytes
-from effchal.exporting.merged import write_merged
+from effchal.exporting.merged import merged_model, stored_dtype, weight_bytes, write_merged
 from effchal.exporting.vllm import serves_adapter, write_merged_script, write_vllm_adapter
 from effchal.model.device import pick_device
 from effchal.model.load import base_model_config

@@ -5,7 +5,7 @@ import torch
 from support.exports import CPU, save_base, save_bundle, source_of
 
 from effchal.bundle import load_bundle_model
-from effchal.exporting.merge import merged_model
+from effchal.exporting.merged import merged_model
 from effchal.model.load import evaluation_mode
 
 IDS = torch.arange(1, 41)[None]
