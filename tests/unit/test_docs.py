@@ -134,6 +134,16 @@ def test_readme_is_short_and_no_page_is_left_out():
     assert GENERATED in nav
 
 
+def test_the_documents_count_the_entries_that_are_compared_with_helm():
+    from helm_parity import DRY, ENTRIES, expanded
+
+    scored = [entry for entry in ENTRIES if not entry.startswith(DRY)]
+    assert f"ours against HELM's, {len(scored)} kinds of entry" in (ROOT / "README.md").read_text()
+    runs = [run for entry in ENTRIES for run in expanded(entry)]
+    compared = (ROOT / "experiments" / "equality" / "README.md").read_text()
+    assert f"HELM 0.5.16's, {len(runs)} runs of {len(ENTRIES)} entries" in compared
+
+
 def test_python_code_of_the_documents_parses():
     blocks = [block for path in documents() for block in fenced(path.read_text(), {"python"})]
     assert blocks
