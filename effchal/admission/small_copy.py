@@ -90,7 +90,7 @@ def _shallow(config: Any, longest: int) -> None:
         config, "max_position_embeddings", None
     ):  # tables of positions and masks end before a packed row does
         config.max_position_embeddings = min(config.max_position_embeddings, POSITIONS)
-    for name, value in _items(config):
+    for name, value in list(vars(config).items()):
         if "intermediate_size" in name or name in ("ffn_hidden_size", "ffn_dim", "n_inner"):
             narrow = [min(each, WIDTH) for each in value] if isinstance(value, list) else value
             setattr(config, name, min(value, WIDTH) if isinstance(value, int) else narrow)
@@ -159,7 +159,3 @@ def _ropes(rope: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The rotary embedding's settings, which may stand by kind of layer."""
     yield rope
     yield from (part for part in rope.values() if isinstance(part, dict))
-
-
-def _items(config: Any) -> list[tuple[str, Any]]:
-    return list(vars(config).items())

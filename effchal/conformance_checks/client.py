@@ -64,7 +64,8 @@ class Server:
 
     def post(self, path: str, body: Any) -> Exchange:
         """Send JSON, spelled in ASCII, or bytes as they are."""
-        return self._exchange("POST", path, body if isinstance(body, bytes) else as_json(body))
+        content = body if isinstance(body, bytes) else json.dumps(body).encode("ascii")
+        return self._exchange("POST", path, content)
 
     def take(self) -> list[Exchange]:
         """The exchanges since the last call, in the order of their ends."""
@@ -99,10 +100,6 @@ def _errors_in(exchange: Exchange) -> Iterator[None]:
         exchange.error = f"no answer in time ({type(error).__name__})"
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         exchange.error = f"no answer: {error or type(error).__name__}"
-
-
-def as_json(body: Any) -> bytes:
-    return json.dumps(body).encode("ascii")
 
 
 def short(text: str, most: int) -> str:

@@ -74,10 +74,6 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def tokenize(server: Server, text: str, **changes: Any) -> list[int]:
     """Ids of a text, asked as HELM does.
 
@@ -87,7 +83,7 @@ def tokenize(server: Server, text: str, **changes: Any) -> list[int]:
     body = {"text": text, "truncation": False, "max_length": 2048} | changes
     answer = json_object(server.post("/tokenize", body))
     ids = answer.get("tokens")
-    if not isinstance(ids, list) or not all(map(is_id, ids)):
+    if not isinstance(ids, list) or not all(type(each) is int for each in ids):
         raise Broken(f"tokens is no list of ids: {ids!r:.200}")
     require(is_number(answer.get("request_time")), "the answer lacks request_time, in seconds")
     return ids

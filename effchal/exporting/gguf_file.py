@@ -5,7 +5,6 @@ tokenizers here are those that a test reads back with the same tokens. All other
 """
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +133,14 @@ def _add_weights(writer: Any, model: Any, kind: GgufType) -> None:
     state = model.state_dict()
     if config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
-    reorder = _llama_order(config) if architecture == "llama" else _as_it_is
     for name, tensor in state.items():
-        weights = reorder(name, tensor.to(torch.float32)).numpy()
+        weights = tensor.to(torch.float32)
+        if architecture == "llama":
+            weights = _llama_order(name, weights, config)
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if target is None:
             raise ConfigError(f"to=gguf: {name} has no name in a GGUF file; give to=merged")
-        data, tensor_type = _as_type(weights, kind, name)
+        data, tensor_type = _as_type(weights.numpy(), kind, name)
         writer.add_tensor(target, data, raw_dtype=tensor_type)
 
 
@@ -159,18 +159,10 @@ def _as_type(weights: Array, kind: GgufType, name: str) -> tuple[Array, Any]:
     return quantize(weights, wanted), wanted
 
 
-def _as_it_is(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    return tensor
-
-
-def _llama_order(config: Any) -> Callable[[str, torch.Tensor], torch.Tensor]:
+def _llama_order(name: str, tensor: torch.Tensor, config: Any) -> torch.Tensor:
     """Rows of q and k reordered: llama.cpp rotates neighbours, transformers halves of a head."""
-
-    def reorder(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        heads = config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads
-        if ".q_proj." not in name and ".k_proj." not in name:
-            return tensor
-        halves = tensor.view(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
-        return halves.transpose(1, 2).reshape(tensor.shape)
-
-    return reorder
+    if ".q_proj." not in name and ".k_proj." not in name:
+        return tensor
+    heads = config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads
+    halves = tensor.view(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
+    return halves.transpose(1, 2).reshape(tensor.shape)

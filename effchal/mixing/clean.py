@@ -103,8 +103,12 @@ def loop_of(text: str) -> tuple[str, int] | None:
 
 
 def _likely_periods(hashes: np.ndarray) -> list[int]:
-    """Distances at which phrases of four words come again often enough for a loop."""
-    counts = np.bincount(_distances(hashes)[1], minlength=1)
+    """Distances in words at which phrases of four words come again often enough for a loop."""
+    phrases = phrase_hashes(hashes, 4)
+    order = np.argsort(phrases, kind="stable")
+    distances = np.diff(order)
+    again = (phrases[order[1:]] == phrases[order[:-1]]) & (distances <= LOOP_PERIOD)
+    counts = np.bincount(distances[again], minlength=1)
     return np.flatnonzero(counts >= LOOP_AGAIN).tolist()
 
 
@@ -122,15 +126,6 @@ def _repeated_phrases(hashes: np.ndarray, begins: np.ndarray) -> np.ndarray:
     numbers = np.arange(len(phrases), dtype=np.int32)
     last[slots] = numbers
     return np.bincount(text[last[slots] != numbers], minlength=len(begins) - 1)
-
-
-def _distances(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where a phrase of four words comes again within LOOP_PERIOD words, and after how many."""
-    phrases = phrase_hashes(hashes, 4)
-    order = np.argsort(phrases, kind="stable")
-    distances = np.diff(order)
-    again = (phrases[order[1:]] == phrases[order[:-1]]) & (distances <= LOOP_PERIOD)
-    return order[1:][again], distances[again]
 
 
 def _longest_run(values: np.ndarray, period: int, shortest: int) -> tuple[int, int]:

@@ -23,7 +23,7 @@ def readme(facts: Facts, mix: dict[str, Any], place: str | None) -> str:
         _what_it_is(facts),
         "## Commands\n\n" + _commands(facts, mix),
         "## Scores\n\n" + _scores(facts),
-        *(["## Place in the contest\n\n" + _block(place)] if place else []),
+        *([f"## Place in the contest\n\n```text\n{place.strip()}\n```"] if place else []),
         "## Training\n\n" + _training(facts),
         "## Data\n\n" + _data(facts, mix),
         "## Server\n\n" + _server(facts),
@@ -51,10 +51,6 @@ An image without a mount: copy the base model to `base_model` in this folder, an
 `--build-arg BUNDLE=bundle --build-arg BASE_MODEL=base_model`.
 
 """
-
-
-def _block(text: str) -> str:
-    return f"```text\n{text.strip()}\n```"
 
 
 def _what_it_is(facts: Facts) -> str:
@@ -151,6 +147,7 @@ def _scores(facts: Facts) -> str:
 def _training(facts: Facts) -> str:
     run = facts["training"]
     memory = run["peak_memory_gib"]
+    losses = [loss(run, key) for key in ("validation_loss_before", "validation_loss")]
     rows = [
         ("what", "value"),
         ("command", f"`{run['command']}`"),
@@ -158,7 +155,7 @@ def _training(facts: Facts) -> str:
         ("steps", f"{run['step']} of {run['steps_planned']}"),
         ("time", f"{duration(run['spent_s'])} of {duration(run['limit_s'])}"),
         ("tokens", f"{run['tokens']:,}"),
-        ("validation loss before, after", _losses(run)),
+        ("validation loss before, after", ", ".join(losses)),
         ("peak memory", NOT_MEASURED if memory is None else f"{memory:.2f} GiB"),
         ("device", run["device"]),
         ("made with", run["made_with"]),
@@ -166,10 +163,6 @@ def _training(facts: Facts) -> str:
         ("digest of the adapter", f"`{run['adapter_sha256']}`"),
     ]
     return as_markdown(rows)
-
-
-def _losses(run: Facts) -> str:
-    return f"{loss(run, 'validation_loss_before')}, {loss(run, 'validation_loss')}"
 
 
 def _data(facts: Facts, mix: dict[str, Any]) -> str:

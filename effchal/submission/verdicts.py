@@ -117,7 +117,8 @@ def of_conformance(there: Facts, here: Facts) -> Finding:
     """A rule that the hand-in keeps must be kept again."""
     broken = [name for name in here["broken"] if name not in there["broken"]]
     texts = [f"{each['kept']} kept, {len(each['broken'])} broken" for each in (there, here)]
-    return Finding("rules of the server", texts[0], texts[1] + _names(broken), not broken)
+    names = f" ({', '.join(broken)})" if broken else ""
+    return Finding("rules of the server", texts[0], texts[1] + names, not broken)
 
 
 def of_base_model(there: Facts, here: Facts) -> Finding:
@@ -144,10 +145,6 @@ def _score(facts: Facts, entry: str, decoding: str, metric: str) -> float | None
 
 def _number(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{value:.3f}"
-
-
-def _names(names: list[str]) -> str:
-    return f" ({', '.join(names)})" if names else ""
 
 
 def _same(what: str, there: str, here: str) -> Finding:
