@@ -6,7 +6,7 @@ from pathlib import Path
 
 from effchal.config import DataSourceConfig
 from effchal.mixing.readers import KINDS, DataError
-from effchal.tracking.fetching import hub_options
+from effchal.tracking.fetching import hub_bar
 from effchal.tracking.terminal import progress
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -57,9 +57,13 @@ def download(
             import huggingface_hub
 
             with progress(f"fetching {cfg.path}, {cfg.file}", unit="B") as advance:
-                fetch = huggingface_hub.hf_hub_download
-                told = hub_options(fetch, advance)
-                path = fetch(cfg.path, cfg.file, repo_type="dataset", revision=commit, **told)
+                path = huggingface_hub.hf_hub_download(
+                    cfg.path,
+                    cfg.file,
+                    repo_type="dataset",
+                    revision=commit,
+                    tqdm_class=hub_bar(advance),
+                )
             return (Path(path),)
         import datasets
 

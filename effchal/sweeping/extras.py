@@ -16,15 +16,8 @@ def check_launcher(config: DictConfig) -> None:
     """Raise ConfigError, with the extra to install, for a launcher whose package is missing."""
     target = str((config.hydra.launcher or {}).get("_target_", ""))
     for word, (module, extra) in EXTRAS.items():
-        if word in target and not is_there(module):
+        if word in target and importlib.util.find_spec(module) is None:
             raise ConfigError(
                 f"this hydra/launcher needs the package {module.rpartition('.')[2]}, which is "
                 f"not here: pip install 'effchal[{extra}]'"
             )
-
-
-def is_there(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False

@@ -1,9 +1,7 @@
 """How far a download is: what the hub's own bars and an HTTP answer tell of it."""
 
 import http.client
-import inspect
 import io
-from collections.abc import Callable
 from typing import Any
 
 from effchal.tracking.terminal import Advance, progress
@@ -11,13 +9,8 @@ from effchal.tracking.terminal import Advance, progress
 BLOCK = 1 << 18  # bytes
 
 
-def hub_options(download: Callable[..., Any], advance: Advance) -> dict[str, Any]:
-    """Options by which a function of huggingface_hub tells its bytes to `advance`.
-
-    None for a version of it that knows no such option.
-    """
-    if "tqdm_class" not in inspect.signature(download).parameters:
-        return {}
+def hub_bar(advance: Advance) -> type:
+    """The `tqdm_class` by which a function of huggingface_hub tells its bytes to `advance`."""
     from huggingface_hub.utils import tqdm
 
     class CountedDownload(tqdm):
@@ -33,7 +26,7 @@ def hub_options(download: Callable[..., Any], advance: Advance) -> dict[str, Any
             advance(self._done, self._most)
             return drawn
 
-    return {"tqdm_class": CountedDownload}
+    return CountedDownload
 
 
 def read_response(response: http.client.HTTPResponse, what: str) -> bytes:

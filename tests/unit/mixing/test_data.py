@@ -159,10 +159,7 @@ class Hub:
     def hf_hub_download(self, *_, **__):
         raise self.error
 
-    load_dataset = dataset_info = hf_hub_download
-
-    def HfApi(self):
-        return self
+    load_dataset = hf_hub_download
 
 
 class GatedRepoError(OSError):
@@ -187,7 +184,7 @@ class DatasetNotFoundError(FileNotFoundError):
 )
 def test_a_hub_that_refuses_is_an_error_with_reason_and_way_out(monkeypatch, file, error, reason):
     monkeypatch.setitem(sys.modules, "datasets", Hub(error))
-    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub(error))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", Hub(error).hf_hub_download)
     lima = source("GAIR/lima", DataFormat.lima, revision="0" * 40, file=file)
     with pytest.raises(
         DataError, match=rf"source lima: GAIR/lima {reason}.*data_mix\.sources\.lima\.path=<\.jsonl"

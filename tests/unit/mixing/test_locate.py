@@ -1,7 +1,6 @@
 """Where a source's rows lie: folders, patterns, saved data sets, and the hub."""
 
 import json
-import sys
 import types
 
 import pytest
@@ -129,21 +128,19 @@ class Hub:
     def __init__(self, file):
         self.file, self.asked = file, []
 
-    def HfApi(self):
-        return self
-
     def dataset_info(self, path, revision):
         self.asked.append((path, revision))
         return types.SimpleNamespace(sha=COMMIT)
 
-    def hf_hub_download(self, path, file, repo_type, revision):
+    def hf_hub_download(self, path, file, repo_type, revision, tqdm_class):
         assert (path, file, repo_type, revision) == ("org/set", "rows.jsonl", "dataset", COMMIT)
         return str(self.file)
 
 
 def test_a_data_set_without_a_commit_gets_the_newest_one(tmp_path, monkeypatch, caplog):
     hub = Hub(write(tmp_path / "rows.jsonl"))
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", hub.hf_hub_download)
     mix = DataMixConfig(
         sources={
             "new": DataSourceConfig(path="org/set", file="rows.jsonl"),

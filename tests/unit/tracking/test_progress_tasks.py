@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 from effchal.tracking import progress_tasks
-from effchal.tracking.fetching import hub_options
+from effchal.tracking.fetching import hub_bar
 from effchal.tracking.lines import LineFormatter, StderrHandler, adopt_libraries, log_warnings
 from effchal.tracking.progress_tasks import ProgressTask
 from effchal.tracking.terminal import progress
@@ -75,15 +75,11 @@ def test_what_a_resumed_job_did_before_is_no_pace_of_it():
 
 
 def test_the_hub_tells_its_bytes():
-    from huggingface_hub import hf_hub_download
-
     seen = []
-    options = hub_options(hf_hub_download, lambda done, total=None: seen.append((done, total)))
-    bar = options["tqdm_class"](total=10, unit="B")
+    bar = hub_bar(lambda done, total=None: seen.append((done, total)))(total=10, unit="B")
     bar.update(4)
     bar.update(6)
     assert seen == [(4, 10), (10, 10)]
-    assert hub_options(lambda path: path, print) == {}  # one that knows no such option
 
 
 def test_each_line_has_the_time_and_what_it_is():
