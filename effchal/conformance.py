@@ -24,7 +24,6 @@ from effchal.conformance_checks.table import (
 )
 from effchal.conformance_checks.verdict import Status, Verdict
 from effchal.runs import write_atomic
-from effchal.tracking.terminal import progress
 
 RECORD = "conformance.json"
 TOKEN = "EFFCHAL_TOKEN"
@@ -40,16 +39,12 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         raise ConfigError(f"{output_dir} holds another record; give another hydra.run.dir")
     server = connect(cfg.conformance, token())
     shows_table = is_terminal()
-    verdicts: list[Verdict] = []
 
     def tell(verdict: Verdict) -> None:
-        verdicts.append(verdict)
-        advance(len(verdicts))
         if not shows_table:
             print(printable(line_of(verdict)), flush=True)
 
-    with progress("rules", len(checks), "checks") as advance:
-        run_checks(server, checks, tell)
+    verdicts = run_checks(server, checks, tell)
     server.close()
     if shows_table:
         print_table(verdicts)

@@ -19,6 +19,7 @@ from effchal.conformance_checks import (
 from effchal.conformance_checks.client import Server
 from effchal.conformance_checks.helm_requests import PROMPT
 from effchal.conformance_checks.verdict import Broken, CannotTell, Check, Status, Verdict
+from effchal.tracking.terminal import progress
 
 CHECKS = [
     *process_answers.CHECKS,
@@ -73,25 +74,32 @@ def run_checks(
 ) -> list[Verdict]:
     """What each check found, in their order; `tell` gets each as soon as it is there."""
     verdicts: list[Verdict] = []
-    lost: dict[Any, str] = {}  # checks that are broken, or depend on one that is: its name
-    for check in checks:
-        start = time.perf_counter()
-        status, reason = Status.kept, ""
-        missing = next((lost[each] for each in check.needs if each in lost), None)
-        try:
-            if missing is not None:
-                lost[check.ask] = missing
-                raise CannotTell(f"{missing} is broken")
-            check.ask(server)
-        except Broken as error:
-            status, reason = Status.broken, str(error)
-            lost[check.ask] = check.name
-        except CannotTell as error:
-            status, reason = Status.untold, str(error)
-        seconds = time.perf_counter() - start
-        verdicts.append(Verdict(check.name, check.rule, status, reason, seconds, server.take()))
-        tell(verdicts[-1])
+    lost: dict[Any, str] = {}
+    with progress("rules", len(checks), "checks") as advance:
+        for done, check in enumerate(checks, start=1):
+            verdicts.append(_verdict(server, check, lost))
+            advance(done)
+            tell(verdicts[-1])
     return verdicts
+
+
+def _verdict(server: Server, check: Check, lost: dict[Any, str]) -> Verdict:
+    """`lost` has the checks that are broken, or depend on one that is: its name."""
+    start = time.perf_counter()
+    status, reason = Status.kept, ""
+    missing = next((lost[each] for each in check.needs if each in lost), None)
+    try:
+        if missing is not None:
+            lost[check.ask] = missing
+            raise CannotTell(f"{missing} is broken")
+        check.ask(server)
+    except Broken as error:
+        status, reason = Status.broken, str(error)
+        lost[check.ask] = check.name
+    except CannotTell as error:
+        status, reason = Status.untold, str(error)
+    seconds = time.perf_counter() - start
+    return Verdict(check.name, check.rule, status, reason, seconds, server.take())
 
 
 def report(url: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:

@@ -62,12 +62,5 @@ def list_of(checks: Sequence[Check]) -> str:
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
-    counts = [
-        f"{sum(each.status is status for each in verdicts)} {words}"
-        for status, words in (
-            (Status.kept, "kept"),
-            (Status.broken, "broken"),
-            (Status.untold, "cannot be told"),
-        )
-    ]
-    return f"rules: {', '.join(counts)}"
+    kept, broken, untold = map([each.status for each in verdicts].count, Status)
+    return f"rules: {kept} kept, {broken} broken, {untold} cannot be told"

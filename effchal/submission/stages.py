@@ -161,14 +161,6 @@ def checked(url: str) -> list[Verdict]:
         server = connect(ConformanceConfig(url=url), "")
     except ConfigError as error:
         raise StageError(str(error)) from error
-    done = 0
-    with progress("rules", len(CHECKS), "checks") as advance:
-
-        def tell(_: Verdict) -> None:
-            nonlocal done
-            done += 1
-            advance(done)
-
-        verdicts = run_checks(server, CHECKS, tell)
+    verdicts = run_checks(server, CHECKS)
     server.close()
     return verdicts
