@@ -1,7 +1,7 @@
 """Conversations -> token ids and targets, in batches, kept in memory-mapped files."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,37 +50,6 @@ class EncodedBatch:
             start = end
 
 
-@dataclass
-class _Collected:
-    """The examples of a batch that is being encoded."""
-
-    rows: list[int] = field(default_factory=list)
-    ids: list[Ints] = field(default_factory=list)  # (T,) each
-    learned: list[Ints] = field(default_factory=list)  # (T,) bool each
-    truncated: list[bool] = field(default_factory=list)
-    dropped: list[tuple[int, str]] = field(default_factory=list)
-
-    def add(self, row: int, ids: Ints, learned: Ints, truncated: bool) -> None:
-        # The first token is no target: nothing comes before it.
-        if not learned[1:].any():
-            self.dropped.append((row, NO_ANSWER))
-            return
-        self.rows.append(row)
-        self.ids.append(ids)
-        self.learned.append(learned)
-        self.truncated.append(truncated)
-
-    def batch(self) -> EncodedBatch:
-        return EncodedBatch(
-            np.asarray(self.rows, np.int64),
-            np.asarray([len(ids) for ids in self.ids], np.int32),
-            np.concatenate([np.empty(0, np.uint32), *self.ids]),
-            np.concatenate([np.empty(0, bool), *self.learned]),
-            np.asarray(self.truncated, bool),
-            self.dropped,
-        )
-
-
 @dataclass(frozen=True)
 class EncodeWork:
     """All that the ids and targets of an example depend on, besides its turns."""
@@ -108,29 +77,49 @@ class EncodeWork:
     def encode(
         self, conversations: Sequence[Sequence[Turn]], prompts: PromptEncoder
     ) -> EncodedBatch:
-        result, limit = _Collected(), self.max_seq_len
         conversations = [self._learned_turns(turns) for turns in conversations]
         encoded = prompts.conversations(conversations)
-        for row, (turns, (ids, learned)) in enumerate(zip(conversations, encoded, strict=True)):
-            if len(ids) <= limit or self.too_long is TooLong.cut:
-                self._add(result, row, ids, learned)
-            elif self.too_long is TooLong.drop:
-                result.dropped.append((row, "too_long"))
-            elif turns[0].role == "text" and self.too_long is TooLong.cut_prompt:
-                self._add(result, row, ids, learned)  # it has no prompt
-            elif turns[0].role == "text":  # in pieces, each learned as a whole
-                for start in range(0, len(ids), limit):
-                    end = start + limit
-                    self._add(result, row, ids[start:end], learned[start:end])
-            else:
-                fit = split_by_turns if self.too_long is TooLong.split else shortened
-                for part in fit(turns, prompts, limit):
-                    is_cut = self.too_long is TooLong.cut_prompt and part != turns
-                    self._add(result, row, *prompts.conversation_ids(part), is_cut)
-        return result.batch()
+        examples: list[tuple[int, Ints, Ints, bool]] = []  # row, ids, learned, truncated
+        dropped: list[tuple[int, str]] = []
+        for row, (turns, both) in enumerate(zip(conversations, encoded, strict=True)):
+            if self.too_long is TooLong.drop and len(both[0]) > self.max_seq_len:
+                dropped.append((row, "too_long"))
+                continue
+            for ids, learned, is_cut in self._examples(turns, *both, prompts):
+                # The first token is no target: nothing comes before it.
+                if learned[1:].any():
+                    examples.append((row, ids, learned, is_cut))
+                else:
+                    dropped.append((row, NO_ANSWER))
+        rows, all_ids, flags, truncated = zip(*examples, strict=True) if examples else ((),) * 4
+        return EncodedBatch(
+            np.asarray(rows, np.int64),
+            np.asarray([len(ids) for ids in all_ids], np.int32),
+            np.concatenate([np.empty(0, np.uint32), *all_ids]),
+            np.concatenate([np.empty(0, bool), *flags]),
+            np.asarray(truncated, bool),
+            dropped,
+        )
 
-    def _add(self, result: _Collected, row: int, ids: Any, learned: Any, cut: bool = False) -> None:
-        """Add one example, cut after max_seq_len tokens.
+    def _examples(
+        self, turns: Sequence[Turn], ids: Any, learned: Any, prompts: PromptEncoder
+    ) -> Iterator[tuple[Ints, Ints, bool]]:
+        """The examples that a conversation becomes: see _cut."""
+        limit = self.max_seq_len
+        is_text, cuts_prompt = turns[0].role == "text", self.too_long is TooLong.cut_prompt
+        if len(ids) <= limit or self.too_long is TooLong.cut or (is_text and cuts_prompt):
+            yield self._cut(ids, learned)  # a text has no prompt
+        elif is_text:  # in pieces, each learned as a whole
+            for start in range(0, len(ids), limit):
+                yield self._cut(ids[start : start + limit], learned[start : start + limit])
+        else:
+            fit = shortened if cuts_prompt else split_by_turns
+            for part in fit(turns, prompts, limit):
+                is_cut = cuts_prompt and part != turns
+                yield self._cut(*prompts.conversation_ids(part), is_cut)
+
+    def _cut(self, ids: Any, learned: Any, is_cut: bool = False) -> tuple[Ints, Ints, bool]:
+        """Ids and flags of one example, cut after max_seq_len tokens, and whether it was cut.
 
         The end-of-sequence token after an answer is a target. A cut answer has none: the model
         must not learn to stop there.
@@ -139,7 +128,7 @@ class EncodeWork:
         flags = np.asarray(learned[:limit], bool)
         if self.loss_on is LossOn.all:
             flags = np.ones_like(flags)
-        result.add(row, np.asarray(ids[:limit], np.uint32), flags, cut or len(ids) > limit)
+        return np.asarray(ids[:limit], np.uint32), flags, is_cut or len(ids) > limit
 
     def _learned_turns(self, turns: Sequence[Turn]) -> list[Turn]:
         """The turns, of which only the last answer is learned if loss_on says so."""
