@@ -153,15 +153,12 @@ def _config_of(text: str) -> Config | None:
     tree = OmegaConf.load(io.StringIO(text))
     if not isinstance(tree, DictConfig):
         return None
-    for old, new in RENAMED.items():
+    for old in (*RENAMED, *REMOVED):
         group, _, key = old.rpartition(".")
         node = OmegaConf.select(tree, group)
         if node is not None and key in node:
             value = node.pop(key)
-            OmegaConf.update(tree, new, RENAMED_VALUES.get(old, {}).get(value, value))
-    for old in REMOVED:
-        group, _, key = old.rpartition(".")
-        node = OmegaConf.select(tree, group)
-        if node is not None:
-            node.pop(key, None)
+            if old in RENAMED:
+                value = RENAMED_VALUES.get(old, {}).get(value, value)
+                OmegaConf.update(tree, RENAMED[old], value)
     return to_config(tree)
