@@ -70,9 +70,8 @@ def train(job: dict, model: nn.Module, examples: list[EncodedExample]) -> dict:
             group["lr"] = job["lr"] * (1 - step / job["steps"])
         begun, cpu_begun = time.perf_counter(), time.process_time()
         batch = [examples[(step * per_step + i) % len(examples)] for i in range(per_step)]
-        micro_batches = [
-            mb.to(device) for mb in pack(batch, job["max_seq_len"], 1, not job.get("ids"))
-        ]
+        capacity = 1 if job.get("ids") else job["max_seq_len"]
+        micro_batches = [mb.to(device) for mb in pack(batch, capacity, not job.get("ids"))]
         stats = train_step(model, optimizer, micro_batches, job.get("max_grad_norm", 1.0))
         losses.append(stats.loss)
         norms.append(stats.grad_norm)
@@ -95,8 +94,7 @@ def profile(job: dict, model: nn.Module, examples: list[EncodedExample]) -> dict
     """Processor time of the second step: share of each operation."""
     optimizer, device = make_optimizer(model, TrainConfig(lr=job["lr"])), pick_device()
     micro_batches = [
-        mb.to(device)
-        for mb in pack(examples[: job["examples_per_step"]], job["max_seq_len"], 1, True)
+        mb.to(device) for mb in pack(examples[: job["examples_per_step"]], job["max_seq_len"], True)
     ]
     train_step(model, optimizer, micro_batches, 1.0)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:

@@ -149,7 +149,7 @@ def micro_batch(lengths: list[int], vocabulary: int, seed: int = 0) -> MicroBatc
         EncodedExample(str(i), np.array(row), np.array([*row[1:], -100]), False)
         for i, row in enumerate(rows)
     ]
-    (batch,) = pack(examples, sum(lengths), 1, True)
+    (batch,) = pack(examples, sum(lengths), True)
     return batch.to(DEVICE)
 
 

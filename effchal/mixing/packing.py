@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from effchal.config import Config
-from effchal.mixing.best_fit import best_fit, capacity_of_row
+from effchal.mixing.best_fit import best_fit
 from effchal.mixing.encode import IGNORE_INDEX, EncodedExample
 
 
@@ -60,22 +60,9 @@ class MicroBatch:
         )
 
 
-def pack(
-    examples: Sequence[EncodedExample],
-    max_seq_len: int,
-    micro_batch_size: int,
-    packing: bool,
-    divisor: int = 1,
-) -> list[MicroBatch]:
-    """Micro-batches that hold all examples once.
-
-    Args:
-        micro_batch_size: with packing, a micro-batch has at most this many times max_seq_len
-            tokens, filled best fit, longest first. Without, it has this many examples.
-        divisor: of that size, see best_fit.
-    """
-    sizes = [len(example.ids) for example in examples]
-    rows = best_fit(sizes, max_seq_len, micro_batch_size, packing, divisor)
+def pack(examples: Sequence[EncodedExample], capacity: int, packing: bool) -> list[MicroBatch]:
+    """Micro-batches that hold all examples once, each a row of best_fit."""
+    rows = best_fit([len(example.ids) for example in examples], capacity, packing)
     return [_micro_batch([examples[i] for i in row]) for row in rows]
 
 
@@ -85,20 +72,19 @@ def pack_for(cfg: Config, examples: Sequence[EncodedExample], divisor: int = 1) 
     Args:
         divisor: of that size.
     """
-    size = int(cfg.train.micro_batch_size)
-    return pack(examples, cfg.model.max_seq_len, size, cfg.train.packing, divisor)
+    return pack(examples, capacity_of(cfg, divisor), cfg.train.packing)
 
 
 def rows_for(cfg: Config, sizes: Sequence[int], divisor: int = 1) -> list[list[int]]:
     """Which examples of these sizes `pack_for` puts into each micro-batch."""
-    size = int(cfg.train.micro_batch_size)
-    return best_fit(sizes, cfg.model.max_seq_len, size, cfg.train.packing, divisor)
+    return best_fit(sizes, capacity_of(cfg, divisor), cfg.train.packing)
 
 
 def capacity_of(cfg: Config, divisor: int = 1) -> int:
     """Most tokens of a micro-batch by the config; without packing, most examples."""
     size = int(cfg.train.micro_batch_size)
-    return capacity_of_row(cfg.model.max_seq_len, size, cfg.train.packing, divisor)
+    most = cfg.model.max_seq_len * size if cfg.train.packing else size
+    return max(1, most // divisor)
 
 
 def idle_like(micro_batch: MicroBatch) -> MicroBatch:

@@ -223,7 +223,7 @@ def measure(
     )
     if train.packing:
         per_step = train.examples_per_step
-        epoch.filled, epoch.filled_steps = packed(lengths.tolist(), per_step, most, size)
+        epoch.filled, epoch.filled_steps = packed(lengths.tolist(), per_step, most * size)
     return epoch
 
 
@@ -234,9 +234,9 @@ def histogram(lengths: Ints, most: int) -> list[tuple[int, int]]:
     return [(bar * width, int(count)) for bar, count in enumerate(bars)][1:]
 
 
-def packed(lengths: Sequence[int], per_step: int, max_seq_len: int, size: int) -> tuple[float, int]:
+def packed(lengths: Sequence[int], per_step: int, capacity: int) -> tuple[float, int]:
     """How full the packed rows are, and the steps that this was measured over."""
     firsts = range(0, len(lengths), per_step)[:PACKED_STEPS]
     steps = [lengths[first : first + per_step] for first in firsts]
-    rows = sum(len(best_fit(step, max_seq_len, size, True)) for step in steps)
-    return sum(map(sum, steps)) / (rows * max_seq_len * size), len(steps)
+    rows = sum(len(best_fit(step, capacity, True)) for step in steps)
+    return sum(map(sum, steps)) / (rows * capacity), len(steps)

@@ -99,8 +99,9 @@ def step_lines(
     """The rows of a step that hold a chosen example; of their other examples, one line each."""
     train, most = cfg.train, cfg.model.max_seq_len
     size = 1 if train.micro_batch_size == "auto" else int(train.micro_batch_size)
-    rows = best_fit([len(each.ids) for each in examples], most, size, train.packing)
-    of = f" of {size * most:,}" if train.packing else ""
+    capacity = size * most if train.packing else size
+    rows = best_fit([len(each.ids) for each in examples], capacity, train.packing)
+    of = f" of {capacity:,}" if train.packing else ""
     for number, row in enumerate(rows, start=1):
         if chosen.isdisjoint(row):
             continue

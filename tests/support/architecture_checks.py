@@ -116,7 +116,7 @@ def gradients(subject: Subject) -> float:
         for i, (ids, labels) in enumerate(examples)
     ]
     optimizer = Catch([p for p in model.parameters() if p.requires_grad], lr=0.0)
-    train_step(model, optimizer, pack(encoded, 128, 1, packing=True), 1e9)
+    train_step(model, optimizer, pack(encoded, 128, packing=True), 1e9)
     expected = subject.reference.gradients(examples, model)
     found = torch.cat([caught[name].flatten() for name in expected])
     wanted = torch.cat([gradient.flatten() for gradient in expected.values()])

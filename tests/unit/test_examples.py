@@ -59,7 +59,7 @@ def losses_of_the_package(pairs, template):
     losses = []
     for step in range(STEPS):
         chosen = encoded[step * PER_STEP : (step + 1) * PER_STEP]
-        micro_batches = pack(chosen, TINY.max_seq_len, 1, packing=True)
+        micro_batches = pack(chosen, TINY.max_seq_len, packing=True)
         losses.append(train_step(model, optimizer, micro_batches, cfg.max_grad_norm).loss)
     return [example.ids.tolist() for example in encoded], losses
 

@@ -66,7 +66,7 @@ def test_a_cut_answer_does_not_teach_to_stop(encoder):
 def test_packing_holds_every_example_once_and_wastes_nothing(micro_batch_size, count):
     lengths = [70, 30, 50, 50, 20, 80, 10, 90, 5, 95]
     examples = [encoded(f"e{i}", length) for i, length in enumerate(lengths)]
-    micro_batches = pack(examples, 100, micro_batch_size, packing=True)
+    micro_batches = pack(examples, 100 * micro_batch_size, packing=True)
     assert sorted(name for mb in micro_batches for name in mb.example_ids) == sorted(
         e.id for e in examples
     )
@@ -82,7 +82,7 @@ def test_packing_holds_every_example_once_and_wastes_nothing(micro_batch_size, c
 
 def test_without_packing_a_micro_batch_is_so_many_examples():
     examples = [encoded("a", 5), encoded("b", 9), encoded("c", 7)]
-    first, second = pack(examples, 100, 2, packing=False)
+    first, second = pack(examples, 2, packing=False)
     assert (first.example_ids, first.lengths, second.example_ids) == (["b", "c"], (9, 7), ["a"])
     assert first.position_ids.tolist() == [[*range(9), *range(7)]]
     assert first.target_positions.tolist() == [*range(8), *range(9, 15)]
@@ -105,11 +105,9 @@ def losses_by_example(model, micro_batches):
 
 
 def check_packed_equals_alone(model, examples, max_seq_len):
-    alone = losses_by_example(
-        model, [mb for e in examples for mb in pack([e], max_seq_len, 1, True)]
-    )
+    alone = losses_by_example(model, [mb for e in examples for mb in pack([e], max_seq_len, True)])
     for micro_batch_size in (1, 2):
-        packed = pack(examples, max_seq_len, micro_batch_size, True)
+        packed = pack(examples, micro_batch_size * max_seq_len, True)
         assert len(packed) < len(examples)
         together = losses_by_example(model, packed)
         assert together.keys() == alone.keys()
@@ -277,7 +275,7 @@ def test_packing_keeps_each_token_of_each_example_once_in_order_and_apart(seed):
         examples.append(EncodedExample(f"e{i}", ids, targets_of(ids, learned), False))
     size, packing = int(draw.integers(1, 4)), bool(draw.integers(0, 2))
     seen = []
-    for row in pack(examples, 100, size, packing):
+    for row in pack(examples, 100 * size if packing else size, packing):
         assert row.tokens <= 100 * size if packing else len(row.lengths) <= size
         ends = np.cumsum(row.lengths)
         whole = torch.full((row.tokens,), IGNORE_INDEX)
@@ -296,5 +294,5 @@ def test_packing_keeps_each_token_of_each_example_once_in_order_and_apart(seed):
 def test_rows_of_2048_tokens_are_97_percent_full(seed):
     draw = np.random.default_rng(seed)
     sizes = np.minimum(draw.lognormal(5.8, 1.0, 3000).astype(int) + 1, 2048).tolist()
-    rows = best_fit(sizes, 2048, 1, True)
+    rows = best_fit(sizes, 2048, True)
     assert sum(sizes) / (2048 * len(rows)) >= 0.97

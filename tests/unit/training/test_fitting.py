@@ -187,8 +187,8 @@ def test_smaller_micro_batches_hold_every_example_once():
         for i, n in enumerate([90, 5, 60, 30, 41, 12])
     ]
     for divisor, most in ((1, 200), (2, 100), (4, 50), (64, 3)):
-        packed = pack(examples, 100, 2, True, divisor)
+        packed = pack(examples, 200 // divisor, True)
         names = [name for each in packed for name in each.example_ids]
         assert sorted(names) == [str(i) for i in range(6)]
         assert all(each.tokens <= most or len(each.lengths) == 1 for each in packed)
-    assert [len(each.lengths) for each in pack(examples, 100, 4, False, 2)] == [2, 2, 2]
+    assert [len(each.lengths) for each in pack(examples, 2, False)] == [2, 2, 2]

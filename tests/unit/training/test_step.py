@@ -55,9 +55,9 @@ def gradients_of_step(model, micro_batches, must_cut=None, before_update=None):
 
 def test_accumulation_equals_one_big_batch(examples):
     model = make_model()
-    one_row_each = pack(examples, 1024, 1, packing=False)
-    one_big_batch = pack(examples, 1024, len(examples), packing=False)
-    packed = pack(examples, 1024, 2, packing=True)
+    one_row_each = pack(examples, 1, packing=False)
+    one_big_batch = pack(examples, len(examples), packing=False)
+    packed = pack(examples, 2048, packing=True)
     assert (len(one_row_each), len(one_big_batch)) == (8, 1)
     expected, stats = gradients_of_step(model, one_big_batch)
     for micro_batches in (one_row_each, packed):
@@ -69,7 +69,7 @@ def test_accumulation_equals_one_big_batch(examples):
 
 def test_a_step_cut_short_is_the_step_of_what_was_done(examples):
     model = make_model()
-    rows = pack(examples, 1024, 1, packing=False)
+    rows = pack(examples, 1, packing=False)
     expected, stats = gradients_of_step(model, rows[:3])
     answers, was_cut = iter([False, False, True]), []
     gradients, cut = gradients_of_step(model, rows, lambda: next(answers), was_cut.append)
@@ -82,7 +82,7 @@ def test_a_step_cut_short_is_the_step_of_what_was_done(examples):
 def test_the_loss_is_that_of_the_library_on_one_example(examples):
     model = make_model()
     example = examples[0]
-    (mb,) = pack([example], 1024, 1, True)
+    (mb,) = pack([example], 1024, True)
     labels = torch.tensor([[IGNORE_INDEX, *example.targets[:-1]]])
     expected = causal_lm(model)(input_ids=mb.input_ids, labels=labels, use_cache=False).loss
     assert target_loss(model, mb).item() / mb.target_tokens == pytest.approx(
@@ -95,9 +95,7 @@ def test_gradients_are_clipped_to_the_norm(examples):
     model = make_model()
     parameters = [p for p in model.parameters() if p.requires_grad]
     before = torch.cat([p.detach().flatten().clone() for p in parameters])
-    stats = train_step(
-        model, torch.optim.SGD(parameters, lr=1.0), pack(examples, 1024, 1, True), 0.01
-    )
+    stats = train_step(model, torch.optim.SGD(parameters, lr=1.0), pack(examples, 1024, True), 0.01)
     moved = torch.cat([p.detach().flatten() for p in parameters]) - before
     assert stats.grad_norm > 0.01
     assert float(moved.norm()) == pytest.approx(0.01, rel=1e-3)
@@ -121,7 +119,7 @@ def everything_trained(model, optimizer):
 def test_a_non_finite_loss_leaves_weights_and_optimizer_and_names_the_examples(examples, name):
     model = make_model(r=64)
     optimizer = make_optimizer(model, Train(optimizer=name))
-    bad, good = pack(examples[:1], 1024, 1, True), pack(examples[1:2], 1024, 1, True)
+    bad, good = pack(examples[:1], 1024, True), pack(examples[1:2], 1024, True)
     bad_token = int(bad[0].input_ids[0, 0])
     good[0].input_ids[good[0].input_ids == bad_token] = 0
     start = everything_trained(model, optimizer)
@@ -146,7 +144,7 @@ def test_a_non_finite_loss_leaves_weights_and_optimizer_and_names_the_examples(e
 def test_a_non_finite_gradient_leaves_weights_and_optimizer(examples, name):
     model = make_model(r=64)
     optimizer = make_optimizer(model, Train(optimizer=name))
-    rows = pack(examples, 1024, 1, True)
+    rows = pack(examples, 1024, True)
     train_step(model, optimizer, rows, 1.0)
     before = everything_trained(model, optimizer)
     parameter = next(p for p in model.parameters() if p.requires_grad)
@@ -160,7 +158,7 @@ def test_a_non_finite_gradient_leaves_weights_and_optimizer(examples, name):
 
 
 def test_a_non_finite_first_step_leaves_the_next_one_what_it_would_have_been(examples):
-    good = pack(examples[:2], 1024, 1, True)
+    good = pack(examples[:2], 1024, True)
     updated = []
     for fails_first in (True, False):
         model = make_model()
@@ -184,7 +182,7 @@ def test_the_host_waits_for_the_device_once_a_step_and_last(examples, fused):
     if fused:
         assert prepare_training(model, ActivationCheckpointing.selective)
     optimizer = make_optimizer(model, Train())
-    rows, updates = pack(examples, 1024, 1, True), []
+    rows, updates = pack(examples, 1024, True), []
     optimizer.register_step_post_hook(lambda *_: updates.append(1))
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
@@ -201,7 +199,7 @@ def test_the_host_waits_for_the_device_once_a_step_and_last(examples, fused):
 def test_every_optimizer_lowers_the_loss(examples, name):
     model = make_model(r=64)
     optimizer = make_optimizer(model, Train(optimizer=name, lr=1e-2))
-    micro_batches = pack(examples[:2], 1024, 1, True)
+    micro_batches = pack(examples[:2], 1024, True)
     losses = [train_step(model, optimizer, micro_batches, 1.0).loss for _ in range(6)]
     assert losses[-1] < losses[0] - 0.1
     tensors = [
