@@ -41,6 +41,13 @@ def names(field: str) -> Spec:
     return {"field": field, "type": "nominal", "sort": None, "title": None, "axis": axis}
 
 
+def by_sign(field: str, title: str | None, signs: dict[str, Any]) -> Spec:
+    """A sign for each value of a field, with a legend below."""
+    legend = {"orient": "bottom", "columns": "$columns", "title": title}
+    scale = {"domain": list(signs), "range": list(signs.values())}
+    return {"field": field, "type": "nominal", "scale": scale, "legend": legend}
+
+
 def axis(ticks: int = 7) -> Spec:
     return {"axis": {"format": ",.4~g", "tickCount": ticks}}
 
@@ -59,12 +66,7 @@ def curves() -> Spec:
     loss = {"field": "loss", "type": NUMBER, "title": "loss, nats per token"}
     y = loss | {"scale": {"zero": False}} | axis(6)
     shown = tooltip("run", "kind", "step:q", "tokens:q", "hours:q", "loss:q")
-    dash = {
-        "field": "kind",
-        "type": "nominal",
-        "scale": {"domain": ["training", "validation"], "range": [[3, 3], [1, 0]]},
-        "legend": {"orient": "bottom", "columns": "$columns", "title": "loss"},
-    }
+    dash = by_sign("kind", "loss", {"training": [3, 3], "validation": [1, 0]})
     thin = {"condition": {"test": "datum.kind == 'training'", "value": 1.2}, "value": 2.4}
     picked = {"name": "picked", "select": {"type": "point", "fields": ["run"]}, "bind": "legend"}
     faint = {"condition": {"param": "picked", "value": 1}, "value": 0.12}
@@ -96,15 +98,7 @@ def costs() -> Spec:
     space = {"zero": False, "nice": False, "padding": 24}
     x = {"field": "x", "type": NUMBER, "title": "$cost", "scale": space} | axis()
     y = {"field": "y", "type": NUMBER, "title": "$measure", "scale": space} | axis(5)
-    front = {
-        "field": "front",
-        "type": "nominal",
-        "scale": {
-            "domain": ["on the front", "beaten by another run"],
-            "range": ["diamond", "circle"],
-        },
-        "legend": {"orient": "bottom", "columns": "$columns", "title": "Pareto front"},
-    }
+    signs = {"on the front": "diamond", "beaten by another run": "circle"}
     best = [{"filter": "datum.front == 'on the front'"}]
     strong = {"condition": {"test": "datum.front == 'on the front'", "value": 1}, "value": 0.45}
     return chart(
@@ -115,7 +109,7 @@ def costs() -> Spec:
             {
                 "mark": {"type": "point", "filled": True, "opacity": 1, "size": 130},
                 "encoding": {
-                    "shape": front,
+                    "shape": by_sign("front", "Pareto front", signs),
                     "opacity": strong,
                     "tooltip": [
                         *tooltip("run"),
@@ -139,12 +133,7 @@ def intervals(value: str, low: str, high: str, title: str, line_at: float | None
     y = names("name")
     scale = {"zero": False, "padding": 12}
     x = {"field": value, "type": NUMBER, "title": title, "scale": scale} | axis()
-    role = {
-        "field": "role",
-        "type": "nominal",
-        "scale": {"domain": ["asked for", "control"], "range": ["circle", "square"]},
-        "legend": {"orient": "bottom", "columns": "$columns", "title": None},
-    }
+    role = by_sign("role", None, {"asked for": "circle", "control": "square"})
     colour = {"field": "role", "type": "nominal", "scale": {"domain": ["asked for", "control"]}}
     shown = tooltip(
         "model", "decoding", "role", f"{value}:q", f"{low}:q", f"{high}:q", "instances:q"
