@@ -40,7 +40,6 @@ from effchal.tracking.text_tables import as_text
 # Keys that may be typed: where things lie on this machine, and what it may spend.
 OF_TRAINING = ("base_model", "budget.hours", "train.gpus", "train.parallel", "data_mix.sources.")
 OF_EVALUATION = ("scenario.path", "evaluate.memory_gib")
-PATHS = ("base_model", "scenario.path")
 RECORD = "reproduction.json"
 INSTANCES = "instances.jsonl"
 
@@ -167,7 +166,7 @@ def checked_words(overrides: list[str]) -> list[str]:
             may = ", ".join(dict.fromkeys([*OF_TRAINING, *OF_EVALUATION]))
             raise ConfigError(f"{key} is what the hand-in says; only {may} may be given here")
         value = parse_override(word).value()
-        is_path = key in PATHS or key.endswith(".path")
+        is_path = key == "base_model" or key.endswith(".path")
         if is_path and isinstance(value, str) and Path(value).expanduser().exists():
             word = f"{key}={quote(os.path.abspath(os.path.expanduser(value)))}"
         words.append(word)
