@@ -14,14 +14,7 @@ from pathlib import Path
 from effchal.cli.compose import entry_point
 from effchal.config import Config, ConfigError
 from effchal.conformance_checks.run import chosen, connect, report, run_checks
-from effchal.conformance_checks.table import (
-    is_terminal,
-    line_of,
-    list_of,
-    print_table,
-    printable,
-    summary,
-)
+from effchal.conformance_checks.table import line_of, list_of, print_table, printable, summary
 from effchal.conformance_checks.verdict import Status, Verdict
 from effchal.runs import write_atomic
 
@@ -38,7 +31,7 @@ def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
     if (output_dir / RECORD).is_file():
         raise ConfigError(f"{output_dir} holds another record; give another hydra.run.dir")
     server = connect(cfg.conformance, token())
-    shows_table = is_terminal()
+    shows_table = sys.stdout.isatty()
 
     def tell(verdict: Verdict) -> None:
         if not shows_table:

@@ -1,6 +1,5 @@
 """Verdicts on the screen: a table on a terminal, plain lines elsewhere."""
 
-import sys
 from collections.abc import Sequence
 
 from effchal.conformance_checks.client import Exchange, short
@@ -8,7 +7,6 @@ from effchal.conformance_checks.verdict import Check, Status, Verdict
 
 COLOURS = {Status.kept: "green", Status.broken: "bold red", Status.untold: "yellow"}
 SHOWN_CHARACTERS = 300  # of what was sent and received
-SHOWN_EXCHANGES = 1  # the last ones: a check ends with what broke its rule
 
 
 def line_of(verdict: Verdict) -> str:
@@ -18,7 +16,7 @@ def line_of(verdict: Verdict) -> str:
         line += f": {verdict.reason}"
     if verdict.status is Status.broken:
         line += f"\n{' ' * 16}rule: {verdict.rule}"
-        for exchange in verdict.exchanges[-SHOWN_EXCHANGES:]:
+        for exchange in verdict.exchanges[-1:]:  # a check ends with what broke its rule
             line += "".join(f"\n{' ' * 16}{each}" for each in lines_of(exchange))
     return line
 
@@ -28,10 +26,6 @@ def lines_of(exchange: Exchange) -> tuple[str, str]:
     received = short(exchange.received, SHOWN_CHARACTERS).rstrip() or exchange.error
     answer = f"{exchange.status} {received}" if exchange.status else received
     return f"sent: {exchange.method} {exchange.path} {sent}".rstrip(), f"received: {answer}"
-
-
-def is_terminal() -> bool:
-    return sys.stdout.isatty()
 
 
 def print_table(verdicts: Sequence[Verdict]) -> None:
