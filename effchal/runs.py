@@ -25,6 +25,7 @@ from effchal.config import ConfigError
 if TYPE_CHECKING:  # a command that is refused does not wait for it
     import torch
 
+CODE = Path(__file__).resolve().parents[1]  # the folder of this package
 DRY_RUN_PREFIX = ".dry_run_"  # of a temporary folder; a killed process may leave it behind
 # What fsync and chmod answer where a file system has no such thing (FUSE, FAT, some of NFS).
 NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EPERM}
@@ -228,6 +229,11 @@ def cache_folder() -> Path:
     home = Path(os.path.expanduser("~"))
     place = home / ".cache" if home.is_absolute() else Path(tempfile.gettempdir(), f"{os.getuid()}")
     return Path(os.environ.get("XDG_CACHE_HOME") or place) / "effchal"
+
+
+def python_path(folder: Path = CODE) -> str:
+    """PYTHONPATH for a process that runs the code of a folder, which need not be installed."""
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
 
 
 def provenance(device: "torch.device") -> dict[str, Any]:

@@ -22,6 +22,7 @@ from effchal import __version__
 from effchal.config import ConfigError
 from effchal.mixing.parallel import Work
 from effchal.mixing.ray_cluster import connect, disconnect, environment
+from effchal.runs import python_path
 from effchal.tracking.terminal import progress
 
 MOST_PER_TASK = 8  # batches; a task that a lost node had is done again
@@ -92,9 +93,7 @@ def _results(ray: Any, work: Work, batches: list[Any]) -> Generator[dict[str, An
 
 def _environment() -> dict[str, str]:
     """As for a process of this machine: this code is found, also where it is not installed."""
-    told = environment() | {"TOKENIZERS_PARALLELISM": "false"}
-    root = str(Path(__file__).parents[2])
-    return told | {"PYTHONPATH": os.pathsep.join(filter(None, [root, told.get("PYTHONPATH")]))}
+    return environment() | {"PYTHONPATH": python_path(), "TOKENIZERS_PARALLELISM": "false"}
 
 
 def _context(ray: Any) -> Any:

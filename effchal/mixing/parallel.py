@@ -12,11 +12,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from effchal.config import ConfigError
 from effchal.config.choices import DataEngine
+from effchal.runs import python_path
 
 Work = Callable[[Any], Any]  # of one batch; what it needs it loads with the first one
 AHEAD = 2  # batches for each process that wait or are done, so that memory stays bounded
@@ -102,13 +102,11 @@ class Worker:
     """A process of its own. Unlike multiprocessing's, it never runs the caller's program again."""
 
     def __init__(self, work: Work) -> None:
-        root = str(Path(__file__).parents[2])
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "effchal.mixing.parallel"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"},
+            env=os.environ | {"PYTHONPATH": python_path(), "TOKENIZERS_PARALLELISM": "false"},
         )
         self._send(work)
 

@@ -5,7 +5,6 @@ So what is measured is what is handed in.
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from effchal.config import ConfigError, ConformanceConfig
 from effchal.conformance_checks.run import CHECKS, connect, report, run_checks
 from effchal.conformance_checks.verdict import Verdict
 from effchal.evaluation.helm.processes import PATIENCE_S, child, environment_without, tail
-from effchal.runs import write_atomic
+from effchal.runs import python_path, write_atomic
 from effchal.serving.ready import free_port, wait_ready
 from effchal.tracking.terminal import progress
 
@@ -83,9 +82,8 @@ class Code:
 
     def environment(self) -> dict[str, str]:
         """Without the token, so that the server answers everybody, and without compiled files."""
-        paths = [str(self.folder.absolute()), os.environ.get("PYTHONPATH", "")]
         changes = {
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "PYTHONPATH": python_path(self.folder.absolute()),
             "PYTHONDONTWRITEBYTECODE": "1",
             "EFFCHAL_GIT_COMMIT": self.git_commit or "",
         }

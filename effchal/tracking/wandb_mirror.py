@@ -18,12 +18,11 @@ from pathlib import Path
 
 from effchal.config import Config, TrackConfig
 from effchal.config.choices import WandbMode
-from effchal.runs import write_atomic
+from effchal.runs import python_path, write_atomic
 from effchal.tracking.manifest import own_overrides
 
 IDENTITY = "wandb.json"  # in the run's folder: the id that it keeps after a resume
 WAIT_S = 4.5  # at most, at the end of a run
-PACKAGE = Path(__file__).resolve().parents[2]
 log = logging.getLogger(__name__)
 
 
@@ -74,7 +73,6 @@ class WandbMirror:
         }
         if job_type == "train":
             metrics.touch()  # the mirror opens it at its start
-        path = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))
         (run_dir / "wandb").mkdir(exist_ok=True)
         with (run_dir / "wandb" / "mirror.log").open("ab") as log_file:
             self._process = subprocess.Popen(
@@ -82,7 +80,7 @@ class WandbMirror:
                 stdin=subprocess.PIPE,  # never written to: its end tells of this process's end
                 stdout=subprocess.PIPE,
                 stderr=log_file,
-                env=os.environ | {"PYTHONPATH": path},
+                env=os.environ | {"PYTHONPATH": python_path()},
                 start_new_session=True,  # Ctrl-C is for the run alone
             )
         self._listener = threading.Thread(target=self._listen, name="wandb", daemon=True)
