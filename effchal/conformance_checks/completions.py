@@ -6,6 +6,7 @@ from typing import Any
 
 from effchal.conformance_checks.client import Server
 from effchal.conformance_checks.completion_requests import (
+    LISTS,
     PROMPT,
     choices,
     greedy_text,
@@ -82,14 +83,11 @@ def completions_greedy_exact(server: Server) -> None:
             best = max((top or {}).values(), default=None)
             require(value == best, f"a greedy token has {value!r}, the top one {best!r}")
     found = logprobs_of(choices(server, TEXTS[0], **ECHO)[0])
-    for token, value, top in list(zip(*(found[each] for each in KEYS), strict=True))[1:]:
+    for token, value, top in list(zip(*(found[each] for each in LISTS[:3]), strict=True))[1:]:
         same = (top or {}).get(token)
         # Another token of the same text has another value altogether.
         inexact = same is not None and same != value and abs(same - value) < CLOSE
         require(not inexact, f"an echoed token has {value!r}, and {same!r} among the top ones")
-
-
-KEYS = ("tokens", "token_logprobs", "top_logprobs")
 
 
 def completions_greedy(server: Server) -> None:

@@ -13,6 +13,7 @@ from effchal.evaluation.helm.results import run_folder
 from effchal.evaluation.scenarios.perturbations import FAIRNESS, ROBUSTNESS
 from effchal.reporting.collect import RECORDS, Run, number
 from effchal.reporting.finals import Floats
+from effchal.reporting.helm_answers import DAMAGE
 
 # The scenario of the contest that an entry belongs to, and the metric there. HELM of 2023 scored
 # GSM8K by exact_match_indicator; its final_number_exact_match is a later one.
@@ -222,7 +223,7 @@ def _read_helm_run(
 ) -> None:
     try:
         rows = list(_helm_scores(json.loads(path.read_text("utf-8")), metric, run.get("split")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except DAMAGE as error:
         return found.left_out.append(f"{path} cannot be read ({type(error).__name__})")
     original = {instance: score for instance, perturbation, score in rows if not perturbation}
     if not original:
