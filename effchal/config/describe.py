@@ -4,37 +4,21 @@ import ast
 import inspect
 import io
 import re
+import sys
 import tokenize
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from types import ModuleType
 from typing import Any, get_args
 
 import omegaconf
 import yaml
 
-from effchal.config import (
-    choices,
-    conformance,
-    data_mix,
-    data_source,
-    decoding,
-    export,
-    inference,
-    inputs,
-    lm_eval,
-    schema,
-    submission,
-    sweep,
-    training,
-)
+from effchal.config import choices, schema
 from effchal.config.nearest import nested
 
-MODULES = (
-    *(schema, inputs, data_mix, data_source, training, decoding, inference, sweep, lm_eval),
-    *(export, conformance, submission, choices),
-)
 UNIT = re.compile(r"\[([^\]]+)\] ")
 NAMED_TYPES = {
     "Any": "str or list[str]",
@@ -76,7 +60,7 @@ def describe(values: Any = None) -> list[Key]:
     Args:
         values: a Config whose values stand in the column of defaults; None gives the schema's.
     """
-    keys = list(_keys(schema.Config, values, "", {m: _notes(m) for m in MODULES}))
+    keys = list(_keys(schema.Config, values, ""))
     return sorted(keys, key=lambda key: "." in key.name)  # stable: groups stay in order
 
 
@@ -108,41 +92,37 @@ def spell(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def _keys(
-    node: type, values: Any, prefix: str, notes: dict[ModuleType, dict[str, Note]]
-) -> Iterator[Key]:
-    module = inspect.getmodule(node)
-    assert module is not None
+def _keys(node: type, values: Any, prefix: str) -> Iterator[Key]:
+    notes = _notes(sys.modules[node.__module__])
     for item in fields(node):
         inner = nested(item.type)
         value = _default(item) if values is None else getattr(values, item.name)
-        note = notes[module][f"{node.__name__}.{item.name}"]
+        note = notes[f"{node.__name__}.{item.name}"]
         if inner is None or note.annotation.startswith("dict"):
-            kind, options = _type(item, note, notes)
+            kind, options = _type(item, note)
             name = prefix + item.name
             yield Key(name, kind, spell(value), note.unit, note.meaning, options)
         if inner is not None and (values is None or value is not None):  # a null group has none
             free = "<name>." if note.annotation.startswith("dict") else ""
-            yield from _keys(inner, None if free else value, f"{prefix}{item.name}.{free}", notes)
+            yield from _keys(inner, None if free else value, f"{prefix}{item.name}.{free}")
 
 
 def _default(item: Field) -> Any:
     return item.default if item.default_factory is MISSING else item.default_factory()
 
 
-def _type(
-    item: Field, note: Note, notes: dict[ModuleType, dict[str, Note]]
-) -> tuple[str, dict[str, str]]:
+def _type(item: Field, note: Note) -> tuple[str, dict[str, str]]:
     """The type in words, and a choice's values."""
     options = get_args(item.type) or (item.type,)
     enum = next((o for o in options if isinstance(o, type) and issubclass(o, Enum)), None)
     if enum is None:
         text = NAMED_TYPES.get(note.annotation, note.annotation.replace("None", "null"))
         return re.sub(r"dict\[str, \w+Config\]", "group of sources", text), {}
-    values = {c.value: notes[choices][f"{enum.__name__}.{c.name}"].meaning for c in enum}
+    values = {c.value: _notes(choices)[f"{enum.__name__}.{c.name}"].meaning for c in enum}
     return ("choice or null" if type(None) in options else "choice"), values
 
 
+@cache
 def _notes(module: ModuleType) -> dict[str, Note]:
     """Of each `Class.field`, its annotation and the comments above and behind it."""
     source = inspect.getsource(module)
