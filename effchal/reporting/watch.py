@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from effchal.config import ConfigError
-from effchal.reporting.collect import NoRun, collect
+from effchal.reporting.collect import MARKS, NoRun, collect
 from effchal.reporting.page import fitting_page, page_of
 from effchal.reporting.payload import report_of
 
 NICENESS = 10  # the jobs that it follows come first
 HOST = "127.0.0.1"
-FILES = (
-    ".lock", "config.yaml", "instances.jsonl", "metrics.jsonl", "mix.json", "multirun.yaml",
-    "plan.json", "prepared.json", "results.json", "run.json", "scores.json",
-)  # fmt: skip
+FILES = {*MARKS, ".lock", "config.yaml", "instances.jsonl", "multirun.yaml"}  # what it shows
 LEAST_PAUSE_S = 2.0
 PAUSE_FACTOR = 5  # reading the runs takes at most a sixth of the time
 
@@ -56,7 +53,7 @@ class News:
 def _files(paths: Sequence[Path]) -> Iterator[tuple[str, int, int]]:
     for path in paths:
         for folder, _, names in os.walk(path):
-            for name in set(names).intersection(FILES):
+            for name in FILES.intersection(names):
                 try:
                     status = os.stat(os.path.join(folder, name))
                 except OSError:
