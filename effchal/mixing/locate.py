@@ -48,7 +48,7 @@ def locate(name: str, cfg: DataSourceConfig, keys: Keys | None = None) -> Locate
         commit, described = None, cfg.path
         if cfg.path.startswith("builtin:"):
             files = (BUILTIN_DIR / cfg.path.removeprefix("builtin:"),)
-        elif _is_pattern(cfg.path):
+        elif glob.has_magic(cfg.path) and not Path(cfg.path).exists():
             files = _matches(cfg.path)
         elif Path(cfg.path).is_dir():
             files = _in_folder(name, cfg, key)
@@ -95,10 +95,6 @@ def pin_revisions(cfg: DataMixConfig) -> list[str]:
             source.revision = commit
             changed.append(key)
     return changed
-
-
-def _is_pattern(path: str) -> bool:
-    return glob.has_magic(path) and not Path(path).exists()
 
 
 def _matches(pattern: str) -> tuple[Path, ...]:

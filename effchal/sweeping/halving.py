@@ -111,7 +111,7 @@ class Halving:
 
     def _hours(self, numbers: list[int], rungs_left: int) -> dict[str, float]:
         """budget.hours of each training of a new rung, what it spent before included."""
-        todo = [n for n in numbers if not self._is_finished(n)]
+        todo = [n for n in numbers if self._record(n).get("status") != "finished"]
         share_s = SHARE * self._clock.left_s() / rungs_left
         each_s = share_s / max(1, math.ceil(len(todo) / self._sweep.places))
         return {
@@ -142,9 +142,6 @@ class Halving:
         if state is State.failed:
             return self._manifest.failures(number) < MOST_TRIES
         return state is not State.done
-
-    def _is_finished(self, number: int) -> bool:
-        return self._record(number).get("status") == "finished"
 
     def _best(self, numbers: list[int]) -> list[int]:
         """The trainings with a validation loss, the lowest first."""

@@ -94,7 +94,8 @@ class ManagedSweep:
             self.places = at_once or places_of(self.launcher, len(self.numbers))
             self._in_waves = at_once is not None or not has_queue(self.launcher)
         elif (at_once or len(gpus)) > 1:
-            each = {number: self._gpus_of(number) for number in self.numbers}
+            # The job itself refuses less than one.
+            each = {n: max(1, self._config_of(n).train.gpus) for n in self.numbers}
             self.places = at_once or len(gpus_in_groups(gpus, max(each.values())))
             if self.places > 1:
                 self.launcher = ProcessLauncher(found, self.places, gpus, each)
@@ -134,9 +135,6 @@ class ManagedSweep:
     def hours_of(self, number: int) -> float:
         """budget.hours of a job, as it is typed now."""
         return float(self._config_of(number).budget.hours)
-
-    def _gpus_of(self, number: int) -> int:
-        return max(1, self._config_of(number).train.gpus)  # the job itself refuses less
 
     def _config_of(self, number: int) -> Any:
         context: Any = self._sweeper.hydra_context
