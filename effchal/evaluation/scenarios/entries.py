@@ -95,22 +95,22 @@ def load_scenario(
 def _task(entry: str, name: str, args: dict[str, str], path: Path) -> Task:
     match name:
         case "mmlu":
-            return mmlu_task(entry, args["subject"], path)
+            return mmlu_task(args["subject"], path)
         case "truthful_qa":
-            return truthful_qa_task(entry, path)
+            return truthful_qa_task(path)
         case "bbq":
             return bbq_task(entry, args["subject"], path)
         case "gsm":
-            return gsm_task(entry, path)
+            return gsm_task(path)
         case "big_bench":
             return big_bench_task(entry, args["task"], args["subtask"], path)
         case "summarization_cnndm":
-            return cnndm_task(entry, _temperature(entry, args), path)
+            return cnndm_task(_temperature(entry, args), path)
         case "sam_sum":
             return sam_sum_task(entry, path)
         case "math":
-            return math_task(entry, args["subject"], args["level"], path)
-    return hidden_choice_task(entry, name, path)
+            return math_task(args["subject"], args["level"], path)
+    return hidden_choice_task(name, path)
 
 
 def parse_entry(entry: str) -> tuple[str, dict[str, str]]:

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 
 from effchal.evaluation.scenarios.bbq import subjects_of
-from effchal.evaluation.scenarios.files import HELM_FOLDER
 from effchal.evaluation.scenarios.helm_tables import TABLES
 from effchal.evaluation.scenarios.hub_files import (
     Convert,
@@ -46,7 +45,7 @@ from effchal.evaluation.scenarios.sources import (
     TRUTHFUL_QA,
     Source,
 )
-from effchal.evaluation.scenarios.types import MissingDataError, ScenarioError
+from effchal.evaluation.scenarios.types import HELM_FOLDER, MissingDataError, ScenarioError
 from effchal.runs import cache_folder
 from effchal.tracking.fetching import read_response
 from effchal.tracking.terminal import progress

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy
 
-from effchal.evaluation.scenarios.files import find_file
 from effchal.evaluation.scenarios.helm_adapter import Item, PromptFormat, Task
 from effchal.evaluation.scenarios.types import Reference, ScenarioError, Settings
 from effchal.mixing.rows import DataRow, read_jsonl
@@ -35,7 +34,7 @@ def check_math(entry: str, subject: str, level: str) -> None:
             )
 
 
-def math_task(entry: str, subject: str, level: str, path: Path) -> Task:
+def math_task(subject: str, level: str, path: Path) -> Task:
     """The problems of one subject and level. The answer is the whole solution.
 
     HELM orders all problems of a split by their text, and then shuffles them; so the files have
@@ -43,7 +42,7 @@ def math_task(entry: str, subject: str, level: str, path: Path) -> Task:
     """
     items = []
     for split in SPLITS:
-        file = find_file(path, entry, "MATH", f"{split}.jsonl")
+        file = path / "MATH" / f"{split}.jsonl"
         for row in _in_order(file, file.stat().st_mtime_ns):
             if _is_of(row, SUBJECTS[subject], f"Level {level}"):
                 answer = Reference(row.text("solution"), True)

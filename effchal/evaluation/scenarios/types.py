@@ -7,6 +7,11 @@ from typing import Any, Protocol
 from effchal.config import ConfigError
 from effchal.prompts.encoder import Turn
 
+HELM_FOLDER = (  # what to do where data are missing
+    "give scenario.path=<folder in HELM's layout>; effchal fetch and HELM (as "
+    "<its --output-path>/scenarios) make one where there is a network"
+)
+
 
 class ScenarioError(ConfigError):
     """An entry or data that cannot be evaluated. Messages name file, line, field, value, remedy."""
