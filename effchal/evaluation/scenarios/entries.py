@@ -68,7 +68,7 @@ def load_scenario(
     Args:
         entry: e.g. "mmlu:subject=anatomy", without `model=`; expanded (run_arguments).
         path: folder of data in HELM's own layout (HELM's <output path>/scenarios). None
-            fetches the data (hub.fetched) and reads them from hub.CACHE.
+            fetches the data into hub.CACHE and reads them from there.
         max_instances: at least 1; the entry's own max_eval_instances wins.
         window: the tokenizer; only prompts that are too long depend on it.
 
@@ -80,7 +80,9 @@ def load_scenario(
     if name == "jsonl":
         return jsonl_scenario(entry, Path(args["path"]), max_instances)
     if path is None:
-        path = hub.fetched(entry, name, args, hub.CACHE)
+        path = hub.CACHE
+        for download in hub.downloads(entry, name, args, path):
+            download.keep()
     check_data(entry, name, args, path)
     if name == "truthful_qa_mc":
         return truthful_qa_mc_scenario(entry, max_instances, path)

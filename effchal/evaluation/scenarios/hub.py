@@ -109,22 +109,11 @@ class Download:
             ) from error
 
 
-def fetched(entry: str, name: str, args: dict[str, str], cache: Path) -> Path:
-    """The folder in HELM's layout with the data of one entry; fetches what is missing there.
+def downloads(entry: str, name: str, args: dict[str, str], cache: Path) -> list[Download]:
+    """All that one entry needs.
 
     Args:
         entry: as typed, for messages; name and args: as parse_entry returns them.
-
-    Raises:
-        ScenarioError: a source is out of reach or lacks what is asked for.
-    """
-    for download in downloads(entry, name, args, cache):
-        download.keep()
-    return cache
-
-
-def downloads(entry: str, name: str, args: dict[str, str], cache: Path) -> list[Download]:
-    """All that one entry needs.
 
     Raises:
         ScenarioError: HELM has no such subject.
