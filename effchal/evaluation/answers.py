@@ -15,13 +15,8 @@ from effchal.decoding.sequence import Completion
 from effchal.evaluation.encoding import EncodedInstance, settings_of
 from effchal.evaluation.questions.grader import GraderError
 from effchal.evaluation.results import LONGEST, Answer, ChoiceAnswer, Record, Records, TextAnswer
-from effchal.evaluation.scenarios import (
-    Instance,
-    Scenario,
-    ScenarioError,
-    score_choices,
-    score_completion,
-)
+from effchal.evaluation.scenarios.metrics import score_choices, score_completion
+from effchal.evaluation.scenarios.types import Instance, Scenario, ScenarioError
 from effchal.evaluation.shared_engine import SharedEngine
 from effchal.evaluation.variants import Variant, contrasts_of
 from effchal.model.adapter_names import BASE

@@ -18,7 +18,7 @@ from effchal.evaluation.answers import (
 )
 from effchal.evaluation.encoding import shared_prefix
 from effchal.evaluation.results import Record
-from effchal.evaluation.scenarios import Instance
+from effchal.evaluation.scenarios.types import Instance
 
 log = logging.getLogger("effchal.evaluate")
 

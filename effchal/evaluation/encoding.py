@@ -3,7 +3,13 @@
 from dataclasses import dataclass, field
 
 from effchal.evaluation.results import Answer, Record, prompt_digest
-from effchal.evaluation.scenarios import Instance, Reference, Scenario, ScenarioError, Settings
+from effchal.evaluation.scenarios.types import (
+    Instance,
+    Reference,
+    Scenario,
+    ScenarioError,
+    Settings,
+)
 from effchal.prompts.chat_template import TemplateError
 from effchal.prompts.encoder import PromptEncoder, Turn
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from effchal.config import EvaluateConfig
 from effchal.evaluation.names import instance_key
-from effchal.evaluation.scenarios import FAIRNESS, ROBUSTNESS, Reference, Scenario
+from effchal.evaluation.scenarios.perturbations import FAIRNESS, ROBUSTNESS
+from effchal.evaluation.scenarios.types import Reference, Scenario
 from effchal.evaluation.seeds import MEAN, SEEDED, Spread, mean_metrics, spread
 from effchal.evaluation.stats import Interval, mean_interval, paired_difference
 from effchal.runs import read_json_lines, write_atomic

@@ -29,7 +29,8 @@ from effchal.evaluation.results import (
     summarise,
 )
 from effchal.evaluation.reuse import placeless, take_over
-from effchal.evaluation.scenarios import Scenario, aggregate_extra
+from effchal.evaluation.scenarios.metrics import aggregate_extra
+from effchal.evaluation.scenarios.types import Scenario
 from effchal.evaluation.shared_engine import SharedEngine, base_of, can_share
 from effchal.evaluation.tables import results_table, write_tables
 from effchal.evaluation.variants import variants_of

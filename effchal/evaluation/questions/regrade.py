@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from effchal.evaluation.answers import EvaluationTask
 from effchal.evaluation.results import Answer, Record, TextAnswer
-from effchal.evaluation.scenarios import Instance, Reference, Scenario
+from effchal.evaluation.scenarios.types import Instance, Reference, Scenario
 
 log = logging.getLogger("effchal.evaluate")
 

@@ -8,13 +8,13 @@ from support.contest_data import made_up_hidden_choices, made_up_math, made_up_s
 from support.paths import ROOT
 from support.scenario_files import load
 
-from effchal.evaluation.scenarios import MissingDataError, ScenarioError, expanded
 from effchal.evaluation.scenarios.entries import parse_entry
 from effchal.evaluation.scenarios.helm_tables import BiasWords
 from effchal.evaluation.scenarios.math_equivalence import math_equiv_chain_of_thought
 from effchal.evaluation.scenarios.needs import needed_files
-from effchal.evaluation.scenarios.run_arguments import read_run_arguments
+from effchal.evaluation.scenarios.run_arguments import expanded, read_run_arguments
 from effchal.evaluation.scenarios.stereotypes import BiasMeasures
+from effchal.evaluation.scenarios.types import MissingDataError, ScenarioError
 
 LIST = ROOT.parent / "shared" / "challenge" / "open_600.txt"
 

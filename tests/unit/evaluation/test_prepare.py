@@ -14,10 +14,11 @@ from support.contest_data import made_up_math, made_up_sam_sum, perturbation_tab
 from support.hub_stand_in import Hub, Quiet, mmlu_source, tiny_mmlu
 from support.scenario_files import load
 
-from effchal.evaluation.scenarios import ScenarioError, hub, sources
+from effchal.evaluation.scenarios import hub, sources
 from effchal.evaluation.scenarios.helm_tables import CANONICAL, TABLES
 from effchal.evaluation.scenarios.math_problems import SUBJECTS
 from effchal.evaluation.scenarios.prepare import needed_downloads, prepare
+from effchal.evaluation.scenarios.types import ScenarioError
 from effchal.mixing.rows import read_jsonl
 
 MMLU = "mmlu:subject=x,data_augmentation=canonical"

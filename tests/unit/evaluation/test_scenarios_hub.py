@@ -22,7 +22,9 @@ from support.hub_stand_in import (
 from support.paths import HELM_DATA, needs_shared_data
 from support.text_window import Window
 
-from effchal.evaluation.scenarios import ScenarioError, hub, load_scenario
+from effchal.evaluation.scenarios import hub
+from effchal.evaluation.scenarios.entries import load_scenario
+from effchal.evaluation.scenarios.types import ScenarioError
 
 
 @pytest.fixture
