@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from effchal.config import Config, ConfigError, load_config, save_config
-from effchal.evaluation.answers import EvaluationTask, TaskBatch
+from effchal.evaluation.answers import EvaluatedModel, EvaluationTask, TaskBatch
 from effchal.evaluation.batches import answers
 from effchal.evaluation.encoding import EncodedInstance, encode
 from effchal.evaluation.load import load_scenarios
@@ -154,7 +154,7 @@ def publish(
     return results_table(entries, missing)
 
 
-def on_device(task: EvaluationTask) -> dict[str, Any]:
+def on_device(task: EvaluatedModel) -> dict[str, Any]:
     """Where the model answered; nothing where every answer was known."""
     if not task.is_loaded:
         return {}

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import TemplateError
 
@@ -11,9 +11,6 @@ from effchal.evaluation.lm_eval.answers import Answerer, Answers
 from effchal.evaluation.lm_eval.process import LmEvalError, LmEvalProcess, Message
 from effchal.evaluation.lm_eval.results import Scores
 from effchal.tracking.terminal import progress
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger("effchal.lm_eval")
 
@@ -76,11 +73,6 @@ class Conversation:
     @property
     def answers(self) -> Answers:
         return self._answerer.answers
-
-    @property
-    def device(self) -> "torch.device | None":
-        """Where the model is; None where it was not needed."""
-        return self._answerer.engine.model.device if self._answerer.is_loaded else None
 
     def hold(self, process: LmEvalProcess) -> None:
         """Answer until lm-eval is done.
