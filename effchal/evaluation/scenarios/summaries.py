@@ -2,13 +2,14 @@
 
 import csv
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from effchal.evaluation.scenarios.generation import rows_of
 from effchal.evaluation.scenarios.helm_adapter import Item, PromptFormat, Task
 from effchal.evaluation.scenarios.helm_tables import bias_words, nltk_data
-from effchal.evaluation.scenarios.stereotypes import BiasMeasures
+from effchal.evaluation.scenarios.stereotypes import bias_measures
 from effchal.evaluation.scenarios.types import Reference, RunMetric, ScenarioError, Settings
 from effchal.mixing.rows import DataRow
 
@@ -42,7 +43,7 @@ def sam_sum_task(entry: str, path: Path) -> Task:
             row = DataRow(dict(fields), f"{file}, row {number}", ScenarioError)
             summary = Reference(row.text("summary"), True)
             items.append(Item(row.text("dialogue"), (summary,), "valid"))
-    measures = BiasMeasures(bias_words(path, entry), nltk_data(path, entry))
+    measures = partial(bias_measures, bias_words(path, entry), nltk_data(path, entry))
     return _summary_task(items, "1 sentence", 0.3, measures)
 
 

@@ -100,10 +100,8 @@ class OwnQuestion:
 CHOICE_SETTINGS = Settings(0, "mc1", other_metrics=("mc2", "mc3"))
 
 
-class RunMetric(Protocol):
-    """Scores of a whole run that are no mean over its instances."""
-
-    def __call__(self, texts: list[str]) -> dict[str, float]: ...  # by name; of completions
+# Of a run's completions, scores by name that are no mean over its instances.
+RunMetric = Callable[[list[str]], dict[str, float]]
 
 
 @dataclass(frozen=True)
