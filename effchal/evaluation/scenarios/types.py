@@ -67,6 +67,12 @@ class Instance:
     def correct_choices(self) -> tuple[bool, ...]:
         return tuple(reference.correct for reference in self.references)
 
+    @property
+    def asked_references(self) -> list[Reference]:
+        """The references; choices as they are scored, a leading space included."""
+        texts = self.choices or [reference.text for reference in self.references]
+        return [Reference(*each) for each in zip(texts, self.correct_choices, strict=True)]
+
 
 @dataclass(frozen=True)
 class Settings:
