@@ -33,13 +33,10 @@ class Chat:
             others = [message for message in messages if message["role"] != "system"]
             if len(others) == len(messages):
                 raise ConfigError(f"the model's chat template refuses a task: {error}") from error
-            self._tell_once(error)
+            if not self._told:
+                log.warning("the chat template has no system's turn, so it is left out: %s", error)
+            self._told = True
             return self._filled(others, add_generation_prompt)
-
-    def _tell_once(self, error: TemplateError) -> None:
-        if not self._told:
-            log.warning("the chat template has no system's turn, so it is left out: %s", error)
-        self._told = True
 
     def _filled(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         text: str = self._tokenizer.apply_chat_template(

@@ -44,7 +44,7 @@ def math_task(subject: str, level: str, path: Path) -> Task:
     for split in SPLITS:
         file = path / "MATH" / f"{split}.jsonl"
         for row in _in_order(file, file.stat().st_mtime_ns):
-            if _is_of(row, SUBJECTS[subject], f"Level {level}"):
+            if row.text("type") == SUBJECTS[subject] and row.text("level") == f"Level {level}":
                 answer = Reference(row.text("solution"), True)
                 items.append(Item(row.text("problem"), (answer,), split))
     form = PromptFormat(
@@ -64,7 +64,3 @@ def _in_order(file: Path, _: int) -> list[DataRow]:
     rows = sorted(read_jsonl(file, ScenarioError), key=lambda row: row.text("problem"))
     order = numpy.random.default_rng(42).permutation(len(rows))  # as datasets shuffles
     return [rows[index] for index in order]
-
-
-def _is_of(row: DataRow, subject: str, level: str) -> bool:
-    return row.text("type") == subject and row.text("level") == level
