@@ -108,24 +108,16 @@ def _big_bench_metrics(found: DataRow, entry: str, path: Path) -> _Metrics:
     if unknown:
         log.warning("%s: metrics that HELM leaves out, too: %s", found.place, ", ".join(unknown))
     not_measured = {}
-    for name in ("rouge", "bleu"):
+    checks = {"rouge": import_rouge, "bleu": lambda: tokenizer(nltk_data(path, entry))}
+    for name in [each for each in checks if each in known]:
         try:
-            if name in known:
-                _check_library(name, entry, path)
+            checks[name]()
         except ScenarioError as error:
             if len(known) == 1:
                 raise
             not_measured[", ".join(sorted(known.pop(name)))] = str(error)
     names = tuple(metric for metrics in known.values() for metric in metrics)
     return _Metrics(False, names, not_measured)
-
-
-def _check_library(name: str, entry: str, path: Path) -> None:
-    """Raises ScenarioError if ROUGE or BLEU cannot be computed here."""
-    if name == "rouge":
-        import_rouge()
-    else:
-        tokenizer(nltk_data(path, entry))
 
 
 def _big_bench_item(example: DataRow, split: str) -> Item:
