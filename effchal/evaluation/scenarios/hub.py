@@ -30,7 +30,7 @@ from effchal.evaluation.scenarios.hub_files import (
     truthful_qa_files,
 )
 from effchal.evaluation.scenarios.math_problems import SUBJECTS as MATH_SUBJECTS
-from effchal.evaluation.scenarios.needs import needed_tables, useful_tables
+from effchal.evaluation.scenarios.needs import needed_tables
 from effchal.evaluation.scenarios.sources import (
     BBQ,
     BIG_BENCH,
@@ -123,8 +123,8 @@ def downloads(entry: str, name: str, args: dict[str, str], cache: Path) -> list[
 
 
 def useful_downloads(entry: str, name: str, cache: Path) -> list[Download]:
-    """What `effchal fetch` fetches beside that: an entry can do without it."""
-    return [_table_download(entry, table, cache) for table in useful_tables(name)]
+    """What `effchal fetch` fetches beside that: BLEU of BIG-bench tasks alone needs it."""
+    return [_table_download(entry, "punkt", cache)] if name == "big_bench" else []
 
 
 def _data_downloads(entry: str, name: str, args: dict[str, str], cache: Path) -> Iterator[Download]:
@@ -174,10 +174,7 @@ def _hub_download(
 def _file_download(
     entry: str, file: Path, source: Source, url: str, record: str = RECORD
 ) -> Download:
-    def fetch() -> dict[str, bytes]:
-        return {file.name: _download(entry, url)}
-
-    return Download(entry, source, file.parent, record, fetch)
+    return Download(entry, source, file.parent, record, lambda: {file.name: _download(entry, url)})
 
 
 def _table_download(entry: str, table: str, cache: Path) -> Download:

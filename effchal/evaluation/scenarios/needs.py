@@ -41,11 +41,6 @@ def needed_tables(name: str, args: dict[str, str]) -> list[str]:
     return [*tables, "bias_words", "punkt"] if name == "sam_sum" else tables
 
 
-def useful_tables(name: str) -> list[str]:
-    """Those that only some metrics need: BLEU of BIG-bench tasks, which their files name."""
-    return ["punkt"] if name == "big_bench" else []
-
-
 def check_data(entry: str, name: str, args: dict[str, str], path: Path) -> None:
     """Raises MissingDataError if some are not there; it names all of these."""
     found = []
