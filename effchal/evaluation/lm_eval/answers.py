@@ -27,7 +27,7 @@ Values = dict[str, Any]  # one answer under one decoding: logprob, and greedy or
 Request = dict[str, Any]  # key, task and args, as inside.py sends it
 
 
-class Answers:
+class Answers(dict[str, dict[str, Values]]):
     """answers.jsonl: what each request was answered with, by key and decoding.
 
     A folder belongs to one model and one config, so a key stands for one answer.
@@ -36,20 +36,11 @@ class Answers:
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
         lines = read_json_lines(self._path)
-        self._known = {line["key"]: line["answers"] for line in lines if "answers" in line}
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._known
-
-    def __getitem__(self, key: str) -> dict[str, Values]:
-        return self._known[key]
-
-    def __len__(self) -> int:
-        return len(self._known)
+        super().__init__({line["key"]: line["answers"] for line in lines if "answers" in line})
 
     def add(self, key: str, answers: dict[str, Values]) -> None:
         append_json_line(self._path, {"key": key, "answers": answers})
-        self._known[key] = answers
+        self[key] = answers
 
 
 class Answerer(EvaluatedModel):

@@ -145,7 +145,7 @@ def test_more_prompts_than_rows_are_answered_as_each_alone(answerer):
     ]
     together = answerer.answer("generate_until", requests)
     for request in requests:
-        answerer.answers._known.clear()
+        answerer.answers.clear()
         alone = answerer.answer("generate_until", [request])[request["key"]]
         for name, values in alone.items():
             assert values["text"] == together[request["key"]][name]["text"]
