@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from effchal.config import ConfigError
-from effchal.evaluation.lm_eval.answers import Answerer, Answers
+from effchal.evaluation.lm_eval.answers import Answerer
 from effchal.evaluation.lm_eval.process import LmEvalError, LmEvalProcess, Message
 from effchal.evaluation.lm_eval.results import Scores
 from effchal.tracking.terminal import progress
@@ -60,16 +60,12 @@ class Conversation:
     """
 
     def __init__(self, answerer: Answerer, chat: Chat) -> None:
-        self._answerer, self._chat = answerer, chat
+        self.answerer, self._chat = answerer, chat
         self.version = ""
         self.kinds: dict[str, str] = {}
         self.scores: dict[str, Scores] = {}
         self.groups: dict[str, dict[str, Any]] = {}
         self.seconds: dict[str, float] = {}
-
-    @property
-    def answers(self) -> Answers:
-        return self._answerer.answers
 
     def hold(self, process: LmEvalProcess) -> None:
         """Answer until lm-eval is done.
@@ -99,9 +95,9 @@ class Conversation:
             }
         started, kind = time.monotonic(), message["ask"]
         try:
-            return {"answers": self._answerer.answer(kind, message["requests"])}
+            return {"answers": self.answerer.answer(kind, message["requests"])}
         except ConfigError as error:
-            if self._answerer.answers:
+            if self.answerer.answers:
                 raise LmEvalError(str(error)) from error
             raise
         finally:

@@ -87,7 +87,7 @@ def finish(cfg: Config, found: Conversation, header: dict[str, Any], run_dir: Pa
     """Write the questions, results.json, tables and figures; the table of tasks and groups."""
     entries, lines = {}, []
     for task, kind in found.kinds.items():
-        records = records_of(task, kind, found.scores, found.answers)
+        records = records_of(task, kind, found.scores, found.answerer.answers)
         entries[task] = summary_of(task, records, found.scores, cfg.evaluate)
         lines += [record.to_line() for record in records]
     write_atomic(run_dir / "instances.jsonl", "".join(lines))
