@@ -14,8 +14,8 @@ from pathlib import Path
 from effchal.cli.compose import entry_point
 from effchal.config import Config, ConfigError
 from effchal.evaluation.opening import open_evaluation, others_of_sweep
+from effchal.evaluation.sweep import print_comparison
 from effchal.tracking.manifest import how_to_go_on
-from effchal.tracking.sweep import SweepJob
 from effchal.tracking.terminal import progress
 from effchal.tracking.tracker import check_tracking
 from effchal.tracking.wandb_mirror import mirror_evaluation
@@ -62,13 +62,7 @@ def print_places(run_dir: Path) -> None:
         print(f"{places}\nbeside the finalists: effchal report --challenge {run_dir}")
 
 
-def compare_jobs(jobs: dict[Path, SweepJob]) -> None:
-    from effchal.evaluation.sweep import print_comparison
-
-    print_comparison(list(jobs))
-
-
-main = entry_point(evaluate, after_sweep=compare_jobs)
+main = entry_point(evaluate, after_sweep=print_comparison)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from effchal.cli.several_models import split_base
 from effchal.config import Config, ConfigError, load_config
 from effchal.evaluation.lm_eval.environment import made_ready
 from effchal.evaluation.lm_eval.process import LOG, MARK, LmEvalError
+from effchal.evaluation.sweep import print_comparison
 from effchal.model_source import inference_config
 from effchal.tracking.manifest import how_to_go_on
-from effchal.tracking.sweep import SweepJob
 from effchal.tracking.terminal import progress
 from effchal.tracking.tracker import check_tracking
 from effchal.tracking.wandb_mirror import mirror_evaluation
@@ -61,13 +61,7 @@ def lm_eval(cfg: Config, overrides: list[str], output_dir: Path) -> None:
         sys.exit(128 + signal.SIGINT)
 
 
-def compare_jobs(jobs: dict[Path, SweepJob]) -> None:
-    from effchal.evaluation.sweep import print_comparison
-
-    print_comparison(list(jobs))
-
-
-main = entry_point(lm_eval, after_sweep=compare_jobs)
+main = entry_point(lm_eval, after_sweep=print_comparison)
 
 
 if __name__ == "__main__":

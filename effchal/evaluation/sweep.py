@@ -13,18 +13,19 @@ from effchal.evaluation.scored import EVALUATION, read_scored
 from effchal.evaluation.sides import ask_different_things, sides
 from effchal.runs import read_record, write_atomic
 from effchal.tracking.ending import as_typed
+from effchal.tracking.sweep import SweepJob
 
 log = logging.getLogger("effchal.evaluate")
 
 
-def print_comparison(jobs: list[Path]) -> None:
+def print_comparison(jobs: dict[Path, SweepJob]) -> None:
     """Print how each model and decoding compares with the first, and keep it.
 
     Args:
-        jobs: folders of evaluations, or of lm-eval's tasks.
+        jobs: by their folders, of evaluations or of lm-eval's tasks.
     """
     try:
-        text = compare_models(jobs)
+        text = compare_models(list(jobs))
     except ConfigError as error:
         fail(str(error))
     else:
