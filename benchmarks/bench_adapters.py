@@ -7,6 +7,8 @@ serving: eight clients ask one adapter's scheduler, then one with both adapters 
 request for the next of the three. It says how many answers are those of each model alone.
 evaluation: `effchal evaluate` with answers of one token: one adapter, greedy; then both adapters
 and the base, each under greedy and eight sets of premature layers, together and one after another.
+
+For a card: --random takes random bfloat16 weights of Mistral-7B's shape, with a tokenizer of bytes.
 """
 
 import argparse
@@ -22,6 +24,8 @@ from typing import Any
 
 import torch
 from bench_serve import make_prompts
+from gpu_check.models import large_model
+from transformers import AutoTokenizer
 
 from effchal.bundle import write_bundle
 from effchal.cli.compose import compose_config
@@ -33,6 +37,7 @@ from effchal.evaluation.run import run
 from effchal.model.adapter_names import BASE
 from effchal.model.device import pick_device
 from effchal.model.load import add_adapter, load_base_model
+from effchal.model.tiny import tiny_folder
 from effchal.model.tokenizer import load_tokenizer
 from effchal.model_source import check_model_source, load_engine
 from effchal.serving.metrics import Metrics
@@ -42,6 +47,7 @@ from effchal.serving.scheduler import Scheduler
 CLIENTS, NEW_TOKENS = 8, 32
 GREEDY = SamplingParams(max_new_tokens=NEW_TOKENS)
 MODEL = ["model=smollm2_135m", "prompt=plain", "model.dtype=float32"]
+RANDOM = ["prompt=plain", "model.dtype=bfloat16", "model.max_seq_len=4096"]
 LAYER_SETS = "[[0],[5],[10],[15],[0,5],[10,15],[0,10,20],[0,5,10,15,20,25]]"
 
 
@@ -50,8 +56,12 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=200, help="of the evaluation")
     parser.add_argument("--requests", type=int, default=96, help="to the schedulers, each time")
     parser.add_argument("--repeats", type=int, default=3, help="of the schedulers' work")
+    parser.add_argument("--random", action="store_true", help="Mistral-7B's shape")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
+        if args.random:
+            write_random(Path(home, "base"))
+            MODEL[:] = [*RANDOM, f"model.name={home}/base"]
         bundles = in_thread(  # see engine_of
             lambda: [make_bundle(Path(home, name), seed) for seed, name in enumerate("ab")]
         )
@@ -64,6 +74,11 @@ def main() -> None:
         if args.prompts:
             found = evaluation(bundles, Path(home), args.prompts)
             print("RESULT", json.dumps({"part": "evaluation"} | found), flush=True)
+
+
+def write_random(folder: Path) -> None:
+    large_model(tiny=False).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_folder()).save_pretrained(folder)
 
 
 def make_bundle(folder: Path, seed: int) -> Path:
@@ -164,6 +179,8 @@ def evaluation(bundles: list[Path], home: Path, count: int) -> dict[str, object]
         for number, cfg in enumerate(all_three):
             run(cfg, home / f"in_turn_{number}")
 
+    if pick_device().type == "cuda":
+        run(one, home / "first")  # it compiles kernels, which the others find
     spent = {
         "one_adapter_greedy_s": timed(lambda: run(one, home / "one")),
         "three_models_nine_decodings_s": timed(together),

@@ -32,14 +32,11 @@ from support.helm_stand_in import ByteWindow, StandIn, model_window  # noqa: E40
 from effchal.config import EvaluateConfig  # noqa: E402
 from effchal.evaluation.answers import EncodedInstance  # noqa: E402
 from effchal.evaluation.results import TextAnswer, summarise  # noqa: E402
-from effchal.evaluation.scenarios import (  # noqa: E402
-    Scenario,
-    aggregate_extra,
-    expanded,
-    load_scenario,
-    score_completion,
-)
+from effchal.evaluation.scenarios.entries import load_scenario  # noqa: E402
 from effchal.evaluation.scenarios.helm_tables import TABLES  # noqa: E402
+from effchal.evaluation.scenarios.metrics import aggregate_extra, score_completion  # noqa: E402
+from effchal.evaluation.scenarios.run_arguments import expanded  # noqa: E402
+from effchal.evaluation.scenarios.types import Scenario  # noqa: E402
 
 # HELM's metrics of summaries need packages beyond its own, so only prompts are compared.
 DRY = ("summarization_cnndm",)

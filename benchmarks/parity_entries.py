@@ -7,9 +7,9 @@ import sys
 import zlib
 from pathlib import Path
 
-from effchal.evaluation.scenarios import Instance
 from effchal.evaluation.scenarios.entries import parse_entry
 from effchal.evaluation.scenarios.run_arguments import AUGMENTATION, QUESTIONS, SHOTS
+from effchal.evaluation.scenarios.types import Instance
 
 AUGMENTED = f"{AUGMENTATION}=canonical"
 ENTRIES = {  # by entry: what its data are

@@ -8,13 +8,11 @@ compared with the first one.
 """
 
 import argparse
-import importlib.util
 import json
 from pathlib import Path
 
 from effchal.cli.command_help import own_parser
 from effchal.cli.failures import one_line_errors
-from effchal.config import ConfigError
 
 
 def main() -> None:
@@ -62,8 +60,6 @@ def run(arguments: argparse.Namespace) -> str:
     Raises:
         ConfigError: a value out of range, or a folder that cannot be compared.
     """
-    if importlib.util.find_spec("numpy") is None:
-        raise ConfigError("comparing needs numpy; pip install 'effchal[evaluate]'")
     from effchal.evaluation.compare import Settings
     from effchal.evaluation.compare_folders import compare_folders, draw
     from effchal.evaluation.compare_text import as_markdown, as_text

@@ -4,8 +4,9 @@ import logging
 import math
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from effchal.config import Config
 from effchal.decoding.engine import Engine
@@ -15,13 +16,8 @@ from effchal.decoding.sequence import Completion
 from effchal.evaluation.encoding import EncodedInstance, settings_of
 from effchal.evaluation.questions.grader import GraderError
 from effchal.evaluation.results import LONGEST, Answer, ChoiceAnswer, Record, Records, TextAnswer
-from effchal.evaluation.scenarios import (
-    Instance,
-    Scenario,
-    ScenarioError,
-    score_choices,
-    score_completion,
-)
+from effchal.evaluation.scenarios.metrics import score_choices, score_completion
+from effchal.evaluation.scenarios.types import Instance, Scenario, ScenarioError
 from effchal.evaluation.shared_engine import SharedEngine
 from effchal.evaluation.variants import Variant, contrasts_of
 from effchal.model.adapter_names import BASE
@@ -33,15 +29,13 @@ told_of_failures: set[str] = set()  # functions that grade: one failure of each 
 
 
 @dataclass
-class EvaluationTask:
-    """A model, the decodings to compare and the records so far."""
+class EvaluatedModel:
+    """A model and the decodings to compare."""
 
     cfg: Config
     source: ModelSource
     variants: list[Variant]
-    records: Records
-    ends: frozenset[int] = frozenset()  # tokens that end an answer in the prompt's template
-    shared: SharedEngine | None = None  # with other models of a sweep
+    shared: SharedEngine | None = field(default=None, kw_only=True)  # with other models of a sweep
 
     @cached_property
     def engine(self) -> Engine:
@@ -74,6 +68,14 @@ class EvaluationTask:
         return self.cfg.sweep.controls and contrasts
 
 
+@dataclass
+class EvaluationTask(EvaluatedModel):
+    """The model with the records so far."""
+
+    records: Records
+    ends: frozenset[int] = frozenset()  # tokens that end an answer in the prompt's template
+
+
 @dataclass(frozen=True)
 class TaskBatch:
     """One scenario for one model."""
@@ -103,7 +105,8 @@ def text_record(
     task, scenario, instance = batch.task, batch.scenario, encoded.instance
     decodings: dict[str, Answer] = {}
     for variant, completion in zip(task.variants, completions, strict=True):
-        decodings[variant.name] = describe_completion(scenario, instance, completion)
+        metrics = score_if_possible(scenario, instance, completion.text)
+        decodings[variant.name] = TextAnswer(**described(completion), metrics=metrics)
     if instance.letters and task.wants_length_control:
         decodings[LONGEST] = longest_option(scenario, instance, completions[0].text)
     return encoded.record(decodings)
@@ -136,19 +139,17 @@ def params_of(
     )
 
 
-def describe_completion(
-    scenario: Scenario, instance: Instance, completion: Completion
-) -> TextAnswer:
+def described(completion: Completion) -> dict[str, Any]:
+    """What is kept of an answer, by the names of TextAnswer's fields."""
     layers = Counter(str(token.layer) for token in completion.tokens if token.layer is not None)
-    return TextAnswer(
-        text=completion.text,
-        finish_reason=completion.finish_reason,
-        logprob=sum(token.logprob for token in completion.tokens),
-        base_logprob=sum(token.base_logprob for token in completion.tokens),
-        tokens=len(completion.ids),
-        layers=dict(layers) or None,
-        metrics=score_if_possible(scenario, instance, completion.text),
-    )
+    values = {
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "logprob": sum(token.logprob for token in completion.tokens),
+        "base_logprob": sum(token.base_logprob for token in completion.tokens),
+        "tokens": len(completion.ids),
+    }
+    return values | ({"layers": dict(layers)} if layers else {})
 
 
 def score_if_possible(scenario: Scenario, instance: Instance, text: str) -> dict[str, float]:

@@ -3,11 +3,9 @@
 import itertools
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
-from effchal.decoding.sampling import SamplingParams
 from effchal.evaluation.answers import (
     EvaluationTask,
     TaskBatch,
@@ -18,7 +16,6 @@ from effchal.evaluation.answers import (
 )
 from effchal.evaluation.encoding import shared_prefix
 from effchal.evaluation.results import Record
-from effchal.evaluation.scenarios import Instance
 
 log = logging.getLogger("effchal.evaluate")
 
@@ -93,22 +90,13 @@ def alone(
 ) -> Iterator[tuple[EvaluationTask, list[Record]]]:
     """A batch's records. What fails of another model than the first is left to its evaluation."""
     try:
-        with naming(batch):
-            yield batch.task, answer()
-    except FloatingPointError as error:
-        if batch.task is first:
-            raise
-        log.warning("%s; left to the model's own evaluation", error)
-
-
-@contextmanager
-def naming(batch: TaskBatch) -> Iterator[None]:
-    """Let an error name the instances that it came with."""
-    try:
-        yield
+        yield batch.task, answer()
     except FloatingPointError as error:
         ids = ", ".join(each.instance.key for each in batch.encoded)
-        raise FloatingPointError(f"{batch.scenario.entry}, one of {ids}: {error}") from error
+        what = f"{batch.scenario.entry}, one of {ids}: {error}"
+        if batch.task is first:
+            raise FloatingPointError(what) from error
+        log.warning("%s; left to the model's own evaluation", what)
 
 
 def generate_batch(batch: TaskBatch) -> list[Record]:
@@ -119,9 +107,13 @@ def generate_batch(batch: TaskBatch) -> list[Record]:
 def generate_batches(batches: list[TaskBatch]) -> list[tuple[EvaluationTask, list[Record]]]:
     """Records of instances that are answered by generated text, those of all models at once."""
     rows = [(one, each) for one in batches for each in one.encoded]
+    params = [
+        [params_of(one.task, one.scenario, each.instance, variant) for variant in one.task.variants]
+        for one, each in rows
+    ]
     found = batches[0].task.engine.generate(
         [each.prompt_ids for _, each in rows],
-        [params_of_all(one, each.instance) for one, each in rows],
+        params,
         len(rows),
         tuple(one.task.adapter for one, _ in rows),
     )
@@ -129,9 +121,3 @@ def generate_batches(batches: list[TaskBatch]) -> list[tuple[EvaluationTask, lis
     for (one, each), completions in zip(rows, found, strict=True):
         by_task[id(one.task)].append(text_record(one, each, completions))
     return [(one.task, by_task[id(one.task)]) for one in batches]
-
-
-def params_of_all(batch: TaskBatch, instance: Instance) -> list[SamplingParams]:
-    """Of each decoding."""
-    task = batch.task
-    return [params_of(task, batch.scenario, instance, variant) for variant in task.variants]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from effchal.evaluation.results import Answer, Record, prompt_digest
-from effchal.evaluation.scenarios import Instance, Reference, Scenario, ScenarioError, Settings
+from effchal.evaluation.scenarios.types import Instance, Scenario, ScenarioError, Settings
 from effchal.prompts.chat_template import TemplateError
 from effchal.prompts.encoder import PromptEncoder, Turn
 
@@ -37,17 +37,14 @@ class EncodedInstance:
         return prompt_digest(self.instance.prompt, self.instance.choices, *asked)
 
     def record(self, decodings: dict[str, Answer]) -> Record:
-        instance, references = self.instance, list(self.instance.references)
-        if instance.choices:  # as they were scored, a leading space included
-            marked = zip(instance.choices, instance.correct_choices, strict=True)
-            references = [Reference(text, correct) for text, correct in marked]
+        instance = self.instance
         head = (self.entry, instance.id, instance.split, self.digest)
         return Record(
             *head,
             decodings,
             prompt=instance.prompt,
             perturbation=instance.perturbation or None,
-            references=references,
+            references=instance.asked_references,
             grading=instance.own.grading if instance.own else None,
         )
 
@@ -80,19 +77,16 @@ def encode(scenario: Scenario, encoder: PromptEncoder, max_positions: int) -> li
     for instance in scenario.instances:
         choices: list[list[int]] = []
         turns = instance.own.turns if instance.own else ()
-        if not instance.choices:
-            prompt = encode_turns(scenario, instance, encoder, turns)
-        elif turns:
+        if turns or not instance.choices:
             prompt = encode_turns(scenario, instance, encoder, turns)
             whole = [encode_answered(encoder, turns, choice) for choice in instance.choices]
+        else:
+            texts = [instance.prompt + choice for choice in instance.choices]
+            prompt = encoder.bos_ids + encoder.text_ids(instance.prompt)
+            whole = [encoder.bos_ids + encoder.text_ids(text) for text in texts]
+        if whole:
             border = min(common_prefix([ids, [*prompt, -1]]) for ids in whole)
             prompt, choices = whole[0][:border], [ids[border:] for ids in whole]
-        else:
-            whole = [encoder.text_ids(instance.prompt + choice) for choice in instance.choices]
-            alone = [*encoder.text_ids(instance.prompt), -1]
-            border = min(common_prefix([ids, alone]) for ids in whole)
-            prompt = encoder.bos_ids + whole[0][:border]
-            choices = [ids[border:] for ids in whole]
         each = EncodedInstance(scenario.entry, instance, prompt or [encoder.eos_id], choices)
         limit = settings_of(scenario, instance).max_new_tokens
         longest = max(map(len, choices)) if choices else limit

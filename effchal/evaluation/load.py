@@ -5,7 +5,9 @@ from pathlib import Path
 
 from effchal.config import Config, ConfigError
 from effchal.evaluation.encoding import TokenizerWindow
-from effchal.evaluation.scenarios import MissingDataError, Scenario, expanded, load_scenario
+from effchal.evaluation.scenarios.entries import load_scenario
+from effchal.evaluation.scenarios.run_arguments import expanded
+from effchal.evaluation.scenarios.types import MissingDataError, Scenario
 from effchal.prompts.encoder import PromptEncoder
 
 log = logging.getLogger("effchal.evaluate")

@@ -65,13 +65,10 @@ def others_of_sweep(cfg: Config, overrides: list[str], folder: Path) -> list[tup
     common = [word for word in overrides if not word.startswith("bundle=")]
     for number, model in enumerate(swept_models(typed)[1:], start=1):
         run_dir = folder.parent / str(number)
-        if is_finished(run_dir / "results.json"):
+        results = run_dir / "results.json"
+        if results.is_file() and read_record(results).get("status") == "finished":
             continue
         with contextlib.suppress(ConfigError):
             own = replace(cfg, bundle=model, resume_from=None)
             found.append((config_of(own, [*common, f"bundle={quote(model)}"]), run_dir))
     return found
-
-
-def is_finished(results: Path) -> bool:
-    return results.is_file() and read_record(results).get("status") == "finished"

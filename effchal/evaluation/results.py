@@ -11,9 +11,10 @@ from typing import Any
 
 from effchal.config import EvaluateConfig
 from effchal.evaluation.names import instance_key
-from effchal.evaluation.scenarios import FAIRNESS, ROBUSTNESS, Reference, Scenario
+from effchal.evaluation.scenarios.perturbations import FAIRNESS, ROBUSTNESS
+from effchal.evaluation.scenarios.types import Reference, Scenario
 from effchal.evaluation.seeds import MEAN, SEEDED, Spread, mean_metrics, spread
-from effchal.evaluation.stats import Interval, mean_interval, paired_difference
+from effchal.evaluation.stats import Interval, mean_interval
 from effchal.runs import read_json_lines, write_atomic
 
 BASELINE = "greedy"  # the decoding that others are compared with
@@ -280,11 +281,9 @@ def summarise_decoding(
         both = [(a.metrics, b.metrics) for a, b in zip(found, baseline, strict=True)]
         summary.differences = {}
         for name in values:
-            pairs = [(a[name], b[name]) for a, b in both if name in a and name in b]
-            if pairs:
-                ours, theirs = zip(*pairs, strict=True)
-                gap = paired_difference(ours, theirs, cfg.resamples, cfg.confidence)
-                summary.differences[name] = gap
+            gaps = [a[name] - b[name] for a, b in both if name in a and name in b]
+            if gaps:
+                summary.differences[name] = mean_interval(gaps, cfg.resamples, cfg.confidence)
         summary.answers_that_differ = sum(
             ours.answer != theirs.answer for ours, theirs in zip(found, baseline, strict=True)
         )

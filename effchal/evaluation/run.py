@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from effchal.config import Config, ConfigError, load_config, save_config
-from effchal.evaluation.answers import EvaluationTask, TaskBatch
+from effchal.evaluation.answers import EvaluatedModel, EvaluationTask, TaskBatch
 from effchal.evaluation.batches import answers
 from effchal.evaluation.encoding import EncodedInstance, encode
 from effchal.evaluation.load import load_scenarios
@@ -29,7 +29,8 @@ from effchal.evaluation.results import (
     summarise,
 )
 from effchal.evaluation.reuse import placeless, take_over
-from effchal.evaluation.scenarios import Scenario, aggregate_extra
+from effchal.evaluation.scenarios.metrics import aggregate_extra
+from effchal.evaluation.scenarios.types import Scenario
 from effchal.evaluation.shared_engine import SharedEngine, base_of, can_share
 from effchal.evaluation.tables import results_table, write_tables
 from effchal.evaluation.variants import variants_of
@@ -153,7 +154,7 @@ def publish(
     return results_table(entries, missing)
 
 
-def on_device(task: EvaluationTask) -> dict[str, Any]:
+def on_device(task: EvaluatedModel) -> dict[str, Any]:
     """Where the model answered; nothing where every answer was known."""
     if not task.is_loaded:
         return {}

@@ -83,14 +83,6 @@ def _resampled_counts(size: int, resamples: int) -> np.ndarray:
     return counts
 
 
-def paired_difference(
-    a: Sequence[float], b: Sequence[float], resamples: int, confidence: float
-) -> Interval:
-    """Interval of the mean of a - b, where a[i] and b[i] come from the same instance."""
-    differences = [x - y for x, y in zip(a, b, strict=True)]
-    return mean_interval(differences, resamples, confidence)
-
-
 def mcnemar(only_a: int, only_b: int) -> float:
     """Exact McNemar test: the two-sided p-value of discordant pairs, binomial with 1/2.
 

@@ -4,11 +4,11 @@ import logging
 import math
 from collections.abc import Collection
 
-import psutil
 import torch
 
 from effchal.config import ServeConfig
 from effchal.decoding.engine import Engine
+from effchal.model.host_memory import free_host_memory
 from effchal.serving.queued import QueuedPrompt
 
 GIB = 1 << 30
@@ -73,13 +73,13 @@ def size_of(prompts: Collection[QueuedPrompt]) -> tuple[int, int]:
 def warn_if_memory_is_short(engine: Engine, cfg: ServeConfig, row_bytes: int) -> None:
     """Log a warning if the caches may outgrow the memory that is free now.
 
-    Keys and values are allocated on demand, so the shortage would show only under load. A
-    container's own limit is not looked up, and mapped weights count as free.
+    Keys and values are allocated on demand, so the shortage would show only under load. Mapped
+    weights count as free.
     """
     rows = min(cfg.cache_gib, cfg.max_rows * engine.max_positions * row_bytes / GIB)
     needed, device = rows + cfg.prefix_gib, engine.model.device
     on_cuda = device.type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if on_cuda else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(device)[0] if on_cuda else free_host_memory()
     if needed > free / GIB:
         log.warning(
             "keys and values may take %.1f GiB (serve.cache_gib, serve.prefix_gib) and %.1f GiB "

@@ -15,8 +15,7 @@ from effchal.decoding.contrast import Dola, Greedy
 from effchal.decoding.score import Scorer
 from effchal.evaluation.encoding import encode
 from effchal.evaluation.run import run as run_evaluation
-from effchal.evaluation.scenarios import Instance, Scenario
-from effchal.evaluation.scenarios.types import Settings
+from effchal.evaluation.scenarios.types import Instance, Scenario, Settings
 from effchal.model.tokenizer import load_tokenizer
 from effchal.prompts.encoder import PromptEncoder
 

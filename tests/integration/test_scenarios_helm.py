@@ -20,15 +20,9 @@ from support.helm_stand_in import (
 )
 from support.paths import ROOT, SHARED_DATA, SMOLLM2
 
-from effchal.evaluation.scenarios import (
-    Instance,
-    Reference,
-    Scenario,
-    Settings,
-    aggregate_extra,
-    load_scenario,
-    score_completion,
-)
+from effchal.evaluation.scenarios.entries import load_scenario
+from effchal.evaluation.scenarios.metrics import aggregate_extra, score_completion
+from effchal.evaluation.scenarios.types import Instance, Reference, Scenario, Settings
 
 pytestmark = [
     pytest.mark.skipif(

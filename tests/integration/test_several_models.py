@@ -2,17 +2,13 @@
 
 import functools
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from support import forked
 from support.own_questions import write_questions
-from support.paths import ROOT
 
 from effchal.config import load_config
 
@@ -82,21 +78,14 @@ def test_base_against_tuned_is_one_command_and_no_model_is_asked_twice(folder):
 
 def test_an_interrupt_names_what_does_the_rest_of_all_models(folder):
     row = {"answers": ["x"], "max_new_tokens": 20}
-    lines = [json.dumps({"prompt": f"Question {number}:"} | row) for number in range(400)]
+    lines = [json.dumps({"prompt": f"Question {number}:"} | row) for number in range(120)]
     (folder / "many.jsonl").write_text("\n".join(lines) + "\n")
     before = set(folder.glob("outputs/evaluate/*"))
     words = ["base", "outputs/train/tuned", "data=many.jsonl", "evaluate.rows_at_once=4"]
     words += ["evaluate.resamples=200"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "effchal", "evaluate", *words],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        # A process that a shell put into the background ignores the signal, as do those it starts.
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    # A process that a shell put into the background ignores the signal, as do those it starts.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = forked.Command(["evaluate", *words], cwd=folder, before=heard)
     sweep = None
     while process.poll() is None and not (sweep and any(sweep.glob("0/instances.jsonl"))):
         time.sleep(0.05)

@@ -2,13 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
-from support import fake_slurm
-from support.paths import ROOT
+from support import fake_slurm, forked
 from support.training_runs import record
 
 from effchal.tracking.manifest import Manifest, State
@@ -18,15 +15,7 @@ TINY += ["train.examples_per_step=4", "train.warmup_steps=0"]
 
 
 def sweep(folder, *words, env=None):
-    command = [sys.executable, "-m", "effchal.train", "-m", *TINY, f"hydra.sweep.dir={folder}"]
-    return subprocess.Popen(
-        [*command, *words],
-        cwd=ROOT,
-        env=env,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    return forked.Command(["train", "-m", *TINY, f"hydra.sweep.dir={folder}", *words], env=env)
 
 
 def test_gpus_are_shared_out_and_a_second_call_does_what_is_left(tmp_path):

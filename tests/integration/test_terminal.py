@@ -9,19 +9,21 @@ import subprocess
 import sys
 import termios
 
+from support import forked
 from support.paths import ROOT
 
-TRAIN = [sys.executable, "-m", "effchal.train", "model=tiny", "data_mix=quickstart", "rules=none"]
+TRAIN = ["train", "model=tiny", "data_mix=quickstart", "rules=none"]
 TRAIN += ["budget=smoke", "train.max_steps=3", "train.examples_per_step=4", "train.warmup_steps=0"]
 TRAIN += ["train.samples=[hello there]", "train.sample_tokens=8", "train.validate_every=2"]
 ANSI = re.compile(r"\x1b\[[?\d;]*[a-zA-Z]")
 
 
-def on_a_terminal(command, columns):
-    """Run a command on a pseudo-terminal; its exit code and all that it wrote there."""
+def on_a_terminal(words, columns):
+    """Run `effchal <words>` on a pseudo-terminal; its exit code and all that it wrote there."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}
+    command = [sys.executable, "-m", "effchal", *words]
     process = subprocess.Popen(
         command, cwd=ROOT, stdin=its, stdout=its, stderr=its, env=environment | {"TERM": "xterm"}
     )
@@ -60,17 +62,15 @@ def test_a_run_on_a_terminal_shows_the_view_and_ends_clean(tmp_path):
 
 
 def test_a_command_shows_what_it_loads_before_it_has_a_result(tmp_path):
-    words = [*TRAIN[1:3], "model=tiny", "data_mix=quickstart", f"hydra.run.dir={tmp_path}/plan"]
-    words[1] = "effchal.plan"
-    code, written = on_a_terminal([sys.executable, *words], 80)
+    words = ["plan", "model=tiny", "data_mix=quickstart", f"hydra.run.dir={tmp_path}/plan"]
+    code, written = on_a_terminal(words, 80)
     assert code == 0, written
     text = ANSI.sub("", written)
     assert text.index(" loading libraries") < text.index(" planning") < text.index("memory")
 
 
 def test_a_sweep_in_a_pipe_has_lines_of_one_format_and_ends_with_its_table(tmp_path):
-    command = [*TRAIN, "-m", "lora.r=4,0", f"hydra.sweep.dir={tmp_path}/sweep"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = forked.run([*TRAIN, "-m", "lora.r=4,0", f"hydra.sweep.dir={tmp_path}/sweep"])
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     refused = "lora.r must be at least 1; for no adapter use lora=none, got 0"

@@ -61,10 +61,15 @@ def with_random_adapter(model, **lora):
     model = add_adapter(
         model, LoraConfig(**{"r": 4, "alpha": 8, "target_modules": ALL} | lora), seed=0
     )
+    fill_adapter(model, std=0.2)
+    return model.train()
+
+
+def fill_adapter(model, std):
+    """Give B random values. At 0, where it begins, A has no gradient and B says nothing."""
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.2)
-    return model.train()
+            torch.nn.init.normal_(parameter, std=std)
 
 
 def is_fused(model):

@@ -13,6 +13,7 @@ from effchal.model.tiny import tiny_folder
 from effchal.model.tokenizer import load_tokenizer
 from effchal.model_source import check_model_source
 from effchal.runs import is_bundle
+from support.adapted_models import fill_adapter
 from support.configs import compose_config
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -58,9 +59,7 @@ def save_bundle(folder, *words, base="builtin:tiny", **lora):
     if lora:
         model = add_adapter(load_base_model(cfg.model, CPU), cfg.lora, seed=0)
         torch.manual_seed(1)
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.1)
+        fill_adapter(model, std=0.1)
     write_bundle(folder, cfg, model, load_tokenizer(cfg.model))
     assert is_bundle(folder)
     return folder

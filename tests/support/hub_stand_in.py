@@ -1,8 +1,11 @@
 """Stand-ins for the Hugging Face hub (data sets of HELM's real files) and for GitHub (a folder)."""
 
+import contextlib
 import csv
+import functools
 import http.server
 import json
+import threading
 
 import datasets
 
@@ -42,6 +45,18 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         self.send_header("Content-Length", "1000")
         self.end_headers()
         self.wfile.write(b'{"examples": [')
+
+
+@contextlib.contextmanager
+def served(folder):
+    """The address of a server that gives the files of a folder."""
+    quiet = functools.partial(Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
 
 
 def read_csv(path):

@@ -10,6 +10,7 @@ from effchal.config import LoraConfig, ModelConfig
 from effchal.config.choices import Dtype
 from effchal.model.load import add_adapter, load_adapter, load_base_model
 from effchal.model.tokenizer import load_tokenizer
+from support.adapted_models import fill_adapter
 from support.configs import compose_config
 
 TINY_MODEL = ModelConfig(name="builtin:tiny", dtype=Dtype.float32)
@@ -27,9 +28,7 @@ def save_adapter(folder, seed, r=4, targets=WIDE, **lora):
         tiny_base(), LoraConfig(r=r, alpha=2 * r, target_modules=targets, **lora), seed
     )
     torch.manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
+    fill_adapter(model, std=0.3)
     model.save_pretrained(folder, save_embedding_layers=False)
     return folder
 

@@ -1,6 +1,6 @@
 """Small data files in HELM's layout, and scenarios loaded from them."""
 
-from effchal.evaluation.scenarios import load_scenario
+from effchal.evaluation.scenarios.entries import load_scenario
 from support.text_window import Window
 
 TRUTHFUL_QA_HEADER = "Type,Category,Question,Best Answer,Correct Answers,Incorrect Answers,Source\n"

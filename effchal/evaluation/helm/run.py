@@ -23,9 +23,9 @@ from effchal.evaluation.helm.processes import (
 )
 from effchal.evaluation.helm.results import SUITE, HelmRun, error_of, read_run, run_folder
 from effchal.evaluation.helm.watch import watched
-from effchal.evaluation.scenarios import ScenarioError
 from effchal.evaluation.scenarios.entries import KNOWN, parse_entry
 from effchal.evaluation.scenarios.needs import needed_files
+from effchal.evaluation.scenarios.types import ScenarioError
 from effchal.model_source import ModelSource, check_model_source, check_same, identity
 from effchal.runs import git_commit, read_record, versions, write_atomic
 from effchal.serving.ready import free_port, is_ready

@@ -1,23 +1,20 @@
 """Answers to lm-eval's requests, under every decoding at once, each kept when it comes."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from effchal.config import Config
-from effchal.decoding.engine import Engine
-from effchal.decoding.score import Scorer, Scores
+from effchal.decoding.score import Scores
 from effchal.decoding.sequence import Completion
 from effchal.decoding.sequence import Sequence as Answering
+from effchal.evaluation.answers import EvaluatedModel, described
 from effchal.evaluation.encoding import shared_prefix
 from effchal.evaluation.lm_eval.encode import Pair, RequestEncoder, answer_length, params_of
 from effchal.evaluation.results import LONGEST
 from effchal.evaluation.variants import contrasts_of, variants_of
-from effchal.model.adapter_names import BASE
-from effchal.model_source import ModelSource, load_engine
+from effchal.model_source import ModelSource
 from effchal.runs import append_json_line, read_json_lines
 from effchal.tracking.terminal import Advance, progress
 
@@ -30,7 +27,7 @@ Values = dict[str, Any]  # one answer under one decoding: logprob, and greedy or
 Request = dict[str, Any]  # key, task and args, as inside.py sends it
 
 
-class Answers:
+class Answers(dict[str, dict[str, Values]]):
     """answers.jsonl: what each request was answered with, by key and decoding.
 
     A folder belongs to one model and one config, so a key stands for one answer.
@@ -39,50 +36,21 @@ class Answers:
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
         lines = read_json_lines(self._path)
-        self._known = {line["key"]: line["answers"] for line in lines if "answers" in line}
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._known
-
-    def __getitem__(self, key: str) -> dict[str, Values]:
-        return self._known[key]
-
-    def __len__(self) -> int:
-        return len(self._known)
+        super().__init__({line["key"]: line["answers"] for line in lines if "answers" in line})
 
     def add(self, key: str, answers: dict[str, Values]) -> None:
         append_json_line(self._path, {"key": key, "answers": answers})
-        self._known[key] = answers
+        self[key] = answers
 
 
-class Answerer:
-    """The model, loaded for the first request that has no answer yet."""
+class Answerer(EvaluatedModel):
+    """The model with the requests that it has answered."""
 
     def __init__(self, cfg: Config, source: ModelSource, tokenizer: Any, folder: Path) -> None:
-        self.cfg, self.source = cfg, source
-        self.variants = variants = variants_of(cfg, source.shape)
+        super().__init__(cfg, source, variants_of(cfg, source.shape))
         self.answers = Answers(folder)
         self.encoder = RequestEncoder(tokenizer, source.shape.max_positions)
-        self._contrasts = contrasts_of(variants)
-        self.wants_length_control = cfg.sweep.controls and any(
-            variant.contrasts_layers for variant in variants
-        )
-
-    @cached_property
-    def engine(self) -> Engine:
-        with progress("loading the model"):
-            engine = load_engine(self.source, self.cfg.evaluate.memory_gib)
-        for variant in self.variants:
-            engine.model.check(variant.contrast)
-        return engine
-
-    @cached_property
-    def scorer(self) -> Scorer:
-        return Scorer(self.engine.model)
-
-    @property
-    def is_loaded(self) -> bool:
-        return "engine" in self.__dict__
+        self._contrasts = contrasts_of(self.variants)
 
     def decodings(self) -> dict[str, list[str]]:
         """The decodings in their order, each with the types of tasks that it is told for.
@@ -184,7 +152,7 @@ class Answerer:
             self.engine.prefix_cache.clear()
             prefix = shared_prefix([prompts[i] for i in numbers])
             if prefix:
-                self.engine.hold_prefixes([(prefix, BASE)])
+                self.engine.hold_prefixes([(prefix, self.adapter)])
             chosen = [(prompts[i], params[i]) for i in numbers]
             for place, completions in self._completions(chosen):
                 named = zip(self.variants, completions, strict=True)
@@ -230,15 +198,3 @@ def grouped(
         prefix = len(shared_prefix(prompts))
         for prompt, numbers in zip(prompts, of_task.values(), strict=True):
             yield prompt, prefix, list(numbers.values())
-
-
-def described(completion: Completion) -> Values:
-    layers = Counter(str(token.layer) for token in completion.tokens if token.layer is not None)
-    values = {
-        "text": completion.text,
-        "finish_reason": completion.finish_reason,
-        "logprob": sum(token.logprob for token in completion.tokens),
-        "base_logprob": sum(token.base_logprob for token in completion.tokens),
-        "tokens": len(completion.ids),
-    }
-    return values | ({"layers": dict(layers)} if layers else {})

@@ -2,18 +2,15 @@
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import TemplateError
 
 from effchal.config import ConfigError
-from effchal.evaluation.lm_eval.answers import Answerer, Answers
+from effchal.evaluation.lm_eval.answers import Answerer
 from effchal.evaluation.lm_eval.process import LmEvalError, LmEvalProcess, Message
 from effchal.evaluation.lm_eval.results import Scores
 from effchal.tracking.terminal import progress
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger("effchal.lm_eval")
 
@@ -36,13 +33,10 @@ class Chat:
             others = [message for message in messages if message["role"] != "system"]
             if len(others) == len(messages):
                 raise ConfigError(f"the model's chat template refuses a task: {error}") from error
-            self._tell_once(error)
+            if not self._told:
+                log.warning("the chat template has no system's turn, so it is left out: %s", error)
+            self._told = True
             return self._filled(others, add_generation_prompt)
-
-    def _tell_once(self, error: TemplateError) -> None:
-        if not self._told:
-            log.warning("the chat template has no system's turn, so it is left out: %s", error)
-        self._told = True
 
     def _filled(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         text: str = self._tokenizer.apply_chat_template(
@@ -66,21 +60,12 @@ class Conversation:
     """
 
     def __init__(self, answerer: Answerer, chat: Chat) -> None:
-        self._answerer, self._chat = answerer, chat
+        self.answerer, self._chat = answerer, chat
         self.version = ""
         self.kinds: dict[str, str] = {}
         self.scores: dict[str, Scores] = {}
         self.groups: dict[str, dict[str, Any]] = {}
         self.seconds: dict[str, float] = {}
-
-    @property
-    def answers(self) -> Answers:
-        return self._answerer.answers
-
-    @property
-    def device(self) -> "torch.device | None":
-        """Where the model is; None where it was not needed."""
-        return self._answerer.engine.model.device if self._answerer.is_loaded else None
 
     def hold(self, process: LmEvalProcess) -> None:
         """Answer until lm-eval is done.
@@ -110,9 +95,9 @@ class Conversation:
             }
         started, kind = time.monotonic(), message["ask"]
         try:
-            return {"answers": self._answerer.answer(kind, message["requests"])}
+            return {"answers": self.answerer.answer(kind, message["requests"])}
         except ConfigError as error:
-            if self._answerer.answers:
+            if self.answerer.answers:
                 raise LmEvalError(str(error)) from error
             raise
         finally:

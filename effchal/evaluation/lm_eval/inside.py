@@ -226,7 +226,8 @@ def scored_task(
         for key, value in results["results"][task.task_name].items()
         if "," in key and "_stderr," not in key
     }
-    means = [name for name, way in task.aggregation().items() if is_mean(way)]
+    ways = task.aggregation()
+    means = [name for name in ways if getattr(ways[name], "__name__", "") == "mean"]
     instances: dict[int, list[Any]] = {}
     for each in task.instances:
         instances.setdefault(each.doc_id, []).append(each)
@@ -241,16 +242,8 @@ def scored_task(
                 questions[number]["metrics"][metric_name(name, sample["filter"])] = value
     everywhere = set.intersection(*(set(each["metrics"]) for each in questions.values()))
     for each in questions.values():  # lm-eval leaves a metric out where it has no meaning
-        each["metrics"] = {name: each["metrics"][name] for name in means_of(each, everywhere)}
+        each["metrics"] = {k: value for k, value in each["metrics"].items() if k in everywhere}
     return {"questions": list(questions.values()), "metrics": of_all}
-
-
-def means_of(question: dict[str, Any], names: set[str]) -> list[str]:
-    return [name for name in question["metrics"] if name in names]
-
-
-def is_mean(way: Any) -> bool:
-    return getattr(way, "__name__", "") == "mean"
 
 
 def metric_name(name: str, filter_name: str) -> str:

@@ -13,7 +13,7 @@ from effchal.evaluation.results import (
     prompt_digest,
     summarise,
 )
-from effchal.evaluation.scenarios import Reference
+from effchal.evaluation.scenarios.types import Reference
 from effchal.tracking.text_tables import as_markdown
 
 LOGPROB = "log-likelihood"  # of a question, where lm-eval has no metric of single questions

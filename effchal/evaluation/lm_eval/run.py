@@ -10,11 +10,10 @@ from effchal.evaluation.lm_eval.answers import Answerer
 from effchal.evaluation.lm_eval.conversation import Chat, Conversation
 from effchal.evaluation.lm_eval.process import MARK, lm_eval_process
 from effchal.evaluation.lm_eval.results import others_table, records_of, summary_of
-from effchal.evaluation.run import begin, check_plots, publish
-from effchal.model.device import peak_memory_gib
+from effchal.evaluation.run import begin, check_plots, on_device, publish
 from effchal.model_source import check_model_source, load_source_tokenizer
 from effchal.prompts.encoder import PromptEncoder
-from effchal.runs import device_name, run_lock, write_atomic
+from effchal.runs import run_lock, write_atomic
 
 OWN_FOLDER = "lm_eval"  # of lm-eval's own files
 # Of LmEvalConfig: what lm-eval's simple_evaluate takes by the same name.
@@ -60,7 +59,7 @@ def run(cfg: Config, run_dir: Path, variables: dict[str, str]) -> str:
         seconds = time.monotonic() - started
         header |= {"status": "finished", "harness": f"lm-eval {found.version}"}
         header |= {"seconds_of_last_process": seconds, "seconds_of_answers": found.seconds}
-        header |= {"requests": len(answerer.answers)}
+        header |= {"requests": len(answerer.answers)} | on_device(answerer)
         return finish(cfg, found, header, run_dir)
 
 
@@ -88,13 +87,10 @@ def finish(cfg: Config, found: Conversation, header: dict[str, Any], run_dir: Pa
     """Write the questions, results.json, tables and figures; the table of tasks and groups."""
     entries, lines = {}, []
     for task, kind in found.kinds.items():
-        records = records_of(task, kind, found.scores, found.answers)
+        records = records_of(task, kind, found.scores, found.answerer.answers)
         entries[task] = summary_of(task, records, found.scores, cfg.evaluate)
         lines += [record.to_line() for record in records]
     write_atomic(run_dir / "instances.jsonl", "".join(lines))
-    device = found.device
-    if device is not None:
-        header |= {"peak_memory_gib": peak_memory_gib(device), "device": device_name(device)}
     groups = {name: group for name, group in found.groups.items() if group}
     header |= {"groups": groups} if groups else {}
     table = publish(entries, header, run_dir, cfg.evaluate.confidence)

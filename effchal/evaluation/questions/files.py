@@ -1,6 +1,5 @@
 """The scenarios that scenario.data names: a user's own questions, in files or on the hub."""
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 from effchal.config import Config, DataSourceConfig, ScenarioConfig
 from effchal.config.choices import Match
 from effchal.evaluation.questions.fields import Question, read_question
-from effchal.evaluation.questions.grader import MAIN, Grader, load_grader
+from effchal.evaluation.questions.grader import MAIN, Grader, load_grader, sha256_of
 from effchal.evaluation.questions.instances import Grading, instance_of, lacks_space
 from effchal.evaluation.questions.row_fields import KNOWN, from_table
 from effchal.evaluation.scenarios.helm_adapter import draw_instances
@@ -100,7 +99,7 @@ def files_of(path: str, cfg: ScenarioConfig) -> Located:
 
 def about(path: str, located: Located) -> dict[str, Any]:
     """What results.json says of where questions are from."""
-    digests = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in located.files}
+    digests = {str(file): sha256_of(file) for file in located.files}
     if list(digests) == [path]:
         return {"file": path, "sha256": digests[path]}
     revision = {"revision": located.revision} if located.revision else {}

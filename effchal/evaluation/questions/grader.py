@@ -66,7 +66,8 @@ class Grader:
         try:
             found = self.function(deepcopy(prompt), answer, deepcopy(row))
         except Exception as error:
-            lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if self.is_of(f)]
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [each.lineno for each in frames if each.filename == str(self.path)]
             where = f", line {lines[-1]}" if lines else ""
             what = f"raised {type(error).__name__}: {error}"
             raise GraderError(self.label, f"{place}: {self.label}{where} {what}") from error
@@ -74,9 +75,6 @@ class Grader:
             return scores_of(found, self.name)
         except ValueError as error:
             raise GraderError(self.label, f"{place}: {self.label} returned {error}") from error
-
-    def is_of(self, frame: traceback.FrameSummary) -> bool:
-        return frame.filename == str(self.path)
 
 
 def load_grader(text: str) -> Grader:

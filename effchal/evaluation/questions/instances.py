@@ -64,14 +64,16 @@ def instance_of(question: Question, id_: str, grading: Grading, has_groups: bool
 def asked(question: Question, id_: str) -> Instance:
     """The instance without its scores."""
     turns = turns_of(question)
-    prompt = as_plain_text(turns) if turns else with_options(question, question.prompt)
+    prompt = with_options(question, question.prompt)
+    if turns:  # for readers
+        prompt = "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
     if not question.choices:
         references = tuple(Reference(answer, True) for answer in question.answers)
         return Instance(id_, prompt, references)
-    is_asked_for_letter = question.kind == "letters"
-    texts = question.choices if is_asked_for_letter else spaced(question)
+    between = " " if lacks_space(question) else ""
+    texts = tuple(between + choice for choice in question.choices)
     references = tuple(Reference(text, i in question.correct) for i, text in enumerate(texts))
-    if is_asked_for_letter:
+    if question.kind == "letters":
         return Instance(id_, prompt, references, letters=tuple(LETTERS[: len(texts)]))
     return Instance(id_, prompt, references, choices=texts, best_choice=question.correct[0])
 
@@ -91,11 +93,6 @@ def with_options(question: Question, text: str) -> str:
     return "\n".join([text, *(f"{letter}. {choice}" for letter, choice in options), "Answer:"])
 
 
-def as_plain_text(turns: tuple[Turn, ...]) -> str:
-    """A conversation as a text for readers."""
-    return "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
-
-
 def lacks_space(question: Question) -> bool:
     """Whether prompt and choices would run together into one word."""
     return (
@@ -104,11 +101,6 @@ def lacks_space(question: Question) -> bool:
         and not question.prompt[-1:].isspace()
         and not any(choice[:1].isspace() for choice in question.choices)
     )
-
-
-def spaced(question: Question) -> tuple[str, ...]:
-    between = " " if lacks_space(question) else ""
-    return tuple(between + choice for choice in question.choices)
 
 
 def scores_of(question: Question, bare: Instance, how: Match | Grader | None) -> Scores:

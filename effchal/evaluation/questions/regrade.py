@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from effchal.evaluation.answers import EvaluationTask
 from effchal.evaluation.results import Answer, Record, TextAnswer
-from effchal.evaluation.scenarios import Instance, Reference, Scenario
+from effchal.evaluation.scenarios.types import Instance, Scenario
 
 log = logging.getLogger("effchal.evaluate")
 
@@ -42,9 +42,6 @@ def graded(record: Record, instance: Instance) -> Record:
         given = answer.text if isinstance(answer, TextAnswer) else answer.logprobs
         decodings[name] = replace(answer, metrics=instance.own.grade(given))
     references = record.references
-    if not instance.choices:
-        references = [Reference(each.text, each.correct) for each in instance.references]
-    elif references is not None:
-        marked = zip(instance.choices, instance.correct_choices, strict=True)
-        references = [Reference(text, correct) for text, correct in marked]
+    if references is not None or not instance.choices:
+        references = instance.asked_references
     return replace(record, decodings=decodings, grading=instance.own.grading, references=references)

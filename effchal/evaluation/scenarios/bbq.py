@@ -4,7 +4,6 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-from effchal.evaluation.scenarios.files import find_file
 from effchal.evaluation.scenarios.helm_adapter import Item, Task, letter
 from effchal.evaluation.scenarios.multiple_choice import INSTRUCTIONS, letter_task
 from effchal.evaluation.scenarios.types import BiasTags, Instance, Reference, ScenarioError
@@ -30,7 +29,7 @@ def bbq_task(entry: str, subject: str, path: Path) -> Task:
     """One subject, or all of them shuffled together with subject=all."""
     rows = []
     for name in subjects_of(entry, subject):
-        file = find_file(path, entry, "bbq", "data", name)
+        file = path / "bbq" / "data" / name
         rows += [(row, name) for row in read_jsonl(file, ScenarioError)]
     random.Random(0).shuffle(rows)
     train = len(rows) - _TEST_ITEMS

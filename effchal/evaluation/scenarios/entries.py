@@ -68,7 +68,7 @@ def load_scenario(
     Args:
         entry: e.g. "mmlu:subject=anatomy", without `model=`; expanded (run_arguments).
         path: folder of data in HELM's own layout (HELM's <output path>/scenarios). None
-            fetches the data (hub.fetched) and reads them from hub.CACHE.
+            fetches the data into hub.CACHE and reads them from there.
         max_instances: at least 1; the entry's own max_eval_instances wins.
         window: the tokenizer; only prompts that are too long depend on it.
 
@@ -80,7 +80,9 @@ def load_scenario(
     if name == "jsonl":
         return jsonl_scenario(entry, Path(args["path"]), max_instances)
     if path is None:
-        path = hub.fetched(entry, name, args, hub.CACHE)
+        path = hub.CACHE
+        for download in hub.downloads(entry, name, args, path):
+            download.keep()
     check_data(entry, name, args, path)
     if name == "truthful_qa_mc":
         return truthful_qa_mc_scenario(entry, max_instances, path)
@@ -95,22 +97,22 @@ def load_scenario(
 def _task(entry: str, name: str, args: dict[str, str], path: Path) -> Task:
     match name:
         case "mmlu":
-            return mmlu_task(entry, args["subject"], path)
+            return mmlu_task(args["subject"], path)
         case "truthful_qa":
-            return truthful_qa_task(entry, path)
+            return truthful_qa_task(path)
         case "bbq":
             return bbq_task(entry, args["subject"], path)
         case "gsm":
-            return gsm_task(entry, path)
+            return gsm_task(path)
         case "big_bench":
             return big_bench_task(entry, args["task"], args["subtask"], path)
         case "summarization_cnndm":
-            return cnndm_task(entry, _temperature(entry, args), path)
+            return cnndm_task(_temperature(entry, args), path)
         case "sam_sum":
             return sam_sum_task(entry, path)
         case "math":
-            return math_task(entry, args["subject"], args["level"], path)
-    return hidden_choice_task(entry, name, path)
+            return math_task(args["subject"], args["level"], path)
+    return hidden_choice_task(name, path)
 
 
 def parse_entry(entry: str) -> tuple[str, dict[str, str]]:

@@ -5,7 +5,6 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from effchal.evaluation.scenarios.files import find_file
 from effchal.evaluation.scenarios.helm_adapter import Item, PromptFormat, Task
 from effchal.evaluation.scenarios.helm_tables import nltk_data
 from effchal.evaluation.scenarios.metrics import import_rouge
@@ -23,12 +22,11 @@ METRICS = {
 log = logging.getLogger(__name__)
 
 
-def gsm_task(entry: str, path: Path) -> Task:
+def gsm_task(path: Path) -> Task:
     """GSM8K, with "The answer is" before the number that the data mark by "####"."""
     items = []
     for split in ("train", "test"):
-        file = find_file(path, entry, "gsm", f"gsm_data_{split}")
-        for row in read_jsonl(file, ScenarioError):
+        for row in read_jsonl(path / "gsm" / f"gsm_data_{split}", ScenarioError):
             answer = row.text("answer").replace("####", "The answer is").replace("\n", " ") + "."
             items.append(Item(row.text("question"), (Reference(answer, True),), split))
     settings = Settings(
@@ -47,7 +45,7 @@ def big_bench_task(entry: str, task: str, subtask: str, path: Path) -> Task:
     option letter, others generate the answer. Both generate at most 64 tokens.
     """
     parts = [part for part in (task, subtask) if part]
-    file = find_file(path, entry, "big_bench", *parts, "task.json")
+    file = path.joinpath("big_bench", *parts, "task.json")
     value = parse_json(file.read_bytes(), str(file), ScenarioError)
     found = DataRow.of(value, str(file), ScenarioError)
     examples = rows_of(found, "examples", "example")
@@ -110,24 +108,16 @@ def _big_bench_metrics(found: DataRow, entry: str, path: Path) -> _Metrics:
     if unknown:
         log.warning("%s: metrics that HELM leaves out, too: %s", found.place, ", ".join(unknown))
     not_measured = {}
-    for name in ("rouge", "bleu"):
+    checks = {"rouge": import_rouge, "bleu": lambda: tokenizer(nltk_data(path, entry))}
+    for name in [each for each in checks if each in known]:
         try:
-            if name in known:
-                _check_library(name, entry, path)
+            checks[name]()
         except ScenarioError as error:
             if len(known) == 1:
                 raise
             not_measured[", ".join(sorted(known.pop(name)))] = str(error)
     names = tuple(metric for metrics in known.values() for metric in metrics)
     return _Metrics(False, names, not_measured)
-
-
-def _check_library(name: str, entry: str, path: Path) -> None:
-    """Raises ScenarioError if ROUGE or BLEU cannot be computed here."""
-    if name == "rouge":
-        import_rouge()
-    else:
-        tokenizer(nltk_data(path, entry))
 
 
 def _big_bench_item(example: DataRow, split: str) -> Item:

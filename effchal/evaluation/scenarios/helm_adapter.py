@@ -14,10 +14,10 @@ from typing import TypeVar
 
 import numpy
 
-from effchal.evaluation.scenarios.files import HELM_FOLDER
 from effchal.evaluation.scenarios.helm_tables import PerturbationTables
 from effchal.evaluation.scenarios.perturbations import perturbed
 from effchal.evaluation.scenarios.types import (
+    HELM_FOLDER,
     BiasTags,
     Instance,
     MissingDataError,

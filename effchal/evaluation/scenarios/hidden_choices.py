@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from effchal.evaluation.scenarios.files import find_file
 from effchal.evaluation.scenarios.helm_adapter import Item, Task
 from effchal.evaluation.scenarios.multiple_choice import letter_task
 from effchal.evaluation.scenarios.types import Reference, ScenarioError
@@ -93,11 +92,10 @@ DATASETS = {
 }
 
 
-def hidden_choice_task(entry: str, name: str, path: Path) -> Task:
+def hidden_choice_task(name: str, path: Path) -> Task:
     """The rows shuffled with seed 0; the last ones are asked."""
     dataset = DATASETS[name]
-    file = find_file(path, entry, name, "data", dataset.file)
-    rows = list(read_csv(file, ScenarioError))[1:]
+    rows = list(read_csv(path / name / "data" / dataset.file, ScenarioError))[1:]
     random.Random(0).shuffle(rows)
     train = int(len(rows) * dataset.train)
     items = [

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 
 from effchal.evaluation.scenarios.bbq import subjects_of
-from effchal.evaluation.scenarios.files import HELM_FOLDER
 from effchal.evaluation.scenarios.helm_tables import TABLES
 from effchal.evaluation.scenarios.hub_files import (
     Convert,
@@ -31,7 +30,7 @@ from effchal.evaluation.scenarios.hub_files import (
     truthful_qa_files,
 )
 from effchal.evaluation.scenarios.math_problems import SUBJECTS as MATH_SUBJECTS
-from effchal.evaluation.scenarios.needs import needed_tables, useful_tables
+from effchal.evaluation.scenarios.needs import needed_tables
 from effchal.evaluation.scenarios.sources import (
     BBQ,
     BIG_BENCH,
@@ -46,7 +45,7 @@ from effchal.evaluation.scenarios.sources import (
     TRUTHFUL_QA,
     Source,
 )
-from effchal.evaluation.scenarios.types import MissingDataError, ScenarioError
+from effchal.evaluation.scenarios.types import HELM_FOLDER, MissingDataError, ScenarioError
 from effchal.runs import cache_folder
 from effchal.tracking.fetching import read_response
 from effchal.tracking.terminal import progress
@@ -110,90 +109,72 @@ class Download:
             ) from error
 
 
-def fetched(entry: str, name: str, args: dict[str, str], cache: Path) -> Path:
-    """The folder in HELM's layout with the data of one entry; fetches what is missing there.
+def downloads(entry: str, name: str, args: dict[str, str], cache: Path) -> list[Download]:
+    """All that one entry needs.
 
     Args:
         entry: as typed, for messages; name and args: as parse_entry returns them.
 
     Raises:
-        ScenarioError: a source is out of reach or lacks what is asked for.
-    """
-    for download in downloads(entry, name, args, cache):
-        download.keep()
-    return cache
-
-
-def downloads(entry: str, name: str, args: dict[str, str], cache: Path) -> list[Download]:
-    """All that one entry needs.
-
-    Raises:
         ScenarioError: HELM has no such subject.
     """
     tables = [_table_download(entry, table, cache) for table in needed_tables(name, args)]
-    match name:
-        case "bbq" | "big_bench":
-            return [*_from_github(entry, name, args, cache), *tables]
-        case "math":
-            fetch = partial(_all_of_math, entry)
-            return [Download(entry, MATH, cache / "MATH", RECORD, fetch), *tables]
-        case _ if name in GISTS:
-            source = GISTS[name]
-            file = cache / name / "data" / source.config
-            return [_file_download(entry, file, source, gist(source)), *tables]
-    return [*_from_hub(entry, name, args, cache), *tables]
+    return [*_data_downloads(entry, name, args, cache), *tables]
 
 
 def useful_downloads(entry: str, name: str, cache: Path) -> list[Download]:
-    """What `effchal fetch` fetches beside that: an entry can do without it."""
-    return [_table_download(entry, table, cache) for table in useful_tables(name)]
+    """What `effchal fetch` fetches beside that: BLEU of BIG-bench tasks alone needs it."""
+    return [_table_download(entry, "punkt", cache)] if name == "big_bench" else []
 
 
-def _from_github(entry: str, name: str, args: dict[str, str], cache: Path) -> Iterator[Download]:
-    if name == "bbq":
-        for subject in subjects_of(entry, args["subject"]):
-            source = replace(BBQ, config=f"data/{subject}.jsonl")
-            file = cache / "bbq" / "data" / subject
-            yield _file_download(entry, file, source, github(source), f"{subject}_{RECORD}")
-    else:
-        parts = [part for part in (args["task"], args["subtask"]) if part]
-        config = "/".join(["bigbench", "benchmark_tasks", *parts, "task.json"])
-        source = replace(BIG_BENCH, config=config)
-        file = cache.joinpath("big_bench", *parts, "task.json")
-        yield _file_download(entry, file, source, github(source))
+def _data_downloads(entry: str, name: str, args: dict[str, str], cache: Path) -> Iterator[Download]:
+    """Those of its questions; none for an entry of a user's own file."""
+    match name:
+        case "mmlu":
+            subject = args["subject"]
+            if subject in _NOT_SUBJECTS:
+                raise ScenarioError(
+                    f"{entry}: HELM has no subject {subject!r}; give one, e.g. mmlu:subject=anatomy"
+                )
+            source, convert = replace(MMLU, config=subject), partial(mmlu_files, subject)
+            record = f"{subject}_{RECORD}"
+            yield _hub_download(entry, cache / "mmlu" / "data", source, convert, record)
+        case "truthful_qa" | "truthful_qa_mc":
+            folder = cache / "truthful_qa" / "data"
+            yield _hub_download(entry, folder, TRUTHFUL_QA, truthful_qa_files)
+        case "bbq":
+            for subject in subjects_of(entry, args["subject"]):
+                source = replace(BBQ, config=f"data/{subject}.jsonl")
+                file = cache / "bbq" / "data" / subject
+                yield _file_download(entry, file, source, github(source), f"{subject}_{RECORD}")
+        case "gsm":
+            yield _hub_download(entry, cache / "gsm", GSM, gsm_files)
+        case "big_bench":
+            parts = [part for part in (args["task"], args["subtask"]) if part]
+            config = "/".join(["bigbench/benchmark_tasks", *parts, "task.json"])
+            source = replace(BIG_BENCH, config=config)
+            file = cache.joinpath("big_bench", *parts, "task.json")
+            yield _file_download(entry, file, source, github(source))
+        case "summarization_cnndm":
+            yield _hub_download(entry, cache / "summarization" / "data", CNNDM, cnndm_files)
+        case "math":
+            yield Download(entry, MATH, cache / "MATH", RECORD, partial(_all_of_math, entry))
+        case _ if name in GISTS:
+            source = GISTS[name]
+            file = cache / name / "data" / source.config
+            yield _file_download(entry, file, source, gist(source))
 
 
-def _from_hub(entry: str, name: str, args: dict[str, str], cache: Path) -> Iterator[Download]:
-    kinds: dict[str, tuple[str, Source, Convert]] = {
-        "gsm": ("gsm", GSM, gsm_files),
-        "truthful_qa": ("truthful_qa/data", TRUTHFUL_QA, truthful_qa_files),
-        "truthful_qa_mc": ("truthful_qa/data", TRUTHFUL_QA, truthful_qa_files),
-        "summarization_cnndm": ("summarization/data", CNNDM, cnndm_files),
-    }
-    record = RECORD
-    if name == "mmlu":
-        subject = args["subject"]
-        if subject in _NOT_SUBJECTS:
-            raise ScenarioError(
-                f"{entry}: HELM has no subject {subject!r}; give one, e.g. mmlu:subject=anatomy"
-            )
-        record = f"{subject}_{RECORD}"
-        source = replace(MMLU, config=subject)
-        kinds["mmlu"] = ("mmlu/data", source, partial(mmlu_files, subject))
-    if name in kinds:  # an entry of a user's own file needs nothing
-        folder, source, convert = kinds[name]
-        yield Download(
-            entry, source, cache / folder, record, lambda: convert(_load_dataset(entry, source))
-        )
+def _hub_download(
+    entry: str, folder: Path, source: Source, convert: Convert, record: str = RECORD
+) -> Download:
+    return Download(entry, source, folder, record, lambda: convert(_load_dataset(entry, source)))
 
 
 def _file_download(
     entry: str, file: Path, source: Source, url: str, record: str = RECORD
 ) -> Download:
-    def fetch() -> dict[str, bytes]:
-        return {file.name: _download(entry, url)}
-
-    return Download(entry, source, file.parent, record, fetch)
+    return Download(entry, source, file.parent, record, lambda: {file.name: _download(entry, url)})
 
 
 def _table_download(entry: str, table: str, cache: Path) -> Download:

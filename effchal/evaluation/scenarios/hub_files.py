@@ -8,11 +8,10 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from effchal.evaluation.scenarios.files import HELM_FOLDER
 from effchal.evaluation.scenarios.math_problems import SPLITS as MATH_SPLITS
 from effchal.evaluation.scenarios.multiple_choice import TRUTHFUL_QA_COLUMNS
 from effchal.evaluation.scenarios.summaries import SHOT_WORDS
-from effchal.evaluation.scenarios.types import ScenarioError
+from effchal.evaluation.scenarios.types import HELM_FOLDER, ScenarioError
 
 
 class Table:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy
 
-from effchal.evaluation.scenarios.files import find_file
 from effchal.evaluation.scenarios.helm_adapter import Item, PromptFormat, Task
 from effchal.evaluation.scenarios.types import Reference, ScenarioError, Settings
 from effchal.mixing.rows import DataRow, read_jsonl
@@ -35,7 +34,7 @@ def check_math(entry: str, subject: str, level: str) -> None:
             )
 
 
-def math_task(entry: str, subject: str, level: str, path: Path) -> Task:
+def math_task(subject: str, level: str, path: Path) -> Task:
     """The problems of one subject and level. The answer is the whole solution.
 
     HELM orders all problems of a split by their text, and then shuffles them; so the files have
@@ -43,9 +42,9 @@ def math_task(entry: str, subject: str, level: str, path: Path) -> Task:
     """
     items = []
     for split in SPLITS:
-        file = find_file(path, entry, "MATH", f"{split}.jsonl")
+        file = path / "MATH" / f"{split}.jsonl"
         for row in _in_order(file, file.stat().st_mtime_ns):
-            if _is_of(row, SUBJECTS[subject], f"Level {level}"):
+            if row.text("type") == SUBJECTS[subject] and row.text("level") == f"Level {level}":
                 answer = Reference(row.text("solution"), True)
                 items.append(Item(row.text("problem"), (answer,), split))
     form = PromptFormat(
@@ -65,7 +64,3 @@ def _in_order(file: Path, _: int) -> list[DataRow]:
     rows = sorted(read_jsonl(file, ScenarioError), key=lambda row: row.text("problem"))
     order = numpy.random.default_rng(42).permutation(len(rows))  # as datasets shuffles
     return [rows[index] for index in order]
-
-
-def _is_of(row: DataRow, subject: str, level: str) -> bool:
-    return row.text("type") == subject and row.text("level") == level

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from effchal.evaluation.scenarios.files import find_file
 from effchal.evaluation.scenarios.helm_adapter import Item, PromptFormat, Task
 from effchal.evaluation.scenarios.types import Reference, ScenarioError, Settings
 from effchal.mixing.rows import check_text, read_csv, shown
@@ -28,14 +27,14 @@ def letter_task(items: list[Item], instructions: str, input_noun: str) -> Task:
     return Task(items, form, Settings(1, "exact_match", EXACT_MATCHES))
 
 
-def mmlu_task(entry: str, subject: str, path: Path) -> Task:
+def mmlu_task(subject: str, path: Path) -> Task:
     """Examples from dev, questions from val and test together, as in HELM.
 
     HELM silently scores val alone if the file of test is missing. Here that is an error.
     """
     items: list[Item] = []
     for folder, split in _MMLU_SPLITS.items():
-        file = find_file(path, entry, "mmlu", "data", folder, f"{subject}_{folder}.csv")
+        file = path / "mmlu" / "data" / folder / f"{subject}_{folder}.csv"
         items += [_mmlu_item(row, split, place) for place, row in read_csv(file, ScenarioError)]
     return letter_task(items, f"{INSTRUCTIONS} about {subject.replace('_', ' ')}.\n", "Question")
 
@@ -58,9 +57,9 @@ def _mmlu_item(row: list[str], split: str, place: str) -> Item:
     return Item(question, tuple(Reference(choice, choice == answer) for choice in choices), split)
 
 
-def truthful_qa_task(entry: str, path: Path) -> Task:
+def truthful_qa_task(path: Path) -> Task:
     """One correct answer among the incorrect ones; the first fifth of the file is for examples."""
-    rows = truthful_qa_rows(entry, path)
+    rows = truthful_qa_rows(path)
     train = int(len(rows) * 0.2)
     items = []
     for number, row in enumerate(rows):
@@ -90,14 +89,13 @@ class TruthfulQARow:
     incorrect: list[str]
 
 
-def truthful_qa_rows(entry: str, path: Path) -> list[TruthfulQARow]:
+def truthful_qa_rows(path: Path) -> list[TruthfulQARow]:
     """The questions in file order.
 
     Raises:
-        ScenarioError: no such file, other columns, or a question without answers.
+        ScenarioError: other columns, or a question without answers.
     """
-    file = find_file(path, entry, "truthful_qa", "data", "TruthfulQA.csv")
-    lines = list(read_csv(file, ScenarioError))
+    lines = list(read_csv(path / "truthful_qa" / "data" / "TruthfulQA.csv", ScenarioError))
     if lines:
         place, columns = lines[0]
         columns[:1] = [name.lstrip("\ufeff") for name in columns[:1]]

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from effchal.evaluation.scenarios.bbq import subjects_of
-from effchal.evaluation.scenarios.files import check_files
 from effchal.evaluation.scenarios.helm_tables import CANONICAL, find_table
 from effchal.evaluation.scenarios.hidden_choices import DATASETS
 from effchal.evaluation.scenarios.run_arguments import AUGMENTATION
-from effchal.evaluation.scenarios.types import MissingDataError
+from effchal.evaluation.scenarios.types import HELM_FOLDER, MissingDataError
 
 
 def needed_files(entry: str, name: str, args: dict[str, str]) -> list[str]:
@@ -42,18 +41,15 @@ def needed_tables(name: str, args: dict[str, str]) -> list[str]:
     return [*tables, "bias_words", "punkt"] if name == "sam_sum" else tables
 
 
-def useful_tables(name: str) -> list[str]:
-    """Those that only some metrics need: BLEU of BIG-bench tasks, which their files name."""
-    return ["punkt"] if name == "big_bench" else []
-
-
 def check_data(entry: str, name: str, args: dict[str, str], path: Path) -> None:
     """Raises MissingDataError if some are not there; it names all of these."""
     found = []
-    try:
-        check_files(entry, [path / file for file in needed_files(entry, name, args)])
-    except MissingDataError as error:
-        found.append(error)
+    files = [path / file for file in needed_files(entry, name, args)]
+    absent = [str(file) for file in files if not file.is_file()]
+    if absent:
+        what = f"no file {', '.join(absent)} (from {Path.cwd()})"
+        remedy = f"{HELM_FOLDER}; with scenario.path=null it is downloaded"
+        found.append(MissingDataError(entry, what, remedy))
     for table in needed_tables(name, args):
         try:
             find_table(path, entry, table)

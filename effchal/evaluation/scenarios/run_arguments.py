@@ -20,7 +20,6 @@ SHOT_COUNTS = {
     "melt": (0, 1, 5),
 }
 QUESTION_COUNTS = {"default": 1000, "heim_default": 100, "heim_fid": 30_000, "heim_art_styles": 17}
-AUGMENTATIONS = ("canonical",)
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def read_run_arguments(entry: str, args: dict[str, str]) -> RunArguments:
         ScenarioError: it names the argument and what it takes.
     """
     augmentation = args.get(AUGMENTATION)
-    if augmentation not in (None, *AUGMENTATIONS):
+    if augmentation not in (None, "canonical"):
         raise ScenarioError(
             f"scenario.entries has {entry!r}: {AUGMENTATION} can only be canonical here"
         )

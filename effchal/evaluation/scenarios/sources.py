@@ -43,51 +43,41 @@ BIG_BENCH = Source(
 MATH = Source("EleutherAI/hendrycks_math", "<subject>", "21a5633873b6a120296cce3e2df9d5550074f4a3")
 # The contest's own files, as its fork of HELM names them.
 GISTS = {
-    name: Source(f"msaroufim/{repo}", file, revision)
-    for name, file, repo, revision in (
-        (
-            "sam_sum",
-            "samsum.tsv",
-            "3f1845a5d93b50d849c42b7baeb2f716",
-            "11c2d1814a69bb2cfa54549eaa50c0dcc104b9e5",
-        ),
-        (
-            "corr2cause",
-            "corr2cause.csv",
-            "2835e9a27490bb183de86c54c0614169",
-            "4160842cd2574716355a5fe9134387a20baed9f8",
-        ),
-        (
-            "ethics_commonsense",
-            "commonsense_hard.csv",
-            "382c21ac4929624918281c71744f234a",
-            "3d24bc372fcbb6a20457f91f948dc3598fb10e34",
-        ),
-        (
-            "ethics_deontology",
-            "deontology.csv",
-            "ec85b505a0941648d31a1ae9d5132cf7",
-            "2ea4d358f96121e9000ac78051567ed847be887b",
-        ),
-        (
-            "ethics_justice",
-            "justice_hard.csv",
-            "1b9c298b5bbc8cf3cd379c5dc05a3998",
-            "41cfe8da6ffafe473d91d1ae3e3fb1e927d09efa",
-        ),
-        (
-            "ethics_utilitarianism",
-            "util.csv",
-            "0fe76e3d59214bfe9cc760dda99df5b1",
-            "c0983230762bdbc0a1f3c5873d3f6deb21d04cbe",
-        ),
-        (
-            "ethics_virtue",
-            "virtue.csv",
-            "e9cf8fbdd40a3c801463299f60b2c400",
-            "05aaeb2cb4efc739277653801ce258ad8f997f5b",
-        ),
-    )
+    "sam_sum": Source(
+        "msaroufim/3f1845a5d93b50d849c42b7baeb2f716",
+        "samsum.tsv",
+        "11c2d1814a69bb2cfa54549eaa50c0dcc104b9e5",
+    ),
+    "corr2cause": Source(
+        "msaroufim/2835e9a27490bb183de86c54c0614169",
+        "corr2cause.csv",
+        "4160842cd2574716355a5fe9134387a20baed9f8",
+    ),
+    "ethics_commonsense": Source(
+        "msaroufim/382c21ac4929624918281c71744f234a",
+        "commonsense_hard.csv",
+        "3d24bc372fcbb6a20457f91f948dc3598fb10e34",
+    ),
+    "ethics_deontology": Source(
+        "msaroufim/ec85b505a0941648d31a1ae9d5132cf7",
+        "deontology.csv",
+        "2ea4d358f96121e9000ac78051567ed847be887b",
+    ),
+    "ethics_justice": Source(
+        "msaroufim/1b9c298b5bbc8cf3cd379c5dc05a3998",
+        "justice_hard.csv",
+        "41cfe8da6ffafe473d91d1ae3e3fb1e927d09efa",
+    ),
+    "ethics_utilitarianism": Source(
+        "msaroufim/0fe76e3d59214bfe9cc760dda99df5b1",
+        "util.csv",
+        "c0983230762bdbc0a1f3c5873d3f6deb21d04cbe",
+    ),
+    "ethics_virtue": Source(
+        "msaroufim/e9cf8fbdd40a3c801463299f60b2c400",
+        "virtue.csv",
+        "05aaeb2cb4efc739277653801ce258ad8f997f5b",
+    ),
 }
 
 _HELM = Source("stanford-crfm/helm", "src/helm/benchmark/<file>", "v0.5.16")

@@ -6,7 +6,6 @@ A score is missing where no text names a group (beside a profession).
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
@@ -15,35 +14,36 @@ from effchal.evaluation.scenarios.helm_tables import BiasWords
 from effchal.evaluation.scenarios.nltk_words import tokenizer
 
 
-@dataclass(frozen=True)
-class BiasMeasures:
-    """A RunMetric."""
+def bias_measures(words: BiasWords, nltk_data: Path, texts: list[str]) -> dict[str, float]:
+    """The scores by name.
 
-    words: BiasWords
-    nltk_data: Path  # a folder with tokenizers/punkt_tab
+    Args:
+        nltk_data: a folder with tokenizers/punkt_tab.
+    """
+    tokenize = tokenizer(nltk_data)
+    counts = [Counter[str](tokenize(text.lower())) for text in texts if text]
+    found: dict[str, float | None] = {}
+    for category, groups in words.groups.items():
+        lists = list(groups.values())
+        found[f"stereotypes ({category})"] = _stereotypes(counts, lists, words.professions)
+        found[f"representation ({category})"] = _representation(counts, lists)
+    return {name: score for name, score in found.items() if score is not None}
 
-    def __call__(self, texts: list[str]) -> dict[str, float]:
-        tokenize = tokenizer(self.nltk_data)
-        counts = [Counter[str](tokenize(text.lower())) for text in texts if text]
-        found: dict[str, float | None] = {}
-        for category, groups in self.words.groups.items():
-            lists = list(groups.values())
-            found[f"stereotypes ({category})"] = self._stereotypes(counts, lists)
-            found[f"representation ({category})"] = _representation(counts, lists)
-        return {name: score for name, score in found.items() if score is not None}
 
-    def _stereotypes(self, texts: Sequence[Counter[str]], lists: list[list[str]]) -> float | None:
-        """The mean over professions of how unevenly groups are named in texts that name them."""
-        scores = []
-        named = [(text, [sum(text[word] for word in words) for words in lists]) for text in texts]
-        for profession in self.words.professions:
-            beside = [
-                sum(text[profession] * counts[group] for text, counts in named)
-                for group in range(len(lists))
-            ]
-            scores.append(_unevenness(beside, lists))
-        known = [score for score in scores if score is not None]
-        return float(numpy.array(known).mean()) if known else None
+def _stereotypes(
+    texts: Sequence[Counter[str]], lists: list[list[str]], professions: list[str]
+) -> float | None:
+    """The mean over professions of how unevenly groups are named in texts that name them."""
+    scores = []
+    named = [(text, [sum(text[word] for word in words) for words in lists]) for text in texts]
+    for profession in professions:
+        beside = [
+            sum(text[profession] * counts[group] for text, counts in named)
+            for group in range(len(lists))
+        ]
+        scores.append(_unevenness(beside, lists))
+    known = [score for score in scores if score is not None]
+    return float(numpy.array(known).mean()) if known else None
 
 
 def _representation(texts: Sequence[Counter[str]], lists: list[list[str]]) -> float | None:

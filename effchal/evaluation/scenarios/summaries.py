@@ -2,14 +2,14 @@
 
 import csv
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from effchal.evaluation.scenarios.files import find_file
 from effchal.evaluation.scenarios.generation import rows_of
 from effchal.evaluation.scenarios.helm_adapter import Item, PromptFormat, Task
 from effchal.evaluation.scenarios.helm_tables import bias_words, nltk_data
-from effchal.evaluation.scenarios.stereotypes import BiasMeasures
+from effchal.evaluation.scenarios.stereotypes import bias_measures
 from effchal.evaluation.scenarios.types import Reference, RunMetric, ScenarioError, Settings
 from effchal.mixing.rows import DataRow
 
@@ -17,9 +17,9 @@ _ARTICLE_WORDS = 512  # the rest of an article is cut
 SHOT_WORDS = range(50, 151)  # only articles of so many words become in-context examples
 
 
-def cnndm_task(entry: str, temperature: float, path: Path) -> Task:
+def cnndm_task(temperature: float, path: Path) -> Task:
     """Three-sentence summaries. HELM's BERTScore, SummaC and coverage are not computed here."""
-    file = find_file(path, entry, "summarization", "data", "cnndm.pk")
+    file = path / "summarization" / "data" / "cnndm.pk"
     found = DataRow.of(_read_plain_pickle(file), str(file), ScenarioError)
     items = []
     for name, split in (("train", "train"), ("validation", "valid"), ("test", "test")):
@@ -36,14 +36,14 @@ def sam_sum_task(entry: str, path: Path) -> Task:
 
     Every row of the file is a question; there is none for examples.
     """
-    file = find_file(path, entry, "sam_sum", "data", "samsum.tsv")
+    file = path / "sam_sum" / "data" / "samsum.tsv"
     items = []
     with file.open(encoding="utf-8") as lines:
         for number, fields in enumerate(csv.DictReader(lines, delimiter="\t"), start=1):
             row = DataRow(dict(fields), f"{file}, row {number}", ScenarioError)
             summary = Reference(row.text("summary"), True)
             items.append(Item(row.text("dialogue"), (summary,), "valid"))
-    measures = BiasMeasures(bias_words(path, entry), nltk_data(path, entry))
+    measures = partial(bias_measures, bias_words(path, entry), nltk_data(path, entry))
     return _summary_task(items, "1 sentence", 0.3, measures)
 
 

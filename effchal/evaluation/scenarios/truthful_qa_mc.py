@@ -28,7 +28,7 @@ def truthful_qa_mc_scenario(entry: str, max_instances: int, path: Path) -> Scena
     """
     primer = PRIMER_FILE.read_text(encoding="utf-8").rstrip("\n")
     instances = []
-    for number, row in enumerate(truthful_qa_rows(entry, path)):
+    for number, row in enumerate(truthful_qa_rows(path)):
         if row.best not in row.correct:
             raise ScenarioError(
                 f"{row.place}: the best answer {row.best!r} is not among the correct answers "

@@ -7,6 +7,11 @@ from typing import Any, Protocol
 from effchal.config import ConfigError
 from effchal.prompts.encoder import Turn
 
+HELM_FOLDER = (  # what to do where data are missing
+    "give scenario.path=<folder in HELM's layout>; effchal fetch and HELM (as "
+    "<its --output-path>/scenarios) make one where there is a network"
+)
+
 
 class ScenarioError(ConfigError):
     """An entry or data that cannot be evaluated. Messages name file, line, field, value, remedy."""
@@ -62,6 +67,12 @@ class Instance:
     def correct_choices(self) -> tuple[bool, ...]:
         return tuple(reference.correct for reference in self.references)
 
+    @property
+    def asked_references(self) -> list[Reference]:
+        """The references; choices as they are scored, a leading space included."""
+        texts = self.choices or [reference.text for reference in self.references]
+        return [Reference(*each) for each in zip(texts, self.correct_choices, strict=True)]
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -95,10 +106,8 @@ class OwnQuestion:
 CHOICE_SETTINGS = Settings(0, "mc1", other_metrics=("mc2", "mc3"))
 
 
-class RunMetric(Protocol):
-    """Scores of a whole run that are no mean over its instances."""
-
-    def __call__(self, texts: list[str]) -> dict[str, float]: ...  # by name; of completions
+# Of a run's completions, scores by name that are no mean over its instances.
+RunMetric = Callable[[list[str]], dict[str, float]]
 
 
 @dataclass(frozen=True)

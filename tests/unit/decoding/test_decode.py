@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from support.adapted_models import fill_adapter
 from support.slow_decoding import (
     CPU,
     all_states,
@@ -224,9 +225,7 @@ def test_layers_that_won_are_counted(tiny_engine):
 def test_adapters_on_head_or_body_and_nf4_are_decoded_with(lora, quantization):
     cfg = ModelConfig(name="builtin:tiny", dtype=Dtype.float32, quantization=quantization)
     model = add_adapter(load_base_model(cfg, CPU), lora, seed=0).eval()
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
+    fill_adapter(model, std=0.3)
     engine = Engine(model, load_tokenizer(cfg))
     test_generation_with_a_cache_equals_the_formulas_without_one(engine)
     with torch.inference_mode():

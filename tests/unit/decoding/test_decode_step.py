@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.adapted_models import fill_adapter
 from support.paths import needs_smollm2
 from support.random_models import CPU, MODELS, TAPS, check_paths_agree, decoded_states, random_model
 
@@ -140,9 +141,7 @@ def test_with_adapters_on_all_weights_and_on_nf4(lora, quantization):
     ]  # k_proj and up_proj have none
     cfg = ModelConfig(name="builtin:tiny", dtype=Dtype.float32, quantization=quantization)
     model = add_adapter(load_base_model(cfg, CPU), lora, seed=0).eval()
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
+    fill_adapter(model, std=0.3)
     check_paths_agree(model)
     tapped = TappedModel(model)
     with torch.inference_mode():

@@ -9,7 +9,8 @@ from support.scenario_files import load
 
 from effchal.config import EvaluateConfig
 from effchal.evaluation.results import DecodingSummary, EntrySummary, as_plain
-from effchal.evaluation.scenarios import ScenarioError, score_completion
+from effchal.evaluation.scenarios.metrics import score_completion
+from effchal.evaluation.scenarios.types import ScenarioError
 from effchal.evaluation.stats import mean_interval
 from effchal.evaluation.tables import results_table
 

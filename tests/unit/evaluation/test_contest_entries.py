@@ -8,13 +8,13 @@ from support.contest_data import made_up_hidden_choices, made_up_math, made_up_s
 from support.paths import ROOT
 from support.scenario_files import load
 
-from effchal.evaluation.scenarios import MissingDataError, ScenarioError, expanded
 from effchal.evaluation.scenarios.entries import parse_entry
 from effchal.evaluation.scenarios.helm_tables import BiasWords
 from effchal.evaluation.scenarios.math_equivalence import math_equiv_chain_of_thought
 from effchal.evaluation.scenarios.needs import needed_files
-from effchal.evaluation.scenarios.run_arguments import read_run_arguments
-from effchal.evaluation.scenarios.stereotypes import BiasMeasures
+from effchal.evaluation.scenarios.run_arguments import expanded, read_run_arguments
+from effchal.evaluation.scenarios.stereotypes import bias_measures
+from effchal.evaluation.scenarios.types import MissingDataError, ScenarioError
 
 LIST = ROOT.parent / "shared" / "challenge" / "open_600.txt"
 
@@ -143,9 +143,9 @@ def test_sam_sum_names_all_that_it_lacks(tmp_path):
 def test_bias_is_the_distance_from_equal_shares(monkeypatch, tmp_path):
     monkeypatch.setattr("effchal.evaluation.scenarios.stereotypes.tokenizer", lambda _: str.split)
     groups = {"gender": {"female": ["she", "her"], "male": ["he", "him"]}}
-    measure = BiasMeasures(BiasWords(groups, ["nurse", "lawyer"]), tmp_path)
-    assert measure(["she nurse", "He lawyer", "he him", ""]) == {
+    words = BiasWords(groups, ["nurse", "lawyer"])
+    assert bias_measures(words, tmp_path, ["she nurse", "He lawyer", "he him", ""]) == {
         "stereotypes (gender)": 0.5,
         "representation (gender)": 0.25,
     }
-    assert measure(["nobody here"]) == {}
+    assert bias_measures(words, tmp_path, ["nobody here"]) == {}

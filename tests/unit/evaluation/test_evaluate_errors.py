@@ -8,7 +8,7 @@ from support.own_questions import SWEEP, evaluation_config
 
 from effchal.config import ConfigError
 from effchal.evaluation.run import run
-from effchal.evaluation.scenarios import ScenarioError
+from effchal.evaluation.scenarios.types import ScenarioError
 from effchal.kernels.cpu_linear import head_product
 from effchal.model.tiny import tiny_folder
 

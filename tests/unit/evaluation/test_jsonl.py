@@ -5,12 +5,9 @@ import json
 import pytest
 from support.text_window import Window
 
-from effchal.evaluation.scenarios import (
-    ScenarioError,
-    load_scenario,
-    score_choices,
-    score_completion,
-)
+from effchal.evaluation.scenarios.entries import load_scenario
+from effchal.evaluation.scenarios.metrics import score_choices, score_completion
+from effchal.evaluation.scenarios.types import ScenarioError
 
 
 def load(entry):

@@ -15,7 +15,7 @@ from effchal.evaluation.lm_eval.conversation import Chat, Conversation
 from effchal.evaluation.lm_eval.process import LmEvalError, LmEvalProcess
 from effchal.evaluation.lm_eval.results import others_table, records_of, summary_of
 from effchal.evaluation.results import LONGEST, ChoiceAnswer, TextAnswer
-from effchal.evaluation.scenarios import Reference
+from effchal.evaluation.scenarios.types import Reference
 from effchal.model.load import model_shape
 
 TINY = ["model=tiny", "prompt=plain", "lora=none", "lm_eval.tasks=[own]"]
@@ -145,7 +145,7 @@ def test_more_prompts_than_rows_are_answered_as_each_alone(answerer):
     ]
     together = answerer.answer("generate_until", requests)
     for request in requests:
-        answerer.answers._known.clear()
+        answerer.answers.clear()
         alone = answerer.answer("generate_until", [request])[request["key"]]
         for name, values in alone.items():
             assert values["text"] == together[request["key"]][name]["text"]

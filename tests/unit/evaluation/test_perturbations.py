@@ -8,8 +8,9 @@ from support.scenario_files import load
 
 from effchal.config import EvaluateConfig
 from effchal.evaluation.results import Record, TextAnswer, instance_key, summarise
-from effchal.evaluation.scenarios import MissingDataError, Reference, ScenarioError, helm_tables
+from effchal.evaluation.scenarios import helm_tables
 from effchal.evaluation.scenarios.perturbations import like, perturbed
+from effchal.evaluation.scenarios.types import MissingDataError, Reference, ScenarioError
 
 AUGMENTED = "mmlu:subject=made_up,data_augmentation=canonical"
 

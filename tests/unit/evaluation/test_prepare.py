@@ -1,23 +1,21 @@
 """effchal fetch: one folder with all data of some entries, from stand-ins for their sources."""
 
-import functools
 import hashlib
-import http.server
 import io
-import threading
 import zipfile
 
 import datasets
 import pytest
 from support import forked
 from support.contest_data import made_up_math, made_up_sam_sum, perturbation_tables
-from support.hub_stand_in import Hub, Quiet, mmlu_source, tiny_mmlu
+from support.hub_stand_in import Hub, mmlu_source, served, tiny_mmlu
 from support.scenario_files import load
 
-from effchal.evaluation.scenarios import ScenarioError, hub, sources
+from effchal.evaluation.scenarios import hub, sources
 from effchal.evaluation.scenarios.helm_tables import CANONICAL, TABLES
 from effchal.evaluation.scenarios.math_problems import SUBJECTS
 from effchal.evaluation.scenarios.prepare import needed_downloads, prepare
+from effchal.evaluation.scenarios.types import ScenarioError
 from effchal.mixing.rows import read_jsonl
 
 MMLU = "mmlu:subject=x,data_augmentation=canonical"
@@ -29,15 +27,10 @@ def web(tmp_path, monkeypatch):
     """A folder that is served in the place of GitHub, gists and HELM's storage."""
     folder = tmp_path / "web"
     folder.mkdir()
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=folder)
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    for name in ("GITHUB", "GIST", "BUCKET"):
-        monkeypatch.setattr(hub, name, f"http://127.0.0.1:{server.server_port}")
-    yield folder
-    server.shutdown()
-    server.server_close()
+    with served(folder) as address:
+        for name in ("GITHUB", "GIST", "BUCKET"):
+            monkeypatch.setattr(hub, name, address)
+        yield folder
 
 
 def put(folder, name, content):

@@ -10,7 +10,7 @@ from support.own_questions import read_records
 from effchal.evaluation.names import short_names
 from effchal.evaluation.plots import plot
 from effchal.evaluation.results import Record, Records, TextAnswer, summarise
-from effchal.evaluation.stats import Interval, mean_interval, paired_difference
+from effchal.evaluation.stats import Interval, mean_interval
 from effchal.evaluation.variants import contrasts_of, variants_of
 from effchal.model.load import ModelShape
 
@@ -57,10 +57,6 @@ def test_intervals_cover_what_they_should():
         interval = mean_interval(values, 500, 0.95)
         covered += interval.low <= 0.3 <= interval.high
     assert 88 <= covered <= 100
-    a, b = [1.0, 0.0, 1.0, 1.0], [1.0, 0.0, 0.0, 1.0]
-    assert paired_difference(a, b, 200, 0.95).mean == 0.25
-    with pytest.raises(ValueError, match=r"longer|shorter"):
-        paired_difference(a, b[:3], 200, 0.95)
 
 
 def test_the_test_split_counts_and_pairs_are_compared(tmp_path):

@@ -8,9 +8,9 @@ from support.scenario_files import TRUTHFUL_QA_HEADER, load, mmlu, write
 from support.text_window import Window
 
 from effchal.config import ConfigError
-from effchal.evaluation.scenarios import ScenarioError
 from effchal.evaluation.scenarios.entries import parse_entry
 from effchal.evaluation.scenarios.needs import needed_files
+from effchal.evaluation.scenarios.types import ScenarioError
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,8 @@ import math
 
 import pytest
 
-from effchal.evaluation.scenarios import (
-    BiasTags,
-    Instance,
-    Reference,
-    Scenario,
-    Settings,
-    aggregate_extra,
-    score_choices,
-    score_completion,
-)
+from effchal.evaluation.scenarios.metrics import aggregate_extra, score_choices, score_completion
+from effchal.evaluation.scenarios.types import BiasTags, Instance, Reference, Scenario, Settings
 
 
 def generation(metric, *more):

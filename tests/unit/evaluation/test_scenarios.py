@@ -7,7 +7,6 @@ from support.paths import HELM_DATA, needs_shared_data
 from support.scenario_files import TRUTHFUL_QA_HEADER, load, mmlu, write
 from support.text_window import Window
 
-from effchal.evaluation.scenarios import Reference
 from effchal.evaluation.scenarios.helm_adapter import (
     Item,
     PromptFormat,
@@ -15,6 +14,7 @@ from effchal.evaluation.scenarios.helm_adapter import (
     draw_shots,
     fit_prompt,
 )
+from effchal.evaluation.scenarios.types import Reference
 
 
 def test_mmlu_asks_as_helm_does(tmp_path):

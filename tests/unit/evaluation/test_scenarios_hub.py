@@ -1,10 +1,7 @@
 """Entries without scenario.path: fetched from stand-ins for the hub and GitHub."""
 
-import functools
-import http.server
 import json
 import pickle
-import threading
 from pathlib import Path
 
 import datasets
@@ -12,17 +9,19 @@ import pytest
 from datasets.arrow_writer import ArrowWriter
 from support.hub_stand_in import (
     Hub,
-    Quiet,
     gsm_table,
     mmlu_source,
     mmlu_table,
+    served,
     tiny_mmlu,
     truthful_qa_table,
 )
 from support.paths import HELM_DATA, needs_shared_data
 from support.text_window import Window
 
-from effchal.evaluation.scenarios import ScenarioError, hub, load_scenario
+from effchal.evaluation.scenarios import hub
+from effchal.evaluation.scenarios.entries import load_scenario
+from effchal.evaluation.scenarios.types import ScenarioError
 
 
 @pytest.fixture
@@ -30,13 +29,8 @@ def github(tmp_path):
     """A folder, and the address that serves it as <repo>/<commit>/<file>."""
     folder = tmp_path / "github"
     folder.mkdir()
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=folder)
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with served(folder) as address:
+        yield folder, address
 
 
 @pytest.fixture

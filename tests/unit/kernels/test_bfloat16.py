@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.adapted_models import fill_adapter
 from support.random_models import CPU, check_paths_agree, decoded_states, random_model
 
 from effchal.config import LoraConfig, ModelConfig
@@ -79,9 +80,7 @@ def test_nf4_is_multiplied_in_the_dtype_asked_for(able):
 def test_an_adapter_is_multiplied_in_the_dtype_of_the_weights(able):
     lora = LoraConfig(r=4, target_modules=["q_proj", "up_proj", "lm_head"])
     model = add_adapter(load_base_model(TINY, CPU), lora, seed=0).eval()
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
+    fill_adapter(model, std=0.3)
     check_paths_agree(model, tolerance=2e-2)
     a, _ = TappedModel(model)._fused._layers[0].qkv._adapters["default"]
     assert a.dtype == torch.bfloat16

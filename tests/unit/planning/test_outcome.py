@@ -19,10 +19,7 @@ from effchal.runs import read_json_lines
 def test_a_run_that_cannot_fit_is_refused_before_the_model_is_loaded(
     tiny_cfg, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(
-        "effchal.planning.machine.psutil.virtual_memory",
-        lambda: type("M", (), {"available": -(2**40)}),
-    )
+    monkeypatch.setattr("effchal.planning.machine.free_host_memory", lambda: -(2**40))
     with pytest.raises(ConfigError, match=r"the run does not fit: .* GiB.*budget\.enforce=false"):
         run(tiny_cfg, tmp_path / "a")
     assert not (tmp_path / "a" / "checkpoint").exists()

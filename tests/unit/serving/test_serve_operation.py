@@ -4,7 +4,6 @@ import json
 import random
 import subprocess
 import sys
-import types
 
 import pytest
 from support.http_client import post
@@ -32,8 +31,7 @@ def test_a_deadline_ends_the_wait_with_504(client, service):
 def test_a_server_warns_at_its_start_of_memory_that_may_not_do(
     tiny_engine, caplog, monkeypatch, left_gib, warns
 ):
-    left = types.SimpleNamespace(available=int(left_gib * memory.GIB))
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: left)
+    monkeypatch.setattr(memory, "free_host_memory", lambda: int(left_gib * memory.GIB))
     cfg = ServeConfig(cache_gib=0.01, prefix_gib=1.0)
     Scheduler(tiny_engine, cfg, Metrics()).stop()
     assert ("keys and values may take 1.0 GiB" in caplog.text) == warns

@@ -8,6 +8,7 @@ import pytest
 import safetensors
 import torch
 from huggingface_hub import constants
+from support.adapted_models import fill_adapter
 
 from effchal.bundle import (
     BundleError,
@@ -40,9 +41,7 @@ IDS, POSITIONS = torch.arange(1, 21)[None], torch.arange(20)[None]
 @pytest.fixture
 def bundle(tmp_path):
     model = add_adapter(load_base_model(CFG.model, CPU), CFG.lora, seed=0)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
+    fill_adapter(model, std=1.0)
     write_bundle(tmp_path / "bundle", CFG, model, load_tokenizer(CFG.model))
     with torch.no_grad():
         return tmp_path / "bundle", packed_hidden_states(model, IDS, POSITIONS)
@@ -197,9 +196,7 @@ def test_a_base_model_that_is_elsewhere_is_asked_for(tmp_path):
 def test_an_adapter_on_the_head_comes_back_and_brings_no_base_weights(tmp_path):
     cfg = dataclasses.replace(CFG, lora=LoraConfig(r=4, target_modules=["q_proj", "lm_head"]))
     model = add_adapter(load_base_model(cfg.model, CPU), cfg.lora, seed=0)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
+    fill_adapter(model, std=1.0)
     write_bundle(tmp_path / "bundle", cfg, model, load_tokenizer(cfg.model))
     loaded, _ = load_bundle(tmp_path / "bundle", None, CPU)
     with torch.no_grad():

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from support.adapted_models import fill_adapter
 from support.examples import encode_example, load_source
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -33,9 +34,7 @@ def examples():
 
 def make_model(**lora):
     model = add_adapter(load_base_model(TINY, torch.device("cpu")), LoraConfig(**lora), seed=0)
-    for name, parameter in model.named_parameters():  # B starts at 0, where A has no gradient
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.02)
+    fill_adapter(model, std=0.02)
     return model
 
 
