@@ -4,7 +4,7 @@ import logging
 import tempfile
 from pathlib import Path
 
-from effchal.bundle import replace_card, write_bundle
+from effchal.bundle import CARD, replace_text, write_bundle
 from effchal.config import Config
 from effchal.config.choices import BundleOf
 from effchal.runs import DRY_RUN_PREFIX
@@ -102,7 +102,7 @@ class Saver:
             log.warning("no time is left to put the last validation into the model card")
             return
         try:
-            replace_card(self.bundle, self.card(status))
+            replace_text(self.bundle, CARD, self.card(status))
         except OSError as error:
             log.warning("the model card lacks the last validation: %s", error)
 
