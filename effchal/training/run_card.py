@@ -1,13 +1,13 @@
 """What a run tells in the model card of its adapter."""
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
+from effchal.config import ConfigError
 from effchal.model.device import peak_memory_gib
 from effchal.model.tokenizer import is_hub_id
-from effchal.runs import provenance
+from effchal.runs import provenance, read_record
 from effchal.training.model_card import TrainingFacts, model_card
 from effchal.training.run import Run
 
@@ -43,8 +43,6 @@ def card_of(run: Run, status: str, is_best: bool = False) -> str:
 
 
 def _mix(run_dir: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads((run_dir / "mix.json").read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
+    with contextlib.suppress(OSError, ConfigError):
+        return read_record(run_dir / "mix.json")
     return {}
