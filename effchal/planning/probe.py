@@ -72,9 +72,10 @@ def probe(
     if validated:
         validation_loss(setup.model, validated)
     clock.add_cost("validation", clock.spent_s() - begun_s)
-    Saver(Run(cfg, output_dir, setup, RunState(step=pace.steps), clock)).dry_run()
+    run = Run(cfg, output_dir, setup, RunState(step=pace.steps), clock)
+    Saver(run).dry_run()
     tokens = sum(micro_batch.tokens for micro_batch in validated)
-    keep_times("probe", cfg, plan, setup.device, pace, clock.costs, start_s, tokens)
+    keep_times("probe", run, plan, pace, start_s, tokens)
     log.info("probe: %d steps, %.0f tokens/s", pace.steps, pace.tokens_per_s)
 
 

@@ -35,7 +35,8 @@ class Trainer:
 
     def __init__(self, run: Run, display: RunDisplay) -> None:
         setup, state, train = run.setup, run.state, run.cfg.train
-        self.cfg, self.run_dir, self.setup, self.display = run.cfg, run.folder, setup, display
+        self.run, self.display = run, display
+        self.cfg, self.run_dir, self.setup = run.cfg, run.folder, setup
         self.model, self.optimizer, self.steps = setup.model, setup.optimizer, setup.steps
         self.state, self.clock = state, run.clock
         self.ranks = setup.ranks
