@@ -24,6 +24,7 @@ from effchal.config import Config, ConfigError
 from effchal.config.decoding import change_decoding
 from effchal.decoding.engine import Engine
 from effchal.decoding.layers import contrast_of
+from effchal.decoding.prefix_cache import common_beginning
 from effchal.decoding.sampling import SamplingParams
 from effchal.decoding.score import Scorer
 from effchal.decoding.sequence import Completion
@@ -219,9 +220,8 @@ class Model:
         contrast = contrast_of(chosen, self._engine.model.num_layers, self._engine.model.tied)
         alone = self._encoder.text_ids(prompt)
         whole = [self._encoder.text_ids(prompt + text) for text in continuations]
-        border = min(len(alone), min(map(len, whole)) - 1)  # at least one id is scored
-        while any(ids[:border] != alone[:border] for ids in whole):
-            border -= 1
+        # At least one id of each is scored.
+        border = min(common_beginning([alone, *whole]), min(map(len, whole)) - 1)
         start = self._encoder.bos_ids + whole[0][:border]
         self._check_length(len(self._encoder.bos_ids) + max(map(len, whole)) + 1)
         rest = [ids[border:] for ids in whole]

@@ -23,7 +23,7 @@ from effchal.prompts.encoder import PromptEncoder
 from effchal.runs import sync_folder, versions, where_supported
 
 FORMAT = 1
-CARD = "adapter/README.md"
+CARD = "adapter/README.md"  # the adapter's model card
 
 
 class BundleError(ConfigError):
@@ -54,16 +54,11 @@ def write_bundle(
     _put_in_place(partial, folder)
 
 
-def replace_card(folder: Path, card: str) -> None:
-    """Give a bundle's adapter another model card, as `replace_text` does."""
-    replace_text(folder, CARD, card)
-
-
 def replace_text(folder: Path, name: str, text: str) -> None:
     """Give a bundle another text in one file. `folder` is replaced once all is on disk.
 
     Args:
-        name: of the file, from the bundle's folder.
+        name: of the file, from the bundle's folder, e.g. CARD.
 
     Raises:
         OSError: the disk is full, for example; the bundle is as before.

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from effchal.cli.compose import entry_point, overlay
-from effchal.cli.several_models import split_base
+from effchal.cli.several_models import resumed_bundle
 from effchal.config import Config, ConfigError, load_config
 from effchal.evaluation.lm_eval.environment import made_ready
 from effchal.evaluation.lm_eval.process import LOG, MARK, LmEvalError
@@ -34,9 +34,7 @@ def lm_eval(cfg: Config, overrides: list[str], output_dir: Path) -> None:
             raise ConfigError(f"{run_dir} is no run of effchal lm_eval: it has no {MARK}")
         frozen = load_config(run_dir / "config.yaml")
         cfg = overlay(frozen, cfg, overrides, MAY_CHANGE, str(run_dir))
-        cfg.resume_from = None
-        if cfg.bundle is not None and split_base(cfg.bundle)[0] is not None:
-            cfg.bundle = None  # its base model is in the run's config
+        cfg.resume_from, cfg.bundle = None, resumed_bundle(cfg.bundle)
     elif (run_dir / MARK).is_file():
         raise ConfigError(f"{run_dir} holds a run already; go on with it by resume_from={run_dir}")
     else:

@@ -182,7 +182,7 @@ def read_record(path: Path) -> dict[str, Any]:
         ConfigError: damaged.
     """
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(record, dict):
             return record
     except (ValueError, RecursionError):

@@ -1,6 +1,7 @@
 """Fixtures of several test modules: the real small model, a tiny config, engine and server."""
 
 import gc
+import itertools
 import logging
 import os
 import subprocess
@@ -22,6 +23,7 @@ from effchal.config import (
 from effchal.config import TrainConfig as Train
 from effchal.config.choices import DataFormat, Dtype
 
+TESTS = itertools.count()
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches a hub; set before the client is imported
 
 
@@ -80,8 +82,12 @@ def _no_python_process(request, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _own_records(tmp_path_factory, monkeypatch):
-    """No plan of a test knows of runs of another one, nor of the user's."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    """No plan of a test knows of runs of another one, nor of the user's.
+
+    The folder is made by what needs it: thousands of folders take seconds.
+    """
+    folder = tmp_path_factory.getbasetemp() / "caches" / str(next(TESTS))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
 
 
 @pytest.fixture

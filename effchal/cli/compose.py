@@ -225,8 +225,7 @@ def overlay(
     values = OmegaConf.structured(composed)
     for key in keys_set_by(overrides):
         there, here = OmegaConf.select(result, key), OmegaConf.select(values, key)
-        names = (key, key.partition(".")[0])
-        if any(fnmatchcase(name, pattern) for name in names for pattern in allowed):
+        if is_allowed(key, allowed):
             OmegaConf.update(result, key, here, merge=there is not None)
         elif there != here:
             is_group = OmegaConf.is_config(there) or OmegaConf.is_config(here)
@@ -235,6 +234,12 @@ def overlay(
             may = f"only {', '.join(sorted(allowed))} may be given here"
             raise ConfigError(f"{key} is frozen in {home}/config.yaml{both}; {may}")
     return to_config(result)
+
+
+def is_allowed(key: str, patterns: set[str]) -> bool:
+    """Whether a pattern is that of a key, or of its group and so of all keys in it."""
+    names = (key, key.partition(".")[0])
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 def keys_set_by(overrides: list[str]) -> list[str]:

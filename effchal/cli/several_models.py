@@ -15,6 +15,11 @@ def split_base(text: str) -> tuple[str | None, str]:
     return (kind, folder) if colon and kind in (BASE, BASE_PLAIN) else (None, text)
 
 
+def resumed_bundle(bundle: str | None) -> str | None:
+    """The bundle of a run that goes on; of `base:<folder>` the run's config has all."""
+    return None if bundle is None or split_base(bundle)[0] is not None else bundle
+
+
 def are_several(words: Sequence[str]) -> bool:
     return len(words) > 1 or any(word in (BASE, BASE_PLAIN) for word in words)
 

@@ -54,11 +54,8 @@ class RowCache:
 
     def fork(self, row: int) -> int:
         """A new row with the content of `row`."""
-        new, length = self.add_row(), self.lengths[row]
-        self._reserve(len(self.lengths), length)
-        for part in (*self._keys, *self._values):
-            part[new, :, :length] = part[row, :, :length]
-        self.lengths[new] = length
+        new = self.add_row()
+        self.copy_row(new, self, row)
         return new
 
     def drop(self, row: int) -> int:
@@ -109,7 +106,7 @@ class RowCache:
         self.lengths[row] = length
 
     def copy_row(self, row: int, other: "RowCache", other_row: int) -> None:
-        """Fill an empty row with the content of another cache's row."""
+        """Fill an empty row with the content of a row, which may be another cache's."""
         length = other.lengths[other_row]
         self._reserve(len(self.lengths), length)
         for layer, parts in enumerate(zip(other._keys, other._values, strict=True)):

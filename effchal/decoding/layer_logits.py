@@ -97,9 +97,7 @@ def plausible(log_p: Tensor, relative_top: float, min_tokens: int = 1) -> Tensor
     return log_p >= floor
 
 
-def js_divergence(
-    log_p: Tensor, log_q: Tensor, p: Tensor | None = None, work: Tensor | None = None
-) -> Tensor:
+def js_divergence(log_p: Tensor, log_q: Tensor, p: Tensor, work: Tensor) -> Tensor:
     """Jensen-Shannon divergence in nats over the last axis, in [0, ln 2], float64.
 
     Early exits without a final norm can be so sharp that all are within 1e-7 of ln 2, where
@@ -109,10 +107,9 @@ def js_divergence(
 
     Args:
         log_p, log_q: log-probabilities; their shapes broadcast.
-        p: probabilities(log_p), where the caller has it.
+        p: probabilities(log_p).
         work: (3, *shape of log_q), overwritten; fresh memory costs a CPU more than the arithmetic.
     """
-    p, work = _with_memory(log_p, log_q, p, work)
     q, other, smaller = work
     # In place wherever possible: what is in the cache already costs a CPU half.
     log_ratio = torch.clamp_min(log_q.expand(other.shape), SMALLEST, out=other)
@@ -125,14 +122,11 @@ def js_divergence(
     return (math.log(2) - 0.5 * missing.double()).clamp_min_(0)
 
 
-def official_divergence(
-    log_p: Tensor, log_q: Tensor, p: Tensor | None = None, work: Tensor | None = None
-) -> Tensor:
+def official_divergence(log_p: Tensor, log_q: Tensor, p: Tensor, work: Tensor) -> Tensor:
     """DoLa's published code: KL from the middle to each side, mean over the vocabulary.
 
     Arguments as in js_divergence.
     """
-    p, work = _with_memory(log_p, log_q, p, work)
     q = torch.clamp_min(log_q.expand(work[0].shape), SMALLEST, out=work[0]).exp_()
     m = q.add_(p).mul_(0.5).clamp_min_(torch.finfo(q.dtype).tiny)
     cross = 0.5 * (vecdot(m, log_p) + vecdot(m, log_q))
@@ -171,11 +165,3 @@ def divergences(log_p: Tensor, log_q: Tensor, selector: str) -> Tensor:
 
 def probabilities(log_p: Tensor) -> Tensor:
     return log_p.clamp_min(SMALLEST).exp_()
-
-
-def _with_memory(
-    log_p: Tensor, log_q: Tensor, p: Tensor | None, work: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    if work is None:
-        work = log_q.new_empty(3, *torch.broadcast_shapes(log_p.shape, log_q.shape))
-    return probabilities(log_p) if p is None else p, work

@@ -30,11 +30,6 @@ class LibraryCache(RowCache):
         self._states.append(None)
         return super().add_row()
 
-    def fork(self, row: int) -> int:
-        new = self.add_row()
-        self.copy_row(new, self, row)
-        return new
-
     def drop(self, row: int) -> int:
         last = super().drop(row)
         for rows in (self._ids, self._states):

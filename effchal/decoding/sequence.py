@@ -55,15 +55,11 @@ class Echo:
     """The prompt's own tokens with their log-probabilities, scored while it is prefilled."""
 
     def __init__(
-        self,
-        tokenizer: Any,
-        prompt_ids: list[int],
-        start: int,
-        params: SamplingParams,
-        model: TappedModel,
+        self, tokenizer: Any, prompt_ids: list[int], params: SamplingParams, model: TappedModel
     ) -> None:
-        """start: position of the first token reported; behind the last one, there is none."""
-        self._ids, self._start, self._model = prompt_ids, start, model
+        # Position of the first token reported; behind the last one, there is none.
+        self._start = start = params.echo_from or 0
+        self._ids, self._model = prompt_ids, model
         self._contrast = params.contrast if params.contrast_prompt else Greedy()
         self._alternatives = params.alternatives
         # The client's own special tokens are part of its text.
@@ -113,7 +109,7 @@ class Sequence:
         self.params = params
         self.echo: Echo | None = None
         if params.echo_from is not None:
-            self.echo = Echo(tokenizer, prompt_ids, params.echo_from, params, model)
+            self.echo = Echo(tokenizer, prompt_ids, params, model)
         self.texts = TokenTexts(tokenizer, prompt_ids)
         self.generator = torch.Generator(model.device)
         if params.seed is None:

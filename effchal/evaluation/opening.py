@@ -9,7 +9,7 @@ from effchal.cli.arguments import split_flags
 from effchal.cli.compose import overlay
 from effchal.cli.evaluate_arguments import swept_models
 from effchal.cli.overrides import is_first_of_sweep, quote
-from effchal.cli.several_models import split_base
+from effchal.cli.several_models import resumed_bundle
 from effchal.config import Config, ConfigError, load_config
 from effchal.model_source import bundle_folder, inference_config
 from effchal.runs import read_record
@@ -40,9 +40,8 @@ def open_evaluation(cfg: Config, overrides: list[str], output_dir: Path) -> tupl
         raise ConfigError(f"{run_dir} is of lm_eval; go on with: effchal lm_eval {run_dir}")
     cfg = overlay(load_config(run_dir / "config.yaml"), cfg, overrides, MAY_CHANGE, str(run_dir))
     cfg.resume_from = None
-    if cfg.bundle is not None:  # the base model of base:<folder> is in the run's config
-        is_base = split_base(cfg.bundle)[0] is not None
-        cfg.bundle = None if is_base else str(bundle_folder(cfg.bundle))
+    bundle = resumed_bundle(cfg.bundle)
+    cfg.bundle = bundle and str(bundle_folder(bundle))
     return cfg, run_dir
 
 

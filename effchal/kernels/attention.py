@@ -1,6 +1,5 @@
 """Attention of packed examples: each sees only itself, and no (T, T) mask is built."""
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,36 +26,25 @@ class DocumentLengths:
 
 
 def packed_hidden_states(
-    model: Any, input_ids: Tensor, position_ids: Tensor, lengths: tuple[int, ...] | None = None
+    model: Any, input_ids: Tensor, position_ids: Tensor, lengths: tuple[int, ...]
 ) -> Tensor:
     """(1, T, D) hidden states of a row of examples, none of which sees another.
 
     Args:
         input_ids, position_ids: (1, T) int64; positions restart with each example.
-        lengths: of the examples; None reads them from position_ids, which waits for the device.
+        lengths: of the examples.
     """
-    documents = DocumentLengths(lengths or lengths_of(position_ids))
     if not route_of(model).packed:
-        alone = input_ids.split(documents.lengths, dim=1)
+        alone = input_ids.split(lengths, dim=1)
         states = [backbone(model)(ids, use_cache=False).last_hidden_state for ids in alone]
         return torch.cat(states, dim=1)
     function = use_packed_attention(model)
-    options: dict[str, Any] = {"documents": documents} if function == PACKED else {}
+    options = {"documents": DocumentLengths(lengths)} if function == PACKED else {}
     # No mask and no cache: an all-ones mask or the default cache would let examples see each other.
     output = backbone(model)(
         input_ids=input_ids, position_ids=position_ids, use_cache=False, **options
     )
     return output.last_hidden_state
-
-
-def lengths_of(position_ids: Tensor) -> tuple[int, ...]:
-    """Lengths of the examples in a (1, T) row of positions."""
-    starts = [
-        0,
-        *((position_ids[0].diff() != 1).nonzero()[:, 0] + 1).tolist(),
-        position_ids.shape[1],
-    ]
-    return tuple(end - start for start, end in itertools.pairwise(starts))
 
 
 def use_packed_attention(model: Any, compiled: bool = False) -> str:

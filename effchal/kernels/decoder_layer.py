@@ -55,10 +55,8 @@ class FusedLayer:
     ) -> None:
         """scratch: shared by all layers, for weights that are unpacked."""
         self.keep, self.parts, self.attention = keep, parts, parts.attention
-        self.qkv = FusedLinear(parts.qkv, scratch)
-        self.gate_up = FusedLinear(parts.gate_up, scratch)
-        self.out, self.down = FusedLinear([parts.out], scratch), FusedLinear([parts.down], scratch)
-        self.linears = (self.qkv, self.out, self.gate_up, self.down)
+        self.linears = [FusedLinear(modules, scratch) for modules in parts.groups]
+        self.qkv, self.out, self.gate_up, self.down = self.linears
 
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for each in self.linears for parameter in each.parameters()]

@@ -93,17 +93,10 @@ class Layer:
             for norm in (parts.after_attention, parts.after_mlp)
         )
         self.multiplier, self.rotates = parts.multiplier, parts.rotates
-        self.qkv = decoding_linear(parts.qkv, scratch, rows)
-        self.out = decoding_linear([parts.out], scratch, rows)
-        self.gate_up = decoding_linear(parts.gate_up, scratch, rows)
-        self.down = decoding_linear([parts.down], scratch, rows)
+        self.linears = [decoding_linear(modules, scratch, rows) for modules in parts.groups]
+        self.qkv, self.out, self.gate_up, self.down = self.linears
         self.act = parts.act.forward
         self.scale = parts.attention.scaling
-
-    def linears(self, parts: LayerParts) -> list[tuple[Any, list[Any]]]:
-        """Each joined linear with the library's modules that it stands for."""
-        modules = (parts.qkv, [parts.out], parts.gate_up, [parts.down])
-        return list(zip((self.qkv, self.out, self.gate_up, self.down), modules, strict=True))
 
     def add(self, x: Tensor, more: Tensor, norm: Norm | None) -> Tensor:
         """The residual stream and what attention or MLP adds to it."""
@@ -191,7 +184,7 @@ class FusedForward:
             parts = parts_of(module)
             if parts is None:
                 return False
-            for linear, modules in layer.linears(parts):
+            for linear, modules in zip(layer.linears, parts.groups, strict=True):
                 if not isinstance(linear, DecodingLinear):
                     return False
                 linear.add(name, adapters_of(modules, [name] * len(modules)))
@@ -199,7 +192,7 @@ class FusedForward:
 
     def drop_adapter(self, name: str) -> None:
         for layer in self._layers:
-            for linear in (layer.qkv, layer.out, layer.gate_up, layer.down):
+            for linear in layer.linears:
                 if isinstance(linear, DecodingLinear):
                     linear.drop(name)
 
@@ -267,7 +260,7 @@ def adapters_of_tokens(chunks: list[Chunk]) -> list[str]:
 
 def active_adapter(layers: list[LayerParts]) -> str | None:
     """The name of a model's one adapter; None without one."""
-    modules = [m for each in layers for m in (*each.qkv, each.out, *each.gate_up, each.down)]
+    modules = [module for each in layers for group in each.groups for module in group]
     names = [found[1] for found in map(base_and_adapter, modules) if found is not None]
     return next((name for name in names if name is not None), None)
 

@@ -43,6 +43,11 @@ class LayerParts:
     window: int | None
     rotates: bool
 
+    @property
+    def groups(self) -> tuple[list[Any], ...]:
+        """The modules that share an input: q, k, v; out; gate, up; down."""
+        return self.qkv, [self.out], self.gate_up, [self.down]
+
 
 def parts_of(layer: Any) -> LayerParts | None:
     """The parts of the library's decoder layer; None where some are missing or unknown.
@@ -92,8 +97,7 @@ def parts_of(layer: Any) -> LayerParts | None:
 
 def can_train(layer: Any, parts: LayerParts) -> bool:
     """Whether FusedLinear trains the projections: a plain adapter at most, no other dropout."""
-    groups = (parts.qkv, [parts.out], parts.gate_up, [parts.down])
-    return all(map(_trains_as_one, groups)) and not _drops_out(layer)
+    return all(map(_trains_as_one, parts.groups)) and not _drops_out(layer)
 
 
 def _first(owner: Any, *choices: Sequence[str]) -> list[Any]:

@@ -102,10 +102,6 @@ class FusedLinear:
         self.adapters = adapters_of(modules, [name for _, name in parts])
         self._copies = AdapterCopies(self.adapters)
 
-    def own_weight(self) -> nn.Module | None:
-        """A module that owns the joined weight, see FloatWeight.own; None where none is joined."""
-        return self.weight.own() if isinstance(self.weight, FloatWeight) else None
-
     def parameters(self) -> list[nn.Parameter]:
         """A and B of each adapter, in the order of the gradients that `backward` gives."""
         return [parameter for adapter in self.adapters for parameter in (adapter.a, adapter.b)]

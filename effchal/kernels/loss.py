@@ -45,7 +45,8 @@ class ChunkedLoss(torch.autograd.Function):
         if with_gradients:
             ctx.gradients = [torch.zeros_like(tensor) for tensor in (hidden, *parameters)]
         d_hidden = ctx.gradients[0] if with_gradients else hidden
-        rows = max(1, CHUNK_ELEMENTS.get(hidden.device.type, 2**27) // head.weight.shape[0])
+        kind = "cuda" if hidden.is_cuda else "cpu"  # the planner's tensors of a card claim is_cuda
+        rows = max(1, CHUNK_ELEMENTS[kind] // head.weight.shape[0])
         # Where states are float32 over bf16 weights, one upcast copy of the head serves all chunks.
         dtype = torch.promote_types(head.weight.dtype, hidden.dtype)
         weight = head.weight.to(dtype) if plain else None

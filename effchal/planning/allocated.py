@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from effchal.planning.dispatch import TorchDispatchMode, storage_address
+from effchal.planning.traffic import tensors_of
 
 
 class AllocatedBytes(TorchDispatchMode):
@@ -25,21 +26,15 @@ class AllocatedBytes(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        self._add(result)
+        for tensor in tensors_of(result):
+            self._add(tensor.untyped_storage())
         return result
 
     def start_peak(self) -> None:
         """Forget the peak so far."""
         self.peak = self.now
 
-    def _add(self, result: Any) -> None:
-        if isinstance(result, torch.Tensor):
-            self._add_storage(result.untyped_storage())
-        elif isinstance(result, tuple | list):
-            for part in result:
-                self._add(part)
-
-    def _add_storage(self, storage: torch.UntypedStorage) -> None:
+    def _add(self, storage: torch.UntypedStorage) -> None:
         address = storage_address(storage)
         if address in self._known:
             return

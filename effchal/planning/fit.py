@@ -1,6 +1,5 @@
 """The run plan: does a run fit its memory and its hours?"""
 
-import copy
 import json
 import logging
 import statistics
@@ -27,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Option:
-    """Another config that fits."""
+    """Another config, and what it takes."""
 
     overrides: list[str]
     memory: int  # bytes
@@ -35,12 +34,9 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Alternative:
+class Alternative(Option):
     """Another way to keep base model and activations. Four bits change the result."""
 
-    overrides: list[str]
-    memory: int  # bytes
-    hours: Hours | None
     fits: bool
     chosen: bool  # the plan's own way
 
@@ -192,8 +188,7 @@ def choose_micro_batch(cfg: Config, machine: Machine, data: PreparedData | None)
         return
 
     def planned(size: int) -> Plan:
-        changed = copy.deepcopy(cfg)
-        changed.train.micro_batch_size = size
+        changed = replace(cfg, train=replace(cfg.train, micro_batch_size=size))
         return make_plan(changed, machine, data)
 
     size = 1

@@ -7,6 +7,7 @@ import torch
 
 from effchal.config import Config
 from effchal.kernels.elementwise import allow_compiling
+from effchal.kernels.frozen_weight import is_four_bit
 from effchal.mixing.packing import MicroBatch
 from effchal.model.device import pick_dtype
 from effchal.model.structure import backbone
@@ -136,11 +137,7 @@ def count(
             raise NotCountableError from error
     linears = [module for module in model.modules() if hasattr(module, "in_features")]
     sizes = [module.in_features * module.out_features for module in linears]
-    packed = [
-        size
-        for module, size in zip(linears, sizes, strict=True)
-        if type(module).__name__ == "FakeLinear4bit"
-    ]
+    packed = [size for module, size in zip(linears, sizes, strict=True) if is_four_bit(module)]
     itemsize = pick_dtype(cfg.model.dtype, device).itemsize
     attention = attention_flops(model, largest)
     return Counts(

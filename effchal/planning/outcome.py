@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import torch
-
 from effchal.config import Config
 from effchal.mixing.prepare import PreparedData
 from effchal.model.device import peak_memory_gib, peak_reserved_gib, pick_device
@@ -16,6 +14,7 @@ from effchal.planning.machine import Machine, memory_used
 from effchal.runs import checkpoints, provenance, write_atomic
 from effchal.training.budget import Pace
 from effchal.training.loop import Trainer
+from effchal.training.run import Run
 from effchal.training.sharding import check_sharding
 
 FEWEST_STEPS = 5  # timed ones; fewer say little
@@ -44,43 +43,35 @@ def plan_run(cfg: Config, data: PreparedData, run_dir: Path) -> Plan:
 def keep_outcome(plan: Plan, trainer: Trainer, status: str) -> None:
     """Write run.json, and a record for later plans unless the run was too short for one."""
     write_record(plan, trainer, status, trainer.error)
-    pace, costs, tokens = trainer.pace, trainer.clock.costs, trainer.validator.tokens
-    start_s = max(0.0, (trainer.state.first_step_s or 0.0) - costs.get("validation", 0.0))
+    pace, validation_s = trainer.pace, trainer.clock.costs.get("validation", 0.0)
+    start_s = max(0.0, (trainer.state.first_step_s or 0.0) - validation_s)
     if pace.steps > FEWEST_STEPS:
-        device = trainer.setup.device
-        keep_times("run", trainer.cfg, plan, device, pace, costs, start_s, tokens)
+        keep_times("run", trainer.run, plan, pace, start_s, trainer.validator.tokens)
 
 
 def keep_times(
-    source: str,
-    cfg: Config,
-    plan: Plan,
-    device: torch.device,
-    pace: Pace,
-    costs: dict[str, float],
-    start_s: float,
-    validation_tokens: int,
+    source: str, run: Run, plan: Plan, pace: Pace, start_s: float, validation_tokens: int
 ) -> None:
     """Keep what a probe or a run took, for later plans.
 
     Args:
-        costs: seconds of a validation, a checkpoint and a bundle.
         start_s: from the start of the process to the first step.
         validation_tokens: of one validation.
     """
     if pace.tokens_per_s is None:
         return
+    costs = run.clock.costs
     validation_s = costs.get("validation", 0.0)
     has_speed = validation_tokens > 0 and validation_s > 0
     record = Record(
         source=source,
-        kind=kind_of(cfg, plan.device, plan.model),
+        kind=kind_of(run.cfg, plan.device, plan.model),
         tokens_per_s=pace.tokens_per_s,
         spread=pace.spread,
         start_s=start_s,
         validation_tokens_per_s=validation_tokens / validation_s if has_speed else None,
         save_s=costs.get("checkpoint", 0.0) + costs.get("bundle", 0.0),
-        memory=memory_used(device),
+        memory=memory_used(run.setup.device),
         memory_planned=plan.memory_planned,
         memory_limit=plan.memory_limit if source == "run" else None,
     )

@@ -9,13 +9,11 @@ from torch._subclasses.fake_tensor import (  # private; checked with 2.11 to 2.1
     FakeTensorMode,
 )
 
-from effchal.kernels import loss
-
 
 @contextlib.contextmanager
 def pretended(device: torch.device) -> Iterator[None]:
     """FakeTensorMode, in which layers and loss take the way of `device`."""
-    with FakeTensorMode(), claiming_cuda(device.type == "cuda"), _chunks_of(device):
+    with FakeTensorMode(), claiming_cuda(device.type == "cuda"):
         yield
 
 
@@ -33,14 +31,3 @@ def claiming_cuda(claim: bool) -> Iterator[None]:
         yield
     finally:
         del FakeTensor.is_cuda
-
-
-@contextlib.contextmanager
-def _chunks_of(device: torch.device) -> Iterator[None]:
-    """Loss chunks as large as on `device`, for fake tensors that lie on a CPU."""
-    own = loss.CHUNK_ELEMENTS["cpu"]
-    loss.CHUNK_ELEMENTS["cpu"] = loss.CHUNK_ELEMENTS[device.type]
-    try:
-        yield
-    finally:
-        loss.CHUNK_ELEMENTS["cpu"] = own

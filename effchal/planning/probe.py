@@ -15,6 +15,7 @@ from effchal.planning.meta_model import route_of_config
 from effchal.planning.outcome import keep_times
 from effchal.training.budget import Pace, WallClock
 from effchal.training.build import RunState, TrainingSetup, build
+from effchal.training.run import Run
 from effchal.training.saving import Saver
 from effchal.training.step import train_step, validation_loss
 
@@ -71,9 +72,10 @@ def probe(
     if validated:
         validation_loss(setup.model, validated)
     clock.add_cost("validation", clock.spent_s() - begun_s)
-    Saver(cfg, output_dir, setup, RunState(step=pace.steps), clock).dry_run()
+    run = Run(cfg, output_dir, setup, RunState(step=pace.steps), clock)
+    Saver(run).dry_run()
     tokens = sum(micro_batch.tokens for micro_batch in validated)
-    keep_times("probe", cfg, plan, setup.device, pace, clock.costs, start_s, tokens)
+    keep_times("probe", run, plan, pace, start_s, tokens)
     log.info("probe: %d steps, %.0f tokens/s", pace.steps, pace.tokens_per_s)
 
 

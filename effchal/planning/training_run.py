@@ -1,7 +1,6 @@
 """A training run from its folder to its bundle: opened or gone on with, planned, trained, saved."""
 
 import contextlib
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from effchal.cli.compose import overlay
 from effchal.cli.overrides import key_of
 from effchal.config import Config, ConfigError, load_config
 from effchal.config.choices import Parallel
-from effchal.runs import checkpoints, is_bundle
+from effchal.runs import checkpoints, is_bundle, read_record
 from effchal.tracking.ending import as_typed
 from effchal.tracking.shown import Shown
 from effchal.tracking.terminal import RunDisplay, progress, run_display
@@ -87,9 +86,9 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
 def nothing_to_do(cfg: Config, run_dir: Path) -> str | None:
     """Why a run that is gone on with has nothing to do; None if it has, or is a new one."""
     try:
-        record = json.loads((run_dir / "run.json").read_text())
+        record = read_record(run_dir / "run.json")
         status, steps, limit_s = record["status"], record["step"], record["limit_s"]
-    except (OSError, ValueError, TypeError, KeyError):  # no record, or a damaged one
+    except (OSError, ConfigError, KeyError):  # no record, or a damaged one
         return None
     if not is_bundle(run_dir / "bundle"):
         return None

@@ -6,20 +6,16 @@ from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationErro
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-# What HELM's route and OpenAI's routes call the same thing.
-OTHER_NAMES = {
+# What OpenAI's routes and HELM's route call the same thing.
+TO_HELM = {
     "max_tokens": "max_new_tokens",
-    "max_completion_tokens": "max_new_tokens",
     "stop": "stop_sequences",
     "n": "num_return_sequences",
     "echo": "echo_prompt",
     "logprobs": "top_k_per_token",
-    "max_new_tokens": "max_tokens",
-    "stop_sequences": "stop",
-    "num_return_sequences": "n",
-    "echo_prompt": "echo",
-    "top_k_per_token": "logprobs",
 }
+OTHER_NAMES = TO_HELM | {helm: openai for openai, helm in TO_HELM.items()}
+OTHER_NAMES["max_completion_tokens"] = "max_new_tokens"
 LONGEST_NAME = 60  # characters of an unknown key that an error repeats
 
 

@@ -34,9 +34,6 @@ Text = Annotated[str, AfterValidator(_encodable)]
 Stop = Annotated[Text, Field(max_length=200)]
 Stops = Annotated[list[Stop], Field(max_length=64)]
 TokenId = Annotated[int, Field(ge=0)]
-Temperature = Annotated[float, Field(ge=0, le=100)]  # greedy at or below 1e-6
-Probability = Annotated[float, Field(gt=0, le=1)]
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 # A key of other servers. Its neutral value (0, false, empty) is taken, any other one refused.
 NotSupported = Annotated[Any, AfterValidator(_asks_for_nothing)]
 
@@ -46,8 +43,8 @@ class SamplingRequest(ApiRequest):
 
     # Of a server with several adapters; one with a single model takes any name.
     model: Text | None = None
-    temperature: Temperature | None = None
-    top_p: Probability | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None  # greedy at or below 1e-6
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     # Sample among the k most likely; a key of the 2023 sample server.
     top_k: Annotated[int, Field(ge=1)] | None = None
     # Sample among tokens with at least this share of the best token's probability.
@@ -55,7 +52,7 @@ class SamplingRequest(ApiRequest):
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     # Go on after an end token, to max_tokens.
     ignore_eos: bool = False
-    seed: Seed | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     # Give up after so many seconds; serve.deadline_s is the upper limit.
     deadline_s: Annotated[float, Field(gt=0)] | None = None
     # Keys of decoding.*; needs serve.allow_decoding_override=true.

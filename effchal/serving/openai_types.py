@@ -66,9 +66,8 @@ class OpenAIRequest(SamplingRequest):
         return True
 
     @property
-    def stops(self) -> tuple[str, ...]:
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop
-        return tuple(stop for stop in stops if stop)
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop
 
 
 class CompletionRequest(OpenAIRequest):

@@ -7,7 +7,6 @@ import http.client
 import socket
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 
@@ -24,7 +23,7 @@ def is_ready(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/ready", timeout=5) as answer:
             return answer.status == 200
-    except (urllib.error.URLError, http.client.HTTPException, OSError):
+    except (http.client.HTTPException, OSError):
         return False
 
 

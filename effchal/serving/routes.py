@@ -63,11 +63,9 @@ def _answer(service: Service, route: Route, **path: str) -> Response:
     else:
         service.loaded()  # a client that comes too early gets 503, whatever its body
         answer = route.handler(service, parse(route.body))
-    return json_response(answer) if isinstance(answer, ApiModel) else answer
-
-
-def json_response(answer: ApiModel, status: int = 200) -> Response:
-    return Response(answer.model_dump_json(), status, mimetype="application/json")
+    if isinstance(answer, Response):
+        return answer
+    return Response(answer.model_dump_json(), mimetype="application/json")
 
 
 def parse(body_type: type[Body]) -> Body:

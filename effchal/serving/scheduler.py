@@ -45,7 +45,7 @@ class Scheduler:
     ) -> None:
         """on_lost: called once the engine's device is lost and its thread ends."""
         self._engine, self._cfg, self._metrics = engine, cfg, metrics
-        self._room = CacheRoom(engine, cfg)
+        self.room = CacheRoom(engine, cfg)
         engine.prefix_cache = PrefixCache(cfg.prefix_gib * GIB)
         self._waiting: deque[QueuedPrompt] = deque()
         self._prefilling: list[Prefilling] = []  # in the order of the queue
@@ -60,11 +60,6 @@ class Scheduler:
         self._thread.start()
         # An interpreter that ends while a thread is inside torch aborts the process.
         atexit.register(self.stop)
-
-    @property
-    def cache_tokens(self) -> int:
-        """Capacity of the rows' cache in tokens: rows times the longest row."""
-        return self._room.tokens
 
     def is_alive(self) -> bool:
         return self._thread.is_alive()
@@ -184,7 +179,7 @@ class Scheduler:
         prompt = self._waiting[0] if self._waiting else None
         begun = [each.prefill for each in self._prefilling]
         reading = sum(len(each.prompt_ids) for each in begun)
-        if prompt is None or not self._room.fits(prompt, self._begun(), reading):
+        if prompt is None or not self.room.fits(prompt, self._begun(), reading):
             return False
         if sum(each.left for each in begun) >= self._cfg.prefill_tokens:
             return False
@@ -192,7 +187,7 @@ class Scheduler:
         if self._engine.prefix_cache.would_spare(prompt.prompt_ids, alike, prompt.adapter):
             return False
         try:
-            self._room.reserve(prompt, self._begun(), reading)
+            self.room.reserve(prompt, self._begun(), reading)
             prefill = self._engine.begin(prompt.prompt_ids, prompt.variants, prompt.adapter)
         except Exception as error:
             self._fail_alone(prompt, error)

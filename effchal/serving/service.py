@@ -259,7 +259,7 @@ class Service:
         if rows > most_rows:
             message = f"{rows} answers; this server gives {most_rows} (serve.max_rows)"
             raise RequestError(400, message, "n")
-        capacity = model.scheduler.cache_tokens
+        capacity = model.scheduler.room.tokens
         if rows * longest > capacity:
             message = f"{rows} x {longest} tokens; the cache holds {capacity} (serve.cache_gib)"
             raise RequestError(413, message, "max_new_tokens")

@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from effchal.cli.compose import is_allowed
 from effchal.cli.overrides import key_of, quote
 from effchal.config import Config, ConfigError
 
@@ -159,13 +159,5 @@ def go_on_after_restart(arguments: list[str], may_change: set[str]) -> list[str]
     folder = Path(store.get(RUN_DIR).decode()) if store.check([RUN_DIR]) else None
     if folder is None or not (folder / "config.yaml").is_file():
         return arguments
-    kept = [
-        word
-        for word in arguments
-        if any(
-            fnmatchcase(name, each)
-            for each in may_change
-            for name in (key_of(word), key_of(word).partition(".")[0])
-        )
-    ]
+    kept = [word for word in arguments if is_allowed(key_of(word), may_change)]
     return [*kept, f"resume_from={quote(str(folder))}"]

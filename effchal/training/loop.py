@@ -15,12 +15,13 @@ from effchal.tracking.shown import Shown
 from effchal.tracking.terminal import RunDisplay, progress
 from effchal.tracking.tracker import rewind_metrics
 from effchal.training.budget import Pace, WallClock, lr_factor
-from effchal.training.build import RunState, TrainingSetup, build, check_alike, restore
+from effchal.training.build import build, check_alike, restore
 from effchal.training.device_queue import DeviceQueue
 from effchal.training.fitting import ExampleTooLarge, step_that_fits
 from effchal.training.launch import RankLost
 from effchal.training.ranks import ALONE, Ranks, abort_exchanges, lost_peers
 from effchal.training.recorder import Recorder
+from effchal.training.run import Run
 from effchal.training.saving import Saver
 from effchal.training.signals import StopSignals
 from effchal.training.step import NonFiniteError, PassLeft, StepStats, count_targets, train_step
@@ -32,27 +33,20 @@ log = logging.getLogger("effchal.train")
 class Trainer:
     """Model, optimizer, state, clock and tracker of one run, and the loop over its steps."""
 
-    def __init__(
-        self,
-        cfg: Config,
-        run_dir: Path,
-        setup: TrainingSetup,
-        state: RunState,
-        clock: WallClock,
-        display: RunDisplay,
-    ) -> None:
-        self.cfg, self.run_dir, self.setup, self.display = cfg, run_dir, setup, display
+    def __init__(self, run: Run, display: RunDisplay) -> None:
+        setup, state, train = run.setup, run.state, run.cfg.train
+        self.run, self.display = run, display
+        self.cfg, self.run_dir, self.setup = run.cfg, run.folder, setup
         self.model, self.optimizer, self.steps = setup.model, setup.optimizer, setup.steps
-        self.state, self.clock = state, clock
+        self.state, self.clock = state, run.clock
         self.ranks = setup.ranks
-        self.recorder = Recorder(cfg, run_dir, setup, state, clock, display)
+        self.recorder = Recorder(run, display)
         self.pace = Pace()
         self.device_queue = DeviceQueue(setup.device)
         self.error: str | None = None  # why the run failed
         self.lost_peers = False  # whether another process of the run ended before its time
-        self.validator = Validator(cfg, setup, state, clock, self.recorder.keep)
-        self.saver = Saver(cfg, run_dir, setup, state, clock)
-        train = cfg.train
+        self.validator = Validator(run, self.recorder.keep)
+        self.saver = Saver(run)
         self._floor = 1.0 if train.schedule is Schedule.constant else train.min_lr_fraction
         self._lr_factor = math.inf if state.lr is None else state.lr / train.lr
 
@@ -90,7 +84,7 @@ class Trainer:
             # lived.
             clock.spent_before_s += max(spent_s, rewind_metrics(run_dir, state.step))
         display = display or RunDisplay(Shown(), None)
-        return cls(cfg, run_dir, setup, state, clock, display)
+        return cls(Run(cfg, run_dir, setup, state, clock), display)
 
     def fit(self, signals: StopSignals) -> str:
         """Train until the steps are done, the budget ends, a signal comes or a step fails.

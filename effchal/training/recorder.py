@@ -4,14 +4,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from effchal.config import Config
 from effchal.model.device import peak_memory_gib
 from effchal.tracking.ending import as_typed
 from effchal.tracking.lines import DRAWN
 from effchal.tracking.terminal import RunDisplay
 from effchal.tracking.tracker import Tracker
-from effchal.training.budget import WallClock
-from effchal.training.build import RunState, TrainingSetup
+from effchal.training.run import Run
 from effchal.training.step import StepStats
 
 log = logging.getLogger("effchal.train")
@@ -20,18 +18,11 @@ log = logging.getLogger("effchal.train")
 class Recorder:
     """Keeps and shows records. Of several processes the first one alone does so."""
 
-    def __init__(
-        self,
-        cfg: Config,
-        run_dir: Path,
-        setup: TrainingSetup,
-        state: RunState,
-        clock: WallClock,
-        display: RunDisplay,
-    ) -> None:
-        self._setup, self._state, self._clock, self._display = setup, state, clock, display
-        first = setup.ranks.is_first
-        self._tracker = Tracker(run_dir, cfg.track, cfg.name, state.step) if first else None
+    def __init__(self, run: Run, display: RunDisplay) -> None:
+        cfg, state, self._clock, self._display = run.cfg, run.state, run.clock, display
+        self._setup, self._state = run.setup, state
+        first = run.setup.ranks.is_first
+        self._tracker = Tracker(run.folder, cfg.track, cfg.name, state.step) if first else None
 
     def keep(self, record: dict[str, Any]) -> None:
         """Write a record into metrics.jsonl, and show it."""

@@ -4,13 +4,11 @@ import logging
 import tempfile
 from pathlib import Path
 
-from effchal.bundle import replace_card, write_bundle
-from effchal.config import Config
+from effchal.bundle import CARD, replace_text, write_bundle
 from effchal.config.choices import BundleOf
 from effchal.runs import DRY_RUN_PREFIX
-from effchal.training.budget import WallClock
-from effchal.training.build import RunState, TrainingSetup
 from effchal.training.checkpoint import load_weights, save_checkpoint
+from effchal.training.run import Run
 from effchal.training.run_card import card_of
 
 log = logging.getLogger("effchal.train")
@@ -19,13 +17,11 @@ log = logging.getLogger("effchal.train")
 class Saver:
     """Writes a run's files, and tells the clock how long that takes."""
 
-    def __init__(
-        self, cfg: Config, run_dir: Path, setup: TrainingSetup, state: RunState, clock: WallClock
-    ) -> None:
-        self.cfg, self.run_dir, self.setup = cfg, run_dir, setup
-        self.state, self.clock = state, clock
-        self.bundle = run_dir / "bundle"
-        self.checkpoints = run_dir / "checkpoint"
+    def __init__(self, run: Run) -> None:
+        self.run, self.cfg, self.setup = run, run.cfg, run.setup
+        self.state, self.clock = run.state, run.clock
+        self.bundle = run.folder / "bundle"
+        self.checkpoints = run.folder / "checkpoint"
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint is due after `step`, and its time can be afforded."""
@@ -35,7 +31,7 @@ class Saver:
     def dry_run(self) -> None:
         """Save everything into a temporary folder: does it work, and how long does it take?"""
         with tempfile.TemporaryDirectory(
-            dir=self.run_dir, prefix=DRY_RUN_PREFIX, ignore_cleanup_errors=True
+            dir=self.run.folder, prefix=DRY_RUN_PREFIX, ignore_cleanup_errors=True
         ) as folder:
             started_s = self.clock.spent_s()
             state = self.state.snapshot(self.clock)
@@ -82,7 +78,7 @@ class Saver:
         return True
 
     def card(self, status: str, is_best: bool = False) -> str:
-        return card_of(self.cfg, self.run_dir, self.setup, self.state, self.clock, status, is_best)
+        return card_of(self.run, status, is_best)
 
     def write_bundle(self, status: str, is_best: bool = False) -> None:
         begun_s, card = self.clock.spent_s(), self.card(status, is_best)
@@ -102,7 +98,7 @@ class Saver:
             log.warning("no time is left to put the last validation into the model card")
             return
         try:
-            replace_card(self.bundle, self.card(status))
+            replace_text(self.bundle, CARD, self.card(status))
         except OSError as error:
             log.warning("the model card lacks the last validation: %s", error)
 

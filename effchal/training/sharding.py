@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from effchal.config import Config, ConfigError
 from effchal.config.choices import ActivationCheckpointing, Parallel
 from effchal.kernels.decoder_layer import FusedLayer
-from effchal.kernels.frozen_weight import four_bit_state, is_four_bit
+from effchal.kernels.frozen_weight import FloatWeight, four_bit_state, is_four_bit
 from effchal.model.route import route_of
 from effchal.model.structure import backbone, layers_of
 from effchal.training.layers import prepare_training
@@ -100,8 +100,8 @@ def shard_layer(layer: Any, mesh: DeviceMesh, lockstep: Lockstep) -> None:
     """
     fused = getattr(layer.forward, "__self__", None)
     if isinstance(fused, FusedLayer):
-        owned = [each.own_weight() for each in fused.linears]
-        layer.joined_weights = nn.ModuleList([each for each in owned if each is not None])
+        joined = [each.weight for each in fused.linears if isinstance(each.weight, FloatWeight)]
+        layer.joined_weights = nn.ModuleList(weight.own() for weight in joined)
         layer.forward = LockstepLayer(fused, lockstep).forward
     sharded = {id(weight) for weight in large_weights(layer)}
     others = {each for each in layer.parameters() if id(each) not in sharded}

@@ -4,13 +4,12 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from effchal.config import Config
 from effchal.tracking.lines import DRAWN
 from effchal.tracking.terminal import progress
 from effchal.tracking.words import one_line
-from effchal.training.budget import LAST_FACTOR, WallClock
-from effchal.training.build import RunState, TrainingSetup
+from effchal.training.budget import LAST_FACTOR
 from effchal.training.fitting import ExampleTooLarge, remedy_of
+from effchal.training.run import Run
 from effchal.training.samples import Sampler
 from effchal.training.step import MicroBatchTooLarge, validation_loss
 
@@ -20,21 +19,15 @@ log = logging.getLogger("effchal.train")
 class Validator:
     """Measures the weights, and tells the clock how long that takes."""
 
-    def __init__(
-        self,
-        cfg: Config,
-        setup: TrainingSetup,
-        state: RunState,
-        clock: WallClock,
-        keep: Callable[[dict[str, Any]], None],
-    ) -> None:
+    def __init__(self, run: Run, keep: Callable[[dict[str, Any]], None]) -> None:
         """keep: takes a record of metrics.jsonl."""
+        cfg, setup = run.cfg, run.setup
         self.micro_batches = setup.validation
         self.must_stop: Callable[[], bool] = lambda: False  # whether a signal ends the run
         self._cfg = cfg
         self._every, self._share = cfg.train.validate_every, cfg.budget.periodic_work_share
         self._model, self._steps = setup.model, setup.steps
-        self._state, self._clock, self._keep = state, clock, keep
+        self._state, self._clock, self._keep = run.state, run.clock, keep
         self._ranks = setup.ranks
         samples = cfg.train.samples and setup.ranks.is_first
         self._sampler = Sampler(cfg, setup) if samples else None

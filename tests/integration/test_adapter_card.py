@@ -69,7 +69,7 @@ def test_a_disk_without_space_for_the_last_figures_leaves_the_first_card(
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saving, "replace_card", full)
+    monkeypatch.setattr(saving, "replace_text", full)
     assert run(tiny_cfg, tmp_path) == 0
     assert "not measured after" in card(tmp_path)
     assert "the model card lacks the last validation" in caplog.text

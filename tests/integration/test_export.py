@@ -12,7 +12,7 @@ import pytest
 import transformers
 from support.exports import CPU, export_config, save_base, save_bundle, source_of
 
-from effchal.bundle import replace_card
+from effchal.bundle import CARD, replace_text
 from effchal.config import ConfigError
 from effchal.config.choices import ExportTo, GgufType, WeightType
 from effchal.decoding.sampling import SamplingParams
@@ -25,7 +25,7 @@ from effchal.exporting.vllm import write_vllm_adapter
 from effchal.model.load import load_base_model
 from effchal.model_source import load_engine
 
-CARD = """---
+OLD_CARD = """---
 library_name: peft
 tags:
 - lora
@@ -50,7 +50,7 @@ QUESTION = [{"role": "user", "content": "Why?"}]
 def bundle(tmp_path_factory):
     words = ["prompt.user='Q: {content} A:'"]
     folder = save_bundle(tmp_path_factory.mktemp("bundles") / "tuned", *words, r=4)
-    replace_card(folder, CARD)
+    replace_text(folder, CARD, OLD_CARD)
     return folder
 
 

@@ -12,7 +12,8 @@ from effchal.model.structure import backbone, head, layers_of
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 IDS = torch.randint(0, 250, (1, 90), generator=torch.Generator().manual_seed(0))
-POSITIONS = torch.cat([torch.arange(20), torch.arange(50), torch.arange(20)])[None]
+LENGTHS = (20, 50, 20)
+POSITIONS = torch.cat([torch.arange(length) for length in LENGTHS])[None]
 SHAPES = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {"attention_bias": True}),
     "mistral": (
@@ -93,7 +94,7 @@ def loss_and_gradients(model, hidden_states):
 
 
 def packed(model):
-    return packed_hidden_states(model, IDS, POSITIONS)
+    return packed_hidden_states(model, IDS, POSITIONS, LENGTHS)
 
 
 def under_a_dense_mask(model):

@@ -2,11 +2,11 @@
 
 import json
 import os
-import socket
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
+from effchal.training.launch import free_port, places
 from support import forked
 
 TINY = ("model=tiny", "data_mix=quickstart", "budget.hours=0.2", "lora.dropout=0")
@@ -15,17 +15,10 @@ TINY += ("budget.periodic_work_share=1",)  # a busy machine leaves out no valida
 
 def start(size, *words, folder, before=None):
     """The processes of `effchal train <words>`, rank 0 first; `before` as forked.Command has it."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     words = ["train", *TINY, *words, f"hydra.run.dir={folder}"]
     return [
-        forked.Command(
-            words,
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            before=before,
-        )
+        forked.Command(words, env=os.environ | shared | places(rank), before=before)
         for rank in range(size)
     ]
 

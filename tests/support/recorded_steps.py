@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from effchal.kernels import step_graphs
 
@@ -45,12 +45,16 @@ class Outside:
         return self._tensor
 
 
+def now(each):
+    return each.tensor() if isinstance(each, Outside) else each
+
+
 class Watch(TorchDispatchMode):
     """Writes down operations, and raises at what a capture forbids."""
 
     def __init__(self):
         super().__init__()
-        self.operations = []  # (function, arguments, keywords, outputs)
+        self.operations = []  # (function, shape of its arguments, their leaves, those of outputs)
         self._own = {}  # storages made inside, by address
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -66,17 +70,15 @@ class Watch(TorchDispatchMode):
         for each in tree_leaves(outputs):
             if isinstance(each, Tensor) and each.untyped_storage().data_ptr() not in known:
                 self._own[each.untyped_storage().data_ptr()] = each
-        kept = [self._kept(each) for each in (args, kwargs, outputs)]
-        self.operations.append((func, *kept))
+        given, shape = tree_flatten((args, kwargs))
+        kept = [[self._kept(each) for each in leaves] for leaves in (given, tree_leaves(outputs))]
+        self.operations.append((func, shape, *kept))
         return outputs
 
-    def _kept(self, values):
-        def keep(each):
-            if not isinstance(each, Tensor) or not each.untyped_storage().nbytes():
-                return each
-            return each if each.untyped_storage().data_ptr() in self._own else Outside(each)
-
-        return tree_map(keep, values)
+    def _kept(self, each):
+        if not isinstance(each, Tensor) or not each.untyped_storage().nbytes():
+            return each
+        return each if each.untyped_storage().data_ptr() in self._own else Outside(each)
 
 
 class FromTheHost(TorchFunctionMode):
@@ -107,12 +109,11 @@ class HostRecording:
 
     def replay(self):
         HostRecording.replayed += 1
-        for func, *kept in self._operations:
-            args, kwargs, before = tree_map(
-                lambda each: each.tensor() if isinstance(each, Outside) else each, kept
-            )
+        for func, shape, *kept in self._operations:
+            given, before = ([now(each) for each in leaves] for leaves in kept)
+            args, kwargs = tree_unflatten(given, shape)
             outputs = func(*args, **kwargs)
-            for old, new in zip(tree_leaves(before), tree_leaves(outputs), strict=True):
+            for old, new in zip(before, tree_leaves(outputs), strict=True):
                 if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr() and old.numel():
                     old.copy_(new)
 

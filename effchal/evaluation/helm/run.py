@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effchal.cli.compose import overlay
+from effchal.cli.several_models import resumed_bundle
 from effchal.config import Config, ConfigError, load_config, save_config
 from effchal.evaluation.helm.deployment import model_name, place_data, write_deployment
 from effchal.evaluation.helm.processes import (
@@ -41,7 +42,7 @@ def resumed(cfg: Config, overrides: list[str], run_dir: Path) -> Config:
         ConfigError: no such run, or a key that would change what HELM asks.
     """
     if not (run_dir / "scores.json").is_file():
-        raise ConfigError(f"{run_dir} is no run of effchal.helm: it has no scores.json")
+        raise ConfigError(f"{run_dir} is no run of effchal helm: it has no scores.json")
     before = load_config(run_dir / "config.yaml")
     may_change = {"resume_from", "helm", "bundle", "base_model", "scenario.path"}
     may_change |= {"scenario.skip_missing"}
@@ -51,7 +52,7 @@ def resumed(cfg: Config, overrides: list[str], run_dir: Path) -> Config:
             raise ConfigError(
                 f"helm.{key} is frozen in {run_dir}/config.yaml: {getattr(before.helm, key)!r}"
             )
-    cfg.resume_from = None
+    cfg.resume_from, cfg.bundle = None, resumed_bundle(cfg.bundle)
     return cfg
 
 

@@ -279,10 +279,9 @@ def test_a_wrong_graph_leaves_no_wrong_keys_behind(tiny_engine, caplog):
     class OfOtherIds(HostRecording):
         def __init__(self, work, beside):
             super().__init__(work, beside)
-            for number, (func, args, *rest) in enumerate(self._operations):
+            for func, _, given, _ in self._operations:
                 if func is torch.ops.aten.embedding.default:
-                    other = args[0], torch.full_like(args[1], 7)
-                    self._operations[number] = (func, other, *rest)
+                    given[1] = torch.full_like(given[1], 7)
 
     model = random_model(*MODELS["llama"])
     told = [], [], []

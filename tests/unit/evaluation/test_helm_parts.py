@@ -254,7 +254,7 @@ def test_a_resumed_run_keeps_what_its_scores_depend_on(tmp_path):
         typed = [f"resume_from='{tmp_path}'", *typed]
         return resumed(compose_config(typed), typed, tmp_path)
 
-    with pytest.raises(ConfigError, match=r"no run of effchal\.helm: it has no scores\.json"):
+    with pytest.raises(ConfigError, match=r"no run of effchal helm: it has no scores\.json"):
         resume()
     save_config(compose_config([*TINY, "helm.threads=2"]), tmp_path / "config.yaml")
     (tmp_path / "scores.json").write_text("{}")
@@ -266,6 +266,7 @@ def test_a_resumed_run_keeps_what_its_scores_depend_on(tmp_path):
     )
     assert again.scenario.entries == ["simple_mcqa", "synthetic_reasoning:mode=pattern_match"]
     assert resume("bundle=elsewhere").bundle == "elsewhere"  # its digest decides
+    assert resume("bundle=base:elsewhere").bundle is None
     for typed in ("scenario.max_instances=3", "decoding=sample"):
         with pytest.raises(ConfigError, match="is frozen in"):
             resume(typed)

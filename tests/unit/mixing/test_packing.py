@@ -11,7 +11,7 @@ from support.paths import SHARED_DATA, needs_shared_data, needs_smollm2
 
 from effchal.config import DataSourceConfig, ModelConfig, PromptConfig, TrainConfig
 from effchal.config.choices import DataFormat, Dtype, LossOn, WeighBy
-from effchal.kernels.attention import lengths_of, packed_hidden_states
+from effchal.kernels.attention import packed_hidden_states
 from effchal.mixing.best_fit import best_fit
 from effchal.mixing.encode import IGNORE_INDEX, EncodedExample, targets_of
 from effchal.mixing.example import Example
@@ -74,7 +74,7 @@ def test_packing_holds_every_example_once_and_wastes_nothing(micro_batch_size, c
     for mb in micro_batches:
         assert mb.input_ids.shape == mb.position_ids.shape == (1, mb.tokens)
         assert mb.tokens <= 100 * micro_batch_size
-        assert mb.lengths == lengths_of(mb.position_ids)
+        assert mb.position_ids[0].tolist() == [i for n in mb.lengths for i in range(n)]
         assert mb.target_tokens == mb.tokens - len(mb.example_ids)
         following = mb.input_ids[0, mb.target_positions + 1]
         assert torch.equal(mb.targets, following)
@@ -163,7 +163,7 @@ def test_a_mask_of_ones_would_leak_which_is_why_there_is_none():
         **options, attention_mask=torch.ones_like(ids), use_cache=False
     ).last_hidden_state[:, 20:]
     cached = model.model(**options).last_hidden_state[:, 20:]
-    isolated = packed_hidden_states(model, ids, positions)[:, 20:]
+    isolated = packed_hidden_states(model, ids, positions, (20, 20))[:, 20:]
     assert (isolated - alone).abs().max() < 1e-5
     assert (masked - alone).abs().max() > 1e-3
     assert (cached - alone).abs().max() > 1e-3
@@ -172,7 +172,7 @@ def test_a_mask_of_ones_would_leak_which_is_why_there_is_none():
 def test_a_model_prepared_for_packed_rows_refuses_to_attend_over_all():
     model = load_base_model(TINY, torch.device("cpu"))
     ids = torch.randint(0, 250, (1, 40))
-    packed_hidden_states(model, ids, torch.arange(40)[None])
+    packed_hidden_states(model, ids, torch.arange(40)[None], (40,))
     with pytest.raises(RuntimeError, match="call it through packed_hidden_states"):
         model(input_ids=ids)
 
@@ -183,7 +183,7 @@ def test_a_model_whose_masks_are_not_windows_keeps_them_and_still_isolates():
     ids = torch.randint(0, 250, (1, 40))
     alone = model.model(input_ids=ids[:, 20:], use_cache=False).last_hidden_state
     isolated = packed_hidden_states(
-        model, ids, torch.cat([torch.arange(20), torch.arange(20)])[None]
+        model, ids, torch.cat([torch.arange(20), torch.arange(20)])[None], (20, 20)
     )[:, 20:]
     assert model.config._attn_implementation == "sdpa"
     assert (isolated - alone).abs().max() < 1e-5

@@ -25,7 +25,7 @@ POSITIONS = torch.arange(20)[None]
 
 def hidden(model):
     with torch.no_grad():
-        return packed_hidden_states(model, IDS, POSITIONS)
+        return packed_hidden_states(model, IDS, POSITIONS, (20,))
 
 
 def test_the_tiny_model_is_the_same_each_time():
@@ -79,7 +79,7 @@ def test_the_adapters_seed_decides_its_weights():
 @pytest.mark.parametrize("switch", ["use_rslora", "use_dora"])
 def test_rslora_and_dora_train(switch):
     model = add_adapter(load_base_model(TINY, CPU), LoraConfig(**{switch: True}), seed=0)
-    packed_hidden_states(model, IDS, POSITIONS).sum().backward()
+    packed_hidden_states(model, IDS, POSITIONS, (20,)).sum().backward()
     config = model.peft_config["default"]
     assert getattr(config, switch)
     gradients = [p.grad for name, p in model.named_parameters() if "lora_B" in name]
@@ -105,7 +105,7 @@ def test_nf4_gets_gradients_also_after_a_validation():
     with evaluation_mode(adapted):
         hidden(adapted)
         assert not backbone(adapted).layers[0].training
-    packed_hidden_states(adapted, IDS, POSITIONS).square().sum().backward()
+    packed_hidden_states(adapted, IDS, POSITIONS, (20,)).square().sum().backward()
     gradients = [p.grad for name, p in adapted.named_parameters() if "lora_B" in name]
     assert len(gradients) == 4
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)

@@ -146,7 +146,7 @@ def test_a_step_reads_no_more_than_its_tokens_of_all_prompts(start, tiny_engine,
 
 def test_memory_stays_within_the_bound_and_what_does_not_fit_waits(start, tiny_engine):
     scheduler = start(max_rows=8, cache_gib=1.0)
-    scheduler._room.row_bytes = (1 << 30) / 500  # as if the bound were 500 tokens
+    scheduler.room.row_bytes = (1 << 30) / 500  # as if the bound were 500 tokens
     sizes = []
     resize = tiny_engine.cache.resize
     tiny_engine.cache.resize = lambda *size: (sizes.append(size), resize(*size))
@@ -164,7 +164,7 @@ def test_caches_of_prompts_that_are_read_count_for_the_bound(start, tiny_engine,
     shared, step, held = ids(2 * BLOCK), tiny_engine.step, []
     prompts = [shared + ids(6, seed=i) for i in range(12)]
     scheduler = start(max_rows=16)
-    scheduler._room.row_bytes = (4 << 30) / 500  # as if the bound were 500 tokens
+    scheduler.room.row_bytes = (4 << 30) / 500  # as if the bound were 500 tokens
     answers(scheduler, [QueuedPrompt([*shared, 7], [GREEDY])])  # so each has few tokens to read
 
     def counted(parts=()):

@@ -11,12 +11,13 @@ from huggingface_hub import constants
 from support.adapted_models import fill_adapter
 
 from effchal.bundle import (
+    CARD,
     BundleError,
     base_of_bundle,
     check_bundle,
     load_bundle_model,
     load_bundle_tokenizer,
-    replace_card,
+    replace_text,
     write_bundle,
 )
 from effchal.config import Config, LoraConfig, ModelConfig, load_config
@@ -44,14 +45,14 @@ def bundle(tmp_path):
     fill_adapter(model, std=1.0)
     write_bundle(tmp_path / "bundle", CFG, model, load_tokenizer(CFG.model))
     with torch.no_grad():
-        return tmp_path / "bundle", packed_hidden_states(model, IDS, POSITIONS)
+        return tmp_path / "bundle", packed_hidden_states(model, IDS, POSITIONS, (20,))
 
 
 def test_what_is_loaded_computes_what_was_trained(bundle):
     folder, expected = bundle
     model, tokenizer = load_bundle(folder, None, CPU)
     with torch.no_grad():
-        assert torch.equal(packed_hidden_states(model, IDS, POSITIONS), expected)
+        assert torch.equal(packed_hidden_states(model, IDS, POSITIONS, (20,)), expected)
     assert tokenizer("hi").input_ids == load_tokenizer(CFG.model)("hi").input_ids
     assert load_config(folder / "config.yaml") == CFG
 
@@ -131,16 +132,16 @@ def test_the_librarys_empty_model_card_is_left_out(bundle):
 
 def test_a_card_is_replaced_and_the_files_of_before_keep_theirs(bundle, tmp_path, monkeypatch):
     folder, _ = bundle
-    replace_card(folder, "# one\n")
+    replace_text(folder, CARD, "# one\n")
     digest = check_bundle(folder)["files"]["adapter/README.md"]
     shutil.copytree(folder, tmp_path / "copy", copy_function=os.link)
-    replace_card(folder, "# two\n")
+    replace_text(folder, CARD, "# two\n")
     assert check_bundle(folder)["files"]["adapter/README.md"] != digest
     assert (folder / "adapter" / "README.md").read_text() == "# two\n"
     assert (tmp_path / "copy" / "adapter" / "README.md").read_text() == "# one\n"
     check_bundle(tmp_path / "copy")
     monkeypatch.setattr(os, "link", _no_links)  # a file system without links
-    replace_card(folder, "# three\n")
+    replace_text(folder, CARD, "# three\n")
     check_bundle(folder)
 
 
@@ -168,8 +169,8 @@ def test_a_bundle_without_adapter_is_the_base_model(tmp_path):
     )
     model, _ = load_bundle(tmp_path / "bundle", None, CPU)
     with torch.no_grad():
-        expected = packed_hidden_states(load_base_model(CFG.model, CPU), IDS, POSITIONS)
-        assert torch.equal(packed_hidden_states(model, IDS, POSITIONS), expected)
+        expected = packed_hidden_states(load_base_model(CFG.model, CPU), IDS, POSITIONS, (20,))
+        assert torch.equal(packed_hidden_states(model, IDS, POSITIONS, (20,)), expected)
 
 
 def test_writing_again_replaces_the_bundle_whole(bundle):
