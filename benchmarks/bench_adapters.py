@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from bench_serve import make_prompts
+from gpu_check.measure import free_memory
 from gpu_check.models import large_model
 from transformers import AutoTokenizer
 
@@ -56,11 +57,13 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=200, help="of the evaluation")
     parser.add_argument("--requests", type=int, default=96, help="to the schedulers, each time")
     parser.add_argument("--repeats", type=int, default=3, help="of the schedulers' work")
-    parser.add_argument("--random", action="store_true", help="Mistral-7B's shape")
+    of_random = "weights of Mistral-7B's shape, 14.5 GB in the folder for temporary files"
+    parser.add_argument("--random", action="store_true", help=of_random)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         if args.random:
-            write_random(Path(home, "base"))
+            in_thread(lambda: write_random(Path(home, "base")))
+            free_memory()
             MODEL[:] = [*RANDOM, f"model.name={home}/base"]
         bundles = in_thread(  # see engine_of
             lambda: [make_bundle(Path(home, name), seed) for seed, name in enumerate("ab")]

@@ -22,13 +22,13 @@ from effchal.tracking.wandb_mirror import mirror_evaluation
 
 
 def evaluate(cfg: Config, overrides: list[str], output_dir: Path) -> None:
-    with progress("loading libraries"):  # torch among them; --help and --cfg job do without
-        from effchal.evaluation.questions.grader import GraderError
-        from effchal.evaluation.run import run
-
     others = others_of_sweep(cfg, overrides, output_dir)
     cfg, run_dir = open_evaluation(cfg, overrides, output_dir)
     check_tracking(cfg.track)
+    with progress("loading libraries"):  # torch among them
+        from effchal.evaluation.questions.grader import GraderError
+        from effchal.evaluation.run import run
+
     try:
         print(run(cfg, run_dir, others))
         mirror_evaluation(cfg, run_dir)

@@ -15,12 +15,13 @@ from effchal.tracking.terminal import progress
 
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
+    cfg = inference_config(cfg, overrides, {"export", "name"})
     with progress("loading libraries"):
         from effchal.exporting.hub import UploadError  # imports torch, as the next one does
         from effchal.exporting.run import export
 
     try:
-        export(inference_config(cfg, overrides, {"export", "name"}), output_dir)
+        export(cfg, output_dir)
     except UploadError as error:
         sys.exit(f"error: {error}")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from effchal.cli.compose import overlay
 from effchal.cli.several_models import BASE_PLAIN, split_base
 from effchal.config import Config, ConfigError, ModelConfig, PromptConfig, load_config
+from effchal.model.tokenizer import require_folder
 from effchal.prompts.encoder import PromptEncoder, Turn
 
 if TYPE_CHECKING:  # torch comes with them, and a server's master process must stay small
@@ -66,6 +67,7 @@ def inference_config(cfg: Config, overrides: list[str], free: set[str]) -> Confi
             raise ConfigError(
                 "no model: give bundle=<folder>, or lora=none for the plain base model"
             )
+        require_folder(cfg.model)
         return cfg
     kind, path = split_base(cfg.bundle)
     folder = bundle_folder(path)

@@ -25,7 +25,7 @@ from effchal.config import ConfigError
 if TYPE_CHECKING:  # a command that is refused does not wait for it
     import torch
 
-CODE = Path(__file__).resolve().parents[1]  # the folder of this package
+CODE = Path(__file__).resolve().parents[1]  # the folder that the package lies in
 DRY_RUN_PREFIX = ".dry_run_"  # of a temporary folder; a killed process may leave it behind
 # What fsync and chmod answer where a file system has no such thing (FUSE, FAT, some of NFS).
 NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EPERM}

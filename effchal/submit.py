@@ -9,11 +9,14 @@ from pathlib import Path
 
 from effchal.cli.compose import entry_point
 from effchal.config import Config
+from effchal.model_source import bundle_folder
 from effchal.tracking.ending import as_typed, read_run
 
 
 @entry_point
 def main(cfg: Config, overrides: list[str], output_dir: Path) -> None:
+    if cfg.bundle is not None:
+        bundle_folder(cfg.bundle)
     from effchal.submission.hand_in import submit  # imports torch, as the next one does
     from effchal.submission.stages import one_line_ends
 

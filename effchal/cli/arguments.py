@@ -62,6 +62,7 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
             Hydra cannot read, or an output folder inside a bundle.
     """
     flags, words = split_flags(typed)
+    asked = set(flags)
     refuse_questions(command, words)
     if command == "data" and words and words[0] in DATA_WORDS:
         words = words[1:] if words[0] == "show" else []  # what `diff` compares is no config
@@ -83,7 +84,7 @@ def hydra_arguments(command: str, typed: list[str]) -> list[str]:
     words = question_words(words) if command == "evaluate" or is_trained else words
     words = model_overrides(data_overrides(words))
     shows = min(actions_of(flags) & SHOWING, default="")
-    is_sweep = not shows and not SWEEP_FLAGS.isdisjoint(flags)
+    is_sweep = not SWEEP_FLAGS.isdisjoint(asked if shows else flags)
     for word in words:
         check_readable(word, is_sweep, shows)
     words = resumed(command, words)

@@ -237,7 +237,7 @@ def overlay(
 
 
 def is_allowed(key: str, patterns: set[str]) -> bool:
-    """Whether a pattern is that of a key, or of its group and so of all keys in it."""
+    """Whether a pattern matches the key or its group. A group's pattern allows all its keys."""
     names = (key, key.partition(".")[0])
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 

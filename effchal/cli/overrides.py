@@ -30,7 +30,7 @@ def check_readable(word: str, is_sweep: bool, shows: str = "") -> None:
     """Raise ConfigError, with how to type it, if Hydra cannot read the word.
 
     Args:
-        shows: a flag that shows one run, so that several values have no meaning.
+        shows: a flag that shows something in place of a run or a sweep; "" without one.
     """
     key, _, value = word.partition("=")
     as_text = shlex.quote(f"{key}={quote(value)}")
@@ -41,10 +41,14 @@ def check_readable(word: str, is_sweep: bool, shows: str = "") -> None:
     except (HydraException, ValueError) as error:  # ValueError: a number of thousands of digits
         raise ConfigError(f"cannot read {word}; if it is a text, type {as_text}") from error
     if wants_sweep and not is_sweep:
-        why = f"{word} has several values, which is a sweep and needs -m"
         if shows:
-            why = f"{word} has several values, and {shows} shows one run: type one value"
-        raise ConfigError(f"{why}; type a list as '{key}=[{value}]', a text as {as_text}")
+            raise ConfigError(
+                f"{word} has several values, and {shows} shows no sweep; type one of them"
+            )
+        raise ConfigError(
+            f"{word} has several values, which is a sweep and needs -m; type a list as "
+            f"'{key}=[{value}]', a text as {as_text}"
+        )
 
 
 def quote(value: str) -> str:

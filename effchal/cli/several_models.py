@@ -16,7 +16,7 @@ def split_base(text: str) -> tuple[str | None, str]:
 
 
 def resumed_bundle(bundle: str | None) -> str | None:
-    """The bundle of a run that goes on; of `base:<folder>` the run's config has all."""
+    """The bundle to go on with. None for `base:<folder>`: the run's config has that base model."""
     return None if bundle is None or split_base(bundle)[0] is not None else bundle
 
 

@@ -11,7 +11,15 @@ from effchal.config.inputs import ModelConfig, PromptConfig
 from effchal.config.io import load_config, save_config, to_config, to_plain
 from effchal.config.lm_eval import LmEvalConfig
 from effchal.config.schema import Config
-from effchal.config.training import BudgetConfig, LoraConfig, RulesConfig, TrackConfig, TrainConfig
+from effchal.config.sweep import SweepConfig
+from effchal.config.training import (
+    BudgetConfig,
+    LoraConfig,
+    PlanConfig,
+    RulesConfig,
+    TrackConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "BudgetConfig",
@@ -29,10 +37,12 @@ __all__ = [
     "LmEvalConfig",
     "LoraConfig",
     "ModelConfig",
+    "PlanConfig",
     "PromptConfig",
     "RulesConfig",
     "ScenarioConfig",
     "ServeConfig",
+    "SweepConfig",
     "TrackConfig",
     "TrainConfig",
     "load_config",

@@ -84,7 +84,11 @@ def run_checks(
 
 
 def _verdict(server: Server, check: Check, lost: dict[Any, str]) -> Verdict:
-    """`lost` has the checks that are broken, or depend on one that is: its name."""
+    """What one check found.
+
+    Args:
+        lost: checks that are broken or depend on a broken one, each with the broken one's name.
+    """
     start = time.perf_counter()
     status, reason = Status.kept, ""
     missing = next((lost[each] for each in check.needs if each in lost), None)

@@ -104,7 +104,7 @@ class EncodeWork:
     def _examples(
         self, turns: Sequence[Turn], ids: Any, learned: Any, prompts: PromptEncoder
     ) -> Iterator[tuple[Ints, Ints, bool]]:
-        """The examples that a conversation becomes: see _cut."""
+        """The examples of one conversation: one, several where it is split, or none."""
         limit = self.max_seq_len
         is_text, cuts_prompt = turns[0].role == "text", self.too_long is TooLong.cut_prompt
         if len(ids) <= limit or self.too_long is TooLong.cut or (is_text and cuts_prompt):

@@ -1,5 +1,6 @@
 """Memory of the host: what is free, and what goes back to the system."""
 
+import contextlib
 import ctypes
 import mmap
 import sys
@@ -17,21 +18,20 @@ def free_host_memory(groups: Path = Path("/sys/fs/cgroup"), own: str | None = No
     """Bytes that this process could take now.
 
     That is what the machine has, or less in a container or a Slurm job: these are control groups
-    with a limit of their own.
+    with a limit of their own. A group that cannot be read counts as one without a limit.
 
     Args:
         groups: where control groups are mounted.
-        own: the groups of this process, as Linux's /proc/self/cgroup lists them, which is read
-            where it is not given.
+        own: the groups of this process, as /proc/self/cgroup lists them. None reads that file.
     """
-    lists = Path("/proc/self/cgroup")
-    if own is None:
-        own = lists.read_text() if lists.is_file() else ""
     free = psutil.virtual_memory().available
-    for line in own.splitlines():
-        _, controllers, place = line.split(":", 2)
-        if controllers in ("", "memory"):  # version 2, version 1
-            top = groups / controllers
+    with contextlib.suppress(OSError, ValueError):
+        lines = Path("/proc/self/cgroup").read_text() if own is None else own
+        for line in lines.splitlines():
+            _, controllers, place = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            top = groups / "memory" if controllers else groups  # version 1, version 2
             folder = top / place.lstrip("/")
             for level in (folder, *folder.parents):  # a group above may have the lower limit
                 free = min(free, free_in_group(level, free))
@@ -47,14 +47,15 @@ def free_in_group(folder: Path, free: int) -> int:
     admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst of Linux.
     """
     for limit, used in GROUP_FILES:
-        if (folder / limit).is_file():
-            text = (folder / limit).read_text().strip()
-            lines = (folder / "memory.stat").read_text().splitlines()
-            stat = dict(line.split(" ", 1) for line in lines)
-            prefix = "total_" if "total_cache" in stat else ""  # version 1: with groups below
-            kept = sum(int(stat[f"{prefix}{kind}_file"]) for kind in ("active", "inactive"))
-            left = int(text) - int((folder / used).read_text()) + kept if text != "max" else free
-            return max(0, left)
+        text = (folder / limit).read_text().strip() if (folder / limit).is_file() else "max"
+        if text != "max":
+            sizes = {"active_file": 0, "inactive_file": 0}
+            for line in (folder / "memory.stat").read_text().splitlines():
+                name, size = line.split()
+                name = name.removeprefix("total_")  # version 1: with the groups below, and later
+                if name in sizes:
+                    sizes[name] = int(size)
+            return max(0, int(text) - int((folder / used).read_text()) + sum(sizes.values()))
     return free
 
 

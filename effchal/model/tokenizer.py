@@ -31,22 +31,25 @@ def base_model_path(cfg: ModelConfig) -> str:
     """
     if cfg.name == TINY:
         return str(tiny_folder())
-    if Path(cfg.name).is_dir():
-        return cfg.name
-    if not is_hub_id(cfg.name):
-        hint = "check the path"
-        if cfg.name.endswith("smollm2_135m"):
-            hint = "run `python scripts/fetch.py smollm2_135m`"
-        raise ModelError(
-            f"model.name: no folder {cfg.name} (from {Path.cwd()}); {hint}, "
-            "or give model.name=<folder>"
-        )
-    if cfg.revision is None:
+    require_folder(cfg)
+    if is_hub_id(cfg.name) and cfg.revision is None:
         raise ModelError(
             f"model.name={cfg.name} is a hub id and needs model.revision=<commit>, "
             "to be reproducible"
         )
     return cfg.name
+
+
+def require_folder(cfg: ModelConfig) -> None:
+    """Raise ModelError for the name of a folder that is not there, which takes no time."""
+    if cfg.name == TINY or Path(cfg.name).is_dir() or is_hub_id(cfg.name):
+        return
+    hint = "check the path"
+    if cfg.name.endswith("smollm2_135m"):
+        hint = "run `python scripts/fetch.py smollm2_135m`"
+    raise ModelError(
+        f"model.name: no folder {cfg.name} (from {Path.cwd()}); {hint}, or give model.name=<folder>"
+    )
 
 
 def is_hub_id(name: str) -> bool:

@@ -41,10 +41,8 @@ class Machine:
                 limit = min(limit, round(cfg.budget.memory_gib * 2**30))
             name = torch.cuda.get_device_name(device)
             return cls(device, name, limit, CUDA_CONTEXT, free, multiplies_bfloat16(device))
-        own = psutil.Process().memory_info()
-        of_files = getattr(own, "shared", 0)  # Linux: pages of files, which count as free
-        limit = free_host_memory() + own.rss - of_files
-        return cls(device, device_name(device), limit, own.rss)
+        own = psutil.Process().memory_info().rss
+        return cls(device, device_name(device), free_host_memory() + own, own)
 
     @classmethod
     def of_card(cls, card: Card, memory_gib: float | None = None) -> "Machine":

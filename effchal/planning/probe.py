@@ -9,6 +9,7 @@ from effchal.config import Config, ConfigError
 from effchal.mixing.locate import is_local
 from effchal.mixing.prepare import PreparedData, prepare_data, select_data
 from effchal.model.device import limit_gpu_memory
+from effchal.model.tokenizer import ModelError
 from effchal.planning.fit import make_plan
 from effchal.planning.machine import Machine
 from effchal.planning.meta_model import route_of_config
@@ -24,7 +25,7 @@ VALIDATED = 4  # micro-batches of the validation examples
 
 
 def known_data(cfg: Config, output_dir: Path) -> PreparedData | None:
-    """The data of a run; None if it is on a hub that is not asked.
+    """The data of a run; None if data or model are not at hand and sizes are stated, or a hub's.
 
     Raises:
         ConfigError: files on this machine that cannot be used, or a model that is not supported.
@@ -35,7 +36,8 @@ def known_data(cfg: Config, output_dir: Path) -> PreparedData | None:
         return prepare_data(cfg, output_dir, selection)
     except ConfigError as error:
         sources = cfg.data_mix.sources.values()
-        if Path(cfg.model.name).is_dir() and all(is_local(source) for source in sources):
+        excused = isinstance(error, ModelError) or all(source.examples for source in sources)
+        if all(map(is_local, sources)) and (Path(cfg.model.name).is_dir() or not excused):
             raise
         log.debug("the data is not at hand: %s", error)
         return None

@@ -10,6 +10,7 @@ from effchal.cli.compose import overlay
 from effchal.cli.overrides import key_of
 from effchal.config import Config, ConfigError, load_config
 from effchal.config.choices import Parallel
+from effchal.model.tokenizer import ModelError, base_model_path, require_folder
 from effchal.runs import checkpoints, is_bundle, read_record
 from effchal.tracking.ending import as_typed
 from effchal.tracking.shown import Shown
@@ -19,6 +20,7 @@ from effchal.training.launch import RankLost, ranks_of
 from effchal.training.signals import StopSignals
 
 if TYPE_CHECKING:
+    from effchal.mixing.select import Selection
     from effchal.planning.fit import Plan
     from effchal.training.budget import WallClock
     from effchal.training.loop import Trainer
@@ -40,8 +42,6 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
             base model is gone. Also if there is nothing to train, an enforced rule is broken, or
             a package that `track` asks for is missing.
     """
-    from effchal.model.tokenizer import ModelError, base_model_path
-
     run_dir = output_dir
     if cfg.resume_from is not None:
         run_dir = run_of("train", Path(cfg.resume_from))
@@ -69,6 +69,8 @@ def open_run(cfg: Config, overrides: list[str], output_dir: Path) -> tuple[Confi
             f"{run_dir} holds a run already; go on with it by resume_from={run_dir}, "
             "or take another folder"
         )
+    else:
+        require_folder(cfg.model)
     if cfg.lora is None:
         raise ConfigError(
             "lora=none leaves nothing to train; serve it with effchal serve lora=none"
@@ -114,34 +116,19 @@ def run(
     Raises:
         ConfigError: before any training.
     """
+    from effchal.mixing.prepare import select_data
     from effchal.training.budget import WallClock
 
     clock = WallClock.of(cfg.budget, spent_before_s)  # the imports to come count, too
     run_dir.mkdir(parents=True, exist_ok=True)
     shown = Shown(as_typed(run_dir), limit_s=clock.limit_s, spent_s=clock.spent_s())
     try:
-        with (
-            run_display(shown) as display,
-            ranks_of(cfg, lambda: signals.received is not None) as ranks,
-        ):
-            plan, trainer = start(cfg, run_dir, clock, display, command, ranks)
-            from effchal.planning.outcome import keep_outcome, write_record
-
-            try:
-                status = trainer.fit(signals)
-                trainer.save(status)
-                keep_outcome(plan, trainer, status)
-                trainer.recorder.end(status, trainer.saver.bundle)
-                if status == "finished":  # else no second is left for it
-                    from effchal.mixing.picture import draw
-
-                    draw(run_dir)
-            except BaseException as error:  # weights may be half updated, so none are saved
-                with contextlib.suppress(OSError):
-                    write_record(plan, trainer, "failed", f"{type(error).__name__}: {error}")
-                raise
-            finally:
-                trainer.recorder.close()
+        with run_display(shown) as display:
+            with progress("reading the data"):  # what is wrong with it is found before torch loads
+                selection = select_data(cfg)
+            with ranks_of(cfg, lambda: signals.received is not None) as ranks:
+                plan, trainer = start(cfg, selection, run_dir, clock, display, command, ranks)
+                status = fit(plan, trainer, signals, run_dir)
     except RankLost as error:
         if not signals.received:
             log.error("%s before the first step; what it said is above", error)
@@ -149,8 +136,31 @@ def run(
     return {"failed": 1, "interrupted": 128 + (signals.received or 0)}.get(status, 0)
 
 
+def fit(plan: "Plan", trainer: "Trainer", signals: StopSignals, run_dir: Path) -> str:
+    """Train, save and keep what came of it; returns the status."""
+    from effchal.planning.outcome import keep_outcome, write_record
+
+    try:
+        status = trainer.fit(signals)
+        trainer.save(status)
+        keep_outcome(plan, trainer, status)
+        trainer.recorder.end(status, trainer.saver.bundle)
+        if status == "finished":  # else no second is left for it
+            from effchal.mixing.picture import draw
+
+            draw(run_dir)
+    except BaseException as error:  # weights may be half updated, so none are saved
+        with contextlib.suppress(OSError):
+            write_record(plan, trainer, "failed", f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        trainer.recorder.close()
+    return status
+
+
 def start(
     cfg: Config,
+    selection: "Selection",
     run_dir: Path,
     clock: "WallClock",
     display: RunDisplay,
@@ -166,11 +176,8 @@ def start(
         ConfigError: data, model or plan are none to train with.
         RankLost: another process failed to start; it says why.
     """
-    with progress("reading the data"):  # what it can be wrong about is found before torch loads
-        from effchal.mixing.prepare import prepare_data, select_data
-
-        selection = select_data(cfg)
     with progress("loading libraries"):
+        from effchal.mixing.prepare import prepare_data
         from effchal.planning.meta_model import route_of_config
         from effchal.planning.outcome import plan_run
         from effchal.training.build import check_decoding

@@ -78,7 +78,7 @@ def test_base_against_tuned_is_one_command_and_no_model_is_asked_twice(folder):
 
 def test_an_interrupt_names_what_does_the_rest_of_all_models(folder):
     row = {"answers": ["x"], "max_new_tokens": 20}
-    lines = [json.dumps({"prompt": f"Question {number}:"} | row) for number in range(120)]
+    lines = [json.dumps({"prompt": f"Question {number}:"} | row) for number in range(200)]
     (folder / "many.jsonl").write_text("\n".join(lines) + "\n")
     before = set(folder.glob("outputs/evaluate/*"))
     words = ["base", "outputs/train/tuned", "data=many.jsonl", "evaluate.rows_at_once=4"]

@@ -123,12 +123,12 @@ def downloads(entry: str, name: str, args: dict[str, str], cache: Path) -> list[
 
 
 def useful_downloads(entry: str, name: str, cache: Path) -> list[Download]:
-    """What `effchal fetch` fetches beside that: BLEU of BIG-bench tasks alone needs it."""
+    """What `effchal fetch` fetches beside `downloads`: BLEU of BIG-bench tasks alone needs it."""
     return [_table_download(entry, "punkt", cache)] if name == "big_bench" else []
 
 
 def _data_downloads(entry: str, name: str, args: dict[str, str], cache: Path) -> Iterator[Download]:
-    """Those of its questions; none for an entry of a user's own file."""
+    """Downloads of an entry's questions; none for a user's own file."""
     match name:
         case "mmlu":
             subject = args["subject"]

@@ -218,6 +218,11 @@ def test_one_flag_that_says_what_is_done_is_taken(typed):
 )
 def test_several_values_beside_a_flag_that_shows_one_run_are_told_so(command, typed):
     flag = "--info" if "--info" in typed else "--cfg"
-    told = f"decoding=a,b has several values, and {flag} shows one run: type one value; "
-    with pytest.raises(ConfigError, match=told):
+    told = f"decoding=a,b has several values, and {flag} shows no sweep; type one of them"
+    with pytest.raises(ConfigError, match=f"^{told}$"):
         hydra_arguments(command, typed.split())
+
+
+def test_a_sweep_that_is_asked_for_beside_a_flag_that_shows_is_left_to_the_next_check():
+    typed = ["-m", "decoding=a,b", "--cfg", "job"]
+    assert hydra_arguments("train", typed) == ["decoding=a,b", "-m", "--cfg", "job"]

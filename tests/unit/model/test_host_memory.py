@@ -7,7 +7,7 @@ from effchal.model.host_memory import free_host_memory
 
 MIB = 1 << 20
 V2 = "0::/system.slice/job\n"
-V1 = "5:cpu:/\n4:memory:/docker/job\n0::/\n"
+V1 = "5:cpu:/\n4:hugetlb,memory:/docker/job\n0::/\n"
 
 
 def group(folder, **files):
@@ -55,5 +55,14 @@ def test_without_groups_it_is_what_the_machine_has(tmp_path):
         assert free_host_memory(tmp_path, listed) == 900 * MIB
 
 
-def test_this_process_has_some():
-    assert 0 < free_host_memory() <= 900 * MIB
+@pytest.mark.parametrize("broken", ["no stat", "no use", "no number"])
+def test_a_group_that_cannot_be_read_ends_nothing(tmp_path, broken):
+    files = {"max": 9 * MIB, "current": 1 * MIB, "stat": stat(0, 0)}
+    files |= {"no stat": {"stat": None}, "no use": {"current": None}}.get(broken, {"max": "much"})
+    group(tmp_path / "system.slice", **{key: text for key, text in files.items() if text})
+    assert free_host_memory(tmp_path, V2) == 900 * MIB
+    assert free_host_memory(tmp_path, "no group\n") == 900 * MIB
+
+
+def test_this_process_is_in_groups_that_can_be_read():
+    assert 0 <= free_host_memory() <= 900 * MIB

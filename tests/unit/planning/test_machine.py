@@ -103,3 +103,11 @@ def test_a_probe_of_another_card_than_this_machines_is_refused(monkeypatch, tmp_
     cfg = config("plan.device=h100", "plan.probe=true")
     with pytest.raises(ConfigError, match=r"plan\.device=h100 is not this machine"):
         probe(cfg, planned_machine(cfg), None, tmp_path, 0.0)
+
+
+def test_a_file_that_is_not_there_is_told_unless_its_size_is_stated(tmp_path):
+    missing = ["data=nowhere.jsonl", "model=tiny"]
+    with pytest.raises(ConfigError, match=r"no file nowhere\.jsonl"):
+        probing.known_data(compose_config(missing), tmp_path)
+    stated = "data_mix.sources.nowhere.examples=500"
+    assert probing.known_data(compose_config([*missing, stated]), tmp_path) is None
