@@ -21,6 +21,7 @@ from effchal.decoding.sampling import SamplingParams
 from effchal.kernels.step_graphs import StepGraphs
 from effchal.model.load import load_base_model
 
+pytestmark = pytest.mark.integration  # a replay by the host takes long
 PROMPTS = [[5, 9, 11, 40], [7, 8], [3, 8] * 15, [5, 9, 11, 40], [6] * 9]
 GREEDY = SamplingParams(20, ignore_eos=True, alternatives=1)
 DOLA = replace(GREEDY, contrast=Dola((0, 1)), max_new_tokens=30)
@@ -94,7 +95,6 @@ def test_the_real_model_answers_as_without(smollm2):
     assert HostRecording.replayed > 5
 
 
-@pytest.mark.integration
 def test_nf4_with_an_adapter_answers_as_without(tiny_engine, tmp_path):
     cfg = ModelConfig(name="builtin:tiny", dtype=Dtype.float32, quantization=Quantization.nf4)
     folder, found = save_adapter(tmp_path / "adapter", 1), []

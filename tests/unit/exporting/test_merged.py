@@ -8,6 +8,7 @@ from effchal.bundle import load_bundle_model
 from effchal.exporting.merged import merged_model
 from effchal.model.load import evaluation_mode
 
+pytestmark = pytest.mark.integration  # bundles are written, read and merged
 IDS = torch.arange(1, 41)[None]
 HEAD = ["q_proj", "lm_head"]
 
