@@ -25,7 +25,9 @@ VALIDATED = 4  # micro-batches of the validation examples
 
 
 def known_data(cfg: Config, output_dir: Path) -> PreparedData | None:
-    """The data of a run; None if data or model are not at hand and sizes are stated, or a hub's.
+    """The data of a run; None if it, or the model, is on a hub that is not asked.
+
+    Also None for a file that is not here, if the config states its size.
 
     Raises:
         ConfigError: files on this machine that cannot be used, or a model that is not supported.
