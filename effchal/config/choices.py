@@ -129,6 +129,11 @@ class DecodingMethod(Enum):
     dola = "dola"  # arXiv:2309.03883
     sled = "sled"  # arXiv:2411.02433
 
+    @property
+    def contrasts_layers(self) -> bool:
+        """Whether the last layer is contrasted with premature ones."""
+        return self not in (DecodingMethod.greedy, DecodingMethod.sample)
+
 
 class Selector(Enum):
     jsd = "jsd"  # the layer with the largest Jensen-Shannon divergence, as in the DoLa paper

@@ -59,7 +59,7 @@ class DecodingConfig:
         require_keys(self, "decoding", SHARE, "relative_top")
         require_keys(self, "decoding", Bound("in [0, 100]", lambda r: 0 <= r <= 100), "sled_rate")
         key, layers = "decoding.premature_layers", self.premature_layers
-        if layers is not None or self.method in (DecodingMethod.dola, DecodingMethod.sled):
+        if layers is not None or self.method.contrasts_layers:
             require_layers(key, layers)
         if self.selector is Selector.static and self.method is DecodingMethod.dola:
             one = layers not in ("low", "high") and len(layers) == 1

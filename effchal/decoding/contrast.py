@@ -1,7 +1,7 @@
 """Ways to score the next token from the logits of several layers: Greedy, Dola, Sled.
 
-A new contrast is one more class with the members of `Contrast`; `layers.contrast_of` makes it from
-a config.
+A new contrast is one more class with the members of `Contrast`. docs/architecture.md, "Where is
+what?", names the places that make it from a config.
 """
 
 import math

@@ -47,7 +47,7 @@ def variants_of(cfg: Config, shape: ModelShape) -> list[Variant]:
     seeds = cfg.evaluate.seeds
     if seeds and decoding.method is not DecodingMethod.sample:  # beside sample in one sweep
         log.info("evaluate.seeds is of decoding=sample; %s answers once", decoding.method.value)
-    if decoding.method in (DecodingMethod.dola, DecodingMethod.sled):
+    if decoding.method.contrasts_layers:
         found = with_penalty(baseline, penalty if sweep.controls else 1.0, keep_plain=True)
         for i, layers in enumerate(sweep.premature_layers or [decoding.premature_layers]):
             key = f"sweep.premature_layers[{i}]"

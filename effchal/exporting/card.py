@@ -7,7 +7,6 @@ from pathlib import Path
 from huggingface_hub import CardData, ModelCard, ModelCardData
 
 from effchal.config import Config
-from effchal.config.choices import DecodingMethod
 from effchal.exporting.measure import Measured
 from effchal.exporting.vllm import ADAPTER_NAME, SCRIPT
 
@@ -70,7 +69,7 @@ def export_card(
         body = body.replace("A LoRA adapter for", "A LoRA adapter merged into", 1)
     told = "\n".join(f"- {line.strip()}" for line in measured.lines()[1:])
     made = f"{form.made} {measured.lines()[0].capitalize()}\n\n{told}"
-    if cfg.decoding.method in (DecodingMethod.dola, DecodingMethod.sled):
+    if cfg.decoding.method.contrasts_layers:
         made += (
             f"\n\nThe bundle's decoding, {cfg.decoding.method.value}, is effchal's and not part "
             "of this export: other programs answer otherwise."

@@ -75,7 +75,10 @@ class Plan:
 
     @property
     def memory_needed(self) -> int:
-        """All of the run: never more than a run of the kind had, for it went through."""
+        """Bytes that the whole run needs.
+
+        A run of this kind that went through bounds the correction by what other runs took.
+        """
         if self.memory is None:
             return 0
         computed = self.memory.peak + self.memory_beside

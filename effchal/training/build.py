@@ -10,7 +10,7 @@ import torch
 
 from effchal.admission.admit import TrainingAdmission
 from effchal.config import Config, ConfigError, TrainConfig
-from effchal.config.choices import DecodingMethod, Dtype
+from effchal.config.choices import Dtype
 from effchal.decoding.layers import contrast_of
 from effchal.kernels.elementwise import allow_compiling, missing_compiler
 from effchal.mixing.encode import EncodedExample
@@ -142,7 +142,7 @@ def build(
     tokenizer = load_tokenizer(cfg.model)
     check_examples(tokenizer, embedding_rows(base), data)
     admission = TrainingAdmission(base, cfg.model.max_seq_len)
-    if cfg.decoding.method in (DecodingMethod.dola, DecodingMethod.sled):
+    if cfg.decoding.method.contrasts_layers:
         require_layer_states(base)  # of the bundle that training leaves
     model = add_adapter(base, cfg.lora, cfg.train.seed)
     fused, ranks = prepare_layers(cfg, model, device, ranks)

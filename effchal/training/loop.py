@@ -139,7 +139,11 @@ class Trainer:
         return "finished"
 
     def agree(self) -> float | None:
-        """What rank 0 knows; a rank that saves in its place needs it all. Its time_progress."""
+        """Tell all ranks what rank 0 knows, for one that must save in its place.
+
+        Returns:
+            rank 0's time_progress.
+        """
         state = self.state
         names = ("best_loss", "best_step", "first_step_s", "command")
         known = {name: getattr(state, name) for name in names}

@@ -10,7 +10,6 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from effchal.config import Config, DataSourceConfig
-from effchal.config.choices import DecodingMethod
 from effchal.mixing.locate import is_local
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
@@ -207,7 +206,7 @@ def _limits(cfg: Config, facts: TrainingFacts) -> str:
     ]
     if facts.status != "finished":
         limits.append("It saw less training than was planned.")
-    if cfg.decoding.method in (DecodingMethod.dola, DecodingMethod.sled):
+    if cfg.decoding.method.contrasts_layers:
         limits.append(
             f"The bundle's decoding, {cfg.decoding.method.value}, is effchal's: other servers "
             "answer otherwise."
