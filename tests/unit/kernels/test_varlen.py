@@ -5,6 +5,7 @@ The kernel itself runs on a card alone; here a plain twin answers in its place.
 
 import pytest
 import torch
+from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import varlen as torchs
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -70,6 +71,13 @@ def test_the_kernel_is_asked_for_the_same_attention(monkeypatch, window, grouped
     assert torch.allclose(found, expected, atol=1e-6)
 
 
+def pretend_capability(monkeypatch, capability):
+    """A card of this capability. A torch built for CUDA would start it for a fake tensor, too."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(fake_tensor, "init_gpu_context", lambda device: None)
+
+
 @pytest.mark.parametrize(
     ("dtype", "size", "capability", "taken"),
     [
@@ -84,8 +92,7 @@ def test_the_kernel_is_asked_for_the_same_attention(monkeypatch, window, grouped
 def test_it_is_one_launch_for_all_examples_where_the_card_has_it(
     monkeypatch, dtype, size, capability, taken
 ):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    pretend_capability(monkeypatch, capability)
     varlen._has_kernel.cache_clear()
     varlen.ends_of.cache_clear()
     with FakeTensorMode(allow_non_fake_inputs=True), Operations() as operations:
@@ -98,8 +105,7 @@ def test_it_is_one_launch_for_all_examples_where_the_card_has_it(
 
 @pytest.mark.parametrize(("dtype", "window"), [(torch.float32, None), (torch.bfloat16, 6)])
 def test_grouped_heads_never_meet_a_mask_or_float32_on_a_card(monkeypatch, dtype, window):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    pretend_capability(monkeypatch, (7, 5))
     varlen._has_kernel.cache_clear()
     asked = []
     plain = torch.nn.functional.scaled_dot_product_attention
