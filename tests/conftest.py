@@ -84,7 +84,7 @@ def _no_python_process(request, monkeypatch):
 def _own_records(tmp_path_factory, monkeypatch):
     """No plan of a test knows of runs of another one, nor of the user's.
 
-    The folder is made by what needs it: thousands of folders take seconds.
+    The folder is made by what needs it, which few tests do.
     """
     folder = tmp_path_factory.getbasetemp() / "caches" / str(next(TESTS))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))

@@ -6,11 +6,6 @@ from pathlib import Path
 
 from effchal.cli.failures import fail
 from effchal.config import ConfigError, load_config
-from effchal.evaluation.compare import Settings, compare
-from effchal.evaluation.compare_text import as_markdown, as_text
-from effchal.evaluation.plots import plot_comparison
-from effchal.evaluation.scored import EVALUATION, read_scored
-from effchal.evaluation.sides import ask_different_things, sides
 from effchal.runs import read_record, write_atomic
 from effchal.tracking.ending import as_typed
 from effchal.tracking.sweep import SweepJob
@@ -43,6 +38,13 @@ def compare_models(jobs: list[Path]) -> str:
     Raises:
         ConfigError: nothing can be compared.
     """
+    # Here, since every start of a command would wait for them.
+    from effchal.evaluation.compare import Settings, compare
+    from effchal.evaluation.compare_text import as_markdown, as_text
+    from effchal.evaluation.plots import plot_comparison
+    from effchal.evaluation.scored import EVALUATION, read_scored
+    from effchal.evaluation.sides import ask_different_things, sides
+
     records = {job: read_record(job / EVALUATION) for job in jobs if (job / EVALUATION).is_file()}
     done = [job for job, record in records.items() if record["status"] == "finished"]
     if len(done) < 2 or not ask_different_things(done):  # a sweep over something else

@@ -1,11 +1,14 @@
 """What a process may take of the machine, of a container and of a Slurm job."""
 
+from pathlib import Path
+
 import psutil
 import pytest
 
 from effchal.model.host_memory import free_host_memory
 
 MIB = 1 << 20
+OWN = Path("/proc/self/cgroup")
 V2 = "0::/system.slice/job\n"
 V1 = "5:cpu:/\n4:hugetlb,memory:/docker/job\n0::/\n"
 
@@ -64,5 +67,10 @@ def test_a_group_that_cannot_be_read_ends_nothing(tmp_path, broken):
     assert free_host_memory(tmp_path, "no group\n") == 900 * MIB
 
 
-def test_this_process_is_in_groups_that_can_be_read():
-    assert 0 <= free_host_memory() <= 900 * MIB
+@pytest.mark.skipif(not OWN.is_file(), reason="needs control groups, which Linux has")
+def test_without_a_list_the_groups_are_those_of_this_process(tmp_path):
+    lines = [line.split(":", 2) for line in OWN.read_text().splitlines()]
+    for _, controllers, place in lines:
+        own = tmp_path / ("memory" if controllers else "") / place.lstrip("/")
+        group(own, max=80 * MIB, current=9 * MIB, stat=stat(0, 0))
+    assert free_host_memory(tmp_path) == 71 * MIB
